@@ -1,0 +1,65 @@
+"""Every error this package raises on purpose.
+
+    ForvalueError
+    ├── InputError                  a file, a row or an option that cannot be used
+    │   └── RowError                one row, named by file and line
+    ├── KeyConflictError            a key that is there already, with other content
+    ├── ModelError                  a model that cannot be loaded, read or trusted
+    ├── IndexMissingError           the directory holds no index, or one is in the way
+    ├── FingerprintError            vectors of two different makes would meet
+    ├── CorruptIndexError           what is on disk is not what was committed
+    ├── SchemaError                 the catalogue's schema is not this version's
+    ├── LockedError                 another process is writing
+    └── DependencyError             an optional package is missing
+
+A message says what happened, with both values, and what to do next.
+"""
+
+
+class ForvalueError(Exception):
+    """Base of every error that a caller may want to catch."""
+
+
+class InputError(ForvalueError):
+    """A file, row or option that cannot be used as given."""
+
+
+class RowError(InputError):
+    """One row of the input, named by where it stands (`file:line`)."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source = source
+        self.reason = reason
+
+
+class KeyConflictError(ForvalueError):
+    """A key that the index or the input holds already, with other content."""
+
+
+class ModelError(ForvalueError):
+    """A model that cannot be loaded, whose head is not understood, or that gives NaN."""
+
+
+class IndexMissingError(ForvalueError):
+    """There is no index in the directory, or there is one where none may be."""
+
+
+class FingerprintError(ForvalueError):
+    """The index was made with another model, tokenizer or setting."""
+
+
+class CorruptIndexError(ForvalueError):
+    """A segment or the catalogue differs from what was committed."""
+
+
+class SchemaError(ForvalueError):
+    """The catalogue was written by another version of the schema."""
+
+
+class LockedError(ForvalueError):
+    """Another process holds the index for writing."""
+
+
+class DependencyError(ForvalueError):
+    """An optional package is not installed."""

@@ -1,0 +1,48 @@
+"""The exact influence of samples on each other, from the factors of their tokens.
+
+    influence(a, b) = sum_k sum_l <e_ak, e_bl> <h_ak, h_bl> = <G_a, G_b>     G = sum_k e_k h_k^T
+
+(Eq. 2, arXiv 2508.10180.) G has one entry per vocabulary item and hidden unit; the factorised form
+needs two small Gram matrices instead. Nothing here knows of recipes or sketches: those change the
+factors or approximate the result.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from forvalue_index.features.tokens import TokenFactors
+
+
+def token_influence(a: TokenFactors, b: TokenFactors) -> Tensor:
+    """Returns the term of every pair of tokens, [n_a tokens, n_b tokens], in the factors' dtype.
+
+    The sum over a sample's rows and another's columns is the influence of the one on the other.
+    """
+    return (a.errors @ b.errors.T) * (a.hidden @ b.hidden.T)
+
+
+def influence(a: TokenFactors, b: TokenFactors) -> Tensor:
+    """Returns the influence matrix of two groups of samples, [a.n_samples, b.n_samples].
+
+    Positive: training on the one raises the log-likelihood of the other's response. With one
+    sample on each side this is a 1 x 1 matrix. The factors are read as float32 at least; pass
+    float64 factors for a float64 result. Memory: the tokens of a times the tokens of b.
+    """
+    terms = token_influence(a, b)  # [n_a tokens, n_b tokens]
+    rows = terms.new_zeros(a.n_samples, terms.shape[1]).index_add_(0, a.owner, terms)
+    return terms.new_zeros(b.n_samples, a.n_samples).index_add_(0, b.owner, rows.T.contiguous()).T
+
+
+def similarity(a: TokenFactors, b: TokenFactors) -> Tensor:
+    """Returns the cosine of the samples' mean hidden states, [a.n_samples, b.n_samples].
+
+    The "embedding" baseline of the paper: the closed form with every <e, e> replaced by 1.
+    """
+    means = []
+    for side in (a, b):
+        total = side.hidden.new_zeros(side.n_samples, side.hidden.shape[1])
+        total.index_add_(0, side.owner, side.hidden)
+        means.append(torch.nn.functional.normalize(total, dim=1))
+    return means[0] @ means[1].T

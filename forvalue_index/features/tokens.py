@@ -1,0 +1,25 @@
+"""The scored tokens of some samples: what a forward pass leaves for the closed form.
+
+This module knows of no model and no file; it only names the tensors and their shapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFactors:
+    """The factors h and e of n scored tokens that belong to `n_samples` samples.
+
+    The gradient of a sample's summed response log-likelihood with respect to the unembedding is
+    G = sum over its tokens of e h^T (Eq. 2, arXiv 2508.10180). It is never formed: everything is
+    computed from these factors.
+    """
+
+    hidden: Tensor  # [n, d] float32, the input of the unembedding
+    errors: Tensor  # [n, v] float32, onehot(target) - softmax(logits), through the logits' chain
+    owner: Tensor  # [n] int64, which sample (0 .. n_samples - 1) a token belongs to
+    n_samples: int

@@ -1,0 +1,102 @@
+"""Samples through the model: to vectors, or to the exact factors of their tokens.
+
+The hidden states of a batch are computed once; the unembedding is applied to the scored positions
+only, a chunk at a time, so that no batch x tokens x vocabulary tensor ever exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from forvalue_index.errors import ModelError
+from forvalue_index.features.tokens import TokenFactors
+from forvalue_index.features.vectoriser import Vectoriser
+from forvalue_index.forward.batching import Batch, collate, plan_batches
+from forvalue_index.forward.head import hidden_states
+from forvalue_index.forward.model import LanguageModel
+from forvalue_index.records import Encoded, Sample
+
+TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens of a batch, padding included
+CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}  # of one float32 chunk of errors
+
+
+class Encoder:
+    """Reads samples with one model."""
+
+    def __init__(self, lm: LanguageModel, token_budget: int | None = None) -> None:
+        self._lm = lm
+        self._token_budget = token_budget or TOKEN_BUDGET.get(lm.device.type, 4096)
+        self._chunk = max(1, CHUNK_BYTES.get(lm.device.type, 32 << 20) // (4 * lm.head.vocabulary))
+
+    def encode(
+        self, samples: Sequence[Sample], vectoriser: Vectoriser
+    ) -> Iterator[list[tuple[int, Encoded]]]:
+        """Yields the vectors batch by batch, each with its sample's position in `samples`.
+
+        A sample's vector depends on the sample alone, up to float32 rounding.
+
+        Raises:
+            ModelError: the model gives NaN or infinity for a sample.
+        """
+        for positions in plan_batches(samples, self._token_budget):
+            batch = collate(samples, positions).to(self._lm.device)
+            state = vectoriser.zeros(len(positions))
+            losses = torch.zeros(len(positions), device=self._lm.device)
+            for tokens, token_losses in self._chunks(batch):
+                vectoriser.update(state, tokens)
+                losses.index_add_(0, tokens.owner, token_losses)
+            vectors = vectoriser.finish(state)
+            yield self._finish([samples[i] for i in positions], positions, vectors, losses)
+
+    def factors(self, samples: Sequence[Sample]) -> Iterator[tuple[list[int], TokenFactors]]:
+        """Yields the exact factors of groups of samples, with their positions in `samples`.
+
+        Memory: the scored tokens of a batch times the vocabulary, so batches are kept small.
+        """
+        for positions in plan_batches(samples, min(self._token_budget, self._chunk)):
+            batch = collate(samples, positions).to(self._lm.device)
+            chunks = [tokens for tokens, _ in self._chunks(batch)]
+            yield (
+                positions,
+                TokenFactors(
+                    torch.cat([chunk.hidden for chunk in chunks]),
+                    torch.cat([chunk.errors for chunk in chunks]),
+                    torch.cat([chunk.owner for chunk in chunks]),
+                    len(positions),
+                ),
+            )
+
+    def _chunks(self, batch: Batch) -> Iterator[tuple[TokenFactors, Tensor]]:
+        """Yields the factors and losses of a batch's scored tokens, a chunk at a time."""
+        states = hidden_states(self._lm.model, self._lm.head, {"input_ids": batch.input_ids})
+        hidden = states.flatten(0, 1)[batch.predictors]  # [n, d]
+        for start in range(0, len(hidden), self._chunk):
+            part = slice(start, start + self._chunk)
+            with torch.no_grad():
+                errors, losses = self._lm.head.errors(hidden[part], batch.targets[part])
+            tokens = TokenFactors(
+                hidden[part].float(), errors, batch.owner[part], len(batch.positions)
+            )
+            yield tokens, losses
+
+    def _finish(
+        self, samples: list[Sample], positions: list[int], vectors: Tensor, losses: Tensor
+    ) -> list[tuple[int, Encoded]]:
+        norms = torch.linalg.vector_norm(vectors.double(), dim=1).cpu()
+        finite = torch.isfinite(norms) & torch.isfinite(losses).cpu()
+        if not finite.all():
+            sample = samples[int(torch.argmin(finite.int()))]
+            raise ModelError(
+                f"{sample.source}: the model gives NaN or infinity for sample {sample.key!r}; "
+                "check its weights, or try --dtype float32"
+            )
+        arrays: np.ndarray = vectors.cpu().numpy()
+        means = (losses.cpu() / torch.tensor([sample.n_scored for sample in samples])).tolist()
+        return [
+            (position, Encoded(arrays[row], means[row], float(norms[row])))
+            for row, position in enumerate(positions)
+        ]

@@ -1,0 +1,84 @@
+"""The plain records that travel between the layers. They know of no file, model or table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Row = dict[str, Any]
+"""A row as it was read: field name -> JSON value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A row made ready for the model.
+
+    `scored[j]` says that the prediction of token j counts; token 0 is predicted by nothing and
+    is never scored.
+    """
+
+    key: str
+    content_hash: str
+    row: Row
+    input_ids: NDArray[np.int32]  # t
+    scored: NDArray[np.bool_]  # t
+    truncated: bool
+    source: str  # "file:line", for messages
+
+    @property
+    def n_scored(self) -> int:
+        """Number of tokens whose prediction counts."""
+        return int(self.scored.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What one forward pass left of a sample: its vector and the figures stored beside it."""
+
+    vector: NDArray[np.float32]  # D
+    loss: float  # mean negative log-likelihood of the scored tokens, nats
+    norm: float  # length of the vector
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSample:
+    """A sample as the catalogue keeps it. `id` is its FAISS id and is never used again."""
+
+    id: int
+    key: str
+    content_hash: str
+    row: Row
+    n_tokens: int
+    n_scored: int
+    truncated: bool
+    loss: float
+    norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One immutable file of vectors, as the catalogue knows it."""
+
+    name: str  # file name in INDEX/segments
+    ntotal: int  # vectors in the file, removed ones included
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One training sample that an index gives as an answer to a query.
+
+    A positive score means that training on the sample raises the log-likelihood of the query's
+    response, a negative one that it lowers it.
+    """
+
+    query: int  # position of the query in the call
+    rank: int  # from 1
+    id: int
+    key: str
+    score: float
+    sample: Row

@@ -1,0 +1,135 @@
+"""The closed form against autograd on the unembedding weight, which knows nothing of factors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIGS, VOCABULARY, tiny_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig
+
+from forvalue_index.features.closed_form import influence, token_influence
+from forvalue_index.features.tokens import TokenFactors
+from forvalue_index.forward.encoder import Encoder
+from forvalue_index.forward.model import wrap_model
+from forvalue_index.records import Sample
+
+SMALL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+
+
+def make_sample(generator: np.random.Generator, prompt: int, response: int) -> Sample:
+    length = prompt + response
+    scored = np.arange(length) >= max(prompt, 1)
+    ids = generator.integers(0, VOCABULARY, length).astype(np.int32)
+    return Sample("k", "h", {}, ids, scored, False, "test:1")
+
+
+def make_samples(seed: int = 0) -> list[Sample]:
+    generator = np.random.default_rng(seed)
+    return [make_sample(generator, *shape) for shape in [(5, 3), (0, 12), (9, 1), (2, 20), (7, 7)]]
+
+
+def gradients(model: Any, samples: list[Sample]) -> torch.Tensor:
+    """Gradient of each summed response log-likelihood by the head's own weight, float64."""
+    model = model.double()
+    head = model.get_output_embeddings()
+    rows = []
+    for sample in samples:
+        # A copy in the head only, so that a tied input embedding takes no part.
+        weight = torch.nn.Parameter(head.weight.detach().clone())
+        kept, head.weight = head.weight, weight
+        ids = torch.from_numpy(sample.input_ids.astype(np.int64))[None]
+        likelihood = torch.log_softmax(model(input_ids=ids).logits[0], -1)
+        scored = np.flatnonzero(sample.scored)
+        total = likelihood[scored - 1, ids[0, scored]].sum()
+        rows.append(torch.autograd.grad(total, weight)[0].flatten())
+        head.weight = kept
+    return torch.stack(rows)
+
+
+def exact(model: Any, samples: list[Sample]) -> torch.Tensor:
+    lm = wrap_model(model, tiny_tokenizer())
+    groups = list(Encoder(lm).factors(samples))
+    n = len(samples)
+    result = torch.zeros(n, n)
+    for rows, a in groups:
+        for columns, b in groups:
+            result[np.ix_(rows, columns)] = influence(a, b)
+    return result
+
+
+def assert_oracle(model: Any) -> None:
+    samples = make_samples()
+    found = exact(model, samples).double()
+    truth = gradients(model, samples)
+    truth = truth @ truth.T
+    scale = torch.sqrt(truth.diagonal()[:, None] * truth.diagonal()[None])
+    assert ((found - truth).abs() / scale).max() < 1e-4
+    assert (truth.abs() / scale).min() < 0.9  # the samples do differ, so the test could fail
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_closed_form_is_the_product_of_gradients(kind: str) -> None:
+    assert_oracle(tiny_model(kind))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Gemma2Config(**SMALL, head_dim=12, final_logit_softcapping=2.0),
+        CohereConfig(**SMALL, logit_scale=0.25),
+        GraniteConfig(**SMALL, logits_scaling=3.0),
+    ],
+    ids=["gemma2", "cohere", "granite"],
+)
+def test_steps_behind_the_unembedding_are_part_of_the_error(config: Any) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8)
+    assert wrap_model(model, tiny_tokenizer()).head.step != "none"
+    assert_oracle(model)
+
+
+def test_prompt_tokens_do_not_count() -> None:
+    model = tiny_model("llama")
+    samples = make_samples()
+    masked = exact(model, samples)
+    whole = [
+        Sample(s.key, s.content_hash, s.row, s.input_ids, np.arange(len(s.scored)) > 0, False, "")
+        for s in samples
+    ]
+    assert not torch.allclose(masked, exact(model, whole))
+
+
+def test_token_terms_sum_to_the_influence() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def factors(owner: list[int]) -> TokenFactors:
+        n = len(owner)
+        return TokenFactors(
+            torch.randn(n, 5, generator=generator),
+            torch.randn(n, 11, generator=generator),
+            torch.tensor(owner),
+            max(owner) + 1,
+        )
+
+    a, b = factors([0, 0, 1]), factors([1, 0, 1, 2])
+    by_loop = torch.zeros(2, 3)
+    for k in range(3):
+        for m in range(4):
+            term = (a.errors[k] @ b.errors[m]) * (a.hidden[k] @ b.hidden[m])
+            by_loop[a.owner[k], b.owner[m]] += term
+    torch.testing.assert_close(influence(a, b), by_loop)
+    torch.testing.assert_close(token_influence(a, b).sum(), by_loop.sum())
