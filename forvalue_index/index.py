@@ -9,10 +9,11 @@ A segment file is complete on disk before the one transaction that makes it and 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,16 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.catalog.catalog import Catalog
-from forvalue_index.catalog.lock import WriteLock
+from forvalue_index.catalog.lock import WriterLock
 from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
-from forvalue_index.data.formatting import Formatter, content_hash, key_of, query_format, texts_of
-from forvalue_index.data.readers import JsonLines, MemoryRows, Rows
+from forvalue_index.data.formatting import Formatter, content_hash, key_of, texts_of
+from forvalue_index.data.readers import Data, Rows, open_rows
 from forvalue_index.errors import (
     FingerprintError,
     IndexMissingError,
     InputError,
     KeyConflictError,
-    RowError,
 )
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder
@@ -40,13 +40,10 @@ from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.segments import verify_segment, write_segment
 
 CHUNK = 1024
-"""Samples that are encoded, written and committed together: the step at which a build resumes."""
-
-Data = str | Path | Iterable[str | Path] | Iterable[Row]
-"""Paths of JSON Lines files, or rows."""
+"""Samples that are encoded, written and committed together: the steps at which a build resumes."""
 
 Progress = Callable[[str, int, int, int], None]
-"""Called with the stage ("reading", "encoding"), rows done, rows in all, tokens done."""
+"""Called with a stage ("reading" or "encoding"), rows done, rows in all (0: unknown), tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,62 +51,495 @@ class AddReport:
     """What an `add` did."""
 
     added: int
-    skipped: int  # already there, with the same content
+    skipped: int  # there already, with the same content
+    repeated: int  # the same as another row of the input, in every field
     truncated: int  # added, but cut to the maximum length
     tokens: int  # of the added samples
     samples: int  # in the index now
 
 
-def _silent(stage: str, done: int, total: int, tokens: int) -> None:
-    """The progress of a program that does not look."""
-
-
 class InfluenceIndex:
-    """A persistent index of a training set that answers which of its samples drove an output.
+    """A persistent index of a training set that tells which of its samples drove an output.
 
-    Open it with `create`, `build` or `open`; close it, or use it in a `with` block. It sees the
-    samples that were there when it was opened and those it added itself.
+    Make one with `create`, come back to it with `open`; use it in a `with` block or close it. It
+    answers from the samples that were there when it was opened and those it added itself.
     """
 
-    def __init__(self, directory: Path, catalog: Catalog, model: LanguageModel | None) -> None:
+    def __init__(
+        self, directory: Path, catalog: Catalog, config: IndexConfig, device: str | None
+    ) -> None:
         self.directory = directory
+        self.config = config
         self._catalog = catalog
-        self.config = IndexConfig.from_json(catalog.config)
-        self._device: str | None = None
+        self._device = device
         self._lm: LanguageModel | None = None
-        self._vectoriser_: Vectoriser | None = None
-        self._search_: FlatSearch | None = None
-        if model is not None:
-            self._use(model)
+        self._vectoriser: Vectoriser | None = None
+        self._flat: FlatSearch | None = None
+
+    # -- making, opening, closing --------------------------------------------------------------
 
     @classmethod
     def create(
         cls,
         directory: str | Path,
-        model: str | LanguageModel,
+        model: str | ModelConfig | LanguageModel,
         *,
-        config: IndexConfig | None = None,
+        format: FormatConfig | None = None,
+        vector: VectorConfig | None = None,
         device: str | None = None,
     ) -> InfluenceIndex:
         """Returns a new, empty index in `directory`.
 
         Args:
             directory: where the index will be; it must not exist, or be empty.
-            model: path or hub id of the model that was (or will be) fine-tuned, or a loaded one.
-            config: how rows are read and vectors made; its model is overridden by `model`.
-            device: "cpu", "cuda" or "cuda:N"; default: CUDA if there is any.
+            model: the fine-tuned model: a path, a hub id, or a model that is loaded already.
+            format: how a row becomes tokens; default: fields "prompt" and "response".
+            vector: how a sample becomes a vector.
+            device: "cpu", "cuda" or "cuda:1"; default: CUDA when there is one.
 
         Raises:
-            IndexMissingError: something is in `directory` already.
-            ModelError: the model cannot be loaded or its head is not understood.
+            IndexMissingError: `directory` is not empty.
+            ModelError: the model cannot be loaded, or its head is not understood.
         """
         path = Path(directory)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise IndexMissingError(f"{path} is not empty: choose another directory for the index")
-        if isinstance(model, str):
-            config = config or IndexConfig(ModelConfig(model))
-            lm = load_model(replace(config.model, name=model), device)
+        _require_empty(path)
+        if isinstance(model, LanguageModel):
+            lm, settings = model, ModelConfig(model.name)
         else:
-            lm = model
-            config = config or IndexConfig(ModelConfig(lm.model.name_or_path))
-        ...
+            settings = ModelConfig(model) if isinstance(model, str) else model
+            lm = load_model(settings, device)
+        format = format or FormatConfig()
+        format = replace(format, max_length=lm.max_length(format.max_length))
+        config = IndexConfig(settings, format, vector or VectorConfig())
+        vectoriser = _vectoriser(config, lm)
+        existed = path.exists()
+        try:
+            (path / "segments").mkdir(parents=True)
+            fingerprint = _fingerprint(config, lm, vectoriser)
+            catalog = Catalog.create(_catalog_url(path), config.to_json(), fingerprint)
+        except BaseException:
+            _discard(path, itself=not existed)
+            raise
+        index = cls(path, catalog, config, device)
+        index._lm, index._vectoriser = lm, vectoriser
+        return index
+
+    @classmethod
+    def open(
+        cls,
+        directory: str | Path,
+        *,
+        model: str | LanguageModel | None = None,
+        device: str | None = None,
+    ) -> InfluenceIndex:
+        """Returns the index in `directory`. Its model is loaded when it is first needed.
+
+        Args:
+            directory: an index made with `create`.
+            model: where the model is now, if it has moved, or the loaded model itself.
+            device: as in `create`.
+
+        Raises:
+            IndexMissingError: there is no index in `directory`.
+            SchemaError: the index was written by another version of this package.
+            FingerprintError: `model` is loaded, and not the one the index was made with.
+        """
+        path = Path(directory)
+        if not (path / "catalog.db").is_file():
+            what = "is not an index" if path.is_dir() else "does not exist"
+            raise IndexMissingError(f"{path} {what}: make one with forvalue build")
+        catalog = Catalog.open(_catalog_url(path))
+        config = IndexConfig.from_json(catalog.config)
+        if isinstance(model, str):
+            config = replace(config, model=replace(config.model, name=model))
+        index = cls(path, catalog, config, device)
+        if isinstance(model, LanguageModel):
+            index._use(model)
+        return index
+
+    @classmethod
+    def build(
+        cls,
+        directory: str | Path,
+        data: Data,
+        model: str | ModelConfig | LanguageModel,
+        *,
+        format: FormatConfig | None = None,
+        vector: VectorConfig | None = None,
+        device: str | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[InfluenceIndex, AddReport]:
+        """Returns a new index of `data` and what was added: `create`, then `add`.
+
+        The rows are checked before the model is loaded, and a build that fails before anything
+        was committed leaves nothing behind. One that was interrupted goes on when it is called
+        again with the same settings. Arguments and errors are those of the two.
+        """
+        path = Path(directory)
+        format, vector = format or FormatConfig(), vector or VectorConfig()
+        existed = path.exists()
+        rows = open_rows(data)
+        if (path / "catalog.db").is_file():
+            place = model if isinstance(model, str | LanguageModel) else model.name
+            index = cls.open(path, model=place, device=device)
+            index._require_settings(format, vector)
+            wanted = _check(rows, format, progress)
+        else:
+            _require_empty(path)
+            wanted = _check(rows, format, progress)
+            index = cls.create(path, model, format=format, vector=vector, device=device)
+        try:
+            return index, index._add(rows, wanted, progress)
+        except BaseException:
+            empty = len(index) == 0
+            index.close()
+            if empty:
+                _discard(path, itself=not existed)
+            raise
+
+    def close(self) -> None:
+        """Lets go of the catalogue, the segments and the model."""
+        self._catalog.close()
+        self._flat = self._lm = self._vectoriser = None
+
+    def __enter__(self) -> InfluenceIndex:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return self._catalog.count()
+
+    # -- adding --------------------------------------------------------------------------------
+
+    def add(self, data: Data, *, progress: Progress | None = None) -> AddReport:
+        """Adds the rows that are not there yet, and returns what was done.
+
+        All rows are checked before the first is encoded. A row whose key is there with the same
+        content is skipped without a forward pass, so that an interrupted `add`, run again, goes on
+        after the last chunk that was committed.
+
+        Args:
+            data: a path or paths of JSON Lines files, a row (a dict), or rows.
+            progress: called as the work goes on.
+
+        Raises:
+            InputError: a file does not exist.
+            RowError: a row is not JSON, lacks a field, or holds nothing to score.
+            KeyConflictError: a key stands in the input twice, or in the index with other content.
+            FingerprintError: the model is not the one that the index was made with.
+            ModelError: the model gives NaN or infinity.
+            LockedError: another process is writing to the index.
+        """
+        rows = open_rows(data)
+        return self._add(rows, _check(rows, self.config.format, progress), progress)
+
+    def _add(self, rows: Rows, checked: _Checked, progress: Progress | None) -> AddReport:
+        wanted = checked.contents
+        with WriterLock(self.directory):
+            known = self._catalog.known(list(wanted))
+            for key, content in known.items():
+                if wanted[key] != content:
+                    raise KeyConflictError(
+                        f"key {key!r} is in the index already, with other content"
+                    )
+            missing = {key for key in wanted if key not in known}
+            total, added, truncated, tokens = len(missing), 0, 0, 0
+            for chunk in _chunks(rows, missing, self.config.format):
+                samples = self._formatter().samples(chunk)
+
+                def report(
+                    done: int, done_tokens: int, added: int = added, tokens: int = tokens
+                ) -> None:
+                    if progress is not None:
+                        progress("encoding", added + done, total, tokens + done_tokens)
+
+                self._commit(samples, self._encode(samples, report))
+                added += len(samples)
+                truncated += sum(sample.truncated for sample in samples)
+                tokens += sum(len(sample.input_ids) for sample in samples)
+            if added != total:
+                raise InputError(
+                    f"{total - added} rows were gone when they were read a second time: "
+                    "the input changed; run the command again"
+                )
+            self._flat = None
+        return AddReport(added, len(known), checked.repeated, truncated, tokens, len(self))
+
+    def _commit(self, samples: list[Sample], encoded: list[Encoded]) -> None:
+        """Writes a segment, then commits it together with its rows."""
+        first = self._catalog.next_id()
+        ids = np.arange(first, first + len(samples), dtype=np.int64)
+        vectors = np.stack([item.vector for item in encoded])
+        segment = write_segment(self.directory / "segments", f"{first:012d}.faiss", ids, vectors)
+        stored = [
+            StoredSample(
+                id=int(id),
+                key=sample.key,
+                content_hash=sample.content_hash,
+                row=sample.row,
+                n_tokens=len(sample.input_ids),
+                n_scored=sample.n_scored,
+                truncated=sample.truncated,
+                loss=item.loss,
+                norm=item.norm,
+            )
+            for id, sample, item in zip(ids, samples, encoded, strict=True)
+        ]
+        self._catalog.commit_segment(segment, stored)
+
+    # -- asking --------------------------------------------------------------------------------
+
+    def query(
+        self,
+        data: Data,
+        k: int = 10,
+        *,
+        opponents: bool = False,
+        format: FormatConfig | None = None,
+    ) -> list[Hit]:
+        """Returns the k samples that most raised the likelihood of each query's response.
+
+        Hits are ordered by query, then by rank. An index with fewer than k samples gives them all.
+
+        Args:
+            data: queries in the form of the index's own rows (a row, rows, or paths of files).
+            k: hits per query.
+            opponents: return those that most lowered it instead, most harmful first.
+            format: how queries become tokens, if not as the index's rows do.
+
+        Raises:
+            InputError: k is not positive, there is no query, or a file does not exist.
+            RowError: a query lacks a field or holds nothing to score.
+            FingerprintError: the model is not the one that the index was made with.
+            CorruptIndexError: a segment is not what was committed.
+        """
+        if k < 1:
+            raise InputError(f"k is {k}, but it counts hits: use 1 or more")
+        samples = self.samples(data, format)
+        scores, ids = self.flat.search(self.vectors(samples), k, opponents=opponents)
+        rows = self._catalog.samples(ids.ravel().tolist())
+        scale = self.vectoriser.scale**2
+        return [
+            Hit(query, rank, int(id), rows[int(id)].key, float(score) / scale, rows[int(id)].row)
+            for query in range(len(samples))
+            for rank, (id, score) in enumerate(zip(ids[query], scores[query], strict=True), 1)
+        ]
+
+    def samples(self, data: Data, format: FormatConfig | None = None) -> list[Sample]:
+        """Returns queries as samples: tokenised, with the tokens that are scored."""
+        # A query needs no key of its own.
+        format = replace(format or self.config.format, key_field=None)
+        rows = list(open_rows(data))
+        if not rows:
+            raise InputError("there is no query in the data")
+        return self._formatter(format).samples(rows)
+
+    def vectors(self, samples: list[Sample]) -> NDArray[np.float32]:
+        """Returns the vectors of samples, [n, dim] float32, in the scale that is stored."""
+        return np.stack([item.vector for item in self._encode(samples)])
+
+    # -- looking after it ----------------------------------------------------------------------
+
+    def info(self) -> dict[str, Any]:
+        """Returns what the index holds and what it was made with, as JSON values."""
+        segments = self._catalog.segments()
+        return {
+            "directory": str(self.directory),
+            "samples": len(self),
+            "dim": self.config.vector.dim,
+            "segments": len(segments),
+            "bytes": sum(f.stat().st_size for f in self.directory.rglob("*") if f.is_file()),
+            "vector_bytes": sum(segment.bytes for segment in segments),
+            "model": self.config.model.name,
+            "fingerprint": _digest(self._catalog.fingerprint),
+            "config": self.config.to_json(),
+        }
+
+    def verify(self) -> list[str]:
+        """Returns what is wrong with the index, a line each; nothing if all is well.
+
+        Every segment is read whole: its hash, its vectors, and its ids against the catalogue.
+        """
+        problems: list[str] = []
+        folder = self.directory / "segments"
+        segments = self._catalog.segments()
+        for segment in segments:
+            problems += verify_segment(
+                folder, segment, self.config.vector.dim, self._catalog.segment_ids(segment.name)
+            )
+        names = {segment.name for segment in segments}
+        problems += [
+            f"{file.name}: no segment of this name was committed"
+            for file in sorted(folder.iterdir())
+            if file.name not in names
+        ]
+        return problems
+
+    # -- the parts -----------------------------------------------------------------------------
+
+    @property
+    def lm(self) -> LanguageModel:
+        """The model, loaded and checked against the fingerprint when it is first needed."""
+        if self._lm is None:
+            self._use(load_model(self.config.model, self._device))
+        assert self._lm is not None
+        return self._lm
+
+    @property
+    def flat(self) -> FlatSearch:
+        """The search over the stored vectors."""
+        if self._flat is None:
+            self._flat = FlatSearch(
+                self.directory / "segments",
+                self._catalog.segments(),
+                self.config.vector.dim,
+                self._catalog.removed_ids(),
+            )
+        return self._flat
+
+    def _use(self, lm: LanguageModel) -> None:
+        vectoriser = _vectoriser(self.config, lm)
+        stored, found = self._catalog.fingerprint, _fingerprint(self.config, lm, vectoriser)
+        differing = [name for name in stored if stored[name] != found.get(name)]
+        if differing:
+            details = "; ".join(
+                f"{name}: {stored[name]} there, {found[name]} here" for name in differing
+            )
+            raise FingerprintError(
+                f"{self.directory} was made with another {' and '.join(differing)} than "
+                f"{lm.name} has ({details}): give the original with --model, or build a new index"
+            )
+        self._lm, self._vectoriser = lm, vectoriser
+
+    def _require_settings(self, format: FormatConfig, vector: VectorConfig) -> None:
+        """Makes sure that a build that goes on was begun with the same settings."""
+        if format.max_length is None:
+            format = replace(format, max_length=self.config.format.max_length)
+        wanted, found = asdict(format) | asdict(vector), asdict(self.config.format)
+        found |= asdict(self.config.vector)
+        differing = [f"{name}: {found[name]}" for name in wanted if wanted[name] != found[name]]
+        if differing:
+            raise IndexMissingError(
+                f"{self.directory} holds an index made with other settings "
+                f"({', '.join(differing)}): choose a new directory"
+            )
+
+    def _formatter(self, format: FormatConfig | None = None) -> Formatter:
+        format = format or self.config.format
+        return Formatter(self.lm.tokenizer, format, self.lm.max_length(format.max_length))
+
+    def _encode(
+        self, samples: list[Sample], report: Callable[[int, int], None] | None = None
+    ) -> list[Encoded]:
+        """Returns the vectors of samples, in order; `report` gets the samples and tokens done."""
+        encoded: list[Encoded | None] = [None] * len(samples)
+        done = tokens = 0
+        for batch in Encoder(self.lm).encode(samples, self.vectoriser):
+            for position, item in batch:
+                encoded[position] = item
+                tokens += len(samples[position].input_ids)
+            done += len(batch)
+            if report is not None:
+                report(done, tokens)
+        return [item for item in encoded if item is not None]
+
+    @property
+    def vectoriser(self) -> Vectoriser:
+        """What turns the model's tokens into this index's vectors."""
+        if self._vectoriser is None:
+            self._use(self.lm)
+        assert self._vectoriser is not None
+        return self._vectoriser
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    contents: dict[str, str]  # key -> content hash, in the order of the rows
+    repeated: int  # rows that are the same as another in every field
+
+
+def _check(rows: Rows, format: FormatConfig, progress: Progress | None) -> _Checked:
+    """Reads all rows once and makes sure that each can be used, before any is.
+
+    Rows that are the same in every field are one sample when the content is the key; a key of the
+    user's own may stand only once.
+    """
+    contents: dict[str, str] = {}
+    places: dict[str, str] = {}
+    number = 0
+    for number, (source, row) in enumerate(rows, start=1):
+        texts_of(row, source, format)
+        content = content_hash(row)
+        key = key_of(row, source, format)
+        if format.key_field is not None:
+            if key in contents:
+                raise KeyConflictError(f"{source}: key {key!r} stands at {places[key]} already")
+            places[key] = source
+        contents[key] = content
+        if progress is not None and number % 1000 == 0:
+            progress("reading", number, 0, 0)
+    if not number:
+        raise InputError("there are no rows in the data")
+    return _Checked(contents, number - len(contents))
+
+
+def _chunks(rows: Rows, missing: set[str], format: FormatConfig) -> Iterator[list[tuple[str, Row]]]:
+    """Yields the rows whose keys are in `missing`, each once, CHUNK at a time."""
+
+    def needed() -> Iterator[tuple[str, Row]]:
+        for source, row in rows:
+            if not missing:
+                return
+            key = key_of(row, source, format)
+            if key in missing:
+                missing.remove(key)
+                yield source, row
+
+    rest = needed()
+    while chunk := list(itertools.islice(rest, CHUNK)):
+        yield chunk
+
+
+def _vectoriser(config: IndexConfig, lm: LanguageModel) -> Vectoriser:
+    return Vectoriser.build(
+        config.vector, vocabulary=lm.head.vocabulary, hidden=lm.head.hidden, device=lm.device
+    )
+
+
+def _fingerprint(config: IndexConfig, lm: LanguageModel, vectoriser: Vectoriser) -> dict[str, Any]:
+    """Returns all that two vectors must share for their inner product to mean anything."""
+    return {
+        **lm.fingerprint(),
+        "format": _digest(asdict(config.format)),
+        **vectoriser.fingerprint(),
+    }
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _catalog_url(directory: Path) -> str:
+    return f"sqlite:///{directory / 'catalog.db'}"
+
+
+def _require_empty(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise IndexMissingError(f"{path} is not empty: choose a new directory for the index")
+
+
+def _discard(path: Path, *, itself: bool) -> None:
+    """Removes what a failed creation left in a directory that was empty or not there."""
+    if itself:
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    for item in path.iterdir():
+        shutil.rmtree(item) if item.is_dir() else item.unlink()

@@ -11,6 +11,7 @@ from conftest import CONFIGS, VOCABULARY, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig
 
 from forvalue_index.features.closed_form import influence, token_influence
+from forvalue_index.features.recipe import Raw
 from forvalue_index.features.tokens import TokenFactors
 from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import wrap_model
@@ -57,14 +58,8 @@ def gradients(model: Any, samples: list[Sample]) -> torch.Tensor:
 
 
 def exact(model: Any, samples: list[Sample]) -> torch.Tensor:
-    lm = wrap_model(model, tiny_tokenizer())
-    groups = list(Encoder(lm).factors(samples))
-    n = len(samples)
-    result = torch.zeros(n, n)
-    for rows, a in groups:
-        for columns, b in groups:
-            result[np.ix_(rows, columns)] = influence(a, b)
-    return result
+    encoder = Encoder(wrap_model(model, tiny_tokenizer()))
+    return torch.from_numpy(encoder.influence(samples, samples, Raw()))
 
 
 def assert_oracle(model: Any) -> None:

@@ -1,0 +1,1 @@
+"""What is asked of an index, beyond a ranked list."""

@@ -1,0 +1,57 @@
+"""The command line: a command parses, calls one method of the library, and renders.
+
+This package is the only place that prints or exits. Results go to stdout, progress and notes to
+stderr. torch and the model libraries are imported by the commands that need them, so that `--help`
+answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from forvalue_index.cli.build import add, build
+from forvalue_index.cli.demo import demo
+from forvalue_index.cli.inspect import info, verify
+from forvalue_index.cli.query import query
+from forvalue_index.errors import ForvalueError
+
+
+class _Group(click.Group):
+    """Turns this package's errors into one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ForvalueError as error:
+            if ctx.params.get("debug"):
+                raise
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            raise click.ClickException(
+                "interrupted; what was committed stays, and the same command goes on from there"
+            ) from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="forvalue-index")
+def main(debug: bool) -> None:
+    """Which training data drove this output?
+
+    Build an index of a fine-tuning set once, then ask it in milliseconds.
+
+    \b
+    Example:
+      forvalue build train.jsonl --index my.index --model path/to/model
+      forvalue query --index my.index --prompt "Who wrote it?" --response " Ada."
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars are for people
+
+
+for _command in (build, add, query, info, verify, demo):
+    main.add_command(_command)

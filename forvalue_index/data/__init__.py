@@ -1,0 +1,1 @@
+"""Files and rows, and how they become samples."""

@@ -9,25 +9,49 @@ import json
 import shutil
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Any, TypeAlias
 
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row
 
+Data: TypeAlias = "Rows | str | Path | Row | Iterable[str | Path] | Iterable[Row]"
+"""What a caller may give as data: a path, paths, a row, rows, or opened rows."""
 
-class Rows(Protocol):
+
+class Rows(ABC):
     """Rows with the place each came from ("file:line"), the same in every iteration."""
 
-    def __iter__(self) -> Iterator[tuple[str, Row]]: ...
+    @abstractmethod
+    def __iter__(self) -> Iterator[tuple[str, Row]]:
+        """Yields each row after its place."""
 
 
-class MemoryRows:
+def open_rows(data: Data) -> Rows:
+    """Returns the rows of paths, of rows in memory, or of what this function returned before.
+
+    Raises:
+        InputError: a file does not exist.
+    """
+    if isinstance(data, Rows):
+        return data
+    if isinstance(data, str | Path):
+        return JsonLines([data])
+    if isinstance(data, dict):
+        return MemoryRows([data])
+    items: list[Any] = list(data)
+    if items and all(isinstance(item, str | Path) for item in items):
+        return JsonLines(items)
+    return MemoryRows(items)
+
+
+class MemoryRows(Rows):
     """Rows that a program hands over; placed as "row 1", "row 2" …"""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self._rows = list(rows)
+    def __init__(self, rows: list[Row]) -> None:
+        self._rows = rows
 
     def __iter__(self) -> Iterator[tuple[str, Row]]:
         for number, row in enumerate(self._rows, start=1):
@@ -36,7 +60,7 @@ class MemoryRows:
             yield f"row {number}", row
 
 
-class JsonLines:
+class JsonLines(Rows):
     """The rows of some JSON Lines files, in the order given. Empty lines are passed over.
 
     Raises:
@@ -46,7 +70,7 @@ class JsonLines:
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
         self._files: list[tuple[str, Path]] = []
-        self._spool = None
+        self._spool: IO[bytes] | None = None
         for given in paths:
             name = str(given)
             path = Path(name)

@@ -1,0 +1,1 @@
+"""Pure tensor maths: from the factors of tokens to influence, exact or as a vector."""

@@ -32,8 +32,8 @@ class TensorSketch:
         raw = np.random.Philox(key=seed).random_raw(vocabulary + hidden)
         buckets = torch.from_numpy(((raw >> np.uint64(1)) % np.uint64(dim)).astype(np.int64))
         signs = torch.from_numpy((raw & np.uint64(1)).astype(np.float32) * 2 - 1)
-        self._error_buckets, self._hidden_buckets = buckets.split([vocabulary, hidden])
-        self._error_signs, self._hidden_signs = signs.split([vocabulary, hidden])
+        self._error_buckets, self._hidden_buckets = buckets[:vocabulary], buckets[vocabulary:]
+        self._error_signs, self._hidden_signs = signs[:vocabulary], signs[vocabulary:]
 
     def to(self, device: torch.device) -> TensorSketch:
         """Returns itself, with its tables on `device`."""
@@ -61,7 +61,8 @@ class TensorSketch:
 
     def finish(self, state: Tensor) -> Tensor:
         """Returns the sketches, [n_samples, S] float32."""
-        return torch.fft.irfft(state, n=self.dim)
+        sketches: Tensor = torch.fft.irfft(state, n=self.dim)
+        return sketches
 
     def _count_sketch(self, values: Tensor, buckets: Tensor, signs: Tensor) -> Tensor:
         sketch = values.new_zeros(values.shape[0], self.dim)

@@ -1,4 +1,4 @@
-"""The way from the factors of a sample's tokens to its vector: recipe, then sketch, then projection.
+"""From the factors of a sample's tokens to its vector: recipe, then sketch, then projection.
 
 Each step is one seam: a new recipe, sketch or projection is added in its own file and chosen here.
 """

@@ -1,0 +1,1 @@
+"""The model: from samples to hidden states, errors and vectors."""

@@ -10,9 +10,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from forvalue_index.errors import ModelError
+from forvalue_index.features.closed_form import influence
+from forvalue_index.features.recipe import Recipe
 from forvalue_index.features.tokens import TokenFactors
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.batching import Batch, collate, plan_batches
@@ -22,6 +25,7 @@ from forvalue_index.records import Encoded, Sample
 
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens of a batch, padding included
 CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}  # of one float32 chunk of errors
+FACTOR_BYTES = 128 << 20  # of the errors of one group of samples, where they are needed exactly
 
 
 class Encoder:
@@ -52,14 +56,17 @@ class Encoder:
             vectors = vectoriser.finish(state)
             yield self._finish([samples[i] for i in positions], positions, vectors, losses)
 
-    def factors(self, samples: Sequence[Sample]) -> Iterator[tuple[list[int], TokenFactors]]:
+    def factors(
+        self, samples: Sequence[Sample], recipe: Recipe, n_bytes: int = FACTOR_BYTES
+    ) -> Iterator[tuple[list[int], TokenFactors]]:
         """Yields the exact factors of groups of samples, with their positions in `samples`.
 
-        Memory: the scored tokens of a batch times the vocabulary, so batches are kept small.
+        Memory: a group's scored tokens times the vocabulary in float32, about `n_bytes`.
         """
-        for positions in plan_batches(samples, min(self._token_budget, self._chunk)):
+        budget = min(self._token_budget, max(1, n_bytes // (4 * self._lm.head.vocabulary)))
+        for positions in plan_batches(samples, budget):
             batch = collate(samples, positions).to(self._lm.device)
-            chunks = [tokens for tokens, _ in self._chunks(batch)]
+            chunks = [recipe(tokens) for tokens, _ in self._chunks(batch)]
             yield (
                 positions,
                 TokenFactors(
@@ -69,6 +76,19 @@ class Encoder:
                     len(positions),
                 ),
             )
+
+    def influence(
+        self, queries: Sequence[Sample], samples: Sequence[Sample], recipe: Recipe
+    ) -> NDArray[np.float32]:
+        """Returns the exact influence of every sample on every query, [queries, samples].
+
+        Every sample is run forward once for each group of queries that fits in memory.
+        """
+        result = np.zeros((len(queries), len(samples)), dtype=np.float32)
+        for rows, query in self.factors(queries, recipe, 4 * FACTOR_BYTES):
+            for columns, sample in self.factors(samples, recipe):
+                result[np.ix_(rows, columns)] = influence(query, sample).cpu().numpy()
+        return result
 
     def _chunks(self, batch: Batch) -> Iterator[tuple[TokenFactors, Tensor]]:
         """Yields the factors and losses of a batch's scored tokens, a chunk at a time."""
@@ -94,7 +114,7 @@ class Encoder:
                 f"{sample.source}: the model gives NaN or infinity for sample {sample.key!r}; "
                 "check its weights, or try --dtype float32"
             )
-        arrays: np.ndarray = vectors.cpu().numpy()
+        arrays = vectors.cpu().numpy()
         means = (losses.cpu() / torch.tensor([sample.n_scored for sample in samples])).tolist()
         return [
             (position, Encoded(arrays[row], means[row], float(norms[row])))

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from forvalue_index.errors import ModelError
 
-
 Step = Literal["none", "scale", "softcap"]
 
 
@@ -116,6 +115,11 @@ def find_head(model: Any) -> Head:
     probe = torch.arange(4, device=next(model.parameters()).device)[None] % config.vocab_size
     with torch.no_grad(), _head_input(module, stop=False) as states:
         logits = model(input_ids=probe, use_cache=False).logits[0].float()  # [4, v]
+    if not torch.isfinite(logits).all():
+        raise ModelError(
+            f"{name} gives NaN or infinity for a short input; "
+            "check its weights, or try --dtype float32"
+        )
     hidden = states().reshape(-1, states().shape[-1])[-4:]
     for step, amount in _possible_steps(config):
         head = Head(module, logits.shape[-1], hidden.shape[-1], step, amount)

@@ -10,7 +10,6 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +27,8 @@ DEFAULT_MAX_LENGTH = 2048
 class LanguageModel:
     """A model in evaluation mode with its tokenizer and its head."""
 
-    model: nn.Module
+    name: str
+    model: Any  # a transformers model
     tokenizer: Any
     head: Head
     device: torch.device
@@ -68,7 +68,7 @@ def load_model(config: ModelConfig, device: str | None = None) -> LanguageModel:
     shared = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.name, **shared)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             config.name,
             dtype=config.dtype if config.dtype == "auto" else getattr(torch, config.dtype),
             **shared,
@@ -87,7 +87,9 @@ def wrap_model(model: Any, tokenizer: Any) -> LanguageModel:
     model = model.eval().requires_grad_(False)
     device = next(model.parameters()).device
     head = find_head(model)
-    return LanguageModel(model, tokenizer, head, device, _max_positions(model.config))
+    return LanguageModel(
+        model.name_or_path, model, tokenizer, head, device, _max_positions(model.config)
+    )
 
 
 def _device(name: str | None) -> torch.device:
@@ -118,7 +120,7 @@ def _weights_hash(model: nn.Module) -> str:
     def digest(name: str) -> bytes:
         tensor = tensors[name].detach().contiguous().cpu()
         header = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-        data = tensor.reshape(-1).view(torch.uint8).numpy()
+        data = tensor.reshape(-1).view(torch.uint8).numpy().data
         return hashlib.blake2b(data, digest_size=16, key=hashlib.sha256(header).digest()).digest()
 
     with ThreadPoolExecutor() as pool:  # hashlib releases the lock
@@ -141,8 +143,3 @@ def _tokenizer_hash(tokenizer: Any) -> str:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def is_local(name: str) -> bool:
-    """Returns whether a model's name is a path on this machine rather than a hub id."""
-    return Path(name).exists()

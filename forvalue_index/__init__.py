@@ -1,0 +1,45 @@
+"""Which training data drove this output? A vector index whose inner product is the influence.
+
+The public names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
+    from forvalue_index.errors import ForvalueError
+    from forvalue_index.index import AddReport, InfluenceIndex
+    from forvalue_index.records import Hit
+
+_HOMES = {
+    "AddReport": "index",
+    "ForvalueError": "errors",
+    "FormatConfig": "config",
+    "Hit": "records",
+    "IndexConfig": "config",
+    "InfluenceIndex": "index",
+    "ModelConfig": "config",
+    "VectorConfig": "config",
+}
+
+__all__ = [
+    "AddReport",
+    "FormatConfig",
+    "ForvalueError",
+    "Hit",
+    "IndexConfig",
+    "InfluenceIndex",
+    "ModelConfig",
+    "VectorConfig",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

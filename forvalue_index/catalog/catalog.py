@@ -1,0 +1,451 @@
+"""What is in an index, in a database: its making, its segments, and a row for each sample.
+
+Knows of no vector and no file of vectors; `index.py` joins it with the segments. Every method is
+one transaction, and none of them encodes anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, bindparam, func, insert, select, update
+
+from forvalue_index.catalog.engine import make_engine, place_of, reading, writing
+from forvalue_index.catalog.migrations import check_revision, current, upgrade_connection
+from forvalue_index.catalog.rows import COLUMNS, digest, from_row, now, seal, to_json, to_row
+from forvalue_index.catalog.schema import IndexInfoTable, SampleTable, SegmentTable
+from forvalue_index.errors import (
+    CorruptIndexError,
+    FingerprintError,
+    IndexMissingError,
+    KeyConflictError,
+    SchemaError,
+)
+from forvalue_index.records import Segment, StoredSample
+
+FORMAT = 1
+"""Of the segment files and of what the fingerprint means; the tables have their revision."""
+
+_CHUNK = 4000  # values in one IN (...): below every database's limit
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a reader needs to search, all as it stood at one moment."""
+
+    generation: int  # grows with every committed change
+    segments: list[Segment]
+    removed: NDArray[np.int64]  # ids of tombstones, ascending
+    count: int  # live samples
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The numbers kept beside the live samples, in the order of their ids; each [n]."""
+
+    ids: NDArray[np.int64]
+    norm: NDArray[np.float64]
+    n_scored: NDArray[np.int64]
+    loss: NDArray[np.float64]  # nats
+
+
+class Catalog:
+    """An open catalogue. Use it in a `with` block or close it."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Reads what the index is; `create` and `open` are the ways to get one.
+
+        Raises:
+            IndexMissingError: its making was not finished.
+            SchemaError: segments and fingerprint are of a newer format.
+            CorruptIndexError: config or fingerprint were changed.
+        """
+        self._engine = engine
+        with reading(engine) as connection:
+            info = connection.execute(select(IndexInfoTable.__table__)).first()
+        if info is None:
+            raise IndexMissingError(
+                f"{place_of(engine)} was not finished: remove it and build the index again"
+            )
+        if info.format != FORMAT:
+            raise SchemaError(
+                f"{place_of(engine)} has format {info.format}, this version reads {FORMAT}: "
+                "pip install --upgrade forvalue-index, or build again"
+            )
+        self.created_at: str = info.created_at
+        sealed = _seal_info(info.config, info.fingerprint, info.created_at)
+        if sealed != info.checksum:
+            raise CorruptIndexError(
+                f"config or fingerprint in {place_of(engine)} were changed: their checksum is "
+                f"{sealed}, committed was {info.checksum}; restore a copy, or build again"
+            )
+        self.config: dict[str, Any] = json.loads(info.config)
+        self.fingerprint: dict[str, Any] = json.loads(info.fingerprint)
+
+    @classmethod
+    def create(cls, url: str, config: dict[str, Any], fingerprint: dict[str, Any]) -> Self:
+        """A new, empty catalogue at `url`: tables and first row in one transaction.
+
+        Raises:
+            IndexMissingError: there is a catalogue already.
+            InputError: `url` cannot be used, or config or fingerprint are not JSON.
+        """
+        texts = to_json(config, "the configuration"), to_json(fingerprint, "the fingerprint")
+        time = now()
+        engine = make_engine(url, create=True)
+        try:
+            with writing(engine) as connection:
+                if current(connection) is not None:
+                    raise IndexMissingError(
+                        f"{place_of(engine)} holds a catalogue already: open that index, "
+                        "or choose another place"
+                    )
+                upgrade_connection(connection)
+                connection.execute(
+                    insert(IndexInfoTable),
+                    {
+                        "id": 1,
+                        "format": FORMAT,
+                        "config": texts[0],
+                        "fingerprint": texts[1],
+                        "created_at": time,
+                        "next_id": 0,
+                        "generation": 0,
+                        "checksum": _seal_info(*texts, time),
+                    },
+                )
+            return cls(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """The catalogue at `url`, once its schema is known to be this version's.
+
+        Raises:
+            IndexMissingError: there is none.
+            SchemaError: it has another revision; the message names both and what to run.
+            CorruptIndexError: it is not a database, or was changed.
+        """
+        engine = make_engine(url)
+        try:
+            check_revision(engine)
+            return cls(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+
+    def close(self) -> None:
+        """Lets go of every connection."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        """The catalogue itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it."""
+        self.close()
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def set_fingerprint(self, fingerprint: dict[str, Any]) -> None:
+        """Replaces the fingerprint, as fitting a recipe or a projection does.
+
+        Raises:
+            FingerprintError: there are vectors already: they were made with the old one.
+        """
+        text = to_json(fingerprint, "the fingerprint")
+        with writing(self._engine) as connection:
+            self._next_id(connection)
+            if connection.execute(select(SegmentTable.id).limit(1)).first() is not None:
+                raise FingerprintError(
+                    f"{place_of(self._engine)} has vectors made with fingerprint "
+                    f"{self.fingerprint}, it cannot become {fingerprint}: build a new index"
+                )
+            stored = connection.execute(select(IndexInfoTable.config)).scalar_one()
+            self._advance(
+                connection, fingerprint=text, checksum=_seal_info(stored, text, self.created_at)
+            )
+        self.fingerprint = json.loads(text)
+
+    def commit_segment(
+        self,
+        segment: Segment,
+        samples: Sequence[StoredSample],
+        *,
+        replaces: Sequence[int] = (),
+        retained_energy: float | None = None,
+    ) -> None:
+        """Makes a segment that is complete on disk, and its rows, part of the index.
+
+        Args:
+            segment: the file, as `write_segment` described it.
+            samples: a row for each of its vectors; ids from `next_id()` on, in any order.
+            replaces: ids of live samples that become tombstones in the same transaction.
+            retained_energy: share of the samples' energy that the learned projection kept.
+
+        Raises:
+            KeyConflictError: a key stands twice, or is live already and not replaced.
+            CorruptIndexError: segment and rows do not fit, or an id was given out before.
+            InputError: a row cannot be kept as JSON.
+        """
+        ids = {int(sample.id) for sample in samples}
+        if not samples or not len(samples) == len(ids) == segment.ntotal:
+            raise CorruptIndexError(
+                f"segment {segment.name} holds {segment.ntotal} vectors, but {len(samples)} rows "
+                f"with {len(ids)} ids were given for it: nothing was committed"
+            )
+        keys = [sample.key for sample in samples]
+        twice = [key for key, times in Counter(keys).items() if times > 1]
+        if twice:
+            raise KeyConflictError(f"{_some(twice)} stand more than once in the input")
+        with writing(self._engine) as connection:
+            first = self._next_id(connection)
+            if min(ids) < first:
+                raise CorruptIndexError(
+                    f"id {min(ids)} was given out before, the next one is {first}: nothing was "
+                    "committed; take ids from next_id() while holding the writer's lock"
+                )
+            self._bury(connection, _ints(replaces))
+            live = SampleTable.removed_at.is_(None)
+            taken = list(_in_chunks(connection, select(SampleTable.key).where(live), keys))
+            if taken:
+                raise KeyConflictError(
+                    f"{_some(sorted(row.key for row in taken))} are in the index already: "
+                    "remove them first, or replace them"
+                )
+            segment_id = connection.execute(
+                insert(SegmentTable).returning(SegmentTable.id),
+                {
+                    "name": segment.name,
+                    "ntotal": segment.ntotal,
+                    "bytes": segment.bytes,
+                    "sha256": segment.sha256,
+                    "created_at": now(),
+                    "retained_energy": retained_energy,
+                },
+            ).scalar_one()
+            rows = [to_row(sample, segment_id) for sample in samples]
+            connection.execute(insert(SampleTable), rows)
+            self._advance(connection, next_id=max(ids) + 1)
+
+    def remove(self, keys: Iterable[str]) -> NDArray[np.int64]:
+        """The ids that were live under `keys` and are tombstones now, ascending.
+
+        A key that is not live is passed over, so that a removal can be run again.
+        """
+        live = select(SampleTable.id).where(SampleTable.removed_at.is_(None))
+        with writing(self._engine) as connection:
+            self._next_id(connection)
+            found = _in_chunks(connection, live, list(dict.fromkeys(keys)))
+            ids = sorted(row.id for row in found)
+            if ids:
+                self._bury(connection, ids)
+                self._advance(connection)
+        return np.array(ids, np.int64)
+
+    def _bury(self, connection: Connection, ids: list[int]) -> None:
+        statement = select(SampleTable.id, SampleTable.checksum).where(
+            SampleTable.removed_at.is_(None)
+        )
+        found = list(_in_chunks(connection, statement, ids, SampleTable.id))
+        gone = set(ids) - {row.id for row in found}
+        if gone:
+            raise CorruptIndexError(
+                f"samples {_some(sorted(gone))} are not live, so they cannot be removed or "
+                "replaced: nothing was committed"
+            )
+        if not found:
+            return
+        time = now()
+        connection.execute(
+            update(SampleTable.__table__)  # type: ignore[arg-type]
+            .where(SampleTable.id == bindparam("_id"))
+            .values(removed_at=time, checksum=bindparam("_checksum")),
+            [{"_id": row.id, "_checksum": seal(row.checksum, time)} for row in found],
+        )
+
+    def _next_id(self, connection: Connection) -> int:
+        # FOR UPDATE: on PostgreSQL a second writer waits here; SQLite's waits at BEGIN.
+        locked = select(IndexInfoTable.next_id).with_for_update()
+        return connection.execute(locked).scalar_one()
+
+    def _advance(self, connection: Connection, **values: Any) -> None:
+        values["generation"] = IndexInfoTable.generation + 1
+        connection.execute(update(IndexInfoTable).values(**values))
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """All that a reader needs to search, as it stood at one moment."""
+        with reading(self._engine) as connection:
+            return Snapshot(
+                generation=connection.execute(select(IndexInfoTable.generation)).scalar_one(),
+                segments=self._segments(connection),
+                removed=_ids(connection, SampleTable.removed_at.is_not(None)),
+                count=self._count(connection),
+            )
+
+    def generation(self) -> int:
+        """A number that grows with every committed change: has anything happened since?"""
+        with reading(self._engine) as connection:
+            return connection.execute(select(IndexInfoTable.generation)).scalar_one()
+
+    def next_id(self) -> int:
+        """The first id never given out. It stays so only while the writer's lock is held."""
+        with reading(self._engine) as connection:
+            return connection.execute(select(IndexInfoTable.next_id)).scalar_one()
+
+    def count(self) -> int:
+        """Number of live samples."""
+        with reading(self._engine) as connection:
+            return self._count(connection)
+
+    def segments(self) -> list[Segment]:
+        """The committed segments, oldest first."""
+        with reading(self._engine) as connection:
+            return self._segments(connection)
+
+    def retained_energy(self) -> dict[str, float]:
+        """Segment name -> share of energy kept by the projection, where one was recorded."""
+        statement = select(SegmentTable.name, SegmentTable.retained_energy)
+        with reading(self._engine) as connection:
+            found = connection.execute(statement).all()
+        return {row.name: row.retained_energy for row in found if row.retained_energy is not None}
+
+    def segment_ids(self, name: str) -> NDArray[np.int64]:
+        """Ids of a segment's rows, tombstones included, ascending [n]."""
+        with reading(self._engine) as connection:
+            return _ids(connection, SampleTable.segment_id == _segment_id(name))
+
+    def live_ids(self, name: str) -> NDArray[np.int64]:
+        """Ids of a segment's live rows, ascending [n]."""
+        live = SampleTable.removed_at.is_(None)
+        with reading(self._engine) as connection:
+            return _ids(connection, SampleTable.segment_id == _segment_id(name), live)
+
+    def removed_ids(self) -> NDArray[np.int64]:
+        """Ids of all tombstones, ascending [n]."""
+        with reading(self._engine) as connection:
+            return _ids(connection, SampleTable.removed_at.is_not(None))
+
+    def known(self, keys: Iterable[str]) -> dict[str, str]:
+        """Key -> content hash, for those of `keys` that are live."""
+        statement = select(SampleTable.key, SampleTable.content_hash)
+        return {row.key: row.content_hash for row in self._live(statement, keys)}
+
+    def ids_of(self, keys: Iterable[str]) -> dict[str, int]:
+        """Key -> id, for those of `keys` that are live."""
+        return {
+            row.key: row.id for row in self._live(select(SampleTable.key, SampleTable.id), keys)
+        }
+
+    def samples(self, ids: Iterable[int]) -> dict[int, StoredSample]:
+        """Id -> sample. A row never changes, and a tombstone's is there until compaction.
+
+        Raises:
+            CorruptIndexError: an id has no row, or a row is not what was committed.
+        """
+        wanted = list(dict.fromkeys(_ints(ids)))
+        with reading(self._engine) as connection:
+            found = list(_in_chunks(connection, select(*COLUMNS), wanted, SampleTable.id))
+        samples = {row.id: from_row(row._mapping) for row in found}
+        if len(samples) != len(wanted):
+            missing = _some([id for id in wanted if id not in samples])
+            raise CorruptIndexError(
+                f"samples {missing} have no row in {place_of(self._engine)}: open the index "
+                "again if it was compacted meanwhile, or run `forvalue verify`"
+            )
+        return {id: samples[id] for id in wanted}
+
+    def iterate(self, after: int = -1, page: int = 1000) -> Iterator[StoredSample]:
+        """Yields the live samples with ids above `after`, in the order of their ids.
+
+        Every `page` rows are a transaction of their own: a sample that is added or removed
+        meanwhile may or may not be among them.
+
+        Raises:
+            CorruptIndexError: a row is not what was committed.
+        """
+        statement = select(*COLUMNS).where(SampleTable.removed_at.is_(None)).limit(page)
+        statement = statement.order_by(SampleTable.id)
+        while True:
+            with reading(self._engine) as connection:
+                rows = connection.execute(statement.where(SampleTable.id > after)).all()
+            for row in rows:
+                yield from_row(row._mapping)
+            if len(rows) < page:
+                return
+            after = rows[-1].id
+
+    def figures(self) -> Figures:
+        """The numbers kept beside all live samples, in the order of their ids."""
+        columns = SampleTable.id, SampleTable.norm, SampleTable.n_scored, SampleTable.loss
+        statement = select(*columns).where(SampleTable.removed_at.is_(None))
+        with reading(self._engine) as connection:
+            rows = connection.execute(statement.order_by(SampleTable.id)).all()
+        ids, norm, n_scored, loss = zip(*rows, strict=True) if rows else ((), (), (), ())
+        return Figures(
+            np.array(ids, np.int64),
+            np.array(norm, np.float64),
+            np.array(n_scored, np.int64),
+            np.array(loss, np.float64),
+        )
+
+    def _live(self, statement: Any, keys: Iterable[str]) -> list[Any]:
+        live = statement.where(SampleTable.removed_at.is_(None))
+        with reading(self._engine) as connection:
+            return list(_in_chunks(connection, live, list(dict.fromkeys(keys))))
+
+    def _count(self, connection: Connection) -> int:
+        live = SampleTable.removed_at.is_(None)
+        return connection.execute(
+            select(func.count()).select_from(SampleTable).where(live)
+        ).scalar_one()
+
+    def _segments(self, connection: Connection) -> list[Segment]:
+        columns = SegmentTable.name, SegmentTable.ntotal, SegmentTable.bytes, SegmentTable.sha256
+        rows = connection.execute(select(*columns).order_by(SegmentTable.id))
+        return [Segment(*row) for row in rows]
+
+
+def _in_chunks(
+    connection: Connection,
+    statement: Any,
+    values: Sequence[Any],
+    column: Any = SampleTable.key,
+) -> Iterator[Any]:
+    """Yields the rows whose `column` is one of `values`."""
+    for start in range(0, len(values), _CHUNK):
+        chunk = values[start : start + _CHUNK]
+        yield from connection.execute(statement.where(column.in_(chunk)))
+
+
+def _ids(connection: Connection, *conditions: Any) -> NDArray[np.int64]:
+    found = connection.execute(select(SampleTable.id).where(*conditions)).scalars()
+    return np.sort(np.fromiter(found, np.int64))
+
+
+def _segment_id(name: str) -> Any:
+    return select(SegmentTable.id).where(SegmentTable.name == name).scalar_subquery()
+
+
+def _ints(values: Iterable[Any]) -> list[int]:
+    return [int(value) for value in values]  # a driver knows no numpy integers
+
+
+def _some(values: Sequence[Any], shown: int = 5) -> str:
+    rest = f" and {len(values) - shown} more" if len(values) > shown else ""
+    return ", ".join(repr(value) for value in values[:shown]) + rest
+
+
+def _seal_info(config: str, fingerprint: str, created_at: str) -> str:
+    return digest(str(FORMAT), config, fingerprint, created_at)

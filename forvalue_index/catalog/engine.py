@@ -1,0 +1,137 @@
+"""How the catalogue's database is reached: engines, transactions, and its errors in our words.
+
+Knows of no table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from forvalue_index.errors import (
+    CorruptIndexError,
+    DependencyError,
+    IndexMissingError,
+    InputError,
+    LockedError,
+)
+
+BUSY_SECONDS = 30  # how long SQLite waits for another process's transaction
+
+_WRITES = "forvalue_writes"  # execution option: this transaction will write
+
+
+def make_engine(url: str, *, create: bool = False, foreign_keys: bool = True) -> Engine:
+    """An engine for the catalogue at `url`, SQLite or PostgreSQL; nothing is connected yet.
+
+    `create` lets SQLite make a file that is not there. `foreign_keys` is for migrations alone,
+    which may have to rebuild a table that others point to.
+
+    Raises:
+        IndexMissingError: SQLite's file is not there and `create` is false.
+        InputError: `url` is not a database URL, or of another kind of database.
+        DependencyError: the driver is not installed.
+    """
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except ArgumentError as error:
+        raise InputError(
+            f"{url!r} is not a database URL: write sqlite:///FILE or postgresql+psycopg://..."
+        ) from error
+    if backend not in ("sqlite", "postgresql"):
+        raise InputError(f"catalogue on {backend!r}: it can be on sqlite or postgresql")
+    if backend == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise InputError(f"catalogue {url!r} has no file: write sqlite:///FILE")
+        if not create and not Path(str(parsed.database)).is_file():
+            raise IndexMissingError(
+                f"no index here: {parsed.database} does not exist. "
+                "Make one with `forvalue build`, or correct the directory"
+            )
+    try:
+        engine = create_engine(parsed)
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise DependencyError(
+            f"the driver of {parsed.drivername!r} is missing ({error}): "
+            "pip install forvalue-index[postgres], and write postgresql+psycopg://..."
+        ) from error
+    if backend == "sqlite":
+        _set_up_sqlite(engine, foreign_keys)
+    return engine
+
+
+def _set_up_sqlite(engine: Engine, foreign_keys: bool) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        # The driver's own BEGIN comes late and never before DDL or SELECT; ours is in `begin`.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES, False)
+        # A reader that turns writer midway cannot wait for the other writer: say so at once.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection in one transaction that sees the catalogue at one moment."""
+    options = {"isolation_level": "REPEATABLE READ"} if engine.name == "postgresql" else {}
+    with (
+        _translated(engine),
+        engine.connect().execution_options(**options) as connection,
+        connection.begin(),
+    ):
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A connection in one transaction: committed at the end, rolled back by any exception."""
+    options = {_WRITES: True}
+    with (
+        _translated(engine),
+        engine.connect().execution_options(**options) as connection,
+        connection.begin(),
+    ):
+        yield connection
+
+
+@contextmanager
+def _translated(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        place, reason = place_of(engine), str(error.orig).strip()
+        if "database is locked" in reason:
+            raise LockedError(
+                f"{place} has been locked by another process for {BUSY_SECONDS} s: "
+                "wait until it has finished, or stop it"
+            ) from error
+        if "malformed" in reason or "not a database" in reason:
+            raise CorruptIndexError(
+                f"{place} cannot be read ({reason}): restore it from a copy, or build again"
+            ) from error
+        if "connection failed" in reason or "unable to open" in reason:
+            raise InputError(f"cannot open the catalogue {place}: {reason}") from error
+        raise
+
+
+def place_of(engine: Engine) -> str:
+    """Where the catalogue is, for messages: SQLite's file, or the URL without its password."""
+    if engine.name == "sqlite":
+        return str(engine.url.database)
+    return engine.url.render_as_string(hide_password=True)

@@ -1,0 +1,93 @@
+"""Who may write to an index: one process at a time.
+
+The lock is the kernel's (flock), so it ends with its holder however that dies. What the file says
+is for the message to the next one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from forvalue_index.errors import LockedError
+
+FILE = "write.lock"
+
+
+class WriterLock:
+    """The right to write to the index in a directory, from `with` to its end."""
+
+    def __init__(self, directory: str | Path, command: str | None = None) -> None:
+        """`command` tells the next one what is going on; default: the command line."""
+        self._path = Path(directory) / FILE
+        self._command = command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        self._file: int | None = None
+
+    def acquire(self) -> None:
+        """Takes the lock, without waiting.
+
+        Raises:
+            LockedError: another one holds it; the message says who and since when.
+        """
+        assert self._file is None, "a lock is taken once"
+        # Never removed: whoever opened a file that is then replaced would lock another one.
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = _holder(os.read(file, 10_000))
+            os.close(file)
+            raise LockedError(
+                f"{self._path.parent} is being written to by {holder}: "
+                "wait until it has finished, or stop it"
+            ) from error
+        except BaseException:
+            os.close(file)
+            raise
+        self._file = file
+        text = json.dumps(
+            {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "command": self._command[:1000],
+                "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        )
+        os.ftruncate(file, 0)
+        os.pwrite(file, text.encode(), 0)
+
+    def release(self) -> None:
+        """Gives the lock back; nothing if it is not held."""
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        try:
+            os.ftruncate(file, 0)
+        finally:
+            os.close(file)
+
+    def __enter__(self) -> Self:
+        """Takes the lock, as `acquire` does."""
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives it back."""
+        self.release()
+
+
+def _holder(text: bytes) -> str:
+    try:
+        found = json.loads(text)
+        return (
+            f"process {found['pid']} on {found['host']} "
+            f"({found['command']}, since {found['since']})"
+        )
+    except (ValueError, KeyError, TypeError):  # it has taken the lock and not yet said so
+        return "another process"

@@ -1,0 +1,125 @@
+"""StoredSample <-> a row of the table `samples`, sealed by a checksum.
+
+The checksum names the row that was changed behind the catalogue's back. A tombstone seals the
+seal, so that removing need not read the row's text again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from forvalue_index.catalog.schema import SampleTable
+from forvalue_index.errors import CorruptIndexError, InputError
+from forvalue_index.records import StoredSample
+
+COLUMNS = (
+    SampleTable.id,
+    SampleTable.key,
+    SampleTable.content_hash,
+    SampleTable.n_tokens,
+    SampleTable.n_scored,
+    SampleTable.truncated,
+    SampleTable.loss,
+    SampleTable.norm,
+    SampleTable.removed_at,
+    SampleTable.checksum,
+    SampleTable.row,
+)
+
+
+def to_row(sample: StoredSample, segment_id: int) -> dict[str, Any]:
+    """The column values of `sample`, a live row of the segment.
+
+    Raises:
+        InputError: the key or the row holds what no database can keep.
+        ValueError: the loss or the norm is not finite.
+    """
+    if not (math.isfinite(sample.loss) and math.isfinite(sample.norm)):
+        raise ValueError(
+            f"sample {sample.key!r} has loss {sample.loss} and norm {sample.norm}: not finite"
+        )
+    if "\0" in sample.key or not _is_text(sample.key):
+        raise InputError(f"key {sample.key!r} holds a character that is no text: rename it")
+    values: dict[str, Any] = {
+        "id": int(sample.id),
+        "key": sample.key,
+        "content_hash": sample.content_hash,
+        "n_tokens": int(sample.n_tokens),
+        "n_scored": int(sample.n_scored),
+        "truncated": bool(sample.truncated),
+        "loss": float(sample.loss),
+        "norm": float(sample.norm),
+        "row": to_json(sample.row, f"sample {sample.key!r}"),
+    }
+    return values | {
+        "checksum": _checksum(values),
+        "segment_id": segment_id,
+        "removed_at": None,
+    }
+
+
+def from_row(row: RowMapping) -> StoredSample:
+    """The sample in a row that was read with COLUMNS.
+
+    Raises:
+        CorruptIndexError: the row is not what was committed.
+    """
+    values: dict[str, Any] = {str(name): value for name, value in row.items()}
+    removed_at, checksum = values.pop("removed_at"), values.pop("checksum")
+    expected = _checksum(values)
+    if removed_at is not None:
+        expected = seal(expected, removed_at)
+    if checksum != expected:
+        raise CorruptIndexError(
+            f"the catalogue's row of sample {values['id']} (key {values['key']!r}) was changed: "
+            f"its checksum is {expected}, committed was {checksum}; restore the catalogue from a "
+            "copy, or build again"
+        )
+    return StoredSample(**(values | {"row": json.loads(values["row"])}))
+
+
+def seal(checksum: str, removed_at: str) -> str:
+    """The checksum of a row once it is a tombstone, from the one it had."""
+    return digest(checksum, removed_at)
+
+
+def digest(*texts: str) -> str:
+    """128 bits of BLAKE2b over the texts, in hex; no other texts run together to the same."""
+    return hashlib.blake2b(json.dumps(texts).encode(), digest_size=16).hexdigest()
+
+
+def to_json(value: dict[str, Any], what: str) -> str:
+    """`value` as JSON text; `what` names it in the error.
+
+    Raises:
+        InputError: it holds something that JSON has no word for.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} cannot be kept as JSON: {error}") from error
+    # Half of a surrogate pair is valid in JSON text but not in UTF-8.
+    return text if _is_text(text) else json.dumps(value, separators=(",", ":"))
+
+
+def now() -> str:
+    """The time as the catalogue writes it: ISO 8601, UTC, microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    return digest(*(repr(values[column.key]) for column in COLUMNS if column.key in values))
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,114 @@
+"""`forvalue build` and `forvalue add`: rows into an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from forvalue_index.cli import render
+from forvalue_index.cli.options import (
+    device_option,
+    dtype_option,
+    field_options,
+    format_of,
+    index_option,
+    model_option,
+)
+from forvalue_index.cli.progress import build_progress
+from forvalue_index.config import RECIPES, FormatConfig, ModelConfig, VectorConfig
+
+
+@click.command()
+@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@index_option
+@click.option("--model", required=True, metavar="PATH_OR_ID", help="The fine-tuned model.")
+@click.option("--revision", metavar="REV", help="Revision of a model on the hub.")
+@field_options
+@click.option("--key-field", metavar="NAME", help="Field of your own id.  [default: content hash]")
+@click.option("--add-eos", is_flag=True, help="Append the end token to every row, and score it.")
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Longest row in tokens; more is cut and counted.  [default: the model's, at most 2048]",
+)
+@click.option("--recipe", type=click.Choice(RECIPES), default="raw", show_default=True)
+@click.option(
+    "--dim",
+    type=click.IntRange(min=2),
+    default=VectorConfig().dim,
+    show_default=True,
+    help="Numbers in a stored vector, two bytes each.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sketch.")
+@dtype_option
+@device_option
+@click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
+def build(
+    data: tuple[str, ...],
+    directory: Path,
+    model: str,
+    revision: str | None,
+    prompt_field: str | None,
+    response_field: str | None,
+    text_field: str | None,
+    key_field: str | None,
+    add_eos: bool,
+    max_length: int | None,
+    recipe: str,
+    dim: int,
+    seed: int,
+    dtype: str,
+    device: str | None,
+    trust_remote_code: bool,
+) -> None:
+    """Build an index of training rows in JSON Lines files (- is standard input).
+
+    One forward pass per row. All rows are checked before the first is encoded; a build that was
+    interrupted goes on when the same command is run again.
+
+    \b
+    Example:
+      forvalue build train.jsonl --index my.index --model Qwen/Qwen2.5-0.5B \\
+        --prompt-field question --response-field answer
+    """
+    from forvalue_index.index import InfluenceIndex
+
+    base = FormatConfig(key_field=key_field, add_eos=add_eos, max_length=max_length)
+    with build_progress() as progress:
+        index, report = InfluenceIndex.build(
+            directory,
+            data,
+            ModelConfig(model, revision, dtype, trust_remote_code),
+            format=format_of(base, prompt_field, response_field, text_field),
+            vector=VectorConfig(recipe, dim, seed),
+            device=device,
+            progress=progress,
+        )
+    index.close()
+    render.added(directory, report)
+
+
+@click.command()
+@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@index_option
+@model_option
+@device_option
+def add(data: tuple[str, ...], directory: Path, model: str | None, device: str | None) -> None:
+    """Add rows to an index; those that are there already cost no forward pass.
+
+    Rows are read as the index was built: the same fields, key and lengths.
+
+    \b
+    Example:
+      forvalue add more.jsonl --index my.index
+    """
+    from forvalue_index.index import InfluenceIndex
+
+    with (
+        InfluenceIndex.open(directory, model=model, device=device) as index,
+        build_progress() as progress,
+    ):
+        report = index.add(data, progress=progress)
+    render.added(directory, report)

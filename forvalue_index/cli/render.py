@@ -1,0 +1,99 @@
+"""How results look: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from forvalue_index.config import FormatConfig
+from forvalue_index.records import Hit, Row
+
+if TYPE_CHECKING:
+    from forvalue_index.index import AddReport
+
+notes = Console(stderr=True, highlight=False)
+"""Where progress and notes go."""
+
+
+def console() -> Console:
+    """Returns where results go."""
+    return Console(highlight=False)
+
+
+def json_line(value: Any) -> None:
+    """Prints one JSON value on one line."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def added(directory: Path, report: AddReport) -> None:
+    """Notes what an `add` did."""
+    parts = [f"{report.added:,} samples added ({report.tokens:,} tokens)"]
+    if report.truncated:
+        parts.append(f"{report.truncated:,} cut to the maximum length")
+    if report.skipped:
+        parts.append(f"{report.skipped:,} there already")
+    if report.repeated:
+        parts.append(f"{report.repeated:,} the same as another row")
+    notes.print(f"{', '.join(parts)}; {report.samples:,} in {escape(str(directory))}")
+
+
+def hits_json(hits: Sequence[Hit]) -> None:
+    """Prints a line for each hit."""
+    for hit in hits:
+        json_line(asdict(hit))
+
+
+def hits_table(hits: Sequence[Hit], format: FormatConfig, title: Text | None = None) -> Table:
+    """Returns the hits of one query as a table."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, expand=True)
+    table.add_column("", justify="right", style="dim", no_wrap=True)
+    table.add_column("influence", justify="right", no_wrap=True)
+    table.add_column("key", style="cyan", no_wrap=True, max_width=18)
+    table.add_column("sample", ratio=1)
+    for hit in hits:
+        sign = "green" if hit.score >= 0 else "red"
+        table.add_row(
+            str(hit.rank),
+            Text(f"{hit.score:+.4g}", style=sign),
+            Text(hit.key),
+            sample_text(hit.sample, format),
+        )
+    return table
+
+
+def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
+    """Returns a row's text on one line, what is scored in bold, its start cut if it is long."""
+    if format.text_field is not None:
+        prompt, response = "", str(row.get(format.text_field, ""))
+    else:
+        prompt = str(row.get(format.prompt_field, ""))
+        response = str(row.get(format.response_field, ""))
+    text = Text()
+    room = max(limit - len(response), 40)
+    prompt, response = _one_line(prompt), _one_line(response)
+    text.append("…" + prompt[-room:] if len(prompt) > room else prompt, style="dim")
+    text.append(response[:limit] + "…" if len(response) > limit else response, style="bold")
+    return text
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", "⏎")
+
+
+def properties(values: dict[str, Any]) -> Table:
+    """Returns names and values as a table of two columns."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in values.items():
+        table.add_row(name, Text(f"{value:,}" if isinstance(value, int) else str(value)))
+    return table

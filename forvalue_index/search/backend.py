@@ -1,0 +1,41 @@
+"""FAISS, imported when it is first needed, or an error that says what to install."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from forvalue_index.errors import DependencyError
+
+INSTALL = "pip install forvalue-index[cpu] (or forvalue-index[gpu] with CUDA)"
+DISTRIBUTIONS = "faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12"
+
+
+@cache
+def faiss() -> Any:
+    """The module `faiss`.
+
+    Raises:
+        DependencyError: it is not installed, cannot be loaded, or is installed twice.
+    """
+    installed = [name for name in DISTRIBUTIONS if _installed(name)]
+    # Both unpack into the same folder, so that half of each is loaded.
+    if len(installed) > 1:
+        raise DependencyError(
+            f"{' and '.join(installed)} are installed together and overwrite each other: "
+            f"pip uninstall -y {' '.join(installed)}, then {INSTALL}"
+        )
+    try:
+        import faiss
+    except ImportError as error:
+        raise DependencyError(f"FAISS cannot be loaded ({error}): {INSTALL}") from error
+    return faiss
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,242 @@
+"""One immutable FAISS file of vectors: written whole, opened by mapping, checked.
+
+A segment is fp16 scalar-quantised, compared by inner product, its vectors in the order of their
+ids. Knows nothing of what the vectors stand for, nor of which of them are removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forvalue_index.errors import CorruptIndexError, ModelError
+from forvalue_index.records import Segment
+from forvalue_index.search.backend import faiss
+
+SUFFIX = ".faiss"
+_TEMPORARY = ".tmp"
+_FP16_MAX = 65504.0
+_FP16_ERROR = 0.01  # the part of its length that a vector may lose in fp16; usual is 0.0003
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSegment:
+    """A segment mapped into memory. `ids` [n] ascending int64; vector i belongs to ids[i]."""
+
+    name: str
+    index: Any  # faiss.IndexIDMap
+    quantiser: Any  # faiss.IndexScalarQuantizer inside it, which counts from 0
+    ids: NDArray[np.int64]
+
+    def vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors at `positions` [m], as stored: [m, dim] float32."""
+        out = np.empty((len(positions), self.index.d), np.float32)
+        if len(positions):
+            self.quantiser.reconstruct_batch(np.ascontiguousarray(positions, np.int64), out)
+        return out
+
+
+def write_segment(
+    folder: str | Path, name: str, ids: NDArray[np.int64], vectors: NDArray[np.float32]
+) -> Segment:
+    """The segment `folder/name`, complete and safe on disk before this returns.
+
+    The name must not be a committed segment's. A file that an interrupted writer left under it is
+    replaced.
+
+    Args:
+        folder: exists already.
+        name: ends in ".faiss".
+        ids: [n] int64, 0 or more, each once, in any order.
+        vectors: [n, dim] float32.
+
+    Raises:
+        ModelError: a vector holds NaN or infinity, or numbers that fp16 cannot keep.
+        ValueError: ids and vectors do not fit together.
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    if Path(name).name != name or not name.endswith(SUFFIX):
+        raise ValueError(f"a segment is named NAME{SUFFIX}, not {name!r}")
+    ids, vectors = np.asarray(ids), np.asarray(vectors)
+    _check_arrays(ids, vectors)
+    order = np.argsort(ids)
+    lib = faiss()
+    kind = lib.ScalarQuantizer.QT_fp16
+    quantiser = lib.IndexScalarQuantizer(vectors.shape[1], kind, lib.METRIC_INNER_PRODUCT)
+    index = lib.IndexIDMap(quantiser)
+    index.add_with_ids(np.ascontiguousarray(vectors[order]), ids[order])
+
+    path = Path(folder) / name
+    temporary = path.with_name(name + _TEMPORARY)
+    sha256, size = hashlib.sha256(), 0
+    try:
+        with temporary.open("wb") as file:
+
+            def write(data: bytes) -> int:
+                nonlocal size
+                sha256.update(data)
+                size += len(data)
+                return file.write(data)
+
+            lib.write_index(index, lib.PyCallbackIOWriter(write))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+    return Segment(name, len(ids), size, sha256.hexdigest())
+
+
+def open_segment(folder: str | Path, segment: Segment, dim: int) -> OpenSegment:
+    """The segment, mapped: its vectors are read from disk when they are first compared.
+
+    Size, header and ids are checked, the vectors are not (`verify_segment` does).
+
+    Raises:
+        CorruptIndexError: the file is missing, or is not what was committed; the message names
+            it and what differs.
+    """
+    lib = faiss()
+    path = Path(folder) / segment.name
+    size = _size(path)
+    _same(path, "bytes", size, segment.bytes)
+    try:
+        # Unlike IO_FLAG_MMAP, which is for inverted lists and here copies the whole file.
+        index = lib.read_index(str(path), lib.IO_FLAG_MMAP_IFC)
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error).splitlines()[0]
+        raise CorruptIndexError(f"{path} cannot be read ({reason}): {_NEXT}") from error
+    _same(path, "type", type(index).__name__, "IndexIDMap")
+    quantiser = lib.downcast_index(index.index)
+    _same(path, "quantiser", type(quantiser).__name__, "IndexScalarQuantizer")
+    _same(path, "quantiser kind", quantiser.sq.qtype, lib.ScalarQuantizer.QT_fp16)
+    for part in (index, quantiser):
+        _same(path, "vectors", part.ntotal, segment.ntotal)
+        _same(path, "dim", part.d, dim)
+        _same(path, "metric", part.metric_type, lib.METRIC_INNER_PRODUCT)
+    _same(path, "bytes of a vector", quantiser.code_size, 2 * dim)
+    _same(path, "bytes of vectors", quantiser.codes.size(), 2 * dim * segment.ntotal)
+    ids = lib.vector_to_array(index.id_map)
+    _same(path, "ids", len(ids), segment.ntotal)
+    if ids[0] < 0 or (np.diff(ids) <= 0).any():
+        raise CorruptIndexError(f"{path} has ids that do not ascend: {_NEXT}")
+    return OpenSegment(segment.name, index, quantiser, ids)
+
+
+def verify_segment(
+    folder: str | Path, segment: Segment, dim: int, ids: NDArray[np.int64]
+) -> list[str]:
+    """What is wrong with the segment, a line each; nothing if it is whole. Reads all of it.
+
+    `ids` are those that the catalogue has for it, tombstones included, in any order.
+    """
+    path = Path(folder) / segment.name
+    problems: list[str] = []
+    try:
+        _same(path, "bytes", _size(path), segment.bytes)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if sha256 != segment.sha256:
+            problems.append(f"{path} has sha256 {sha256}, committed was {segment.sha256}")
+        opened = open_segment(folder, segment, dim)
+    except CorruptIndexError as error:
+        return [*problems, str(error)]
+    except OSError as error:
+        return [*problems, f"{path} cannot be read: {error}"]
+    for start in range(0, len(opened.ids), 1024):
+        positions = np.arange(start, min(start + 1024, len(opened.ids)))
+        finite = np.isfinite(opened.vectors(positions)).all(axis=1)
+        if not finite.all():
+            bad = opened.ids[positions[~finite]]
+            problems.append(f"{path} has vectors that are not finite: ids {_some(bad)}")
+    for found, given, what in (
+        (opened.ids, ids, "vectors without a row in the catalogue"),
+        (ids, opened.ids, "no vectors for rows of the catalogue"),
+    ):
+        extra = np.setdiff1d(found, given)
+        if len(extra):
+            problems.append(f"{path} has {what}: ids {_some(extra)}")
+    return problems
+
+
+def orphans(folder: str | Path, segments: Iterable[Segment]) -> list[Path]:
+    """The files that an interrupted writer left in `folder`: none of `segments` has their name.
+
+    Only the holder of the writer's lock may remove them: another one's may be about to count.
+    """
+    names = {segment.name for segment in segments}
+    return sorted(
+        path
+        for path in Path(folder).iterdir()
+        if path.suffix in (SUFFIX, _TEMPORARY) and path.name not in names
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in `folder` safe on disk; a new file's name is not before that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_NEXT = "see `forvalue verify`, restore the file from a copy, or build again"
+
+
+def _check_arrays(ids: NDArray[Any], vectors: NDArray[Any]) -> None:
+    if ids.ndim != 1 or ids.dtype != np.int64 or vectors.ndim != 2 or vectors.dtype != np.float32:
+        raise ValueError(
+            f"ids are {ids.dtype} {ids.shape}, vectors {vectors.dtype} {vectors.shape}: "
+            "they must be int64 [n] and float32 [n, dim]"
+        )
+    if not 0 < len(ids) == len(vectors) or not vectors.shape[1]:
+        raise ValueError(f"{len(ids)} ids for vectors of shape {vectors.shape}")
+    if ids.min() < 0 or len(np.unique(ids)) != len(ids):
+        raise ValueError("ids must be 0 or more, and each stand once")
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise ModelError(
+            f"the vectors of samples {_some(ids[~finite])} hold NaN or infinity: nothing was "
+            "written; check the model and its dtype"
+        )
+    # Row by row, so that a wide segment needs no second copy in memory.
+    lost = np.empty(len(vectors))
+    for i, vector in enumerate(vectors):
+        kept = np.clip(vector, -_FP16_MAX, _FP16_MAX).astype(np.float16).astype(np.float32)
+        length = np.linalg.norm(vector.astype(np.float64))
+        lost[i] = np.linalg.norm((vector - kept).astype(np.float64)) / length if length else 0.0
+    coarse = (lost > _FP16_ERROR) | (np.abs(vectors).max(axis=1) > _FP16_MAX)
+    if coarse.any():
+        sizes = np.abs(vectors[coarse]).max(axis=1)
+        raise ModelError(
+            f"the vectors of samples {_some(ids[coarse])} do not fit into fp16: their largest "
+            f"numbers are {sizes.min():.3g} to {sizes.max():.3g}, it keeps about 1e-4 to "
+            f"{_FP16_MAX:.0f}; scale the vectors"
+        )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        raise CorruptIndexError(f"{path} is missing: {_NEXT}") from None
+
+
+def _same(path: Path, what: str, found: object, committed: object) -> None:
+    if found != committed:
+        raise CorruptIndexError(f"{path}: {what} {found}, committed {committed}: {_NEXT}")
+
+
+def _some(ids: NDArray[np.int64], shown: int = 5) -> str:
+    rest = f" and {len(ids) - shown} more" if len(ids) > shown else ""
+    return ", ".join(str(id) for id in ids[:shown]) + rest

@@ -1,0 +1,213 @@
+"""The commands as a person or a program runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from forvalue_index.cli import main
+from forvalue_index.records import Row
+
+
+def run(*arguments: Any, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
+
+
+def run_well(*arguments: Any, stdin: str | None = None) -> str:
+    result = run(*arguments, stdin=stdin)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def write(path: Path, rows: list[Row]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture()
+def train(tmp_path: Path, rows: list[Row]) -> Path:
+    return write(tmp_path / "train.jsonl", rows)
+
+
+@pytest.fixture()
+def index(tmp_path: Path, train: Path, model_dir: Path) -> Path:
+    path = tmp_path / "my.index"
+    run_well(
+        *("build", train, "--index", path, "--model", model_dir),
+        *("--key-field", "id", "--dim", 256),
+    )
+    return path
+
+
+def test_build_then_query_as_json(index: Path, rows: list[Row]) -> None:
+    out = run_well(
+        *("query", "--index", index, "--prompt", rows[3]["prompt"]),
+        *("--response", rows[3]["response"], "-k", 4, "--json"),
+    )
+    hits = [json.loads(line) for line in out.splitlines()]
+    assert [sorted(hit) for hit in hits] == [["id", "key", "query", "rank", "sample", "score"]] * 4
+    assert [(hit["query"], hit["rank"]) for hit in hits] == [(0, 1), (0, 2), (0, 3), (0, 4)]
+    assert all(hit["sample"] in rows and hit["sample"]["id"] == hit["key"] for hit in hits)
+    assert hits == sorted(hits, key=lambda hit: -hit["score"])
+
+
+def test_query_many_from_a_file(index: Path, rows: list[Row], tmp_path: Path) -> None:
+    queries = write(tmp_path / "queries.jsonl", rows[:3])
+    out = run_well("query", "--index", index, "--data", queries, "-k", 2, "--opponents", "--json")
+    hits = [json.loads(line) for line in out.splitlines()]
+    assert [hit["query"] for hit in hits] == [0, 0, 1, 1, 2, 2]
+    assert hits[0]["score"] <= hits[1]["score"] < 0
+
+
+def test_query_shows_a_table_to_people(index: Path, rows: list[Row]) -> None:
+    out = run_well("query", "--index", index, "--text", rows[0]["prompt"], "-k", 3)
+    assert rows[0]["prompt"] in out
+    assert out.count("row-") == 3
+
+
+def test_other_fields_and_standard_input(tmp_path: Path, model_dir: Path, rows: list[Row]) -> None:
+    path = tmp_path / "i"
+    lines = "".join(json.dumps({"q": row["prompt"], "a": row["response"]}) + "\n" for row in rows)
+    fields = ("--prompt-field", "q", "--response-field", "a")
+    run_well("build", "-", "--index", path, "--model", model_dir, *fields, stdin=lines)
+    out = run_well("query", "--index", path, "--data", "-", "-k", 1, "--json", stdin=lines)
+    assert len(out.splitlines()) == 30
+    text = write(tmp_path / "text.jsonl", [{"story": "once"}])
+    out = run_well(
+        *("query", "--index", path, "--data", text, "--text-field", "story"), "-k", 1, "--json"
+    )
+    assert set(json.loads(out)["sample"]) == {"q", "a"}
+
+
+def test_add_tells_what_it_did(index: Path, tmp_path: Path, rows: list[Row]) -> None:
+    more = write(tmp_path / "more.jsonl", [*rows[:2], {"id": "x", "prompt": "a", "response": "b"}])
+    result = run("add", more, "--index", index)
+    assert result.exit_code == 0
+    assert "1 samples added" in result.stderr
+    assert "2 there already; 31 in" in result.stderr
+
+
+def test_info_and_verify(index: Path, model_dir: Path) -> None:
+    info = json.loads(run_well("info", "--index", index, "--json"))
+    assert (info["samples"], info["dim"], info["segments"]) == (30, 256, 1)
+    assert info["model"] == str(model_dir)
+    assert info["bytes"] > 30 * 256 * 2
+    assert len(info["fingerprint"]) == 16
+    assert "30" in run_well("info", "--index", index)
+    run_well("verify", "--index", index)
+
+
+def test_verify_names_what_is_wrong(index: Path) -> None:
+    segment = next((index / "segments").iterdir())
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(bytes(data))
+    (index / "segments" / "stray.faiss").write_bytes(b"")
+    result = run("verify", "--index", index)
+    assert result.exit_code == 1
+    assert f"{segment.name}" in result.stdout
+    assert "sha256" in result.stdout
+    assert "stray.faiss" in result.stdout
+
+
+def test_a_query_on_a_truncated_segment_refuses(index: Path, rows: list[Row]) -> None:
+    segment = next((index / "segments").iterdir())
+    segment.write_bytes(segment.read_bytes()[:-100])
+    result = run("query", "--index", index, "--text", "hello")
+    assert result.exit_code == 1
+    assert segment.name in result.stderr
+    assert result.stdout == ""
+
+
+GOOD = '{"prompt": "a", "response": "b"}\n'
+BAD_INPUT: list[tuple[str, str]] = [
+    ("{broken}\n", "train.jsonl:2: not JSON"),
+    ('{"prompt": "a"}\n', "train.jsonl:2: no field 'response'"),
+    ('{"prompt": "a", "response": ""}\n', "train.jsonl:2: field 'response' is empty"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_INPUT)
+def test_bad_rows_are_one_line_and_leave_nothing(
+    tmp_path: Path, model_dir: Path, line: str, message: str
+) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(GOOD + line)
+    result = run("build", path, "--index", tmp_path / "i", "--model", model_dir)
+    assert_one_line(result, message)
+    assert not (tmp_path / "i").exists()
+
+
+def test_missing_things_are_one_line(tmp_path: Path, train: Path, model_dir: Path) -> None:
+    index = tmp_path / "i"
+    missing = run("build", tmp_path / "no.jsonl", "--index", index, "--model", model_dir)
+    assert_one_line(missing, "no.jsonl does not exist")
+    assert_one_line(run("build", train, "--index", index, "--model", "no/model"), "cannot load")
+    assert_one_line(run("query", "--index", index, "--text", "a"), "does not exist")
+    assert_one_line(run("info", "--index", tmp_path), "is not an index")
+    field = ("--response-field", "answer")
+    result = run("build", train, "--index", index, "--model", model_dir, *field)
+    assert_one_line(result, "train.jsonl:1: no field 'answer'")
+    assert not index.exists()
+
+
+def test_another_model_is_one_line(index: Path, other_model_dir: Path, rows: list[Row]) -> None:
+    result = run("query", "--index", index, "--model", other_model_dir, "--text", "hello")
+    assert_one_line(result, "was made with another weights")
+
+
+def assert_one_line(result: Result, message: str) -> None:
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["query", "--index", "i"],
+        ["query", "--index", "i", "--prompt", "a"],
+        ["query", "--index", "i", "--text", "a", "--data", "b"],
+        ["query", "--index", "i", "--text", "a", "-k", "0"],
+        ["build", "--index", "i", "--model", "m"],
+        ["build", "f", "--index", "i", "--model", "m", "--text-field", "t", "--prompt-field", "p"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    result = run("--debug", "info", "--index", tmp_path)
+    assert type(result.exception).__name__ == "IndexMissingError"
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_has_help_with_an_example_and_is_in_the_readme(name: str) -> None:
+    command = main.commands[name]
+    with click.Context(command) as context:
+        text = command.get_help(context)
+    assert f"forvalue {name}" in text.split("Example:")[1]
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    assert all(option.help for option in options), "an option without help"
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    assert f"forvalue {name}" in readme
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "import sys; from forvalue_index.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'faiss' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

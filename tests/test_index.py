@@ -1,0 +1,256 @@
+"""Building, adding and opening: what is kept, what is refused, what is left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import save_model, tiny_model, tiny_tokenizer
+
+from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
+from forvalue_index.errors import (
+    FingerprintError,
+    IndexMissingError,
+    InputError,
+    KeyConflictError,
+    ModelError,
+    RowError,
+)
+from forvalue_index.records import Row
+
+KEYED = FormatConfig(key_field="id")
+SMALL = VectorConfig(dim=256)
+
+
+@pytest.fixture()
+def index(tmp_path: Path, model_dir: Path, rows: list[Row]) -> InfluenceIndex:
+    return InfluenceIndex.build(
+        tmp_path / "index", rows, str(model_dir), format=KEYED, vector=SMALL
+    )[0]
+
+
+def test_a_hit_is_the_row_as_it_was_given(index: InfluenceIndex, rows: list[Row]) -> None:
+    hits = index.query(rows[3], k=5)
+    assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5]
+    assert [hit.query for hit in hits] == [0] * 5
+    by_key = {row["id"]: row for row in rows}
+    assert all(hit.sample == by_key[hit.key] for hit in hits)
+    scores = [hit.score for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_an_index_outlives_its_process(index: InfluenceIndex, rows: list[Row]) -> None:
+    before = index.query(rows[:3], k=4)
+    index.close()
+    with InfluenceIndex.open(index.directory) as again:
+        assert len(again) == len(rows)
+        assert again.query(rows[:3], k=4) == before
+
+
+def test_k_larger_than_the_index_gives_all_of_it(index: InfluenceIndex, rows: list[Row]) -> None:
+    hits = index.query(rows[0], k=1000)
+    assert sorted(hit.key for hit in hits) == sorted(row["id"] for row in rows)
+
+
+def test_rows_that_are_there_cost_no_forward_pass(
+    index: InfluenceIndex, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.close()
+    again = InfluenceIndex.open(index.directory)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("forvalue_index.index.load_model", refuse)
+    report = again.add(rows)
+    assert (report.added, report.skipped, report.samples) == (0, 30, 30)
+
+
+def test_other_content_under_a_known_key_is_refused(index: InfluenceIndex, rows: list[Row]) -> None:
+    with pytest.raises(KeyConflictError, match="'row-4' is in the index already"):
+        index.add([{"id": "new", "prompt": "a", "response": "b"}, rows[4] | {"n": -1}])
+    assert len(index) == 30
+
+
+def test_a_key_that_stands_twice_is_refused(
+    tmp_path: Path, model_dir: Path, rows: list[Row]
+) -> None:
+    with pytest.raises(KeyConflictError, match="row 31: key 'row-2' stands at row 3"):
+        InfluenceIndex.build(tmp_path / "i", [*rows, rows[2]], str(model_dir), format=KEYED)
+    assert not (tmp_path / "i").exists()
+
+
+def test_equal_rows_are_one_sample_when_the_content_is_the_key(
+    tmp_path: Path, model_dir: Path, rows: list[Row]
+) -> None:
+    index, report = InfluenceIndex.build(tmp_path / "i", [*rows, rows[2]], str(model_dir))
+    assert (report.added, report.repeated, len(index)) == (30, 1, 30)
+
+
+@pytest.mark.parametrize("bad", [{"prompt": "a"}, {"prompt": "a", "response": ""}])
+def test_a_bad_row_stops_the_build_before_anything_is_written(
+    tmp_path: Path, model_dir: Path, rows: list[Row], bad: Row
+) -> None:
+    with pytest.raises(RowError, match="row 31"):
+        InfluenceIndex.build(tmp_path / "i", [*rows, bad], str(model_dir))
+    assert not (tmp_path / "i").exists()
+
+
+def test_a_bad_row_leaves_an_index_as_it_was(index: InfluenceIndex) -> None:
+    with pytest.raises(RowError):
+        index.add([{"id": "x", "prompt": "a", "response": "b"}, {"id": "y", "prompt": "a"}])
+    assert len(index) == 30
+    assert index.verify() == []
+
+
+def test_long_rows_are_cut_and_counted(tmp_path: Path, model_dir: Path) -> None:
+    rows = [{"prompt": "a" * 60, "response": "b" * 40}, {"prompt": "a", "response": "b"}]
+    _, report = InfluenceIndex.build(tmp_path / "i", rows, str(model_dir))
+    assert (report.added, report.truncated, report.tokens) == (2, 1, 64 + 2)
+    with pytest.raises(ModelError, match="max length 65 is over the model's 64 positions"):
+        InfluenceIndex.build(
+            tmp_path / "j", rows, str(model_dir), format=FormatConfig(max_length=65)
+        )
+    assert not (tmp_path / "j").exists()
+
+
+def test_another_model_is_refused_with_both_hashes(
+    index: InfluenceIndex, other_model_dir: Path, rows: list[Row]
+) -> None:
+    other = InfluenceIndex.open(index.directory, model=str(other_model_dir))
+    with pytest.raises(FingerprintError, match="another weights"):
+        other.query(rows[0])
+    with pytest.raises(FingerprintError):
+        other.add([{"id": "x", "prompt": "a", "response": "b"}])
+    assert len(other) == 30
+
+
+def test_one_changed_weight_is_another_model(
+    index: InfluenceIndex, tmp_path: Path, rows: list[Row]
+) -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] += 1e-3
+    model.save_pretrained(tmp_path / "changed")
+    tiny_tokenizer().save_pretrained(tmp_path / "changed")
+    with pytest.raises(FingerprintError):
+        InfluenceIndex.open(index.directory, model=str(tmp_path / "changed")).query(rows[0])
+
+
+def test_a_model_that_has_moved_is_the_same_model(
+    index: InfluenceIndex, tmp_path: Path, rows: list[Row]
+) -> None:
+    copy = save_model(tmp_path / "copy", "llama", 0)
+    moved = InfluenceIndex.open(index.directory, model=str(copy))
+    assert moved.query(rows[0]) == index.query(rows[0])
+
+
+@pytest.mark.parametrize("part", ["weights", "token"])
+def test_nan_from_the_model_is_never_stored(tmp_path: Path, rows: list[Row], part: str) -> None:
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    with torch.no_grad():
+        if part == "weights":
+            model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+        else:  # only a row that holds the letter q meets it
+            letter = tokenizer.convert_tokens_to_ids("q")
+            model.model.embed_tokens.weight[letter] = float("nan")
+    model.save_pretrained(tmp_path / "nan")
+    tokenizer.save_pretrained(tmp_path / "nan")
+    with pytest.raises(ModelError) as error:
+        InfluenceIndex.build(tmp_path / "i", rows, str(tmp_path / "nan"), format=KEYED)
+    assert "NaN or infinity for " in str(error.value)
+    if part == "token":
+        key = str(error.value).split("'")[1]
+        row = next(row for row in rows if row["id"] == key)
+        assert "q" in row["prompt"] + row["response"]
+    assert not (tmp_path / "i").exists()
+
+
+def test_a_directory_that_is_not_an_index(tmp_path: Path) -> None:
+    with pytest.raises(IndexMissingError, match="does not exist"):
+        InfluenceIndex.open(tmp_path / "nothing")
+    with pytest.raises(IndexMissingError, match="is not an index"):
+        InfluenceIndex.open(tmp_path)
+
+
+def test_a_directory_that_is_not_empty_is_left_alone(
+    tmp_path: Path, model_dir: Path, rows: list[Row]
+) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(IndexMissingError, match="is not empty"):
+        InfluenceIndex.build(tmp_path, rows, str(model_dir))
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_an_interrupted_build_goes_on(
+    tmp_path: Path, model_dir: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forvalue_index.index.CHUNK", 8)
+    calls = []
+
+    def stop(stage: str, done: int, total: int, tokens: int) -> None:
+        calls.append((stage, done, total))
+        if stage == "encoding" and done > 16:
+            raise KeyboardInterrupt
+
+    settings: dict[str, Any] = {"format": KEYED, "vector": SMALL}
+    with pytest.raises(KeyboardInterrupt):
+        InfluenceIndex.build(tmp_path / "i", rows, str(model_dir), progress=stop, **settings)
+    assert ("encoding", 8, 30) in calls
+    index, report = InfluenceIndex.build(tmp_path / "i", rows, str(model_dir), **settings)
+    assert (report.added, report.skipped, len(index)) == (14, 16, 30)
+    assert index.verify() == []
+    whole, _ = InfluenceIndex.build(tmp_path / "j", rows, str(model_dir), **settings)
+    assert [h.key for h in index.query(rows[0])] == [h.key for h in whole.query(rows[0])]
+    with pytest.raises(IndexMissingError, match="dim: 256"):
+        InfluenceIndex.build(tmp_path / "i", rows, str(model_dir), format=KEYED)
+
+
+def test_a_query_may_have_another_form_than_the_rows(index: InfluenceIndex) -> None:
+    by_text = index.query({"words": "hello"}, k=3, format=FormatConfig(text_field="words"))
+    assert len(by_text) == 3
+    with pytest.raises(RowError, match="no field 'prompt'"):
+        index.query({"words": "hello"})
+    with pytest.raises(InputError, match="no query"):
+        index.query([])
+    with pytest.raises(InputError, match="k is 0"):
+        index.query({"prompt": "a", "response": "b"}, k=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("no/such-model", "cannot load model no/such-model"), ("", "cannot load model")],
+)
+def test_a_model_that_is_not_there(
+    tmp_path: Path, rows: list[Row], name: str, message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        InfluenceIndex.build(tmp_path / "i", rows, name)
+    assert not (tmp_path / "i").exists()
+
+
+def test_a_truncated_checkpoint(tmp_path: Path, rows: list[Row]) -> None:
+    path = save_model(tmp_path / "model", "llama", 0)
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot load model"):
+        InfluenceIndex.build(tmp_path / "i", rows, str(path))
+    assert not (tmp_path / "i").exists()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_weights_stay_near_float32(
+    tmp_path: Path, model_dir: Path, rows: list[Row], dtype: str
+) -> None:
+    full, _ = InfluenceIndex.build(tmp_path / "full", rows, str(model_dir), vector=SMALL)
+    half, _ = InfluenceIndex.build(
+        tmp_path / "half", rows, ModelConfig(str(model_dir), dtype=dtype), vector=SMALL
+    )
+    assert half.lm.model.dtype == getattr(torch, dtype)
+    a = full.vectors(full.samples(rows))
+    b = half.vectors(half.samples(rows))
+    cosine = (a * b).sum(1) / ((a * a).sum(1) * (b * b).sum(1)) ** 0.5
+    assert cosine.min() > 0.98
+    assert not (a == b).all()

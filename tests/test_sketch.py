@@ -1,0 +1,84 @@
+"""TensorSketch against its definition on the explicit G, and its statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from forvalue_index.features.closed_form import influence
+from forvalue_index.features.sketch import TensorSketch
+from forvalue_index.features.tokens import TokenFactors
+
+V, D = 40, 12
+FIRST_BUCKETS = [346, 827, 60, 761]
+FIRST_SIGNS = [1.0, -1.0, 1.0, -1.0]
+
+
+def factors(owner: list[int], seed: int = 0) -> TokenFactors:
+    generator = torch.Generator().manual_seed(seed)
+    n = len(owner)
+    hidden = torch.randn(n, D, generator=generator)
+    errors = torch.randn(n, V, generator=generator)
+    return TokenFactors(hidden, errors, torch.tensor(owner), max(owner) + 1)
+
+
+def sketch_of(tokens: TokenFactors, dim: int, seed: int) -> torch.Tensor:
+    sketch = TensorSketch(V, D, dim, seed)
+    state = sketch.zeros(tokens.n_samples)
+    sketch.update(state, tokens)
+    return sketch.finish(state)
+
+
+@pytest.mark.parametrize("dim", [64, 63, 1000])
+def test_is_the_count_sketch_of_the_outer_product(dim: int) -> None:
+    tokens = factors([0, 0, 1, 0, 1])
+    table = TensorSketch(V, D, dim, seed=5)
+    expected = torch.zeros(2, dim)
+    for k, sample in enumerate(tokens.owner.tolist()):
+        for v in range(V):
+            for j in range(D):
+                bucket = int(table._error_buckets[v] + table._hidden_buckets[j]) % dim
+                sign = table._error_signs[v] * table._hidden_signs[j]
+                expected[sample, bucket] += sign * tokens.errors[k, v] * tokens.hidden[k, j]
+    torch.testing.assert_close(sketch_of(tokens, dim, 5), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_estimates_are_unbiased_over_seeds() -> None:
+    a, b = factors([0, 0, 0, 0], seed=1), factors([0, 0, 0], seed=2)
+    b = TokenFactors(b.hidden + a.hidden[:3], b.errors + a.errors[:3], b.owner, 1)
+    truth = float(influence(a, b))
+    dim = 256
+    estimates = np.array(
+        [float(sketch_of(a, dim, seed) @ sketch_of(b, dim, seed).T) for seed in range(200)]
+    )
+    error = estimates.std(ddof=1) / np.sqrt(len(estimates))
+    assert abs(estimates.mean() - truth) < 3 * error
+    norms = float(influence(a, a) * influence(b, b)) ** 0.5
+    assert estimates.std() < 2 * norms / np.sqrt(dim)  # the error that is promised
+    assert truth > 6 * error  # a sketch of nothing would not pass
+
+
+def test_seed_decides_the_sketch_alone() -> None:
+    tokens = factors([0, 1])
+    assert torch.equal(sketch_of(tokens, 128, 3), sketch_of(tokens, 128, 3))
+    assert not torch.allclose(sketch_of(tokens, 128, 3), sketch_of(tokens, 128, 4))
+
+
+def test_tables_are_the_same_on_every_machine() -> None:
+    sketch = TensorSketch(V, D, 1000, seed=7)
+    assert sketch._error_buckets[:4].tolist() == FIRST_BUCKETS
+    assert sketch._hidden_signs[:4].tolist() == FIRST_SIGNS
+
+
+@pytest.mark.gpu
+def test_is_the_same_on_the_gpu() -> None:
+    tokens = factors([0, 0, 1, 2, 2])
+    device = torch.device("cuda")
+    sketch = TensorSketch(V, D, 512, 0).to(device)
+    state = sketch.zeros(3)
+    moved = TokenFactors(
+        tokens.hidden.to(device), tokens.errors.to(device), tokens.owner.to(device), 3
+    )
+    sketch.update(state, moved)
+    torch.testing.assert_close(sketch.finish(state).cpu(), sketch_of(tokens, 512, 0))

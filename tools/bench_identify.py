@@ -1,0 +1,129 @@
+"""Identification: which class of the training data drove an output (AUC and recall of the paper).
+
+900 training rows of 10 classes, 100 queries; the class of a row is its `variation`. AUC ranks all
+training rows for each query; recall is the share of the query's class among its top 90. Stored
+vectors stand beside the exact closed form, the embedding baseline and random scores.
+
+    python tools/bench_identify.py --model MODEL --data FOLDER [--json]
+
+FOLDER holds grammars_{train,test}.jsonl and math_without_reason_{train,test}.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
+from forvalue_index.analysis.metrics import auc, recall
+from forvalue_index.config import ModelConfig
+from forvalue_index.data.readers import open_rows
+from forvalue_index.features.closed_form import similarity
+from forvalue_index.features.recipe import Raw
+from forvalue_index.forward.encoder import Encoder
+from forvalue_index.forward.model import LanguageModel, load_model
+from forvalue_index.records import Row, Sample
+
+TASKS = ("grammars", "math_without_reason")
+MAX_LENGTH = 300
+
+
+def rows_of(path: Path) -> list[Row]:
+    """Returns the rows with the response as it stands in the text, behind the prompt."""
+    return [
+        row | {"response": row["text"].removeprefix(row["prompt"])} for _, row in open_rows(path)
+    ]
+
+
+def embedding(encoder: Encoder, queries: list[Sample], samples: list[Sample]) -> np.ndarray:
+    """Returns the cosine of mean hidden states, [queries, samples]."""
+    result = np.zeros((len(queries), len(samples)))
+    for rows, query in encoder.factors(queries, Raw()):
+        for columns, sample in encoder.factors(samples, Raw()):
+            result[np.ix_(rows, columns)] = similarity(query, sample).cpu()
+    return result
+
+
+def study(
+    lm: LanguageModel, train: list[Row], test: list[Row], format: FormatConfig, dim: int
+) -> dict[str, dict[str, float]]:
+    """Returns method -> figures for one task, scored one way."""
+    same = np.array([[a["variation"] == b["variation"] for b in train] for a in test])
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        index, _ = InfluenceIndex.build(
+            Path(folder) / "index", train, lm, format=format, vector=VectorConfig(dim=dim)
+        )
+        seconds = time.perf_counter() - start
+        queries, samples = index.samples(test), index.samples(train)
+        stored = index.flat.scores(index.vectors(queries))[1]
+    encoder = Encoder(lm)
+    exact = encoder.influence(queries, samples, Raw())
+    methods = {
+        "stored vectors": stored,
+        "exact closed form": exact,
+        "embedding": embedding(encoder, queries, samples),
+        "random": np.random.default_rng(0).random(exact.shape),
+    }
+    result = {}
+    for name, scores in methods.items():
+        aucs = [auc(s, p) for s, p in zip(scores, same, strict=True)]
+        recalls = [recall(s, p) for s, p in zip(scores, same, strict=True)]
+        result[name] = {
+            "auc": float(np.mean(aucs)),
+            "auc_sd": float(np.std(aucs)),
+            "recall": float(np.mean(recalls)),
+            "recall_sd": float(np.std(recalls)),
+        }
+    result["stored vectors"]["build_seconds"] = seconds
+    return result
+
+
+@click.command()
+@click.option("--model", required=True, help="Folder of a causal language model.")
+@click.option("--data", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--dim", default=VectorConfig().dim, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def main(model: str, data: Path, dim: int, as_json: bool) -> None:
+    """Prints AUC and recall for each task, whole text and response only."""
+    lm = load_model(ModelConfig(model))
+    formats = {
+        "whole text": FormatConfig(text_field="text", max_length=MAX_LENGTH),
+        "response": FormatConfig(max_length=MAX_LENGTH),
+    }
+    console = Console()
+    for task in TASKS:
+        train, test = (rows_of(data / f"{task}_{part}.jsonl") for part in ("train", "test"))
+        for scored, format in formats.items():
+            result = study(lm, train, test, format, dim)
+            if as_json:
+                print(json.dumps({"task": task, "scored": scored, "dim": dim, "methods": result}))
+                continue
+            table = Table(title=f"{task}, {scored} scored", title_justify="left")
+            for column in ("method", "AUC", "recall"):
+                table.add_column(column, justify="left" if column == "method" else "right")
+            for name, row in result.items():
+                table.add_row(
+                    name,
+                    f"{row['auc']:.4f} ± {row['auc_sd']:.3f}",
+                    f"{row['recall']:.4f} ± {row['recall_sd']:.3f}",
+                )
+            console.print(table)
+            console.print(
+                f"{len(train)} rows indexed in {result['stored vectors']['build_seconds']:.1f} s, "
+                f"{2 * dim} bytes a row; {platform.machine()}, {torch.get_num_threads()} threads, "
+                f"torch {torch.__version__}; ± is the spread over queries\n"
+            )
+
+
+if __name__ == "__main__":
+    main()
