@@ -232,6 +232,9 @@ def test_what_does_not_fit_is_not_committed(
 def test_rows_that_are_not_json_and_losses_that_are_not_numbers(catalog: Catalog) -> None:
     with pytest.raises(InputError, match=r"'k0' cannot be kept as JSON"):
         catalog.commit_segment(segment("a", 1), [sample(0, row={"x": object()})])
+    for bad in ("\0", "\ud800"):
+        with pytest.raises(InputError, match="no text"):
+            catalog.known(["fine", bad])
     with pytest.raises(ValueError, match="loss nan"):
         catalog.commit_segment(segment("a", 1), [replace(sample(0), loss=float("nan"))])
     assert catalog.segments() == []
@@ -314,9 +317,12 @@ def test_a_second_writer_is_told_so(
 ) -> None:
     monkeypatch.setattr("forvalue_index.catalog.engine.BUSY_SECONDS", 0)
     engine = make_engine(url)
-    with writing(engine), pytest.raises(LockedError, match=r"catalog\.db"):
-        with Catalog.open(url) as second:
-            second.remove(["k1"])
+    with (
+        Catalog.open(url) as second,
+        writing(engine),
+        pytest.raises(LockedError, match=r"catalog\.db"),
+    ):
+        second.remove(["k1"])
     engine.dispose()
 
 
@@ -411,11 +417,13 @@ def test_any_sequence_agrees_with_a_dict(
 
 
 def test_the_second_writer_learns_who_the_first_is(tmp_path: Path) -> None:
-    with WriterLock(tmp_path, "forvalue add rows.jsonl"):
-        with pytest.raises(
+    with (
+        WriterLock(tmp_path, "forvalue add rows.jsonl"),
+        pytest.raises(
             LockedError, match=rf"process {os.getpid()} on .*forvalue add rows\.jsonl, since 20"
-        ):
-            WriterLock(tmp_path).acquire()
+        ),
+    ):
+        WriterLock(tmp_path).acquire()
     with WriterLock(tmp_path, "another"), pytest.raises(LockedError, match="another"):
         WriterLock(tmp_path).acquire()
     with pytest.raises(ZeroDivisionError), WriterLock(tmp_path):

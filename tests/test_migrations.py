@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from forvalue_index.catalog import migrations
 from forvalue_index.catalog.catalog import Catalog
@@ -87,12 +88,18 @@ def test_a_migration_that_fails_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"sqlite:///{tmp_path / 'catalog.db'}"
-    monkeypatch.setattr(migrations, "head", lambda: 1 / 0)
+    run = migrations.upgrade_connection
+
+    def fail(connection: Connection) -> None:
+        run(connection)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(migrations, "upgrade_connection", fail)
     with pytest.raises(ZeroDivisionError):
         migrations.upgrade(url)
+    assert _tables(tmp_path / "catalog.db") == set()
     monkeypatch.undo()
-    # The failure came after the commit: the tables are there, and whole.
-    assert migrations.upgrade(url) == (migrations.head(), migrations.head())
+    assert migrations.upgrade(url) == (None, migrations.head())
 
 
 def test_the_scripts_are_found_in_a_wheel_too(

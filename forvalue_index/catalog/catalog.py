@@ -18,7 +18,16 @@ from sqlalchemy import Connection, Engine, bindparam, func, insert, select, upda
 
 from forvalue_index.catalog.engine import make_engine, place_of, reading, writing
 from forvalue_index.catalog.migrations import check_revision, current, upgrade_connection
-from forvalue_index.catalog.rows import COLUMNS, digest, from_row, now, seal, to_json, to_row
+from forvalue_index.catalog.rows import (
+    COLUMNS,
+    check_key,
+    digest,
+    from_row,
+    now,
+    seal,
+    to_json,
+    to_row,
+)
 from forvalue_index.catalog.schema import IndexInfoTable, SampleTable, SegmentTable
 from forvalue_index.errors import (
     CorruptIndexError,
@@ -207,6 +216,7 @@ class Catalog:
         twice = [key for key, times in Counter(keys).items() if times > 1]
         if twice:
             raise KeyConflictError(f"{_some(twice)} stand more than once in the input")
+        rows = [to_row(sample) for sample in samples]
         with writing(self._engine) as connection:
             first = self._next_id(connection)
             if min(ids) < first:
@@ -233,8 +243,7 @@ class Catalog:
                     "retained_energy": retained_energy,
                 },
             ).scalar_one()
-            rows = [to_row(sample, segment_id) for sample in samples]
-            connection.execute(insert(SampleTable), rows)
+            connection.execute(insert(SampleTable), [r | {"segment_id": segment_id} for r in rows])
             self._advance(connection, next_id=max(ids) + 1)
 
     def remove(self, keys: Iterable[str]) -> NDArray[np.int64]:
@@ -242,10 +251,10 @@ class Catalog:
 
         A key that is not live is passed over, so that a removal can be run again.
         """
-        live = select(SampleTable.id).where(SampleTable.removed_at.is_(None))
+        live, wanted = select(SampleTable.id).where(SampleTable.removed_at.is_(None)), _keys(keys)
         with writing(self._engine) as connection:
             self._next_id(connection)
-            found = _in_chunks(connection, live, list(dict.fromkeys(keys)))
+            found = _in_chunks(connection, live, wanted)
             ids = sorted(row.id for row in found)
             if ids:
                 self._bury(connection, ids)
@@ -338,7 +347,11 @@ class Catalog:
             return _ids(connection, SampleTable.removed_at.is_not(None))
 
     def known(self, keys: Iterable[str]) -> dict[str, str]:
-        """Key -> content hash, for those of `keys` that are live."""
+        """Key -> content hash, for those of `keys` that are live.
+
+        Raises:
+            InputError: a key is one that no database can keep.
+        """
         statement = select(SampleTable.key, SampleTable.content_hash)
         return {row.key: row.content_hash for row in self._live(statement, keys)}
 
@@ -403,7 +416,7 @@ class Catalog:
     def _live(self, statement: Any, keys: Iterable[str]) -> list[Any]:
         live = statement.where(SampleTable.removed_at.is_(None))
         with reading(self._engine) as connection:
-            return list(_in_chunks(connection, live, list(dict.fromkeys(keys))))
+            return list(_in_chunks(connection, live, _keys(keys)))
 
     def _count(self, connection: Connection) -> int:
         live = SampleTable.removed_at.is_(None)
@@ -436,6 +449,10 @@ def _ids(connection: Connection, *conditions: Any) -> NDArray[np.int64]:
 
 def _segment_id(name: str) -> Any:
     return select(SegmentTable.id).where(SegmentTable.name == name).scalar_subquery()
+
+
+def _keys(keys: Iterable[str]) -> list[str]:
+    return [check_key(key) for key in dict.fromkeys(keys)]
 
 
 def _ints(values: Iterable[Any]) -> list[int]:

@@ -33,8 +33,8 @@ COLUMNS = (
 )
 
 
-def to_row(sample: StoredSample, segment_id: int) -> dict[str, Any]:
-    """The column values of `sample`, a live row of the segment.
+def to_row(sample: StoredSample) -> dict[str, Any]:
+    """The column values of `sample` as a live row, but for its segment.
 
     Raises:
         InputError: the key or the row holds what no database can keep.
@@ -44,8 +44,7 @@ def to_row(sample: StoredSample, segment_id: int) -> dict[str, Any]:
         raise ValueError(
             f"sample {sample.key!r} has loss {sample.loss} and norm {sample.norm}: not finite"
         )
-    if "\0" in sample.key or not _is_text(sample.key):
-        raise InputError(f"key {sample.key!r} holds a character that is no text: rename it")
+    check_key(sample.key)
     values: dict[str, Any] = {
         "id": int(sample.id),
         "key": sample.key,
@@ -57,11 +56,7 @@ def to_row(sample: StoredSample, segment_id: int) -> dict[str, Any]:
         "norm": float(sample.norm),
         "row": to_json(sample.row, f"sample {sample.key!r}"),
     }
-    return values | {
-        "checksum": _checksum(values),
-        "segment_id": segment_id,
-        "removed_at": None,
-    }
+    return values | {"checksum": _checksum(values), "removed_at": None}
 
 
 def from_row(row: RowMapping) -> StoredSample:
@@ -82,6 +77,17 @@ def from_row(row: RowMapping) -> StoredSample:
             "copy, or build again"
         )
     return StoredSample(**(values | {"row": json.loads(values["row"])}))
+
+
+def check_key(key: str) -> str:
+    """The key itself.
+
+    Raises:
+        InputError: it holds a character that a database cannot keep.
+    """
+    if "\0" in key or not _is_text(key):
+        raise InputError(f"key {key!r} holds a character that is no text: rename it")
+    return key
 
 
 def seal(checksum: str, removed_at: str) -> str:

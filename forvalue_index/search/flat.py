@@ -105,7 +105,7 @@ class FlatSearch:
         # One more than k, to see whether a tie goes on behind the last one.
         found = self._map(lambda part: part.search(queries, k + 1), parts, len(queries))
         scores, ids = _best([scores for scores, _ in found], [ids for _, ids in found], k)
-        for part, (part_scores, part_ids) in zip(parts, found, strict=True):
+        for part, (part_scores, _) in zip(parts, found, strict=True):
             if part.live <= k:
                 continue
             for i in np.flatnonzero(part_scores[:, -1] == scores[:, -1]):
@@ -183,15 +183,20 @@ class FlatSearch:
 class _Part:
     """A segment and which of its vectors may be an answer."""
 
-    def __init__(self, segment: OpenSegment, live: int, parameters: Any) -> None:
+    def __init__(self, segment: OpenSegment, live: int, selector: Any) -> None:
         self.segment = segment
         self.live = live
-        self._parameters = parameters
+        self._selector = selector  # faiss.IDSelector of ids; None: all of the segment
+
+    def _parameters(self) -> Any:
+        # New for each call: while IndexIDMap searches, it puts a selector of its own into them,
+        # so that two threads with the same ones crash.
+        return None if self._selector is None else faiss().SearchParameters(sel=self._selector)
 
     def search(self, queries: Scores, k: int) -> tuple[Scores, Ids]:
         """Scores and ids [q, min(k, live)], best first; equal scores in no order."""
         k = min(k, self.live)
-        scores, ids = self.segment.index.search(queries, k, params=self._parameters)
+        scores, ids = self.segment.index.search(queries, k, params=self._parameters())
         # FAISS fills up with -1 where it finds fewer, as when a score is NaN.
         if (ids < 0).any() or not np.isfinite(scores).all():
             raise CorruptIndexError(
@@ -204,7 +209,7 @@ class _Part:
         """All scores of one query [dim] that are `score` or more, and their ids, [m] each."""
         below = float(np.nextafter(score, np.float32(-np.inf)))  # its radius is left out
         _, scores, ids = self.segment.index.range_search(
-            query[None], below, params=self._parameters
+            query[None], below, params=self._parameters()
         )
         return scores, ids
 
@@ -217,9 +222,8 @@ def _parts(segments: Iterable[OpenSegment], wanted: Ids | None) -> list[_Part]:
     bits = np.zeros(int(wanted[-1]) + 1 if len(wanted) else 0, bool)
     bits[wanted] = True
     selector = lib.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
-    parameters = lib.SearchParameters(sel=selector)
     counts = [(segment, np.isin(segment.ids, wanted).sum()) for segment in segments]
-    return [_Part(segment, int(live), parameters) for segment, live in counts if live]
+    return [_Part(segment, int(live), selector) for segment, live in counts if live]
 
 
 def _best(scores: list[Scores], ids: list[Ids], k: int) -> tuple[Scores, Ids]:
