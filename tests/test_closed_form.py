@@ -97,6 +97,13 @@ def test_steps_behind_the_unembedding_are_part_of_the_error(config: Any) -> None
     assert_oracle(model)
 
 
+def test_self_influence_is_the_diagonal() -> None:
+    model, samples = tiny_model("llama"), make_samples()
+    encoder = Encoder(wrap_model(model, tiny_tokenizer()))
+    diagonal = torch.from_numpy(encoder.self_influence(samples, Raw()))
+    torch.testing.assert_close(diagonal, exact(model, samples).diagonal())
+
+
 def test_prompt_tokens_do_not_count() -> None:
     model = tiny_model("llama")
     samples = make_samples()

@@ -207,7 +207,7 @@ def _pad(
 @click.option("--data", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Model folder.")
 @click.option("--questions", type=click.Path(exists=True, path_type=Path), help="To be asked.")
-@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=28, show_default=True)
 @click.option("--hidden", type=click.IntRange(8), default=128, show_default=True)
 @click.option("--layers", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--vocab", type=click.IntRange(300), default=1536, show_default=True)

@@ -35,6 +35,13 @@ def influence(a: TokenFactors, b: TokenFactors) -> Tensor:
     return terms.new_zeros(b.n_samples, a.n_samples).index_add_(0, b.owner, rows.T.contiguous()).T
 
 
+def self_influence(tokens: TokenFactors) -> Tensor:
+    """Returns the influence of each sample on itself, [n_samples]: its squared length."""
+    own = tokens.owner[:, None] == tokens.owner[None]
+    terms = (token_influence(tokens, tokens) * own).sum(1)  # [n tokens]
+    return terms.new_zeros(tokens.n_samples).index_add_(0, tokens.owner, terms)
+
+
 def similarity(a: TokenFactors, b: TokenFactors) -> Tensor:
     """Returns the cosine of the samples' mean hidden states, [a.n_samples, b.n_samples].
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from forvalue_index.errors import ModelError
-from forvalue_index.features.closed_form import influence
+from forvalue_index.features.closed_form import influence, self_influence
 from forvalue_index.features.recipe import Recipe
 from forvalue_index.features.tokens import TokenFactors
 from forvalue_index.features.vectoriser import Vectoriser
@@ -88,6 +88,13 @@ class Encoder:
         for rows, query in self.factors(queries, recipe, 4 * FACTOR_BYTES):
             for columns, sample in self.factors(samples, recipe):
                 result[np.ix_(rows, columns)] = influence(query, sample).cpu().numpy()
+        return result
+
+    def self_influence(self, samples: Sequence[Sample], recipe: Recipe) -> NDArray[np.float32]:
+        """Returns the exact influence of every sample on itself, [samples]."""
+        result = np.zeros(len(samples), dtype=np.float32)
+        for positions, tokens in self.factors(samples, recipe):
+            result[positions] = self_influence(tokens).cpu().numpy()
         return result
 
     def _chunks(self, batch: Batch) -> Iterator[tuple[TokenFactors, Tensor]]:

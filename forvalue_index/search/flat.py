@@ -9,7 +9,6 @@ is in, nor on the other queries of a batch: the same query and vector give the s
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -103,7 +102,7 @@ class FlatSearch:
         if opponents:
             queries = -queries  # exactly the negated inner products, so -score is exact too
         # One more than k, to see whether a tie goes on behind the last one.
-        found = self._map(lambda part: part.search(queries, k + 1), parts, len(queries))
+        found = self._map(lambda part: part.search(queries, k + 1), parts)
         scores, ids = _best([scores for scores, _ in found], [ids for _, ids in found], k)
         for part, (part_scores, _) in zip(parts, found, strict=True):
             if part.live <= k:
@@ -137,7 +136,7 @@ class FlatSearch:
                 np.put_along_axis(out[start : start + step], columns, scores, axis=1)
 
         if len(queries):
-            self._map(fill, self._parts, len(queries))
+            self._map(fill, self._parts)
         return self._live, out
 
     def vectors(self, ids: ArrayLike) -> Scores:
@@ -169,14 +168,13 @@ class FlatSearch:
             raise InputError(f"query {bad[0]} holds NaN or infinity: check the model and its dtype")
         return queries
 
-    def _map(self, function: Callable[[_Part], T], parts: list[_Part], n_queries: int) -> list[T]:
-        """`function` of each part, on all cores. FAISS itself shares out queries, not vectors."""
+    def _map(self, function: Callable[[_Part], T], parts: list[_Part]) -> list[T]:
+        """`function` of each part, on all cores."""
         cores = faiss().omp_get_max_threads()
-        if n_queries >= cores or len(parts) < 2:
+        if len(parts) < cores:  # FAISS itself shares out the queries
             return [function(part) for part in parts]
-        workers = min(cores, len(parts), os.cpu_count() or 1)
         one = faiss().omp_set_num_threads  # of the calling thread only
-        with ThreadPoolExecutor(workers, initializer=one, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(cores, initializer=one, initargs=(1,)) as pool:
             return list(pool.map(function, parts))
 
 
