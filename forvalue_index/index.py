@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +37,7 @@ from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.records import Encoded, Hit, Row, Sample, StoredSample
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.segments import verify_segment, write_segment
+from forvalue_index.search.segments import orphans, verify_segment, write_segment
 
 CHUNK = 1024
 """Samples that are encoded, written and committed together: the steps at which a build resumes."""
@@ -346,6 +346,24 @@ class InfluenceIndex:
         """Returns the vectors of samples, [n, dim] float32, in the scale that is stored."""
         return np.stack([item.vector for item in self._encode(samples)])
 
+    def scores(self, samples: list[Sample]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Returns the ids of all training samples [n] and their influence on queries [q, n].
+
+        As the stored vectors have it; see `influence` for the exact form.
+        """
+        ids, scores = self.flat.scores(self.vectors(samples))
+        return ids, scores / np.float32(self.vectoriser.scale**2)
+
+    def influence(self, queries: list[Sample], samples: list[Sample]) -> NDArray[np.float32]:
+        """Returns the exact influence of samples on queries [q, n], by running both forward."""
+        return Encoder(self.lm).influence(queries, samples, self.vectoriser.recipe)
+
+    def training_samples(self, ids: Iterable[int]) -> list[Sample]:
+        """Returns the training samples with these ids, in their order, as they were encoded."""
+        stored = self._catalog.samples(ids)
+        rows = [(f"sample {sample.key!r}", sample.row) for sample in stored.values()]
+        return self._formatter().samples(rows)
+
     # -- looking after it ----------------------------------------------------------------------
 
     def info(self) -> dict[str, Any]:
@@ -375,13 +393,7 @@ class InfluenceIndex:
             problems += verify_segment(
                 folder, segment, self.config.vector.dim, self._catalog.segment_ids(segment.name)
             )
-        names = {segment.name for segment in segments}
-        problems += [
-            f"{file.name}: no segment of this name was committed"
-            for file in sorted(folder.iterdir())
-            if file.name not in names
-        ]
-        return problems
+        return problems + [f"{path} was never committed" for path in orphans(folder, segments)]
 
     # -- the parts -----------------------------------------------------------------------------
 
@@ -397,11 +409,12 @@ class InfluenceIndex:
     def flat(self) -> FlatSearch:
         """The search over the stored vectors."""
         if self._flat is None:
+            snapshot = self._catalog.snapshot()
             self._flat = FlatSearch(
                 self.directory / "segments",
-                self._catalog.segments(),
+                snapshot.segments,
                 self.config.vector.dim,
-                self._catalog.removed_ids(),
+                snapshot.removed,
             )
         return self._flat
 

@@ -33,7 +33,13 @@ from forvalue_index.config import RECIPES, FormatConfig, ModelConfig, VectorConf
     metavar="N",
     help="Longest row in tokens; more is cut and counted.  [default: the model's, at most 2048]",
 )
-@click.option("--recipe", type=click.Choice(RECIPES), default="raw", show_default=True)
+@click.option(
+    "--recipe",
+    type=click.Choice(RECIPES),
+    default=VectorConfig().recipe,
+    show_default=True,
+    help="What influence means; see the README.",
+)
 @click.option(
     "--dim",
     type=click.IntRange(min=2),

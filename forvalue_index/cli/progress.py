@@ -34,9 +34,7 @@ def build_progress() -> Iterator[Callback]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(
-        *columns, console=notes, transient=True, disable=not notes.is_terminal
-    ) as bar:
+    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
         tasks: dict[str, tuple[TaskID, float]] = {}
 
         def report(stage: str, done: int, total: int, tokens: int) -> None:
