@@ -7,7 +7,8 @@ from typing import Any
 
 from forvalue_index.errors import InputError
 
-RECIPES = ("raw",)
+RECIPES = ("balanced", "kfac", "raw")
+SKETCHES = ("block", "tensor")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -43,17 +44,23 @@ class FormatConfig:
 
 @dataclass(frozen=True, slots=True)
 class VectorConfig:
-    """How a sample becomes a vector."""
+    """How a sample becomes a vector: recipe, then sketch, then projection."""
 
-    recipe: str = "raw"
-    dim: int = 8192
+    recipe: str = "balanced"
+    dim: int = 1024  # numbers in a stored vector, two bytes each
+    sketch: str = "block"
+    sketch_dim: int = 32768  # numbers in a sketch; one that is not wider than dim is stored whole
+    fit_samples: int = 4096  # training samples that statistics and projection are learned from
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
             raise InputError(f"recipe {self.recipe!r} is not one of {', '.join(RECIPES)}")
-        if self.dim < 2:
-            raise InputError(f"dim is {self.dim}, but a vector needs at least 2 numbers")
+        if self.sketch not in SKETCHES:
+            raise InputError(f"sketch {self.sketch!r} is not one of {', '.join(SKETCHES)}")
+        for name in ("dim", "sketch_dim", "fit_samples"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
 
 
 @dataclass(frozen=True, slots=True)

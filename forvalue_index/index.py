@@ -9,8 +9,10 @@ A segment file is complete on disk before the one transaction that makes it and 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +29,7 @@ from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, Vector
 from forvalue_index.data.formatting import Formatter, content_hash, key_of, texts_of
 from forvalue_index.data.readers import Data, Rows, open_rows
 from forvalue_index.errors import (
+    CorruptIndexError,
     FingerprintError,
     IndexMissingError,
     InputError,
@@ -34,10 +37,11 @@ from forvalue_index.errors import (
 )
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder
+from forvalue_index.forward.fit import fit_vectoriser
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.records import Encoded, Hit, Row, Sample, StoredSample
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.segments import orphans, verify_segment, write_segment
+from forvalue_index.search.segments import orphans, sync_folder, verify_segment, write_segment
 
 CHUNK = 1024
 """Samples that are encoded, written and committed together: the steps at which a build resumes."""
@@ -56,6 +60,8 @@ class AddReport:
     truncated: int  # added, but cut to the maximum length
     tokens: int  # of the added samples
     samples: int  # in the index now
+    retained: float  # share of energy that the added samples' vectors hold (1 if none was added)
+    fitted: float  # the same share of the samples that the projection was learned from
 
 
 class InfluenceIndex:
@@ -111,17 +117,15 @@ class InfluenceIndex:
         format = format or FormatConfig()
         format = replace(format, max_length=lm.max_length(format.max_length))
         config = IndexConfig(settings, format, vector or VectorConfig())
-        vectoriser = _vectoriser(config, lm)
         existed = path.exists()
         try:
             (path / "segments").mkdir(parents=True)
-            fingerprint = _fingerprint(config, lm, vectoriser)
-            catalog = Catalog.create(_catalog_url(path), config.to_json(), fingerprint)
+            catalog = Catalog.create(_catalog_url(path), config.to_json(), _fingerprint(config, lm))
         except BaseException:
             _discard(path, itself=not existed)
             raise
         index = cls(path, catalog, config, device)
-        index._lm, index._vectoriser = lm, vectoriser
+        index._lm = lm
         return index
 
     @classmethod
@@ -251,8 +255,9 @@ class InfluenceIndex:
                         f"key {key!r} is in the index already, with other content"
                     )
             missing = {key for key in wanted if key not in known}
-            total, added, truncated, tokens = len(missing), 0, 0, 0
-            for chunk in _chunks(rows, missing, self.config.format):
+            ready = self._fit(rows, wanted, missing, progress) if missing else {}
+            total, added, truncated, tokens, retained = len(missing), 0, 0, 0, 0.0
+            for chunk in _chunks(rows, missing, self.config.format, CHUNK):
                 samples = self._formatter().samples(chunk)
 
                 def report(
@@ -261,7 +266,9 @@ class InfluenceIndex:
                     if progress is not None:
                         progress("encoding", added + done, total, tokens + done_tokens)
 
-                self._commit(samples, self._encode(samples, report))
+                encoded = self._encode(samples, report, ready)
+                self._commit(samples, encoded)
+                retained += sum(item.retained for item in encoded)
                 added += len(samples)
                 truncated += sum(sample.truncated for sample in samples)
                 tokens += sum(len(sample.input_ids) for sample in samples)
@@ -271,7 +278,52 @@ class InfluenceIndex:
                     "the input changed; run the command again"
                 )
             self._flat = None
-        return AddReport(added, len(known), checked.repeated, truncated, tokens, len(self))
+        return AddReport(
+            added=added,
+            skipped=len(known),
+            repeated=checked.repeated,
+            truncated=truncated,
+            tokens=tokens,
+            samples=len(self),
+            retained=retained / added if added else 1.0,
+            fitted=float(self._catalog.fingerprint["retained"]),
+        )
+
+    def _fit(
+        self,
+        rows: Rows,
+        wanted: dict[str, str],
+        missing: set[str],
+        progress: Progress | None,
+    ) -> dict[str, Encoded]:
+        """Fits the vectoriser if it was not yet; returns key -> vector of the fitting samples.
+
+        The fitting samples are those with the smallest content hashes: a random part of the data
+        that does not depend on their order.
+        """
+        if "vectoriser" in self._catalog.fingerprint:
+            return {}
+        chosen = set(
+            heapq.nsmallest(self.config.vector.fit_samples, missing, key=wanted.__getitem__)
+        )
+        (part,) = _chunks(rows, set(chosen), self.config.format, len(chosen))
+        samples = sorted(self._formatter().samples(part), key=lambda sample: sample.content_hash)
+
+        def report(done: int) -> None:
+            if progress is not None:
+                progress("fitting", done, len(samples), 0)
+
+        vectoriser, encoded = fit_vectoriser(self.lm, samples, self.config.vector, report)
+        data = vectoriser.to_bytes()
+        name = hashlib.sha256(data).hexdigest()[:16]
+        retained = float(np.mean([item.retained for item in encoded]))
+        _write(self.directory / f"vectoriser-{name}.safetensors", data)
+        self._catalog.set_fingerprint(
+            self._catalog.fingerprint
+            | {"vectoriser": name, "dim": vectoriser.dim, "retained": round(retained, 4)}
+        )
+        self._vectoriser = vectoriser
+        return {sample.key: item for sample, item in zip(samples, encoded, strict=True)}
 
     def _commit(self, samples: list[Sample], encoded: list[Encoded]) -> None:
         """Writes a segment, then commits it together with its rows."""
@@ -293,7 +345,8 @@ class InfluenceIndex:
             )
             for id, sample, item in zip(ids, samples, encoded, strict=True)
         ]
-        self._catalog.commit_segment(segment, stored)
+        retained = float(np.mean([item.retained for item in encoded]))
+        self._catalog.commit_segment(segment, stored, retained_energy=retained)
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -372,7 +425,7 @@ class InfluenceIndex:
         return {
             "directory": str(self.directory),
             "samples": len(self),
-            "dim": self.config.vector.dim,
+            "dim": self.dim,
             "segments": len(segments),
             "bytes": sum(f.stat().st_size for f in self.directory.rglob("*") if f.is_file()),
             "vector_bytes": sum(segment.bytes for segment in segments),
@@ -391,7 +444,7 @@ class InfluenceIndex:
         segments = self._catalog.segments()
         for segment in segments:
             problems += verify_segment(
-                folder, segment, self.config.vector.dim, self._catalog.segment_ids(segment.name)
+                folder, segment, self.dim, self._catalog.segment_ids(segment.name)
             )
         return problems + [f"{path} was never committed" for path in orphans(folder, segments)]
 
@@ -413,15 +466,14 @@ class InfluenceIndex:
             self._flat = FlatSearch(
                 self.directory / "segments",
                 snapshot.segments,
-                self.config.vector.dim,
+                self.dim,
                 snapshot.removed,
             )
         return self._flat
 
     def _use(self, lm: LanguageModel) -> None:
-        vectoriser = _vectoriser(self.config, lm)
-        stored, found = self._catalog.fingerprint, _fingerprint(self.config, lm, vectoriser)
-        differing = [name for name in stored if stored[name] != found.get(name)]
+        stored, found = self._catalog.fingerprint, _fingerprint(self.config, lm)
+        differing = [name for name in found if stored[name] != found[name]]
         if differing:
             details = "; ".join(
                 f"{name}: {stored[name]} there, {found[name]} here" for name in differing
@@ -430,7 +482,7 @@ class InfluenceIndex:
                 f"{self.directory} was made with another {' and '.join(differing)} than "
                 f"{lm.name} has ({details}): give the original with --model, or build a new index"
             )
-        self._lm, self._vectoriser = lm, vectoriser
+        self._lm = lm
 
     def _require_settings(self, format: FormatConfig, vector: VectorConfig) -> None:
         """Makes sure that a build that goes on was begun with the same settings."""
@@ -450,27 +502,58 @@ class InfluenceIndex:
         return Formatter(self.lm.tokenizer, format, self.lm.max_length(format.max_length))
 
     def _encode(
-        self, samples: list[Sample], report: Callable[[int, int], None] | None = None
+        self,
+        samples: list[Sample],
+        report: Callable[[int, int], None] | None = None,
+        ready: dict[str, Encoded] | None = None,
     ) -> list[Encoded]:
-        """Returns the vectors of samples, in order; `report` gets the samples and tokens done."""
-        encoded: list[Encoded | None] = [None] * len(samples)
-        done = tokens = 0
-        for batch in Encoder(self.lm).encode(samples, self.vectoriser):
+        """Returns the vectors of samples, in order, those in `ready` (by key) as they are there.
+
+        `report` gets the samples and tokens done.
+        """
+        ready = ready or {}
+        encoded = [ready.get(sample.key) for sample in samples]
+        open_places = [i for i, item in enumerate(encoded) if item is None]
+        done = len(samples) - len(open_places)
+        tokens = sum(len(s.input_ids) for s in samples if s.key in ready)
+        rest = [samples[i] for i in open_places]
+        for batch in Encoder(self.lm).encode(rest, self.vectoriser):
             for position, item in batch:
-                encoded[position] = item
-                tokens += len(samples[position].input_ids)
+                encoded[open_places[position]] = item
+                tokens += len(rest[position].input_ids)
             done += len(batch)
             if report is not None:
                 report(done, tokens)
+        if report is not None:
+            report(done, tokens)
         return [item for item in encoded if item is not None]
 
     @property
     def vectoriser(self) -> Vectoriser:
-        """What turns the model's tokens into this index's vectors."""
+        """What turns the model's tokens into this index's vectors.
+
+        Raises:
+            IndexMissingError: the index is empty: it learns from the first rows that are added.
+            CorruptIndexError: the file is not what was committed.
+        """
         if self._vectoriser is None:
-            self._use(self.lm)
-        assert self._vectoriser is not None
+            name = self._catalog.fingerprint.get("vectoriser")
+            if name is None:
+                raise IndexMissingError(f"{self.directory} is empty: add rows with forvalue add")
+            path = self.directory / f"vectoriser-{name}.safetensors"
+            data = path.read_bytes() if path.is_file() else b""
+            if hashlib.sha256(data).hexdigest()[:16] != name:
+                raise CorruptIndexError(
+                    f"{path} is {'not what was committed' if data else 'missing'}: "
+                    "restore it from a copy, or build again"
+                )
+            self._vectoriser = Vectoriser.from_bytes(data, self.config.vector, self.lm.device)
         return self._vectoriser
+
+    @property
+    def dim(self) -> int:
+        """Length of a stored vector; 0 as long as the index is empty."""
+        return int(self._catalog.fingerprint.get("dim", 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -504,8 +587,10 @@ def _check(rows: Rows, format: FormatConfig, progress: Progress | None) -> _Chec
     return _Checked(contents, number - len(contents))
 
 
-def _chunks(rows: Rows, missing: set[str], format: FormatConfig) -> Iterator[list[tuple[str, Row]]]:
-    """Yields the rows whose keys are in `missing`, each once, CHUNK at a time."""
+def _chunks(
+    rows: Rows, missing: set[str], format: FormatConfig, size: int
+) -> Iterator[list[tuple[str, Row]]]:
+    """Yields the rows whose keys are in `missing`, each once, `size` at a time; empties it."""
 
     def needed() -> Iterator[tuple[str, Row]]:
         for source, row in rows:
@@ -517,23 +602,30 @@ def _chunks(rows: Rows, missing: set[str], format: FormatConfig) -> Iterator[lis
                 yield source, row
 
     rest = needed()
-    while chunk := list(itertools.islice(rest, CHUNK)):
+    while chunk := list(itertools.islice(rest, size)):
         yield chunk
 
 
-def _vectoriser(config: IndexConfig, lm: LanguageModel) -> Vectoriser:
-    return Vectoriser.build(
-        config.vector, vocabulary=lm.head.vocabulary, hidden=lm.head.hidden, device=lm.device
-    )
+def _fingerprint(config: IndexConfig, lm: LanguageModel) -> dict[str, Any]:
+    """Returns all that two vectors must share for their inner product to mean anything.
 
-
-def _fingerprint(config: IndexConfig, lm: LanguageModel, vectoriser: Vectoriser) -> dict[str, Any]:
-    """Returns all that two vectors must share for their inner product to mean anything."""
-    return {
-        **lm.fingerprint(),
+    What the vectoriser learned joins it when the first rows are added.
+    """
+    return lm.fingerprint() | {
         "format": _digest(asdict(config.format)),
-        **vectoriser.fingerprint(),
+        "vector": _digest(asdict(config.vector)),
     }
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file that is there whole, and safe on disk, or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
 
 
 def _digest(value: dict[str, Any]) -> str:

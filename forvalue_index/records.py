@@ -41,6 +41,7 @@ class Encoded:
     vector: NDArray[np.float32]  # D
     loss: float  # mean negative log-likelihood of the scored tokens, nats
     norm: float  # length of the vector
+    retained: float  # share of the sketch's energy that the vector holds
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def index(tmp_path: Path, train: Path, model_dir: Path) -> Path:
     path = tmp_path / "my.index"
     run_well(
         *("build", train, "--index", path, "--model", model_dir),
-        *("--key-field", "id", "--dim", 256),
+        *("--key-field", "id", "--dim", 64, "--sketch-dim", 512),
     )
     return path
 
@@ -96,9 +96,9 @@ def test_add_tells_what_it_did(index: Path, tmp_path: Path, rows: list[Row]) -> 
 
 def test_info_and_verify(index: Path, model_dir: Path) -> None:
     info = json.loads(run_well("info", "--index", index, "--json"))
-    assert (info["samples"], info["dim"], info["segments"]) == (30, 256, 1)
+    assert (info["samples"], info["dim"], info["segments"]) == (30, 64, 1)
     assert info["model"] == str(model_dir)
-    assert info["bytes"] > 30 * 256 * 2
+    assert info["bytes"] > 30 * 64 * 2
     assert len(info["fingerprint"]) == 16
     assert "30" in run_well("info", "--index", index)
     run_well("verify", "--index", index)

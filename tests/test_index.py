@@ -21,7 +21,7 @@ from forvalue_index.errors import (
 from forvalue_index.records import Row
 
 KEYED = FormatConfig(key_field="id")
-SMALL = VectorConfig(dim=256)
+SMALL = VectorConfig(dim=64, sketch_dim=512)
 
 
 @pytest.fixture()
@@ -204,7 +204,7 @@ def test_an_interrupted_build_goes_on(
     assert index.verify() == []
     whole, _ = InfluenceIndex.build(tmp_path / "j", rows, str(model_dir), **settings)
     assert [h.key for h in index.query(rows[0])] == [h.key for h in whole.query(rows[0])]
-    with pytest.raises(IndexMissingError, match="dim: 256"):
+    with pytest.raises(IndexMissingError, match="dim: 64"):
         InfluenceIndex.build(tmp_path / "i", rows, str(model_dir), format=KEYED)
 
 

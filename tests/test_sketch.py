@@ -23,8 +23,12 @@ def factors(owner: list[int], seed: int = 0) -> TokenFactors:
     return TokenFactors(hidden, errors, torch.tensor(owner), max(owner) + 1)
 
 
+def tensor_sketch(dim: int, seed: int) -> TensorSketch:
+    return TensorSketch.fit(torch.ones(V), torch.eye(D), dim, seed)
+
+
 def sketch_of(tokens: TokenFactors, dim: int, seed: int) -> torch.Tensor:
-    sketch = TensorSketch(V, D, dim, seed)
+    sketch = tensor_sketch(dim, seed)
     state = sketch.zeros(tokens.n_samples)
     sketch.update(state, tokens)
     return sketch.finish(state)
@@ -33,13 +37,13 @@ def sketch_of(tokens: TokenFactors, dim: int, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("dim", [64, 63, 1000])
 def test_is_the_count_sketch_of_the_outer_product(dim: int) -> None:
     tokens = factors([0, 0, 1, 0, 1])
-    table = TensorSketch(V, D, dim, seed=5)
+    table = tensor_sketch(dim, 5).tensors
     expected = torch.zeros(2, dim)
     for k, sample in enumerate(tokens.owner.tolist()):
         for v in range(V):
             for j in range(D):
-                bucket = int(table._error_buckets[v] + table._hidden_buckets[j]) % dim
-                sign = table._error_signs[v] * table._hidden_signs[j]
+                bucket = int(table["error_buckets"][v] + table["hidden_buckets"][j]) % dim
+                sign = table["error_signs"][v] * table["hidden_signs"][j]
                 expected[sample, bucket] += sign * tokens.errors[k, v] * tokens.hidden[k, j]
     torch.testing.assert_close(sketch_of(tokens, dim, 5), expected, atol=1e-4, rtol=1e-4)
 
@@ -66,16 +70,16 @@ def test_seed_decides_the_sketch_alone() -> None:
 
 
 def test_tables_are_the_same_on_every_machine() -> None:
-    sketch = TensorSketch(V, D, 1000, seed=7)
-    assert sketch._error_buckets[:4].tolist() == FIRST_BUCKETS
-    assert sketch._hidden_signs[:4].tolist() == FIRST_SIGNS
+    sketch = tensor_sketch(1000, 7)
+    assert sketch.tensors["error_buckets"][:4].tolist() == FIRST_BUCKETS
+    assert sketch.tensors["hidden_signs"][:4].tolist() == FIRST_SIGNS
 
 
 @pytest.mark.gpu
 def test_is_the_same_on_the_gpu() -> None:
     tokens = factors([0, 0, 1, 2, 2])
     device = torch.device("cuda")
-    sketch = TensorSketch(V, D, 512, 0).to(device)
+    sketch = TensorSketch.fit(torch.ones(V, device=device), torch.eye(D), 512, 0)
     state = sketch.zeros(3)
     moved = TokenFactors(
         tokens.hidden.to(device), tokens.errors.to(device), tokens.owner.to(device), 3

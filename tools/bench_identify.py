@@ -65,7 +65,7 @@ def study(
         )
         seconds = time.perf_counter() - start
         queries, samples = index.samples(test), index.samples(train)
-        stored = index.flat.scores(index.vectors(queries))[1]
+        stored = index.scores(queries)[1]
     encoder = Encoder(lm)
     exact = encoder.influence(queries, samples, Raw())
     methods = {

@@ -15,6 +15,7 @@ import click
 
 from forvalue_index.cli.build import add, build
 from forvalue_index.cli.demo import demo
+from forvalue_index.cli.evaluate import evaluate
 from forvalue_index.cli.inspect import info, verify
 from forvalue_index.cli.query import query
 from forvalue_index.errors import ForvalueError
@@ -53,5 +54,5 @@ def main(debug: bool) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars are for people
 
 
-for _command in (build, add, query, info, verify, demo):
+for _command in (build, add, query, evaluate, info, verify, demo):
     main.add_command(_command)

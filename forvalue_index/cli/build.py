@@ -16,7 +16,7 @@ from forvalue_index.cli.options import (
     model_option,
 )
 from forvalue_index.cli.progress import build_progress
-from forvalue_index.config import RECIPES, FormatConfig, ModelConfig, VectorConfig
+from forvalue_index.config import RECIPES, SKETCHES, FormatConfig, ModelConfig, VectorConfig
 
 
 @click.command()
@@ -47,6 +47,27 @@ from forvalue_index.config import RECIPES, FormatConfig, ModelConfig, VectorConf
     show_default=True,
     help="Numbers in a stored vector, two bytes each.",
 )
+@click.option(
+    "--sketch",
+    type=click.Choice(SKETCHES),
+    default=VectorConfig().sketch,
+    show_default=True,
+    help="How a gradient is made short; see the README.",
+)
+@click.option(
+    "--sketch-dim",
+    type=click.IntRange(min=2),
+    default=VectorConfig().sketch_dim,
+    show_default=True,
+    help="Numbers in the sketch that a vector is projected from; not stored.",
+)
+@click.option(
+    "--fit-samples",
+    type=click.IntRange(min=1),
+    default=VectorConfig().fit_samples,
+    show_default=True,
+    help="Rows that recipe and projection are learned from.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sketch.")
 @dtype_option
 @device_option
@@ -64,6 +85,9 @@ def build(
     max_length: int | None,
     recipe: str,
     dim: int,
+    sketch: str,
+    sketch_dim: int,
+    fit_samples: int,
     seed: int,
     dtype: str,
     device: str | None,
@@ -88,7 +112,7 @@ def build(
             data,
             ModelConfig(model, revision, dtype, trust_remote_code),
             format=format_of(base, prompt_field, response_field, text_field),
-            vector=VectorConfig(recipe, dim, seed),
+            vector=VectorConfig(recipe, dim, sketch, sketch_dim, fit_samples, seed),
             device=device,
             progress=progress,
         )

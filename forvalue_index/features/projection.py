@@ -2,26 +2,93 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-
-class Projection(Protocol):
-    """What every projection offers."""
-
-    dim: int
-
-    def __call__(self, sketches: Tensor) -> Tensor:
-        """Returns the vectors [n, dim] of sketches [n, S]."""
+OVERSAMPLING = 32  # directions tried beyond those that are kept (arXiv 0909.4061, section 4.2)
+BLOCK = 256  # sketches that are in memory at a time
+RESIDUAL = 0.25  # weight of what the learned directions miss, where there is room for it
 
 
-class Identity:
-    """Stores the sketch itself."""
+class Projection:
+    """A linear map from S numbers to `dim`: learned directions, then random ones for the rest."""
 
-    def __init__(self, dim: int) -> None:
-        self.dim = dim
+    def __init__(self, matrix: Tensor, learned: int) -> None:
+        self.matrix = matrix  # [S, dim] float32
+        self.learned = learned  # the first columns, orthonormal
 
-    def __call__(self, sketches: Tensor) -> Tensor:
-        """Returns the sketches as they are."""
-        return sketches
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.matrix.shape[1]
+
+    def __call__(self, sketches: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the vectors [n, dim] of sketches [n, S], and the share of energy kept [n]."""
+        vectors = sketches @ self.matrix
+        inside = vectors[:, : self.learned].square().sum(1)
+        return vectors, inside / sketches.square().sum(1).clamp_min(1e-30)
+
+
+def fit_projection(
+    sketches: NDArray[np.float32], dim: int, seed: int, device: torch.device
+) -> Projection:
+    """Returns the projection to `dim` numbers that keeps most of sketches [n, S].
+
+    Uncentred principal components by a randomised range finder with one power iteration. The
+    sketches are read in blocks, so they may lie on disk; no n x n and no S x S matrix is formed.
+    Up to `dim` sketches are spanned whole, and lose nothing; the numbers that are left over then
+    hold random directions of the rest of the space, with a small weight, for rows to come.
+    """
+    width = sketches.shape[1]
+    basis = _range(sketches, min(dim + OVERSAMPLING, width), seed, device)  # [S, r]
+    moment = torch.zeros(basis.shape[1], basis.shape[1], dtype=torch.float64, device=device)
+    for block in _blocks(sketches, device):
+        inside = block @ basis  # [b, r]
+        moment += (inside.T @ inside).double()
+    values, vectors = torch.linalg.eigh(moment)
+    n_learned = min(dim, max(1, int((values > 1e-9 * values[-1]).sum())))
+    learned = basis @ vectors.flip(1)[:, :n_learned].float()
+    room = min(dim, width) - n_learned
+    if not room:
+        return Projection(learned, n_learned)
+    rest = _random(width, room, seed + 1).to(device)
+    rest = _orthonormal(rest - learned @ (learned.T @ rest))
+    # At weight 1 the random directions would estimate the inner products they miss without bias.
+    return Projection(torch.cat([learned, rest * RESIDUAL * (width / room) ** 0.5], 1), n_learned)
+
+
+def _orthonormal(columns: Tensor) -> Tensor:
+    """Returns orthonormal columns with the same span."""
+    basis: Tensor = torch.linalg.qr(columns).Q
+    return basis
+
+
+def _range(sketches: NDArray[np.float32], rank: int, seed: int, device: torch.device) -> Tensor:
+    """Returns orthonormal directions that hold nearly all of the sketches, [S, rank or n]."""
+    n, width = sketches.shape
+    if n <= rank:
+        return _orthonormal(torch.from_numpy(np.array(sketches)).to(device).T)
+    mix = _random(n, rank, seed)
+    start = torch.zeros(width, rank, device=device)
+    for number, block in enumerate(_blocks(sketches, device)):
+        start += block.T @ mix[number * BLOCK : (number + 1) * BLOCK].to(device)
+    start = _orthonormal(start)
+    grown = torch.zeros_like(start)
+    for block in _blocks(sketches, device):
+        grown += block.T @ (block @ start)
+    return _orthonormal(grown)
+
+
+def _blocks(sketches: NDArray[np.float32], device: torch.device) -> Iterator[Tensor]:
+    for start in range(0, len(sketches), BLOCK):
+        yield torch.from_numpy(np.array(sketches[start : start + BLOCK])).to(device)
+
+
+def _random(rows: int, columns: int, seed: int) -> Tensor:
+    """Returns standard normal numbers, [rows, columns], the same for every device."""
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    return torch.from_numpy(generator.standard_normal((rows, columns), dtype=np.float32))

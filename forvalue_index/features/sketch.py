@@ -1,61 +1,177 @@
-"""TensorSketch: a short vector whose inner products estimate those of G, without forming G.
+"""Sketches: a short vector whose inner products estimate those of G, without forming G.
 
-A CountSketch of the outer product e h^T with the bucket (p(v) + q(j)) mod S and the sign s(v) r(j)
-is the circular convolution of the CountSketches of e and of h, so it costs two FFTs per token
-(Pham & Pagh, KDD 2013). The sum over a sample's tokens is taken among the frequencies: one inverse
-FFT per sample. Estimates are unbiased over seeds, with an error of about |G_a| |G_b| / sqrt(S).
-
-This module knows of no model; it sees factors and gives vectors.
+Both maps here are CountSketches of the entries of G = sum e h^T: every entry is added, with a sign,
+to one of S buckets. They differ in how an entry finds its bucket, and so in their cost and error.
+Estimates are unbiased over seeds. This module knows of no model; it sees factors, gives vectors.
 """
 
 from __future__ import annotations
 
+import heapq
+from abc import ABC, abstractmethod
+from typing import Self
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from forvalue_index.features.tokens import TokenFactors
 
+SLOTS = 8  # vocabulary buckets that share a block, each with its own order of the hidden units
+MAX_HIDDEN = 256  # leading hidden directions that BlockSketch keeps
 
-class TensorSketch:
-    """A linear map from G (v x d) to `dim` numbers, the same for every device and library version.
 
-    Usage: `state = zeros(n)`, any number of `update(state, tokens)`, then `finish(state)`.
+class Sketch(ABC):
+    """What every sketch offers: `zeros`, any number of `update`s, then `finish`.
+
+    `tensors` hold all that a sketch is; they are saved with the index.
     """
 
-    def __init__(self, vocabulary: int, hidden: int, dim: int, seed: int) -> None:
-        self.vocabulary = vocabulary
-        self.hidden = hidden
-        self.dim = dim
-        self.seed = seed
+    tensors: dict[str, Tensor]
+
+    @abstractmethod
+    def __init__(self, tensors: dict[str, Tensor]) -> None: ...
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
+        """Returns a sketch of at most `dim` numbers.
+
+        Args:
+            energy: what each vocabulary entry adds to the squared length of an error, [v].
+            directions: orthonormal hidden directions, the most important first, [d, d].
+            dim: numbers in a sketch.
+            seed: of all that is drawn.
+        """
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Numbers in a sketch."""
+
+    @abstractmethod
+    def zeros(self, n_samples: int) -> Tensor:
+        """Returns the state of `n_samples` samples with no tokens yet."""
+
+    @abstractmethod
+    def update(self, state: Tensor, tokens: TokenFactors) -> None:
+        """Adds tokens to the state of the samples that own them, in place."""
+
+    @abstractmethod
+    def finish(self, state: Tensor) -> Tensor:
+        """Returns the sketches, [n_samples, S] float32."""
+
+
+class BlockSketch(Sketch):
+    """A CountSketch of G in blocks, made by small matrix products.
+
+    The vocabulary is dealt to blocks x SLOTS buckets so that all carry about the same energy, with
+    random signs; then for every block, the sum over its slots of (bucket of e) x (h, in an order
+    and with signs of the slot's own). S = blocks x hidden directions. What collides is entries of
+    different vocabulary buckets at different hidden units, which hardly ever point the same way;
+    the error is well below that of a TensorSketch of the same width, at a fraction of the time.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        self._slots, self._hidden = tensors["orders"].shape
+        self._blocks = int(tensors["blocks"])
+
+    @classmethod
+    def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
+        """Returns a sketch of `dim` numbers, rounded down to whole blocks."""
+        hidden = min(len(directions), MAX_HIDDEN, dim)
+        blocks = dim // hidden
+        slots = min(SLOTS, -(-len(energy) // blocks))
+        draws = np.random.Generator(np.random.Philox(key=seed))
+        tensors = {
+            "blocks": torch.tensor(blocks),
+            "buckets": _deal(energy.cpu().double().numpy(), blocks, slots),
+            "bucket_signs": _signs(draws, (len(energy),)),
+            "orders": torch.from_numpy(
+                np.stack([draws.permutation(hidden) for _ in range(slots)]).astype(np.int64)
+            ),
+            "order_signs": _signs(draws, (slots, hidden)),
+        }
+        if hidden < len(directions):
+            tensors["directions"] = directions[:, :hidden].float().contiguous()
+        return cls({name: value.to(energy.device) for name, value in tensors.items()})
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a sketch."""
+        return self._blocks * self._hidden
+
+    def zeros(self, n_samples: int) -> Tensor:
+        """Returns the state of `n_samples` samples with no tokens yet, [n, blocks, hidden]."""
+        device = self.tensors["buckets"].device
+        return torch.zeros(n_samples, self._blocks, self._hidden, device=device)
+
+    def update(self, state: Tensor, tokens: TokenFactors) -> None:
+        """Adds tokens to the state of the samples that own them, in place."""
+        n = len(tokens.owner)
+        errors = tokens.errors.new_zeros(n, self._blocks * self._slots)
+        errors.index_add_(1, self.tensors["buckets"], tokens.errors * self.tensors["bucket_signs"])
+        errors = errors.view(n, self._blocks, self._slots).transpose(1, 2)  # [n, slots, blocks]
+        hidden = tokens.hidden
+        if "directions" in self.tensors:
+            hidden = hidden @ self.tensors["directions"]
+        hidden = hidden[:, self.tensors["orders"]] * self.tensors["order_signs"]  # [n, slots, d]
+        owners, counts = torch.unique_consecutive(tokens.owner, return_counts=True)
+        start = 0
+        for owner, count in zip(owners.tolist(), counts.tolist(), strict=True):
+            part = slice(start, start + count)
+            state[owner].addmm_(errors[part].flatten(0, 1).T, hidden[part].flatten(0, 1))
+            start += count
+
+    def finish(self, state: Tensor) -> Tensor:
+        """Returns the sketches, [n_samples, S] float32."""
+        return state.flatten(1)
+
+
+class TensorSketch(Sketch):
+    """The sketch that needs no data: the bucket is (p(v) + q(j)) mod S, the sign s(v) r(j).
+
+    That is the circular convolution of the CountSketches of e and of h: two FFTs per token, whose
+    products are summed among the frequencies, and one inverse FFT per sample (Pham & Pagh, KDD
+    2013). The error is about |G_a| |G_b| / sqrt(S).
+    """
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    @classmethod
+    def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
+        """Returns a sketch of `dim` numbers; of the data it takes only their sizes."""
+        vocabulary, hidden = len(energy), len(directions)
         # Raw Philox output is fixed by numpy's compatibility promise, unlike its distributions.
         raw = np.random.Philox(key=seed).random_raw(vocabulary + hidden)
         buckets = torch.from_numpy(((raw >> np.uint64(1)) % np.uint64(dim)).astype(np.int64))
         signs = torch.from_numpy((raw & np.uint64(1)).astype(np.float32) * 2 - 1)
-        self._error_buckets, self._hidden_buckets = buckets[:vocabulary], buckets[vocabulary:]
-        self._error_signs, self._hidden_signs = signs[:vocabulary], signs[vocabulary:]
+        tensors = {
+            "dim": torch.tensor(dim),
+            "error_buckets": buckets[:vocabulary],
+            "error_signs": signs[:vocabulary],
+            "hidden_buckets": buckets[vocabulary:],
+            "hidden_signs": signs[vocabulary:],
+        }
+        return cls({name: value.to(energy.device) for name, value in tensors.items()})
 
-    def to(self, device: torch.device) -> TensorSketch:
-        """Returns itself, with its tables on `device`."""
-        self._error_buckets = self._error_buckets.to(device)
-        self._hidden_buckets = self._hidden_buckets.to(device)
-        self._error_signs = self._error_signs.to(device)
-        self._hidden_signs = self._hidden_signs.to(device)
-        return self
+    @property
+    def dim(self) -> int:
+        """Numbers in a sketch."""
+        return int(self.tensors["dim"])
 
     def zeros(self, n_samples: int) -> Tensor:
         """Returns the state of `n_samples` samples with no tokens yet, [n_samples, S / 2 + 1]."""
-        return torch.zeros(
-            n_samples,
-            self.dim // 2 + 1,
-            dtype=torch.complex64,
-            device=self._error_buckets.device,
-        )
+        device = self.tensors["error_buckets"].device
+        return torch.zeros(n_samples, self.dim // 2 + 1, dtype=torch.complex64, device=device)
 
     def update(self, state: Tensor, tokens: TokenFactors) -> None:
         """Adds tokens to the state of the samples that own them, in place."""
-        errors = self._count_sketch(tokens.errors, self._error_buckets, self._error_signs)
-        hidden = self._count_sketch(tokens.hidden, self._hidden_buckets, self._hidden_signs)
+        errors = self._count_sketch(tokens.errors, "error")
+        hidden = self._count_sketch(tokens.hidden, "hidden")
         product = torch.fft.rfft(errors) * torch.fft.rfft(hidden)  # [n tokens, S / 2 + 1]
         torch.view_as_real(state).index_add_(0, tokens.owner, torch.view_as_real(product))
 
@@ -64,6 +180,33 @@ class TensorSketch:
         sketches: Tensor = torch.fft.irfft(state, n=self.dim)
         return sketches
 
-    def _count_sketch(self, values: Tensor, buckets: Tensor, signs: Tensor) -> Tensor:
+    def _count_sketch(self, values: Tensor, side: str) -> Tensor:
         sketch = values.new_zeros(values.shape[0], self.dim)
+        signs, buckets = self.tensors[f"{side}_signs"], self.tensors[f"{side}_buckets"]
         return sketch.index_add_(1, buckets, values * signs)
+
+
+SKETCHES: dict[str, type[Sketch]] = {"block": BlockSketch, "tensor": TensorSketch}
+
+
+def _deal(energy: NDArray[np.float64], blocks: int, slots: int) -> Tensor:
+    """Returns a bucket for every vocabulary entry, [v] int64: equal energy per block and slot.
+
+    The greatest first, each to the lightest block so far and to its lightest slot; bucket =
+    block * slots + slot.
+    """
+    weights = energy / max(energy.sum(), 1e-30) + 1e-9  # so that equal ones are spread as well
+    heap = [(0.0, block) for block in range(blocks)]
+    loads = np.zeros((blocks, slots))
+    buckets = np.zeros(len(weights), dtype=np.int64)
+    for entry in np.argsort(-weights, kind="stable"):
+        load, block = heapq.heappop(heap)
+        slot = int(loads[block].argmin())
+        loads[block, slot] += weights[entry]
+        buckets[entry] = block * slots + slot
+        heapq.heappush(heap, (load + weights[entry], block))
+    return torch.from_numpy(buckets)
+
+
+def _signs(draws: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(draws.integers(0, 2, shape).astype(np.float32) * 2 - 1)

@@ -1,21 +1,26 @@
 """From the factors of a sample's tokens to its vector: recipe, then sketch, then projection.
 
 Each step is one seam: a new recipe, sketch or projection is added in its own file and chosen here.
+What the three learned from a part of the training set is saved beside the index and hashed.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors.torch import load, save
 from torch import Tensor
 
 from forvalue_index.config import VectorConfig
-from forvalue_index.features.projection import Identity, Projection
-from forvalue_index.features.recipe import Raw, Recipe
-from forvalue_index.features.sketch import TensorSketch
+from forvalue_index.features.projection import Projection, fit_projection
+from forvalue_index.features.recipe import RECIPES, Recipe
+from forvalue_index.features.sketch import SKETCHES, Sketch
+from forvalue_index.features.statistics import TokenStatistics
 from forvalue_index.features.tokens import TokenFactors
+
+MEDIAN_NORM = 64.0
+"""Of the stored vectors: far from both ends of float16."""
 
 
 class Vectoriser:
@@ -27,34 +32,40 @@ class Vectoriser:
     Usage: `state = zeros(n)`, any number of `update(state, tokens)`, then `finish(state)`.
     """
 
-    def __init__(self, recipe: Recipe, sketch: TensorSketch, projection: Projection) -> None:
+    def __init__(
+        self, recipe: Recipe, sketch: Sketch, projection: Projection | None, scale: float = 1.0
+    ) -> None:
         self.recipe = recipe
         self.sketch = sketch
-        self.projection = projection
-        # The norm before an unembedding leaves states of a length near sqrt(d).
-        self.scale = 2.0 ** -math.ceil(math.log2(sketch.hidden) / 2)
+        self.projection = projection  # None: the sketch is stored as it is
+        self.scale = scale
 
     @classmethod
-    def build(
-        cls, config: VectorConfig, *, vocabulary: int, hidden: int, device: torch.device
+    def fit(cls, config: VectorConfig, statistics: TokenStatistics) -> Vectoriser:
+        """Returns recipe and sketch with what they take from the statistics, and no projection."""
+        recipe = RECIPES[config.recipe]
+        sketch = SKETCHES[config.sketch].fit(
+            recipe.energy(statistics), statistics.directions()[1], config.sketch_dim, config.seed
+        )
+        return cls(recipe.fit(statistics), sketch, None)
+
+    def fit_projection(
+        self, config: VectorConfig, sketches: NDArray[np.float32], device: torch.device
     ) -> Vectoriser:
-        """Returns the vectoriser that `config` describes, for a head of the given size."""
-        sketch = TensorSketch(vocabulary, hidden, config.dim, config.seed).to(device)
-        return cls(Raw(), sketch, Identity(config.dim))
+        """Returns itself with a projection of sketches [n, S] and a scale that suits float16."""
+        norms = np.linalg.norm(sketches, axis=1)
+        scale = 2.0 ** round(np.log2(MEDIAN_NORM / max(float(np.median(norms)), 1e-30)))
+        projection = None
+        if config.dim < self.sketch.dim:
+            projection = fit_projection(sketches, config.dim, config.seed, device)
+            # As it will be after it was saved as float16, for the same vectors before and after.
+            projection.matrix = projection.matrix.half().float()
+        return Vectoriser(self.recipe, self.sketch, projection, scale)
 
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return self.projection.dim
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Returns what two vectors must share for their inner product to mean anything."""
-        return {
-            "recipe": self.recipe.name,
-            "sketch": f"tensorsketch {self.sketch.dim} of {self.sketch.vocabulary} x "
-            f"{self.sketch.hidden}, seed {self.sketch.seed}",
-            "dim": self.dim,
-        }
+        return self.projection.dim if self.projection is not None else self.sketch.dim
 
     def zeros(self, n_samples: int) -> Tensor:
         """Returns the state of `n_samples` samples with no tokens yet."""
@@ -64,6 +75,43 @@ class Vectoriser:
         """Adds tokens to the state of the samples that own them, in place."""
         self.sketch.update(state, self.recipe(tokens))
 
-    def finish(self, state: Tensor) -> Tensor:
-        """Returns the vectors, [n_samples, dim] float32."""
-        return self.projection(self.sketch.finish(state)) * self.scale
+    def finish(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the vectors [n, dim] float32, and the share of the sketch's energy kept [n]."""
+        return self.project(self.sketch.finish(state))
+
+    def project(self, sketches: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what `finish` does, of sketches [n, S] that were made before."""
+        if self.projection is None:
+            return sketches * self.scale, sketches.new_ones(len(sketches))
+        vectors, retained = self.projection(sketches)
+        return vectors * self.scale, retained
+
+    def to_bytes(self) -> bytes:
+        """Returns all that was learned, as a safetensors file; equal vectorisers, equal bytes."""
+        tensors = {f"recipe.{name}": value for name, value in self.recipe.tensors.items()}
+        tensors |= {f"sketch.{name}": value for name, value in self.sketch.tensors.items()}
+        if self.projection is not None:
+            tensors["projection.matrix"] = self.projection.matrix.half()
+            tensors["projection.learned"] = torch.tensor(self.projection.learned)
+        tensors["scale"] = torch.tensor(self.scale)
+        return save({name: value.contiguous().cpu() for name, value in tensors.items()})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, config: VectorConfig, device: torch.device) -> Vectoriser:
+        """Returns the vectoriser that `to_bytes` wrote.
+
+        Raises:
+            SafetensorError: the data are damaged.
+        """
+        tensors = {name: value.to(device) for name, value in load(data).items()}
+        scale = float(tensors.pop("scale"))
+        parts: dict[str, dict[str, Tensor]] = {"recipe": {}, "sketch": {}, "projection": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        projection = None
+        if parts["projection"]:
+            matrix, learned = parts["projection"]["matrix"], parts["projection"]["learned"]
+            projection = Projection(matrix.float(), int(learned))
+        sketch = SKETCHES[config.sketch](parts["sketch"])
+        return cls(RECIPES[config.recipe](parts["recipe"]), sketch, projection, scale)

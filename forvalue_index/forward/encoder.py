@@ -53,8 +53,15 @@ class Encoder:
             for tokens, token_losses in self._chunks(batch):
                 vectoriser.update(state, tokens)
                 losses.index_add_(0, tokens.owner, token_losses)
-            vectors = vectoriser.finish(state)
-            yield self._finish([samples[i] for i in positions], positions, vectors, losses)
+            vectors, retained = vectoriser.finish(state)
+            members = [samples[i] for i in positions]
+            yield self._finish(members, positions, vectors, retained, losses)
+
+    def tokens(self, samples: Sequence[Sample]) -> Iterator[TokenFactors]:
+        """Yields the factors of all scored tokens, a chunk at a time, in no order of samples."""
+        for positions in plan_batches(samples, self._token_budget):
+            for tokens, _ in self._chunks(collate(samples, positions).to(self._lm.device)):
+                yield tokens
 
     def factors(
         self, samples: Sequence[Sample], recipe: Recipe, n_bytes: int = FACTOR_BYTES
@@ -111,7 +118,12 @@ class Encoder:
             yield tokens, losses
 
     def _finish(
-        self, samples: list[Sample], positions: list[int], vectors: Tensor, losses: Tensor
+        self,
+        samples: list[Sample],
+        positions: list[int],
+        vectors: Tensor,
+        retained: Tensor,
+        losses: Tensor,
     ) -> list[tuple[int, Encoded]]:
         norms = torch.linalg.vector_norm(vectors.double(), dim=1).cpu()
         finite = torch.isfinite(norms) & torch.isfinite(losses).cpu()
@@ -123,7 +135,8 @@ class Encoder:
             )
         arrays = vectors.cpu().numpy()
         means = (losses.cpu() / torch.tensor([sample.n_scored for sample in samples])).tolist()
+        kept = retained.cpu().tolist()
         return [
-            (position, Encoded(arrays[row], means[row], float(norms[row])))
+            (position, Encoded(arrays[row], means[row], float(norms[row]), kept[row]))
             for row, position in enumerate(positions)
         ]

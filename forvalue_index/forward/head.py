@@ -53,7 +53,9 @@ class Head:
         log_likelihood = torch.log_softmax(self._step(output), dim=-1)
         losses = -log_likelihood.gather(1, targets[:, None]).squeeze(1)
         errors = log_likelihood.exp_().neg_()
-        errors[torch.arange(len(targets), device=errors.device), targets] += 1
+        # An error sums to nothing; 1 - p would lose the digits of a token that is known by heart.
+        errors.scatter_(1, targets[:, None], 0)
+        errors.scatter_(1, targets[:, None], -errors.sum(1, keepdim=True))
         if self.step == "scale":
             errors *= self.amount
         elif self.step == "softcap":

@@ -1,0 +1,56 @@
+"""What a recipe learns from a part of the training set, gathered in one streamed pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from forvalue_index.features.tokens import TokenFactors
+
+
+class TokenStatistics:
+    """Means over scored tokens, accumulated in float64."""
+
+    def __init__(self, vocabulary: int, hidden: int, device: torch.device) -> None:
+        self.n_tokens = 0
+        self.vocabulary = vocabulary
+        self.hidden = hidden
+        self._moment = torch.zeros(hidden, hidden, dtype=torch.float64, device=device)
+        self._square = torch.zeros(vocabulary, dtype=torch.float64, device=device)
+        self._unit_square = torch.zeros(vocabulary, dtype=torch.float64, device=device)
+        self._norm = torch.zeros((), dtype=torch.float64, device=device)
+
+    def update(self, tokens: TokenFactors) -> None:
+        """Takes in some tokens, as they come from the model."""
+        norms = torch.linalg.vector_norm(tokens.errors, dim=1)  # [n]
+        squares = tokens.errors.square()  # [n, v]
+        self.n_tokens += len(norms)
+        self._moment += (tokens.hidden.T @ tokens.hidden).double()
+        self._square += squares.sum(0, dtype=torch.float64)
+        self._unit_square += (1 / norms.square().clamp_min(1e-30)).double() @ squares.double()
+        self._norm += norms.sum(dtype=torch.float64)
+
+    @property
+    def hidden_moment(self) -> Tensor:
+        """Second moment of the hidden states, E[h h^T], [d, d] float64."""
+        return self._moment / self.n_tokens
+
+    @property
+    def error_square(self) -> Tensor:
+        """Mean squared error of each vocabulary entry, E[e_v^2], [v] float64."""
+        return self._square / self.n_tokens
+
+    @property
+    def error_share(self) -> Tensor:
+        """Mean share of each vocabulary entry in a token's error, E[e_v^2 / |e|^2], [v] float64."""
+        return self._unit_square / self.n_tokens
+
+    @property
+    def error_norm(self) -> float:
+        """Mean length of a token's error, E|e|."""
+        return float(self._norm / self.n_tokens)
+
+    def directions(self) -> tuple[Tensor, Tensor]:
+        """Returns eigenvalues [d] and eigenvectors [d, d] of the hidden moment, largest first."""
+        values, vectors = torch.linalg.eigh(self.hidden_moment)
+        return values.flip(0).clamp_min(0), vectors.flip(1)

@@ -1,0 +1,70 @@
+"""Learning what a vectoriser needs from a part of the training set, by forward passes alone.
+
+Two passes: the statistics of a few tokens settle recipe and sketch, then the sketches of all
+fitting samples give the projection, and with it those samples' vectors.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from forvalue_index.config import VectorConfig
+from forvalue_index.features.statistics import TokenStatistics
+from forvalue_index.features.vectoriser import Vectoriser
+from forvalue_index.forward.encoder import Encoder
+from forvalue_index.forward.model import LanguageModel
+from forvalue_index.records import Encoded, Sample
+
+BLOCK = 256  # sketches that are projected at a time
+TOKENS_PER_DIMENSION = 32
+"""Scored tokens for each hidden unit that the statistics are taken from."""
+
+
+def fit_vectoriser(
+    lm: LanguageModel,
+    samples: Sequence[Sample],
+    config: VectorConfig,
+    report: Callable[[int], None],
+) -> tuple[Vectoriser, list[Encoded]]:
+    """Returns a vectoriser that was fitted to samples, and the samples' vectors, in order.
+
+    Raises:
+        ModelError: the model gives NaN or infinity for a sample.
+    """
+    encoder = Encoder(lm)
+    statistics = TokenStatistics(lm.head.vocabulary, lm.head.hidden, lm.device)
+    for tokens in encoder.tokens(_first(samples, TOKENS_PER_DIMENSION * lm.head.hidden)):
+        statistics.update(tokens)
+    wide = Vectoriser.fit(config, statistics)
+    losses = np.zeros(len(samples))
+    with tempfile.TemporaryFile() as file:
+        shape = (len(samples), wide.dim)
+        sketches = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)  # [n, S], on disk
+        done = 0
+        for batch in encoder.encode(samples, wide):
+            for position, item in batch:
+                sketches[position], losses[position] = item.vector, item.loss
+            done += len(batch)
+            report(done)
+        vectoriser = wide.fit_projection(config, sketches, lm.device)
+        encoded = []
+        for start in range(0, len(samples), BLOCK):
+            block = torch.from_numpy(np.array(sketches[start : start + BLOCK])).to(lm.device)
+            vectors, retained = (part.cpu().numpy() for part in vectoriser.project(block))
+            encoded += [
+                Encoded(vector, float(loss), float(np.linalg.norm(vector)), float(share))
+                for vector, loss, share in zip(
+                    vectors, losses[start : start + BLOCK], retained, strict=True
+                )
+            ]
+    return vectoriser, encoded
+
+
+def _first(samples: Sequence[Sample], n_tokens: int) -> Sequence[Sample]:
+    """Returns the first samples that hold `n_tokens` scored tokens together, or all of them."""
+    counts = np.cumsum([sample.n_scored for sample in samples])
+    return samples[: int(np.searchsorted(counts, n_tokens)) + 1]

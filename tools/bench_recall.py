@@ -1,0 +1,379 @@
+"""The whole study of recipes, from invented facts to tables, each study one command.
+
+    recall    who said so: small models trained on invented facts, two styles; true sources known
+    identify  which class of the training rows drove an output
+    mislabel  which rows had their response exchanged with a row of another class
+    fidelity  how true stored vectors are to the exact form
+    all       all four
+
+    python tools/bench_recall.py recall --work FOLDER
+    python tools/bench_recall.py identify --model MODEL --data DATA
+    python tools/bench_recall.py all --work FOLDER --model MODEL --data DATA --json > results.jsonl
+
+FOLDER keeps the facts and the models trained on them, so that a second run does not train again.
+DATA holds bbh.jsonl and {grammars,math_without_reason,gsm8k}_{train,test}.jsonl; what is absent is
+skipped. Recipes are compared in rows, exact and stored at several sizes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import numpy as np
+from bench_identify import MAX_LENGTH, TASKS, rows_of
+from bench_recipes import (
+    SIZES,
+    Figures,
+    Judge,
+    Result,
+    Scores,
+    Task,
+    build,
+    machine,
+    measure,
+    note,
+    show,
+)
+from make_facts import STYLES, make_study, write_jsonl
+from rich.console import Console
+from rich.table import Table
+
+from forvalue_index import FormatConfig
+from forvalue_index.analysis.fidelity import fidelity as compare
+from forvalue_index.analysis.metrics import auc
+from forvalue_index.analysis.recall import found, gold_of
+from forvalue_index.config import RECIPES, ModelConfig
+from forvalue_index.data.readers import open_rows
+from forvalue_index.forward.model import LanguageModel, load_model
+from forvalue_index.records import Row, Sample, StoredSample
+
+STUDIES = ("recall", "identify", "mislabel", "fidelity")
+CLASS_SETS = (*TASKS, "bbh")
+EXCHANGED = 0.2  # share of the responses, in the mislabel study
+
+
+# -- recall --------------------------------------------------------------------------------------
+
+
+def recall_tasks(work: Path, seeds: int, people: int, epochs: int) -> Iterator[Task]:
+    """Yields the fact-recall tasks; facts and models are made where they are not there yet."""
+    for style in sorted(STYLES):
+        for seed in range(seeds):
+            folder = work / f"facts-{style}-{people}-{epochs}-{seed}"
+            if not folder.exists():
+                make_model(folder, style, people, epochs, seed)
+            yield Task(
+                study="recall",
+                set=style,
+                seed=seed,
+                lm=load_model(ModelConfig(str(folder / "model"))),
+                rows=read(folder / "train.jsonl"),
+                queries=read(folder / "questions.jsonl"),
+                format=FormatConfig(key_field="key"),
+                judge=judge_sources("fact", ("mrr", "hit_10", "auc")),
+                is_distraction=lambda row: "-q" in row["template"],
+            )
+
+
+def make_model(folder: Path, style: str, people: int, epochs: int, seed: int) -> None:
+    """Writes facts, questions about them and a model trained on the facts, all or nothing."""
+    part = folder.with_name(f"{folder.name}.part")
+    rows, questions = make_study(STYLES[style], people, seed)
+    write_jsonl(part / "train.jsonl", rows)
+    write_jsonl(part / "questions.jsonl", questions)
+    note(f"training {folder.name}")
+    # In a process of its own: training sets torch up for itself.
+    subprocess.run(
+        [
+            *(sys.executable, Path(__file__).with_name("train_small_lm.py")),
+            *("--data", part / "train.jsonl", "--questions", part / "questions.jsonl"),
+            *("--output", part / "model", "--epochs", str(epochs), "--seed", str(seed)),
+        ],
+        check=True,
+        stdout=sys.stderr,
+    )
+    part.rename(folder)
+
+
+def judge_sources(
+    field: str, names: Sequence[str]
+) -> Callable[[Sequence[Sample], Sequence[StoredSample]], Judge]:
+    """Returns the judge of how well samples are found that share `field` with the query."""
+
+    def judge(queries: Sequence[Sample], stored: Sequence[StoredSample]) -> Judge:
+        gold = gold_of(queries, stored, field)
+
+        def figures(scores: Scores) -> Figures:
+            result = asdict(found(scores, gold))
+            return {name: result[name]["mean"] for name in names}
+
+        return figures
+
+    return judge
+
+
+# -- identify and mislabel -----------------------------------------------------------------------
+
+
+def class_tasks(
+    study: str, lm: LanguageModel, data: Path, seeds: int, n_rows: int, n_queries: int
+) -> Iterator[Task]:
+    """Yields the tasks on rows of known classes, a draw of rows and queries for each seed."""
+    for name in CLASS_SETS:
+        for seed in range(seeds):
+            rng = np.random.default_rng(seed)
+            try:
+                rows, queries = class_rows(name, data, n_rows, n_queries, rng)
+            except FileNotFoundError as error:
+                note(f"{study} {name} is skipped: {error.filename} is not there")
+                break
+            if study == "mislabel":
+                rows = exchange(rows, rng)
+            yield Task(
+                study=study,
+                set=name,
+                seed=seed,
+                lm=lm,
+                rows=rows,
+                queries=queries,
+                format=FormatConfig(max_length=MAX_LENGTH),
+                judge=judge_clean
+                if study == "mislabel"
+                else judge_sources("class", ("auc", "recall")),
+            )
+
+
+def class_rows(
+    name: str, data: Path, n_rows: int, n_queries: int, rng: np.random.Generator
+) -> tuple[list[Row], list[Row]]:
+    """Returns training rows and queries of a set, so many of each class, no row in both.
+
+    Raises:
+        FileNotFoundError: the data are not there.
+    """
+    if name == "bbh":
+        pool = [
+            {
+                "prompt": f"Question: {row['input']}\nAnswer:",
+                "response": f" {row['target']}",
+                "class": row["task"],
+            }
+            for row in read(data / "bbh.jsonl")
+        ]
+        rows, rest = draw(pool, n_rows, rng)
+        return rows, draw(rest, n_queries, rng)[0]
+    train, test = (
+        [
+            row | {"class": row["variation"]}
+            for row in rows_of(require(data / f"{name}_{part}.jsonl"))
+        ]
+        for part in ("train", "test")
+    )
+    return draw(train, n_rows, rng)[0], draw(test, n_queries, rng)[0]
+
+
+def draw(rows: list[Row], count: int, rng: np.random.Generator) -> tuple[list[Row], list[Row]]:
+    """Returns `count` rows of each class at random, or all there are, and the rest."""
+    taken: dict[str, int] = defaultdict(int)
+    chosen: list[Row] = []
+    rest: list[Row] = []
+    for i in rng.permutation(len(rows)):
+        row = rows[i]
+        taken[row["class"]] += 1
+        (chosen if taken[row["class"]] <= count else rest).append(row)
+    return chosen, rest
+
+
+def exchange(rows: list[Row], rng: np.random.Generator) -> list[Row]:
+    """Returns the rows with a share of their responses exchanged between classes, and marked.
+
+    The same share of each class is taken. In the order of classes, each of the taken rows gets the
+    response of the one that stands as many places on as the largest class has rows, so that no
+    response stays in its class.
+    """
+    classes: dict[str, list[int]] = defaultdict(list)
+    for i in rng.permutation(len(rows)):
+        classes[rows[i]["class"]].append(int(i))
+    taken = {name: ids[: round(EXCHANGED * len(ids))] for name, ids in sorted(classes.items())}
+    order = [i for ids in taken.values() for i in ids]
+    shift = max(len(ids) for ids in taken.values())
+    result = [row | {"clean": True} for row in rows]
+    for place, i in enumerate(order):
+        response = rows[order[(place + shift) % len(order)]]["response"]
+        # Two classes may share an answer: then nothing is wrong with the row.
+        result[i] |= {"response": response, "clean": response == rows[i]["response"]}
+    return result
+
+
+def judge_clean(queries: Sequence[Sample], stored: Sequence[StoredSample]) -> Judge:
+    """Returns the judge of rows by their mean influence on queries of their class."""
+    clean = np.array([item.row["clean"] for item in stored])
+    same = np.array(
+        [[query.row["class"] == item.row["class"] for item in stored] for query in queries]
+    )
+
+    def figures(scores: Scores) -> Figures:
+        values = (scores * same).sum(0) / same.sum(0)
+        return {"auc": auc(values, clean)}
+
+    return figures
+
+
+# -- fidelity ------------------------------------------------------------------------------------
+
+
+def fidelity_sets(data: Path) -> Iterator[tuple[str, list[Row], list[Row]]]:
+    """Yields names, 900 training rows at most, and 100 queries at most."""
+    rng = np.random.default_rng(0)
+    for name in ("grammars", "gsm8k"):
+        try:
+            train, test = (require(data / f"{name}_{part}.jsonl") for part in ("train", "test"))
+        except FileNotFoundError as error:
+            note(f"fidelity {name} is skipped: {error.filename} is not there")
+            continue
+        parts = []
+        for path, count in ((train, 900), (test, 100)):
+            pool = rows_of(path) if name == "grammars" else [as_question(row) for row in read(path)]
+            parts.append([pool[i] for i in rng.permutation(len(pool))[:count]])
+        yield name, parts[0], parts[1]
+
+
+def as_question(row: Row) -> Row:
+    """Returns a row of questions and answers as a prompt and a response."""
+    return {"prompt": f"Question: {row['question']}\nAnswer:", "response": f" {row['answer']}"}
+
+
+def show_fidelity(lm: LanguageModel, data: Path, recipes: Sequence[str], as_json: bool) -> None:
+    """Prints how true the stored vectors of every recipe and size are."""
+    names = ("pearson", "spearman", "overlap_10", "overlap_100", "top_10_in_100", "error")
+    table = Table(title="fidelity, mean over queries", title_justify="left")
+    for column in ("set", "recipe", "vectors", *names):
+        table.add_column(column.replace("_", " "))
+    format = FormatConfig(max_length=MAX_LENGTH)
+    for name, rows, queries in fidelity_sets(data):
+        for recipe, (size, dim) in itertools.product(recipes, SIZES.items()):
+            note(f"fidelity {name}: {recipe}, {size}")
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                build(folder, rows, lm, format, recipe, dim) as index,
+            ):
+                result = asdict(compare(index, queries))
+            if as_json:
+                print(json.dumps({"study": "fidelity", "set": name, **result}))
+            means = [result[column]["mean"] for column in names]
+            cells = ("–" if mean is None else f"{mean:.3f}" for mean in means)
+            table.add_row(name, recipe, size, *cells)
+    if table.row_count and not as_json:
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        console.print(table)
+        console.print(machine())
+
+
+# -- files and commands --------------------------------------------------------------------------
+
+
+def require(path: Path) -> Path:
+    """Returns the path.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such file", str(path))
+    return path
+
+
+def read(path: Path) -> list[Row]:
+    """Returns the rows of a file."""
+    return [row for _, row in open_rows(require(path))]
+
+
+def run(
+    tasks: Iterator[Task],
+    recipes: Sequence[str],
+    rank: Sequence[str],
+    candidates: int,
+    as_json: bool,
+) -> None:
+    """Measures all tasks of one study and prints the results."""
+    results: list[Result] = []
+    for task in tasks:
+        results += measure(task, recipes, rank, candidates)
+    show(results, as_json)
+
+
+@click.command()
+@click.argument("study", type=click.Choice([*STUDIES, "all"]))
+@click.option("--work", type=click.Path(path_type=Path), help="Keeps facts and trained models.")
+@click.option("--model", metavar="MODEL", help="A causal language model, for all but recall.")
+@click.option("--data", type=click.Path(path_type=Path), help="Data sets, for all but recall.")
+@click.option("--recipe", type=click.Choice(RECIPES), multiple=True, help="[default: all]")
+@click.option(
+    "--rank",
+    type=click.Choice(["dot", "cosine", "per-token"]),
+    multiple=True,
+    default=("dot",),
+    show_default=True,
+)
+@click.option(
+    "--candidates", type=click.IntRange(1), default=100, show_default=True, help="Re-ranked."
+)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@click.option(
+    "--people", type=click.IntRange(4), default=60, show_default=True, help="Subjects of the facts."
+)
+@click.option(
+    "--epochs", type=click.IntRange(1), default=28, show_default=True, help="Of training."
+)
+@click.option("--rows", type=click.IntRange(5), default=40, show_default=True, help="A class.")
+@click.option("--queries", type=click.IntRange(1), default=5, show_default=True, help="A class.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON line for every result.")
+def main(
+    study: str,
+    work: Path | None,
+    model: str | None,
+    data: Path | None,
+    recipe: tuple[str, ...],
+    rank: tuple[str, ...],
+    candidates: int,
+    seeds: int,
+    people: int,
+    epochs: int,
+    rows: int,
+    queries: int,
+    as_json: bool,
+) -> None:
+    """Compare recipes and sizes of stored vectors on tasks whose truth is known.
+
+    Example: python tools/bench_recall.py recall --work build/facts
+    """
+    chosen = STUDIES if study == "all" else (study,)
+    recipes = recipe or RECIPES
+    if "recall" in chosen:
+        if work is None:
+            raise click.UsageError("recall needs --work FOLDER, where the trained models are kept")
+        run(recall_tasks(work, seeds, people, epochs), recipes, rank, candidates, as_json)
+    if chosen == ("recall",):
+        return
+    if model is None or data is None:
+        raise click.UsageError("all studies but recall need --model MODEL and --data FOLDER")
+    lm = load_model(ModelConfig(model))
+    for name in chosen:
+        if name in ("identify", "mislabel"):
+            tasks = class_tasks(name, lm, data, seeds, rows, queries)
+            run(tasks, recipes, rank, candidates, as_json)
+    if "fidelity" in chosen:
+        show_fidelity(lm, data, recipes, as_json)
+
+
+if __name__ == "__main__":
+    main()

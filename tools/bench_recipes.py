@@ -1,0 +1,224 @@
+"""Measures recipes on a task whose truth is known: exact, stored at several sizes, re-ranked.
+
+What the studies of bench_recall.py share; they say what the tasks are.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
+from forvalue_index.analysis.baselines import baselines
+from forvalue_index.analysis.exact import exact_scores, reranked
+from forvalue_index.analysis.recall import ranks, stored_samples
+from forvalue_index.forward.model import LanguageModel
+from forvalue_index.records import Row, Sample, StoredSample
+
+Scores = NDArray[Any]  # [q, n]
+Figures = dict[str, float]
+Judge = Callable[[Scores], Figures]
+
+EXACT, RERANKED, BASELINE = "exact", "2 KB + exact", ""
+SIZES = {"8 KB": 4096, "2 KB": 1024, "512 B": 256}  # of a float16 vector -> its numbers
+MAIN = {"recall": "mrr", "identify": "recall", "mislabel": "auc"}
+"""Study -> the figure by which its recipes are compared."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows and queries of one model, and what good scores are."""
+
+    study: str
+    set: str
+    seed: int
+    lm: LanguageModel
+    rows: list[Row]
+    queries: list[Row]
+    format: FormatConfig
+    judge: Callable[[Sequence[Sample], Sequence[StoredSample]], Judge]
+    is_distraction: Callable[[Row], bool] | None = None  # of a row that BM25 is tried without, too
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one way of scoring did on one task."""
+
+    study: str
+    set: str
+    seed: int
+    method: str  # a recipe or a baseline
+    vectors: str  # EXACT, a size, RERANKED, or BASELINE
+    rank: str
+    figures: Figures
+
+
+def measure(
+    task: Task, recipes: Sequence[str], wanted: Sequence[str], candidates: int
+) -> Iterator[Result]:
+    """Yields the results of all recipes, sizes and ways to rank, and once those of the baselines.
+
+    Args:
+        task: what is measured.
+        recipes: names of recipes.
+        wanted: ways to rank: "dot", "cosine", "per-token".
+        candidates: how many samples are re-ranked.
+    """
+
+    def result(method: str, vectors: str, rank: str, scores: Scores) -> Result:
+        return Result(task.study, task.set, task.seed, method, vectors, rank, judge(scores))
+
+    for recipe in recipes:
+        exact: dict[str, Scores] = {}
+        for size, dim in SIZES.items():
+            note(f"{task.study} {task.set}, seed {task.seed}: {recipe}, {size}")
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                build(folder, task.rows, task.lm, task.format, recipe, dim) as index,
+            ):
+                queries = index.samples(task.queries)
+                ids, scores = index.scores(queries)
+                rows = stored_samples(index, ids)
+                judge = task.judge(queries, rows)
+                n_scored = np.array([row.n_scored for row in rows])
+                stored = dict(ranks(scores, np.array([row.norm for row in rows]), n_scored))
+                if not exact:  # the same for every size
+                    true = exact_scores(index, queries, ids)
+                    exact = dict(ranks(true.scores, true.sample_lengths, n_scored))
+                    yield from (result(recipe, EXACT, rank, exact[rank]) for rank in wanted)
+                    if recipe == recipes[0]:
+                        for name, others in _baselines(task, index, queries, rows):
+                            yield result(name, BASELINE, "", others)
+            for rank in wanted:
+                yield result(recipe, size, rank, stored[rank])
+                if RERANKED.startswith(size):
+                    both = reranked(stored[rank], exact[rank], candidates)
+                    yield result(recipe, RERANKED, rank, both)
+
+
+def _baselines(
+    task: Task, index: InfluenceIndex, queries: Sequence[Sample], rows: Sequence[StoredSample]
+) -> Iterator[tuple[str, Scores]]:
+    for name, scores in baselines(index, queries, rows, task.format, seed=task.seed):
+        yield name, scores
+        if name == "bm25" and task.is_distraction is not None:
+            # Told which rows are no sources; no other method is.
+            yield (
+                "bm25, told",
+                np.where([task.is_distraction(r.row) for r in rows], -np.inf, scores),
+            )
+
+
+def build(
+    folder: str, rows: list[Row], lm: LanguageModel, format: FormatConfig, recipe: str, dim: int
+) -> InfluenceIndex:
+    """Returns a new index of rows, in `folder`."""
+    path, vector = Path(folder) / "index", VectorConfig(recipe=recipe, dim=dim)
+    return InfluenceIndex.build(path, rows, lm, format=format, vector=vector)[0]
+
+
+def show(results: Sequence[Result], as_json: bool) -> None:
+    """Prints all results of one study: a JSON line each, or one table."""
+    if as_json:
+        for result in results:
+            print(json.dumps(asdict(result)))
+        return
+    if not results:
+        return
+    study = results[0].study
+    columns = [
+        (set, name)
+        for set in dict.fromkeys(result.set for result in results)
+        for name in results[0].figures
+    ]
+    table = Table(title=f"{study}, mean ± spread over seeds", title_justify="left")
+    for column in ("method", "vectors", "rank"):
+        table.add_column(column, no_wrap=True)
+    for set, name in columns:
+        table.add_column(f"{set}\n{name.replace('_', '@')}", justify="right", no_wrap=True)
+    table.add_column(f"{MAIN[study]}\n/ raw", justify="right")
+    table.add_column(f"{MAIN[study]}\n/ exact", justify="right")
+    means = _means(results)
+    previous = None
+    keys = dict.fromkeys((r.method, r.vectors, r.rank) for r in results)
+    for key in sorted(keys, key=lambda key: key[1] == BASELINE):  # these stand below
+        method, vectors, rank = key
+        group = method if vectors else BASELINE
+        if previous not in (None, group):
+            table.add_section()
+        previous = group
+        cells = [
+            _spread(r.figures[name] for r in results if _is(r, set, key)) for set, name in columns
+        ]
+        raw = _ratio(means, key, ("raw", vectors, rank))
+        exact = _ratio(means, key, (method, EXACT, rank))
+        table.add_row(
+            method, vectors, rank, *cells, raw if vectors else "", exact if vectors else ""
+        )
+    console = Console(width=None if sys.stdout.isatty() else 40 + 16 * (len(columns) + 2))
+    console.print(table)
+    seeds = len({result.seed for result in results})
+    console.print(
+        f"{seeds} seeds; / raw, / exact: geometric mean over the sets of {MAIN[study]} by that of "
+        f"raw with the same vectors, and of the same recipe's exact form; {machine()}\n"
+    )
+
+
+def machine() -> str:
+    """Returns what the figures were taken on."""
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def note(text: str) -> None:
+    """Prints a line of progress to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+Key = tuple[str, str, str]
+
+
+def _is(result: Result, set: str, key: Key) -> bool:
+    return result.set == set and (result.method, result.vectors, result.rank) == key
+
+
+def _means(results: Sequence[Result]) -> dict[Key, dict[str, float]]:
+    """Returns the mean over seeds of the main figure, by method and set."""
+    values: dict[Key, dict[str, list[float]]] = {}
+    for r in results:
+        sets = values.setdefault((r.method, r.vectors, r.rank), {})
+        sets.setdefault(r.set, []).append(r.figures[MAIN[r.study]])
+    return {
+        key: {set: float(np.mean(found)) for set, found in sets.items()}
+        for key, sets in values.items()
+    }
+
+
+def _ratio(means: dict[Key, dict[str, float]], key: Key, base: Key) -> str:
+    """Returns the geometric mean over the sets of one method's figure by another's."""
+    if base not in means:
+        return "–"
+    tiny = 1e-6
+    logs = [
+        np.log(max(value, tiny) / max(means[base][set], tiny)) for set, value in means[key].items()
+    ]
+    return f"{np.exp(np.mean(logs)):.3f}"
+
+
+def _spread(values: Iterable[float]) -> str:
+    numbers = list(values)
+    if not numbers:
+        return "–"
+    spread = f" ± {np.std(numbers, ddof=1):.3f}" if len(numbers) > 1 else ""
+    return f"{np.mean(numbers):.3f}{spread}"
