@@ -49,7 +49,7 @@ class VectorConfig:
     recipe: str = "balanced"
     dim: int = 1024  # numbers in a stored vector, two bytes each
     sketch: str = "block"
-    sketch_dim: int = 32768  # numbers in a sketch; one that is not wider than dim is stored whole
+    sketch_dim: int = 16384  # numbers in a sketch; one that is not wider than dim is stored whole
     fit_samples: int = 4096  # training samples that statistics and projection are learned from
     seed: int = 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import save_model, tiny_model, tiny_tokenizer
@@ -249,8 +250,7 @@ def test_half_precision_weights_stay_near_float32(
         tmp_path / "half", rows, ModelConfig(str(model_dir), dtype=dtype), vector=SMALL
     )
     assert half.lm.model.dtype == getattr(torch, dtype)
-    a = full.vectors(full.samples(rows))
-    b = half.vectors(half.samples(rows))
-    cosine = (a * b).sum(1) / ((a * a).sum(1) * (b * b).sum(1)) ** 0.5
-    assert cosine.min() > 0.98
-    assert not (a == b).all()
+    a = full.scores(full.samples(rows))[1]
+    b = half.scores(half.samples(rows))[1]
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99
+    assert not (a == b).any()

@@ -334,8 +334,8 @@ def run(
 @click.option(
     "--epochs", type=click.IntRange(1), default=28, show_default=True, help="Of training."
 )
-@click.option("--rows", type=click.IntRange(5), default=40, show_default=True, help="A class.")
-@click.option("--queries", type=click.IntRange(1), default=5, show_default=True, help="A class.")
+@click.option("--rows", type=click.IntRange(5), default=20, show_default=True, help="A class.")
+@click.option("--queries", type=click.IntRange(1), default=4, show_default=True, help="A class.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON line for every result.")
 def main(
     study: str,

@@ -103,7 +103,8 @@ def measure(
                             yield result(name, BASELINE, "", others)
             for rank in wanted:
                 yield result(recipe, size, rank, stored[rank])
-                if RERANKED.startswith(size):
+                # A mislabelled row is looked for among all rows, so that nothing is re-ranked.
+                if RERANKED.startswith(size) and task.study != "mislabel":
                     both = reranked(stored[rank], exact[rank], candidates)
                     yield result(recipe, RERANKED, rank, both)
 
@@ -112,7 +113,10 @@ def _baselines(
     task: Task, index: InfluenceIndex, queries: Sequence[Sample], rows: Sequence[StoredSample]
 ) -> Iterator[tuple[str, Scores]]:
     for name, scores in baselines(index, queries, rows, task.format, seed=task.seed):
-        yield name, scores
+        if task.study == "mislabel" and name == "loss":
+            yield "low loss", -scores  # a wrong response is an unlikely one
+        else:
+            yield name, scores
         if name == "bm25" and task.is_distraction is not None:
             # Told which rows are no sources; no other method is.
             yield (

@@ -7,6 +7,7 @@ one transaction, and none of them encodes anything.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,23 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, bindparam, func, insert, select, update
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Engine,
+    Text,
+    bindparam,
+    case,
+    cast,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 
 from forvalue_index.catalog.engine import make_engine, place_of, reading, writing
+from forvalue_index.catalog.filters import MISSING, Condition, parse_condition, value_of
 from forvalue_index.catalog.migrations import check_revision, current, upgrade_connection
 from forvalue_index.catalog.rows import (
     COLUMNS,
@@ -33,6 +48,7 @@ from forvalue_index.errors import (
     CorruptIndexError,
     FingerprintError,
     IndexMissingError,
+    InputError,
     KeyConflictError,
     SchemaError,
 )
@@ -42,6 +58,7 @@ FORMAT = 1
 """Of the segment files and of what the fingerprint means; the tables have their revision."""
 
 _CHUNK = 4000  # values in one IN (...): below every database's limit
+_PAGE = 10_000  # rows that a scan of all of them holds at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,6 +416,63 @@ class Catalog:
                 return
             after = rows[-1].id
 
+    def where(self, conditions: Iterable[Condition | str]) -> NDArray[np.int64]:
+        """Ids of the live samples whose rows meet all `conditions`, ascending [n].
+
+        The database takes the fields out of the rows, Python compares them (`filters` has the
+        rules): of 100,000 rows of 1 KB, 0.3 s instead of the 1.2 s that parsing them takes here.
+
+        Args:
+            conditions: such as "source=math"; with none of them, all live samples.
+
+        Raises:
+            InputError: a condition cannot be read, or no row has its field; the message names
+                the fields that there are.
+        """
+        wanted = [parse_condition(c) if isinstance(c, str) else c for c in conditions]
+        # Most fields that are worth a condition have few values: each is looked at once.
+        answers: list[dict[str, bool]] = [{} for _ in wanted]
+        found: list[int] = []
+        seen, total = [False] * len(wanted), 0
+        live = SampleTable.removed_at.is_(None)
+        whole, texts = _fields(self._engine, wanted)
+        statement = select(SampleTable.id, whole, *texts).where(live)
+        with reading(self._engine) as connection:
+            rows = connection.execution_options(yield_per=_PAGE).execute(statement)
+            for id, row, *values in rows:
+                total += 1
+                if row is not None:
+                    values = _values(json.loads(row), wanted)
+                met = True
+                for i, text in enumerate(values):
+                    if text is None:
+                        met &= wanted[i].met_without()
+                        continue
+                    seen[i] = True
+                    answer = answers[i].get(text)
+                    if answer is None:
+                        answer = wanted[i].met_by(json.loads(text))
+                        if len(answers[i]) < _PAGE:
+                            answers[i][text] = answer
+                    met &= answer
+                if met:
+                    found.append(id)
+        for condition, there in zip(wanted, seen, strict=True):
+            if total and not there:
+                raise InputError(
+                    f"no sample has a field {condition.field!r}: the fields are "
+                    f"{', '.join(self.fields())}"
+                )
+        return np.sort(np.array(found, np.int64))
+
+    def fields(self) -> list[str]:
+        """The names of the fields of the first thousand live samples, in their order."""
+        live = SampleTable.removed_at.is_(None)
+        statement = select(SampleTable.row).where(live).order_by(SampleTable.id).limit(1000)
+        with reading(self._engine) as connection:
+            rows = connection.execute(statement).scalars().all()
+        return list(dict.fromkeys(name for row in rows for name in json.loads(row)))
+
     def figures(self) -> Figures:
         """The numbers kept beside all live samples, in the order of their ids."""
         columns = SampleTable.id, SampleTable.norm, SampleTable.n_scored, SampleTable.loss
@@ -440,6 +514,55 @@ def _in_chunks(
     for start in range(0, len(values), _CHUNK):
         chunk = values[start : start + _CHUNK]
         yield from connection.execute(statement.where(column.in_(chunk)))
+
+
+def _fields(engine: Engine, conditions: Sequence[Condition]) -> tuple[Any, list[Any]]:
+    """Two kinds of columns: the whole row, where only Python can read it, else NULL; and for each
+    condition the JSON text of its field, as it stands in the row, NULL where there is none.
+
+    Python writes NaN and infinity, which are not JSON, and writes letters beyond ASCII in two
+    ways, of which an old SQLite finds one in a name.
+    """
+    row = SampleTable.row
+    names = [name for c in conditions for name in (c.field, *c.path)]
+    plain = all(name.isascii() and name.isprintable() for name in names)
+    plain &= not any(set(name) & {'"', "\\"} for name in names)
+    old = engine.name == "sqlite" and sqlite3.sqlite_version_info < (3, 38)  # has no ->
+    if old or not plain:
+        return row.label("whole"), []
+    if engine.name == "sqlite":
+        valid: Any = func.json_valid(row) == 1
+        document: Any = row
+
+        def step(name: str) -> str:
+            return f'$."{name}"'
+    else:
+        valid = (func.strpos(row, "NaN") == 0) & (func.strpos(row, "Infinity") == 0)
+        document = cast(row, JSON)
+
+        def step(name: str) -> str:
+            return name
+
+    def follow(names: Sequence[str]) -> Any:
+        value = document
+        for name in names:
+            value = value.op("->", return_type=JSON())(literal(step(name), Text))
+        return cast(value, Text)
+
+    texts = []
+    for condition in conditions:
+        either = [follow([condition.field])]
+        if len(condition.path) > 1:
+            either.append(follow(condition.path))
+        found = func.coalesce(*either) if len(either) > 1 else either[0]
+        texts.append(case((valid, found)))
+    return case((~valid, row)).label("whole"), texts
+
+
+def _values(row: dict[str, Any], conditions: Sequence[Condition]) -> list[str | None]:
+    """What the second kind of columns would be, from the whole row."""
+    values = [value_of(row, condition) for condition in conditions]
+    return [None if value is MISSING else json.dumps(value) for value in values]
 
 
 def _ids(connection: Connection, *conditions: Any) -> NDArray[np.int64]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 OVERSAMPLING = 32  # directions tried beyond those that are kept (arXiv 0909.4061, section 4.2)
 BLOCK = 256  # sketches that are in memory at a time
-RESIDUAL = 0.25  # weight of what the learned directions miss, where there is room for it
+LEARNED = 7 / 8  # of the numbers in a vector, at most; the rest is for what they miss
+RESIDUAL = 0.5  # weight of the inner products of what they miss
 
 
 class Projection:
@@ -40,8 +41,8 @@ def fit_projection(
 
     Uncentred principal components by a randomised range finder with one power iteration. The
     sketches are read in blocks, so they may lie on disk; no n x n and no S x S matrix is formed.
-    Up to `dim` sketches are spanned whole, and lose nothing; the numbers that are left over then
-    hold random directions of the rest of the space, with a small weight, for rows to come.
+    The other numbers hold random directions of the rest of the space, which count half: they are
+    what an index knows of rows that are unlike those it was fitted to.
     """
     width = sketches.shape[1]
     basis = _range(sketches, min(dim + OVERSAMPLING, width), seed, device)  # [S, r]
@@ -50,15 +51,13 @@ def fit_projection(
         inside = block @ basis  # [b, r]
         moment += (inside.T @ inside).double()
     values, vectors = torch.linalg.eigh(moment)
-    n_learned = min(dim, max(1, int((values > 1e-9 * values[-1]).sum())))
+    n_learned = max(1, min(int(LEARNED * dim), int((values > 1e-9 * values[-1]).sum())))
     learned = basis @ vectors.flip(1)[:, :n_learned].float()
-    room = min(dim, width) - n_learned
-    if not room:
-        return Projection(learned, n_learned)
+    room = dim - n_learned
     rest = _random(width, room, seed + 1).to(device)
     rest = _orthonormal(rest - learned @ (learned.T @ rest))
     # At weight 1 the random directions would estimate the inner products they miss without bias.
-    return Projection(torch.cat([learned, rest * RESIDUAL * (width / room) ** 0.5], 1), n_learned)
+    return Projection(torch.cat([learned, rest * (RESIDUAL * width / room) ** 0.5], 1), n_learned)
 
 
 def _orthonormal(columns: Tensor) -> Tensor:

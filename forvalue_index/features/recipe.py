@@ -20,8 +20,9 @@ DAMPING = 1.0
 """Of both curvatures, relative to their mean eigenvalue. Weaker dampings were better in some
 studies and much worse in others (tools/EXPERIMENTS.md)."""
 
-ERROR_FLOOR = 1e-3
-"""Of the length of a token's error, relative to its mean."""
+ERROR_FLOOR = 2e-4
+"""Of the length of a token's error. Absolute: the best floor was the same for models whose mean
+error lay anywhere between 0.003 and 1 (tools/EXPERIMENTS.md)."""
 
 
 class Recipe(ABC):
@@ -112,9 +113,8 @@ class Balanced(Recipe):
 
     @classmethod
     def fit(cls, statistics: TokenStatistics) -> Self:
-        """Returns the recipe with its whitening and the floor of an error's length."""
-        floor = torch.tensor(ERROR_FLOOR * statistics.error_norm)
-        return cls({"whitening": _whitening(statistics), "error_floor": floor})
+        """Returns the recipe with its whitening."""
+        return cls({"whitening": _whitening(statistics)})
 
     @staticmethod
     def energy(statistics: TokenStatistics) -> Tensor:
@@ -127,7 +127,7 @@ class Balanced(Recipe):
         norms = torch.linalg.vector_norm(tokens.errors, dim=1, keepdim=True)  # [n, 1]
         return TokenFactors(
             torch.nn.functional.normalize(hidden, dim=1),
-            tokens.errors / (norms + self.tensors["error_floor"]),
+            tokens.errors / (norms + ERROR_FLOOR),
             tokens.owner,
             tokens.n_samples,
         )

@@ -18,7 +18,6 @@ class TokenStatistics:
         self._moment = torch.zeros(hidden, hidden, dtype=torch.float64, device=device)
         self._square = torch.zeros(vocabulary, dtype=torch.float64, device=device)
         self._unit_square = torch.zeros(vocabulary, dtype=torch.float64, device=device)
-        self._norm = torch.zeros((), dtype=torch.float64, device=device)
 
     def update(self, tokens: TokenFactors) -> None:
         """Takes in some tokens, as they come from the model."""
@@ -28,7 +27,6 @@ class TokenStatistics:
         self._moment += (tokens.hidden.T @ tokens.hidden).double()
         self._square += squares.sum(0, dtype=torch.float64)
         self._unit_square += (1 / norms.square().clamp_min(1e-30)).double() @ squares.double()
-        self._norm += norms.sum(dtype=torch.float64)
 
     @property
     def hidden_moment(self) -> Tensor:
@@ -44,11 +42,6 @@ class TokenStatistics:
     def error_share(self) -> Tensor:
         """Mean share of each vocabulary entry in a token's error, E[e_v^2 / |e|^2], [v] float64."""
         return self._unit_square / self.n_tokens
-
-    @property
-    def error_norm(self) -> float:
-        """Mean length of a token's error, E|e|."""
-        return float(self._norm / self.n_tokens)
 
     def directions(self) -> tuple[Tensor, Tensor]:
         """Returns eigenvalues [d] and eigenvectors [d, d] of the hidden moment, largest first."""

@@ -18,7 +18,7 @@ from forvalue_index.features.closed_form import influence, self_influence
 from forvalue_index.features.recipe import Recipe
 from forvalue_index.features.tokens import TokenFactors
 from forvalue_index.features.vectoriser import Vectoriser
-from forvalue_index.forward.batching import Batch, collate, plan_batches
+from forvalue_index.forward.batching import collate, plan_batches
 from forvalue_index.forward.head import hidden_states
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Encoded, Sample
@@ -47,10 +47,9 @@ class Encoder:
             ModelError: the model gives NaN or infinity for a sample.
         """
         for positions in plan_batches(samples, self._token_budget):
-            batch = collate(samples, positions).to(self._lm.device)
             state = vectoriser.zeros(len(positions))
             losses = torch.zeros(len(positions), device=self._lm.device)
-            for tokens, token_losses in self._chunks(batch):
+            for tokens, token_losses in self._chunks(samples, positions):
                 vectoriser.update(state, tokens)
                 losses.index_add_(0, tokens.owner, token_losses)
             vectors, retained = vectoriser.finish(state)
@@ -60,7 +59,7 @@ class Encoder:
     def tokens(self, samples: Sequence[Sample]) -> Iterator[TokenFactors]:
         """Yields the factors of all scored tokens, a chunk at a time, in no order of samples."""
         for positions in plan_batches(samples, self._token_budget):
-            for tokens, _ in self._chunks(collate(samples, positions).to(self._lm.device)):
+            for tokens, _ in self._chunks(samples, positions):
                 yield tokens
 
     def factors(
@@ -72,8 +71,7 @@ class Encoder:
         """
         budget = min(self._token_budget, max(1, n_bytes // (4 * self._lm.head.vocabulary)))
         for positions in plan_batches(samples, budget):
-            batch = collate(samples, positions).to(self._lm.device)
-            chunks = [recipe(tokens) for tokens, _ in self._chunks(batch)]
+            chunks = [recipe(tokens) for tokens, _ in self._chunks(samples, positions)]
             yield (
                 positions,
                 TokenFactors(
@@ -104,14 +102,28 @@ class Encoder:
             result[positions] = self_influence(tokens).cpu().numpy()
         return result
 
-    def _chunks(self, batch: Batch) -> Iterator[tuple[TokenFactors, Tensor]]:
-        """Yields the factors and losses of a batch's scored tokens, a chunk at a time."""
+    def _chunks(
+        self, samples: Sequence[Sample], positions: list[int]
+    ) -> Iterator[tuple[TokenFactors, Tensor]]:
+        """Yields the factors and losses of a batch's scored tokens, a chunk at a time.
+
+        Raises:
+            ModelError: the model gives NaN or infinity for a sample.
+        """
+        batch = collate(samples, positions).to(self._lm.device)
         states = hidden_states(self._lm.model, self._lm.head, {"input_ids": batch.input_ids})
         hidden = states.flatten(0, 1)[batch.predictors]  # [n, d]
         for start in range(0, len(hidden), self._chunk):
             part = slice(start, start + self._chunk)
             with torch.no_grad():
                 errors, losses = self._lm.head.errors(hidden[part], batch.targets[part])
+            bad = ~torch.isfinite(losses)
+            if bad.any():
+                sample = samples[batch.positions[int(batch.owner[part][bad][0])]]
+                raise ModelError(
+                    f"{sample.source}: the model gives NaN or infinity for sample {sample.key!r}; "
+                    "check its weights, or try --dtype float32"
+                )
             tokens = TokenFactors(
                 hidden[part].float(), errors, batch.owner[part], len(batch.positions)
             )
@@ -125,18 +137,11 @@ class Encoder:
         retained: Tensor,
         losses: Tensor,
     ) -> list[tuple[int, Encoded]]:
-        norms = torch.linalg.vector_norm(vectors.double(), dim=1).cpu()
-        finite = torch.isfinite(norms) & torch.isfinite(losses).cpu()
-        if not finite.all():
-            sample = samples[int(torch.argmin(finite.int()))]
-            raise ModelError(
-                f"{sample.source}: the model gives NaN or infinity for sample {sample.key!r}; "
-                "check its weights, or try --dtype float32"
-            )
+        norms = torch.linalg.vector_norm(vectors, dim=1).tolist()
         arrays = vectors.cpu().numpy()
         means = (losses.cpu() / torch.tensor([sample.n_scored for sample in samples])).tolist()
         kept = retained.cpu().tolist()
         return [
-            (position, Encoded(arrays[row], means[row], float(norms[row]), kept[row]))
+            (position, Encoded(arrays[row], means[row], norms[row], kept[row]))
             for row, position in enumerate(positions)
         ]
