@@ -35,7 +35,7 @@ def write(path: Path, rows: list[Row]) -> Path:
 def index(tmp_path: Path, rows: list[Row], model_dir: Path) -> Path:
     path = tmp_path / "my.index"
     train = [row | {"kind": row["n"] % 3} for row in rows]
-    vector = VectorConfig(recipe="raw", dim=256)
+    vector = VectorConfig(recipe="raw", dim=256, sketch_dim=256)
     InfluenceIndex.build(path, train, str(model_dir), vector=vector)[0].close()
     return path
 
@@ -59,19 +59,14 @@ def test_fidelity_as_json(index: Path, queries: Path) -> None:
     assert result["overlap_100"] == {"mean": None, "sd": None, "se": None, "n": 0}
     del result["pearson"], result["spearman"], result["overlap_10"], result["overlap_100"]
     del result["top_10_in_100"], result["error"]
-    assert result == {
-        "recipe": "raw",
-        "dim": 256,
-        "bytes_per_sample": 512,
-        "queries": 4,
-        "samples": 30,
-    }
+    assert result.pop("bytes_per_sample") == 2 * result.pop("dim") > 0
+    assert result == {"recipe": "raw", "queries": 4, "samples": 30}
 
 
 def test_fidelity_for_people(index: Path, queries: Path) -> None:
     out = run_well("fidelity", "--index", index, "--data", queries, "--sample", 20)
     assert "Pearson correlation" in out
-    assert "4 queries, 20 training samples, recipe raw, 512 bytes a sample" in out
+    assert "4 queries, 20 training samples, recipe raw, " in out
     assert "–" in next(line for line in out.splitlines() if "top 100" in line)
 
 
@@ -97,7 +92,7 @@ def test_recall_for_people_fits_a_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     out = run_well("recall", "--index", index, "--data", queries, "--gold-field", "kind", "--exact")
-    assert "recall@|gold|" in out
+    assert "recall@gold" in out
     assert "exact per-token" in out
     assert "…" not in out
     assert "4 queries with 10.000 sources each of 30 training samples" in out.replace("\n", " ")

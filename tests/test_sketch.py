@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from forvalue_index.features.closed_form import influence
-from forvalue_index.features.sketch import TensorSketch
+from forvalue_index.features.sketch import SLOTS, BlockSketch, TensorSketch
 from forvalue_index.features.tokens import TokenFactors
 
 V, D = 40, 12
@@ -86,3 +86,71 @@ def test_is_the_same_on_the_gpu() -> None:
     )
     sketch.update(state, moved)
     torch.testing.assert_close(sketch.finish(state).cpu(), sketch_of(tokens, 512, 0))
+
+
+def block_sketch(dim: int, seed: int, hidden: int = D) -> BlockSketch:
+    energy = 1 / torch.arange(1, V + 1)
+    return BlockSketch.fit(energy, torch.eye(D)[:, :hidden], dim, seed)
+
+
+def blocks_of(tokens: TokenFactors, sketch: BlockSketch) -> torch.Tensor:
+    state = sketch.zeros(tokens.n_samples)
+    sketch.update(state, tokens)
+    return sketch.finish(state)
+
+
+@pytest.mark.parametrize("dim", [36, 40, 12, 7, 600])
+def test_block_sketch_is_a_count_sketch_of_the_outer_product(dim: int) -> None:
+    tokens = factors([0, 0, 1, 0, 1])
+    sketch = block_sketch(dim, 5)
+    t = sketch.tensors
+    slots, hidden = t["orders"].shape
+    assert sketch.dim == dim // hidden * hidden
+    expected = torch.zeros(2, sketch.dim)
+    for k, sample in enumerate(tokens.owner.tolist()):
+        for v in range(V):
+            block, slot = divmod(int(t["buckets"][v]), slots)
+            for place in range(hidden):
+                j = int(t["orders"][slot, place])
+                sign = t["bucket_signs"][v] * t["order_signs"][slot, place]
+                value = sign * tokens.errors[k, v] * tokens.hidden[k, j]
+                expected[sample, block * hidden + place] += value
+    torch.testing.assert_close(blocks_of(tokens, sketch), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_block_sketch_estimates_are_unbiased_over_seeds() -> None:
+    a, b = factors([0, 0, 0, 0], seed=1), factors([0, 0, 0], seed=2)
+    b = TokenFactors(b.hidden + a.hidden[:3], b.errors + a.errors[:3], b.owner, 1)
+    truth = float(influence(a, b))
+    estimates = []
+    for seed in range(200):
+        sketch = block_sketch(36, seed)
+        estimates.append(float(blocks_of(a, sketch) @ blocks_of(b, sketch).T))
+    error = np.std(estimates, ddof=1) / np.sqrt(len(estimates))
+    assert abs(np.mean(estimates) - truth) < 3 * error
+    assert truth > 3 * error
+
+
+def test_block_sketch_is_exact_when_every_entry_has_a_block() -> None:
+    tokens = factors([0, 0, 1, 2])
+    sketches = blocks_of(tokens, block_sketch(V * D, 0))
+    torch.testing.assert_close(sketches @ sketches.T, influence(tokens, tokens))
+
+
+def test_blocks_carry_equal_energy_and_the_loudest_stand_alone() -> None:
+    energy = torch.tensor([100.0, 90] + [1.0] * 198)
+    sketch = BlockSketch.fit(energy, torch.eye(D), D * 8, 0)
+    buckets = sketch.tensors["buckets"]
+    blocks = buckets // sketch.tensors["orders"].shape[0]
+    assert sketch.tensors["orders"].shape[0] == SLOTS
+    loads = torch.zeros(8).index_add_(0, blocks, energy)
+    assert (blocks == blocks[0]).sum() == (blocks == blocks[1]).sum() == 1
+    assert loads[loads < 90].max() - loads[loads < 90].min() <= 1
+
+
+def test_only_the_leading_directions_of_wide_states_are_kept() -> None:
+    tokens = factors([0, 0, 1])
+    sketch = BlockSketch.fit(torch.ones(V), torch.eye(D), D - 2, 0)  # room for D - 2 of them
+    narrow = TokenFactors(tokens.hidden.clone(), tokens.errors, tokens.owner, 2)
+    narrow.hidden[:, D - 2 :] = 0
+    torch.testing.assert_close(blocks_of(tokens, sketch), blocks_of(narrow, sketch))

@@ -24,7 +24,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -51,7 +51,7 @@ from forvalue_index import FormatConfig
 from forvalue_index.analysis.fidelity import fidelity as compare
 from forvalue_index.analysis.metrics import auc
 from forvalue_index.analysis.recall import found, gold_of
-from forvalue_index.config import RECIPES, ModelConfig
+from forvalue_index.config import RECIPES, ModelConfig, VectorConfig
 from forvalue_index.data.readers import open_rows
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.records import Row, Sample, StoredSample
@@ -252,7 +252,9 @@ def as_question(row: Row) -> Row:
     return {"prompt": f"Question: {row['question']}\nAnswer:", "response": f" {row['answer']}"}
 
 
-def show_fidelity(lm: LanguageModel, data: Path, recipes: Sequence[str], as_json: bool) -> None:
+def show_fidelity(
+    lm: LanguageModel, data: Path, recipes: Sequence[str], vector: VectorConfig, as_json: bool
+) -> None:
     """Prints how true the stored vectors of every recipe and size are."""
     names = ("pearson", "spearman", "overlap_10", "overlap_100", "top_10_in_100", "error")
     table = Table(title="fidelity, mean over queries", title_justify="left")
@@ -264,7 +266,7 @@ def show_fidelity(lm: LanguageModel, data: Path, recipes: Sequence[str], as_json
             note(f"fidelity {name}: {recipe}, {size}")
             with (
                 tempfile.TemporaryDirectory() as folder,
-                build(folder, rows, lm, format, recipe, dim) as index,
+                build(folder, rows, lm, format, replace(vector, recipe=recipe, dim=dim)) as index,
             ):
                 result = asdict(compare(index, queries))
             if as_json:
@@ -302,12 +304,13 @@ def run(
     recipes: Sequence[str],
     rank: Sequence[str],
     candidates: int,
+    vector: VectorConfig,
     as_json: bool,
 ) -> None:
     """Measures all tasks of one study and prints the results."""
     results: list[Result] = []
     for task in tasks:
-        results += measure(task, recipes, rank, candidates)
+        results += measure(task, recipes, rank, candidates, vector)
     show(results, as_json)
 
 
@@ -327,6 +330,16 @@ def run(
 @click.option(
     "--candidates", type=click.IntRange(1), default=100, show_default=True, help="Re-ranked."
 )
+@click.option(
+    "--sketch-dim", type=int, default=VectorConfig().sketch_dim, show_default=True, help="Width."
+)
+@click.option(
+    "--fit-samples",
+    type=int,
+    default=VectorConfig().fit_samples,
+    show_default=True,
+    help="Rows to learn from; with as many as the index has, the vectors have seen all of them.",
+)
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
 @click.option(
     "--people", type=click.IntRange(4), default=60, show_default=True, help="Subjects of the facts."
@@ -345,6 +358,8 @@ def main(
     recipe: tuple[str, ...],
     rank: tuple[str, ...],
     candidates: int,
+    sketch_dim: int,
+    fit_samples: int,
     seeds: int,
     people: int,
     epochs: int,
@@ -358,10 +373,11 @@ def main(
     """
     chosen = STUDIES if study == "all" else (study,)
     recipes = recipe or RECIPES
+    vector = VectorConfig(sketch_dim=sketch_dim, fit_samples=fit_samples)
     if "recall" in chosen:
         if work is None:
             raise click.UsageError("recall needs --work FOLDER, where the trained models are kept")
-        run(recall_tasks(work, seeds, people, epochs), recipes, rank, candidates, as_json)
+        run(recall_tasks(work, seeds, people, epochs), recipes, rank, candidates, vector, as_json)
     if chosen == ("recall",):
         return
     if model is None or data is None:
@@ -370,9 +386,9 @@ def main(
     for name in chosen:
         if name in ("identify", "mislabel"):
             tasks = class_tasks(name, lm, data, seeds, rows, queries)
-            run(tasks, recipes, rank, candidates, as_json)
+            run(tasks, recipes, rank, candidates, vector, as_json)
     if "fidelity" in chosen:
-        show_fidelity(lm, data, recipes, as_json)
+        show_fidelity(lm, data, recipes, vector, as_json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,11 @@ class Result:
 
 
 def measure(
-    task: Task, recipes: Sequence[str], wanted: Sequence[str], candidates: int
+    task: Task,
+    recipes: Sequence[str],
+    wanted: Sequence[str],
+    candidates: int,
+    vector: VectorConfig,
 ) -> Iterator[Result]:
     """Yields the results of all recipes, sizes and ways to rank, and once those of the baselines.
 
@@ -75,6 +79,7 @@ def measure(
         recipes: names of recipes.
         wanted: ways to rank: "dot", "cosine", "per-token".
         candidates: how many samples are re-ranked.
+        vector: the rest of how vectors are made.
     """
 
     def result(method: str, vectors: str, rank: str, scores: Scores) -> Result:
@@ -86,7 +91,9 @@ def measure(
             note(f"{task.study} {task.set}, seed {task.seed}: {recipe}, {size}")
             with (
                 tempfile.TemporaryDirectory() as folder,
-                build(folder, task.rows, task.lm, task.format, recipe, dim) as index,
+                build(
+                    folder, task.rows, task.lm, task.format, replace(vector, recipe=recipe, dim=dim)
+                ) as index,
             ):
                 queries = index.samples(task.queries)
                 ids, scores = index.scores(queries)
@@ -126,10 +133,10 @@ def _baselines(
 
 
 def build(
-    folder: str, rows: list[Row], lm: LanguageModel, format: FormatConfig, recipe: str, dim: int
+    folder: str, rows: list[Row], lm: LanguageModel, format: FormatConfig, vector: VectorConfig
 ) -> InfluenceIndex:
     """Returns a new index of rows, in `folder`."""
-    path, vector = Path(folder) / "index", VectorConfig(recipe=recipe, dim=dim)
+    path = Path(folder) / "index"
     return InfluenceIndex.build(path, rows, lm, format=format, vector=vector)[0]
 
 

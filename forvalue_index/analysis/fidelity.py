@@ -76,8 +76,8 @@ def fidelity(
     pairs = list(zip(exact.scores, stored, strict=True))
     return Fidelity(
         recipe=index.config.vector.recipe,
-        dim=index.config.vector.dim,
-        bytes_per_sample=VECTOR_BYTES * index.config.vector.dim,
+        dim=index.vectoriser.dim,
+        bytes_per_sample=VECTOR_BYTES * index.vectoriser.dim,
         queries=len(queries),
         samples=len(ids),
         pearson=Figure.of(pearson(*pair) for pair in pairs),

@@ -98,7 +98,7 @@ def recall(
     return Recall(
         gold_field=gold_field,
         recipe=index.config.vector.recipe,
-        dim=index.config.vector.dim,
+        dim=index.vectoriser.dim,
         queries=len(queries),
         samples=len(ids),
         sources=Figure.of(gold.sum(1)),

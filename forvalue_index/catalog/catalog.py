@@ -420,7 +420,8 @@ class Catalog:
         """Ids of the live samples whose rows meet all `conditions`, ascending [n].
 
         The database takes the fields out of the rows, Python compares them (`filters` has the
-        rules): of 100,000 rows of 1 KB, 0.3 s instead of the 1.2 s that parsing them takes here.
+        rules): of 100,000 rows of 1 KB 0.3 s on SQLite, 1.3 s on PostgreSQL, where parsing all of
+        each row in Python takes 1.2 s more.
 
         Args:
             conditions: such as "source=math"; with none of them, all live samples.

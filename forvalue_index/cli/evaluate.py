@@ -163,7 +163,7 @@ def recall(
     if as_json:
         render.json_line(asdict(result))
         return
-    table = _table("", "MRR", "hit@1", "hit@10", "AUC", "recall@|gold|")
+    table = _table("", "MRR", "hit@1", "hit@10", "AUC", "recall@gold")
     for name, found in result.methods.items():
         figures = (found.mrr, found.hit_1, found.hit_10, found.auc, found.recall)
         table.add_row(name, *map(_with_error, figures))
@@ -172,13 +172,14 @@ def recall(
     console.print(
         f"{result.queries:,} queries with {_number(result.sources.mean)} sources each of "
         f"{result.samples:,} training samples; recipe {result.recipe}, {result.dim:,} numbers a "
-        "vector; ± standard error over the queries",
+        "vector; recall@gold: share of the n sources among the first n; ± standard error over "
+        "the queries",
         style="dim",
     )
 
 
 def _table(first: str, *columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)

@@ -9,8 +9,9 @@ is in, nor on the other queries of a batch: the same query and vector give the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ Ids = NDArray[np.int64]
 T = TypeVar("T")
 
 _LABELS = 2**22  # ids that one call of `scores` holds at a time: 32 MiB
+_NUMBERS = 2**24  # of vectors that `blocks` holds at a time: 64 MiB
 
 
 class FlatSearch:
@@ -44,7 +46,8 @@ class FlatSearch:
         Raises:
             CorruptIndexError: a segment is not what was committed, or an id is in two of them.
         """
-        opened = [open_segment(folder, segment, dim) for segment in segments]
+        self.segments = tuple(segments)
+        self._opened = opened = [open_segment(folder, segment, dim) for segment in self.segments]
         every = np.concatenate([np.empty(0, np.int64), *(segment.ids for segment in opened)])
         if len(np.unique(every)) != len(every):
             ids, times = np.unique(every, return_counts=True)
@@ -73,37 +76,51 @@ class FlatSearch:
         *,
         opponents: bool = False,
         allowed: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
     ) -> tuple[Scores, Ids]:
         """The k best samples of each query: scores and ids, [q, min(k, live)] each.
 
-        Best is the highest inner product, or with `opponents` the lowest. Of equal scores the
-        smaller id comes first, also at the end of the list.
+        Best is the highest score, or with `opponents` the lowest; a score is the inner product,
+        times the sample's weight if there are any. Of equal scores the smaller id comes first,
+        also at the end of the list.
 
         Args:
             queries: [q, dim] float32.
             k: 1 or more.
             opponents: the samples that most speak against the query, the most adverse first.
             allowed: only these ids may be an answer; those that are not live are passed over.
+            weights: a positive number for each of `ids`, in their order [ntotal]: 1 / length of
+                the vector makes the rank of cosines. FAISS cannot rank by them, so that all
+                scores are taken, which is some ten times slower than without.
 
         Raises:
-            InputError: k or the shape of the queries is wrong, or a query is not finite.
+            InputError: k, the shape of the queries or a weight is wrong, or a query is not finite.
             CorruptIndexError: a segment holds vectors that cannot be compared.
         """
-        queries = self._checked(queries)
+        queries = self.checked(queries)
         if k < 1:
             raise InputError(f"k is {k}, but it counts samples: use 1 or more")
+        table = None if weights is None else self._table(weights)
         parts, live = self._parts, self.ntotal
         if allowed is not None:
-            wanted = np.intersect1d(self._live, np.asarray(allowed, np.int64))
-            parts, live = _parts([part.segment for part in parts], wanted), len(wanted)
+            wanted = self.live(allowed)
+            parts, live = _parts(self._opened, wanted), len(wanted)
         k = min(k, live)
         if not k or not len(queries):
             return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         if opponents:
             queries = -queries  # exactly the negated inner products, so -score is exact too
+        if table is None:
+            scores, ids = self._best(queries, k, parts)
+        else:
+            found = self._map(lambda part: part.search_weighted(queries, k, table), parts)
+            scores, ids = best_of([scores for scores, _ in found], [ids for _, ids in found], k)
+        return (-scores if opponents else scores), ids
+
+    def _best(self, queries: Scores, k: int, parts: list[_Part]) -> tuple[Scores, Ids]:
         # One more than k, to see whether a tie goes on behind the last one.
         found = self._map(lambda part: part.search(queries, k + 1), parts)
-        scores, ids = _best([scores for scores, _ in found], [ids for _, ids in found], k)
+        scores, ids = best_of([scores for scores, _ in found], [ids for _, ids in found], k)
         for part, (part_scores, _) in zip(parts, found, strict=True):
             if part.live <= k:
                 continue
@@ -111,33 +128,58 @@ class FlatSearch:
                 # FAISS keeps any of the equal ones: take them all, then the smallest ids.
                 more_scores, more_ids = part.at_least(queries[i], scores[i, -1])
                 others = ~np.isin(ids[i], part.segment.ids)
-                scores[i], ids[i] = _best(
+                scores[i], ids[i] = best_of(
                     [scores[i, others], more_scores], [ids[i, others], more_ids], k
                 )
-        return (-scores if opponents else scores), ids
+        return scores, ids
 
-    def scores(self, queries: Scores) -> tuple[Ids, Scores]:
-        """The ids of all live vectors, ascending [n], and every inner product [q, n].
+    def scores(self, queries: Scores, *, weights: ArrayLike | None = None) -> tuple[Ids, Scores]:
+        """The ids of all live vectors, ascending [n], and every score [q, n].
+
+        `weights` is as in `search`.
 
         Raises:
-            InputError: the shape of the queries is wrong, or one is not finite.
+            InputError: the shape of the queries or a weight is wrong, or a query is not finite.
             CorruptIndexError: a segment holds vectors that cannot be compared.
         """
-        queries = self._checked(queries)
+        queries = self.checked(queries)
+        table = None if weights is None else self._table(weights)
         out = np.empty((len(queries), self.ntotal), np.float32)
 
         def fill(part: _Part) -> None:
-            # A search for all of them: faster than range_search, and than decoding for BLAS
-            # unless there are many queries (one query, 100,000 x 1024: 70, 240, 300 ms).
-            step = max(1, _LABELS // part.live)
-            for start in range(0, len(queries), step):
-                scores, ids = part.search(queries[start : start + step], part.live)
+            for start, scores, ids in part.every(queries):
                 columns = np.searchsorted(self._live, ids)
-                np.put_along_axis(out[start : start + step], columns, scores, axis=1)
+                if table is not None:
+                    scores *= table[ids]
+                np.put_along_axis(out[start : start + len(ids)], columns, scores, axis=1)
 
         if len(queries):
             self._map(fill, self._parts)
         return self._live, out
+
+    def scores_of(self, queries: Scores, ids: Ids, *, weights: ArrayLike | None = None) -> Scores:
+        """The scores of chosen samples: of each query with each id of its row, [q, m].
+
+        To the bit those of `search` and `scores`; `ids` is [q, m], `weights` as in `search`.
+
+        Raises:
+            InputError: an id is not live, or as in `search`.
+        """
+        queries = self.checked(queries)
+        table = None if weights is None else self._table(weights)
+        ids = np.asarray(ids, np.int64)
+        out = np.empty(ids.shape, np.float32)
+        if not ids.size:
+            return out
+        lib = faiss()
+        for i, (query, row) in enumerate(zip(queries, ids, strict=True)):
+            # The vectors in an index of their own: the same code compares them as in a segment.
+            kind, metric = lib.ScalarQuantizer.QT_fp16, lib.METRIC_INNER_PRODUCT
+            few = lib.IndexScalarQuantizer(self.dim, kind, metric)
+            few.add(self.vectors(row))
+            scores, positions = few.search(query[None], len(row))
+            out[i, positions[0]] = scores[0]
+        return out if table is None else out * table[ids]
 
     def vectors(self, ids: ArrayLike) -> Scores:
         """The stored vectors of `ids` [m], in their order: [m, dim] float32.
@@ -146,18 +188,76 @@ class FlatSearch:
             InputError: an id is not live.
         """
         ids = np.asarray(ids, np.int64)
-        missing = np.setdiff1d(ids, self._live)
+        missing = ids[~_among(ids, self._live)]
         if len(missing):
-            raise InputError(f"{len(missing)} samples are not in the index, id {missing[0]} first")
+            raise InputError(
+                f"{len(missing)} samples are not in the index, id {missing.min()} first"
+            )
         out = np.empty((len(ids), self.dim), np.float32)
-        for part in self._parts:
-            own = part.segment.ids
-            positions = np.minimum(np.searchsorted(own, ids), len(own) - 1)
-            here = own[positions] == ids
-            out[here] = part.segment.vectors(positions[here])
+        every, order, starts = self._places
+        places = np.searchsorted(every, ids)
+        if order is not None:
+            places = order[places]
+        segments = np.searchsorted(starts, places, side="right") - 1
+        for number in np.unique(segments):
+            here = segments == number
+            out[here] = self._opened[number].vectors(places[here] - starts[number])
         return out
 
-    def _checked(self, queries: Scores) -> Scores:
+    def blocks(self, ids: Ids | None = None) -> Iterator[tuple[Ids, Scores]]:
+        """Yields `ids` (None: all live ones) and their vectors, some 64 MiB at a time."""
+        ids = self._live if ids is None else ids
+        step = max(1, _NUMBERS // self.dim)
+        for start in range(0, len(ids), step):
+            block = ids[start : start + step]
+            yield block, self.vectors(block)
+
+    def live(self, ids: ArrayLike) -> Ids:
+        """Those of `ids` that can be an answer, ascending, each once."""
+        wanted = np.unique(np.asarray(ids, np.int64))
+        return wanted[_among(wanted, self._live)]
+
+    def ids_in(self, segments: Iterable[str]) -> Ids:
+        """The ids in the segments of these names that can be an answer, ascending."""
+        names = set(segments)
+        ids = [opened.ids for opened in self._opened if opened.name in names]
+        return self.live(np.concatenate([np.empty(0, np.int64), *ids]))
+
+    @cached_property
+    def _places(self) -> tuple[Ids, Ids | None, Ids]:
+        """All ids, ascending; for each its place among all vectors, segment after segment (None:
+        in that order); the place at which each segment starts."""
+        lengths = [len(opened.ids) for opened in self._opened]
+        starts = np.cumsum([0, *lengths])[:-1]
+        every = np.concatenate([np.empty(0, np.int64), *(opened.ids for opened in self._opened)])
+        if (np.diff(every) > 0).all():
+            return every, None, starts
+        order = np.argsort(every)
+        return every[order], order, starts
+
+    def _table(self, weights: ArrayLike) -> Scores:
+        """The weight of each id, at the place of its number."""
+        values = np.asarray(weights, np.float32)
+        if values.shape != self._live.shape:
+            raise InputError(
+                f"{values.shape} weights for {self.ntotal} samples: one each is needed"
+            )
+        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+        if len(bad):
+            raise InputError(
+                f"the weight of sample {self._live[bad[0]]} is {values[bad[0]]}: a weight must be "
+                "positive and finite"
+            )
+        table = np.zeros(int(self._live[-1]) + 1 if self.ntotal else 0, np.float32)
+        table[self._live] = values
+        return table
+
+    def checked(self, queries: Scores) -> Scores:
+        """The queries as FAISS takes them, [q, dim] float32.
+
+        Raises:
+            InputError: their shape is wrong, or one is not finite.
+        """
         queries = np.ascontiguousarray(queries, np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise InputError(
@@ -203,6 +303,26 @@ class _Part:
             )
         return scores, ids
 
+    def every(self, queries: Scores) -> Iterator[tuple[int, Scores, Ids]]:
+        """Yields some queries' first number, all their scores, and the ids [some, live] each."""
+        # A search for all of them: faster than range_search, and than decoding for BLAS
+        # unless there are many queries (one query, 100,000 x 1024: 70, 240, 300 ms).
+        step = max(1, _LABELS // self.live)
+        for start in range(0, len(queries), step):
+            yield start, *self.search(queries[start : start + step], self.live)
+
+    def search_weighted(self, queries: Scores, k: int, table: Scores) -> tuple[Scores, Ids]:
+        """As `search`, with scores times the weights in `table`; of equal ones the smaller ids."""
+        k = min(k, self.live)
+        best_scores = np.empty((len(queries), k), np.float32)
+        best_ids = np.empty((len(queries), k), np.int64)
+        for start, every_score, every_id in self.every(queries):
+            every_score *= table[every_id]
+            for i, (scores, ids) in enumerate(zip(every_score, every_id, strict=True), start):
+                kept = scores >= np.partition(scores, -k)[-k]
+                best_scores[i], best_ids[i] = best_of([scores[kept]], [ids[kept]], k)
+        return best_scores, best_ids
+
     def at_least(self, query: Scores, score: np.float32) -> tuple[Scores, Ids]:
         """All scores of one query [dim] that are `score` or more, and their ids, [m] each."""
         below = float(np.nextafter(score, np.float32(-np.inf)))  # its radius is left out
@@ -216,16 +336,39 @@ def _parts(segments: Iterable[OpenSegment], wanted: Ids | None) -> list[_Part]:
     """The segments that hold some of `wanted` (ascending; None: everything), limited to these."""
     if wanted is None:
         return [_Part(segment, len(segment.ids), None) for segment in segments]
-    lib = faiss()
-    bits = np.zeros(int(wanted[-1]) + 1 if len(wanted) else 0, bool)
-    bits[wanted] = True
-    selector = lib.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
-    counts = [(segment, np.isin(segment.ids, wanted).sum()) for segment in segments]
-    return [_Part(segment, int(live), selector) for segment, live in counts if live]
+    bits = bits_of(wanted)
+    selector = selector_of(bits)
+    parts = []
+    for segment in segments:
+        inside = segment.ids[: np.searchsorted(segment.ids, len(bits))]
+        live = int(np.count_nonzero(bits[inside]))
+        if live:
+            parts.append(_Part(segment, live, selector))
+    return parts
 
 
-def _best(scores: list[Scores], ids: list[Ids], k: int) -> tuple[Scores, Ids]:
+def bits_of(ids: Ids) -> NDArray[np.bool_]:
+    """Whether a number is among `ids` (ascending), up to their last."""
+    bits = np.zeros(int(ids[-1]) + 1 if len(ids) else 0, bool)
+    bits[ids] = True
+    return bits
+
+
+def selector_of(bits: NDArray[np.bool_]) -> Any:
+    """FAISS's selector of the ids whose bit is set."""
+    return faiss().IDSelectorBitmap(np.packbits(bits, bitorder="little"))
+
+
+def best_of(scores: list[Scores], ids: list[Ids], k: int) -> tuple[Scores, Ids]:
     """The k highest of lists of scores [..., m] and ids; of equal scores the smaller ids."""
     every_score, every_id = np.concatenate(scores, axis=-1), np.concatenate(ids, axis=-1)
     order = np.lexsort((every_id, -every_score), axis=-1)[..., :k]
     return np.take_along_axis(every_score, order, -1), np.take_along_axis(every_id, order, -1)
+
+
+def _among(ids: Ids, ascending: Ids) -> NDArray[np.bool_]:
+    """Which of `ids` are among those that ascend; without sorting these, as np.isin would."""
+    if not len(ascending):
+        return np.zeros(ids.shape, bool)
+    places = np.minimum(np.searchsorted(ascending, ids), len(ascending) - 1)
+    return np.asarray(ascending[places] == ids)

@@ -1,0 +1,70 @@
+"""The learned projection against an explicit singular value decomposition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from forvalue_index.features.projection import BLOCK, LEARNED, fit_projection
+
+CPU = torch.device("cpu")
+
+
+def sketches(n: int, width: int, rank: int, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    spectrum = 0.8 ** np.arange(rank)
+    return (
+        (generator.standard_normal((n, rank)) * spectrum) @ generator.standard_normal((rank, width))
+    ).astype(np.float32)
+
+
+def test_keeps_what_the_leading_singular_vectors_keep() -> None:
+    data = sketches(BLOCK * 2 + 10, 300, 120)
+    projection = fit_projection(data, 40, 0, CPU)
+    assert projection.dim == 40
+    assert projection.learned == int(40 * LEARNED)
+    learned = projection.matrix[:, : projection.learned]
+    torch.testing.assert_close(learned.T @ learned, torch.eye(35), atol=1e-4, rtol=0)
+    _, retained = projection(torch.from_numpy(data))
+    energy = torch.from_numpy(data).square().sum(1)
+    best = np.linalg.svd(data, compute_uv=False)
+    kept = float((retained * energy).sum() / energy.sum())
+    assert kept == pytest.approx((best[:35] ** 2).sum() / (best**2).sum(), abs=1e-4)
+    assert kept > 0.9
+
+
+def test_up_to_as_many_rows_as_numbers_lose_nothing() -> None:
+    data = torch.from_numpy(sketches(30, 300, 30))
+    projection = fit_projection(data.numpy(), 64, 0, CPU)
+    vectors, retained = projection(data)
+    torch.testing.assert_close(retained, torch.ones(30), atol=1e-4, rtol=0)
+    others = torch.from_numpy(sketches(50, 300, 50, seed=1))
+    found = projection(others)[0] @ vectors.T
+    torch.testing.assert_close(found, others @ data.T, atol=1e-3, rtol=1e-3)
+
+
+def test_rows_unlike_the_fitted_ones_keep_their_inner_products_roughly() -> None:
+    data = sketches(20, 4096, 20)
+    others = torch.from_numpy(sketches(200, 4096, 200, seed=1))
+    vectors, retained = fit_projection(data, 512, 0, CPU)(others)
+    assert retained.max() < 0.1
+    truth = others @ others.T
+    found = vectors @ vectors.T
+    slope = float((found * truth).sum() / (truth * truth).sum())
+    assert slope == pytest.approx(0.5, abs=0.1)  # the weight of what the projection missed
+    assert torch.corrcoef(torch.stack([found.flatten(), truth.flatten()]))[0, 1] > 0.9
+
+
+def test_the_seed_decides() -> None:
+    data = sketches(400, 300, 120)
+    one, two, other = (fit_projection(data, 40, seed, CPU).matrix for seed in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_no_energy_is_no_error() -> None:
+    projection = fit_projection(np.zeros((3, 50), dtype=np.float32), 8, 0, CPU)
+    vectors, retained = projection(torch.zeros(2, 50))
+    assert torch.equal(vectors, torch.zeros(2, 8))
+    assert torch.equal(retained, torch.zeros(2))
