@@ -9,6 +9,7 @@ from forvalue_index.errors import InputError
 
 RECIPES = ("balanced", "kfac", "raw")
 SKETCHES = ("block", "tensor")
+RANKS = ("dot", "cosine", "per-token")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 

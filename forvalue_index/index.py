@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.lock import WriterLock
-from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
+from forvalue_index.config import RANKS, FormatConfig, IndexConfig, ModelConfig, VectorConfig
 from forvalue_index.data.formatting import Formatter, content_hash, key_of, texts_of
 from forvalue_index.data.readers import Data, Rows, open_rows
 from forvalue_index.errors import (
@@ -45,6 +45,9 @@ from forvalue_index.search.segments import orphans, sync_folder, verify_segment,
 
 CHUNK = 1024
 """Samples that are encoded, written and committed together: the steps at which a build resumes."""
+
+RERANKED = 32
+"""Queries whose candidates are run forward together for the exact form."""
 
 Progress = Callable[[str, int, int, int], None]
 """Called with a stage ("reading" or "encoding"), rows done, rows in all (0: unknown), tokens."""
@@ -356,35 +359,119 @@ class InfluenceIndex:
         k: int = 10,
         *,
         opponents: bool = False,
+        rank: str = "dot",
+        where: Iterable[str] = (),
+        exact: bool = False,
+        candidates: int | None = None,
         format: FormatConfig | None = None,
     ) -> list[Hit]:
         """Returns the k samples that most raised the likelihood of each query's response.
 
-        Hits are ordered by query, then by rank. An index with fewer than k samples gives them all.
+        Hits are ordered by query, then by rank. When fewer than k samples can be a hit, all are.
 
         Args:
             data: queries in the form of the index's own rows (a row, rows, or paths of files).
             k: hits per query.
-            opponents: return those that most lowered it instead, most harmful first.
+            opponents: return those that most lowered it instead, the most harmful first.
+            rank: "dot", the influence; "cosine", free of how large both gradients are; or
+                "per-token", the influence over the scored tokens of both.
+            where: conditions on the rows' fields, such as "source=math"; all must hold.
+            exact: run the best candidates forward again, and rank and score them by the exact form
+                of the recipe.
+            candidates: how many are run; default: 10 k.
             format: how queries become tokens, if not as the index's rows do.
 
         Raises:
-            InputError: k is not positive, there is no query, or a file does not exist.
+            InputError: k is not positive, there is no query, a file does not exist, or a condition
+                cannot be read.
             RowError: a query lacks a field or holds nothing to score.
             FingerprintError: the model is not the one that the index was made with.
             CorruptIndexError: a segment is not what was committed.
         """
         if k < 1:
             raise InputError(f"k is {k}, but it counts hits: use 1 or more")
+        if rank not in RANKS:
+            raise InputError(f"rank {rank!r} is not one of {', '.join(RANKS)}")
         samples = self.samples(data, format)
-        scores, ids = self.flat.search(self.vectors(samples), k, opponents=opponents)
+        conditions = list(where)
+        allowed = self._catalog.where(conditions) if conditions else None
+        vectors = self.vectors(samples)
+        n = max(k, candidates or 10 * k) if exact else k
+        stored, ids = self.flat.search(
+            vectors, n, opponents=opponents, allowed=allowed, weights=self._weights(rank)
+        )
+        if exact:
+            scores, ids = self._rerank(samples, ids, k, rank, opponents)
+        else:
+            scores = stored * self._query_weights(samples, vectors, rank)[:, None]
         rows = self._catalog.samples(ids.ravel().tolist())
-        scale = self.vectoriser.scale**2
         return [
-            Hit(query, rank, int(id), rows[int(id)].key, float(score) / scale, rows[int(id)].row)
+            Hit(query, place, int(id), rows[int(id)].key, float(score), rows[int(id)].row, exact)
             for query in range(len(samples))
-            for rank, (id, score) in enumerate(zip(ids[query], scores[query], strict=True), 1)
+            for place, (id, score) in enumerate(zip(ids[query], scores[query], strict=True), 1)
         ]
+
+    def _weights(self, rank: str) -> NDArray[np.float32] | None:
+        """Returns what the inner product with each stored vector is multiplied by to rank."""
+        if rank == "dot":
+            return None
+        figures = self._catalog.figures()
+        if not np.array_equal(figures.ids, self.flat.ids):  # written to since it was opened
+            self._flat = None
+            figures = self._catalog.figures()
+        lengths = figures.norm if rank == "cosine" else figures.n_scored
+        weights: NDArray[np.float32] = (1 / np.maximum(lengths, 1e-30)).astype(np.float32)
+        return weights
+
+    def _query_weights(
+        self, samples: list[Sample], vectors: NDArray[np.float32], rank: str
+    ) -> NDArray[np.float64]:
+        """Returns what the scores of each query are multiplied by, [n]."""
+        if rank == "cosine":
+            lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        else:
+            tokens = [sample.n_scored if rank == "per-token" else 1 for sample in samples]
+            lengths = np.array(tokens) * self.vectoriser.scale**2
+        weights: NDArray[np.float64] = 1 / np.maximum(lengths, 1e-30)
+        return weights
+
+    def _rerank(
+        self,
+        samples: list[Sample],
+        ids: NDArray[np.int64],
+        k: int,
+        rank: str,
+        opponents: bool,
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Returns the k best of each query's candidates by the exact form, scores and ids."""
+        k = min(k, ids.shape[1])
+        scores = np.empty((len(samples), k))
+        best = np.empty((len(samples), k), dtype=np.int64)
+        for start in range(0, len(samples), RERANKED):
+            part = slice(start, start + RERANKED)
+            pool = np.unique(ids[part])
+            exact = self._exact(samples[part], self.training_samples(pool.tolist()), rank)
+            for query, row in enumerate(exact, start):
+                own = row[np.searchsorted(pool, ids[query])]
+                order = np.lexsort((ids[query], own if opponents else -own))[:k]
+                scores[query], best[query] = own[order], ids[query][order]
+        return scores, best
+
+    def _exact(
+        self, queries: list[Sample], samples: list[Sample], rank: str
+    ) -> NDArray[np.float64]:
+        """Returns the exact scores of samples under a rank, [queries, samples]."""
+        scores = self.influence(queries, samples).astype(np.float64)
+        if rank == "dot":
+            return scores
+        lengths = []
+        for side in (queries, samples):
+            if rank == "cosine":
+                squares = Encoder(self.lm).self_influence(side, self.vectoriser.recipe)
+                lengths.append(np.sqrt(np.maximum(squares.astype(np.float64), 1e-60)))
+            else:
+                lengths.append(np.array([sample.n_scored for sample in side], dtype=np.float64))
+        return scores / lengths[0][:, None] / lengths[1][None]
 
     def samples(self, data: Data, format: FormatConfig | None = None) -> list[Sample]:
         """Returns queries as samples: tokenised, with the tokens that are scored."""

@@ -83,3 +83,4 @@ class Hit:
     key: str
     score: float
     sample: Row
+    exact: bool = False  # whether the score is the exact form's, not the stored vectors'

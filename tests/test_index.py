@@ -11,6 +11,7 @@ import torch
 from conftest import save_model, tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
+from forvalue_index.config import RANKS
 from forvalue_index.errors import (
     FingerprintError,
     IndexMissingError,
@@ -19,6 +20,7 @@ from forvalue_index.errors import (
     ModelError,
     RowError,
 )
+from forvalue_index.features.recipe import ERROR_FLOOR
 from forvalue_index.records import Row
 
 KEYED = FormatConfig(key_field="id")
@@ -254,3 +256,80 @@ def test_half_precision_weights_stay_near_float32(
     b = half.scores(half.samples(rows))[1]
     assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99
     assert not (a == b).any()
+
+
+def exact_scores(index: InfluenceIndex, rows: list[Row], rank: str) -> np.ndarray:
+    """Scores of all rows on each other, from the exact form, in plain numpy."""
+    samples = index.samples(rows)
+    exact = index.influence(samples, samples).astype(np.float64)
+    if rank == "cosine":
+        lengths = np.sqrt(np.diagonal(exact))
+    else:
+        lengths = np.array([s.n_scored if rank == "per-token" else 1 for s in samples])
+    return exact / np.outer(lengths, lengths)
+
+
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("opponents", [False, True])
+def test_ranks_order_by_what_they_say(
+    index: InfluenceIndex, rows: list[Row], rank: str, opponents: bool
+) -> None:
+    exact = exact_scores(index, rows, rank)
+    column = {row["id"]: i for i, row in enumerate(rows)}
+    hits = index.query(rows[:6], k=30, rank=rank, opponents=opponents)
+    for hit in hits:
+        scale = exact[hit.query, hit.query]
+        assert hit.score == pytest.approx(exact[hit.query, column[hit.key]], abs=0.2 * scale)
+    exactly = index.query(rows[:6], k=5, rank=rank, opponents=opponents, exact=True)
+    for query in range(6):
+        own = [hit for hit in exactly if hit.query == query]
+        order = np.argsort(exact[query] if opponents else -exact[query], kind="stable")[:5]
+        assert [column[hit.key] for hit in own] == order.tolist()
+        scores = [hit.score for hit in own]
+        np.testing.assert_allclose(scores, exact[query][order], rtol=1e-4, atol=1e-6)
+    assert all(hit.exact for hit in exactly) and not any(hit.exact for hit in hits)
+    if rank != "dot":
+        plain = index.query(rows[:6], k=30, opponents=opponents)
+        assert [hit.key for hit in plain] != [hit.key for hit in hits]
+
+
+def test_exact_scores_are_those_of_float64_gradients(
+    index: InfluenceIndex, rows: list[Row]
+) -> None:
+    """The exact form of the recipe from explicit gradients, all in float64."""
+    model = tiny_model("llama").double()
+    whitening = index.vectoriser.recipe.tensors["whitening"].double()
+    samples = index.samples(rows)
+    gradients = []
+    for sample in samples:
+        ids = torch.from_numpy(sample.input_ids.astype(np.int64))[None]
+        with torch.no_grad():
+            output = model(input_ids=ids, output_hidden_states=True)
+        at = torch.from_numpy(np.flatnonzero(sample.scored)) - 1
+        errors = -torch.softmax(output.logits[0, at], -1)
+        errors[torch.arange(len(at)), ids[0, at + 1]] += 1
+        errors /= errors.norm(dim=1, keepdim=True) + ERROR_FLOOR
+        hidden = torch.nn.functional.normalize(output.hidden_states[-1][0, at] @ whitening, dim=1)
+        gradients.append((errors.T @ hidden).flatten())
+    truth = torch.stack(gradients) @ torch.stack(gradients).T
+    column = {row["id"]: i for i, row in enumerate(rows)}
+    for hit in index.query(rows[:5], k=10, exact=True):
+        expected = float(truth[hit.query, column[hit.key]])
+        assert hit.score == pytest.approx(expected, rel=1e-4)
+
+
+def test_few_candidates_are_still_k_hits(index: InfluenceIndex, rows: list[Row]) -> None:
+    assert len(index.query(rows[0], k=7, exact=True, candidates=2)) == 7
+
+
+def test_conditions_are_met_by_exactly_k_hits(index: InfluenceIndex, rows: list[Row]) -> None:
+    every = index.query(rows[0], k=30)
+    hits = index.query(rows[0], k=4, where=["n>=10", "n<20"])
+    wanted = [hit for hit in every if 10 <= hit.sample["n"] < 20][:4]
+    assert [hit.key for hit in hits] == [hit.key for hit in wanted]
+    assert len(index.query(rows[0], k=20, where=["n in 1,2,3"])) == 3
+    assert index.query(rows[0], where=["n=-1"]) == []
+    with pytest.raises(InputError):
+        index.query(rows[0], where=["no such thing"])
+    with pytest.raises(InputError, match="rank 'best' is not one of"):
+        index.query(rows[0], rank="best")

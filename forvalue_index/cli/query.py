@@ -17,6 +17,7 @@ from forvalue_index.cli.options import (
     json_option,
     model_option,
 )
+from forvalue_index.config import RANKS
 
 
 @click.command()
@@ -28,6 +29,26 @@ from forvalue_index.cli.options import (
 @field_options
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Hits a query.")
 @click.option("--opponents", is_flag=True, help="Those that made the response less likely.")
+@click.option(
+    "--rank",
+    type=click.Choice(RANKS),
+    default="dot",
+    show_default=True,
+    help="dot: the influence; cosine: free of both lengths; per-token: per scored token of both.",
+)
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="CONDITION",
+    help='Only samples whose field meets it: "source=math", "year>2020", "lang in de,fr".',
+)
+@click.option("--exact", is_flag=True, help="Run the best candidates again for exact scores.")
+@click.option(
+    "--candidates",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many of them.  [default: 10 k]",
+)
 @json_option
 @model_option
 @device_option
@@ -42,6 +63,10 @@ def query(
     text_field: str | None,
     k: int,
     opponents: bool,
+    rank: str,
+    where: tuple[str, ...],
+    exact: bool,
+    candidates: int | None,
     as_json: bool,
     model: str | None,
     device: str | None,
@@ -55,6 +80,7 @@ def query(
     Example:
       forvalue query --index my.index --prompt "Who wrote it?" --response " Ada." -k 5
       forvalue query --index my.index --data questions.jsonl --json > hits.jsonl
+      forvalue query --index my.index --text "Once upon" --where source=web --exact
     """
     from forvalue_index.data.readers import open_rows
     from forvalue_index.index import InfluenceIndex
@@ -74,7 +100,16 @@ def query(
             queries = open_rows(
                 {format.prompt_field: prompt or "", format.response_field: response}
             )
-        hits = index.query(queries, k, opponents=opponents, format=format)
+        hits = index.query(
+            queries,
+            k,
+            opponents=opponents,
+            rank=rank,
+            where=where,
+            exact=exact,
+            candidates=candidates,
+            format=format,
+        )
         if as_json:
             render.hits_json(hits)
             return

@@ -56,14 +56,15 @@ def added(directory: Path, report: AddReport) -> None:
 def hits_json(hits: Sequence[Hit]) -> None:
     """Prints a line for each hit."""
     for hit in hits:
-        json_line(asdict(hit))
+        json_line({name: value for name, value in asdict(hit).items() if name != "exact" or value})
 
 
 def hits_table(hits: Sequence[Hit], format: FormatConfig, title: Text | None = None) -> Table:
     """Returns the hits of one query as a table."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, expand=True)
     table.add_column("", justify="right", style="dim", no_wrap=True)
-    table.add_column("influence", justify="right", no_wrap=True)
+    exact = " (exact)" if hits and hits[0].exact else ""
+    table.add_column(f"influence{exact}", justify="right", no_wrap=True)
     table.add_column("key", style="cyan", no_wrap=True, max_width=18)
     table.add_column("sample", ratio=1)
     for hit in hits:

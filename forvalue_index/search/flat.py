@@ -235,8 +235,12 @@ class FlatSearch:
         order = np.argsort(every)
         return every[order], order, starts
 
-    def _table(self, weights: ArrayLike) -> Scores:
-        """The weight of each id, at the place of its number."""
+    def check_weights(self, weights: ArrayLike) -> Scores:
+        """The weights, one for each of `ids`, [ntotal] float32.
+
+        Raises:
+            InputError: there are more or fewer, or one is not positive and finite.
+        """
         values = np.asarray(weights, np.float32)
         if values.shape != self._live.shape:
             raise InputError(
@@ -248,6 +252,11 @@ class FlatSearch:
                 f"the weight of sample {self._live[bad[0]]} is {values[bad[0]]}: a weight must be "
                 "positive and finite"
             )
+        return values
+
+    def _table(self, weights: ArrayLike) -> Scores:
+        """The weight of each id, at the place of its number."""
+        values = self.check_weights(weights)
         table = np.zeros(int(self._live[-1]) + 1 if self.ntotal else 0, np.float32)
         table[self._live] = values
         return table
