@@ -75,10 +75,14 @@ def test_balanced_takes_both_lengths_out(statistics: TokenStatistics) -> None:
     values, vectors = torch.linalg.eigh(moment + moment.trace() / D * torch.eye(D))
     white = tokens.hidden.double() @ vectors @ torch.diag(values**-0.5) @ vectors.T
     expected = white / white.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(found.hidden.double(), expected, rtol=1e-4, atol=1e-5)
-    norms = tokens.errors.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(found.errors, tokens.errors / (norms + ERROR_FLOOR))
-    assert found.errors.norm(dim=1).std() < 0.1 * tokens.errors.norm(dim=1).std()
+    errors = tokens.errors.double()
+    errors = errors / (errors.norm(dim=1, keepdim=True) + ERROR_FLOOR)
+    products = torch.einsum("nv,nd->nvd", found.errors.double(), found.hidden.double())
+    torch.testing.assert_close(
+        products, torch.einsum("nv,nd->nvd", errors, expected), rtol=1e-4, atol=1e-5
+    )
+    lengths = products.flatten(1).norm(dim=1)
+    assert lengths.std() < 0.1 * tokens.errors.norm(dim=1).std()
 
 
 def test_a_token_without_error_counts_for_nothing(statistics: TokenStatistics) -> None:

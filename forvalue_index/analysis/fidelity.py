@@ -64,7 +64,6 @@ def fidelity(
     ids, stored = index.scores(queries)
     if sample is not None and sample < len(ids):
         chosen = np.random.default_rng(seed).choice(len(ids), max(sample, 0), replace=False)
-        chosen.sort()
         ids, stored = ids[chosen], stored[:, chosen]
     if len(ids) < 2:
         raise InputError(f"{len(ids)} training samples: a comparison takes 2 or more")

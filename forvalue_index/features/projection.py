@@ -54,8 +54,8 @@ def fit_projection(
     n_learned = max(1, min(int(LEARNED * dim), int((values > 1e-9 * values[-1]).sum())))
     learned = basis @ vectors.flip(1)[:, :n_learned].float()
     room = dim - n_learned
-    rest = _random(width, room, seed + 1).to(device)
-    rest = _orthonormal(rest - learned @ (learned.T @ rest))
+    rest = _random(width, room, seed + 1).to(device) / width**0.5
+    rest -= learned @ (learned.T @ rest)
     # At weight 1 the random directions would estimate the inner products they miss without bias.
     return Projection(torch.cat([learned, rest * (RESIDUAL * width / room) ** 0.5], 1), n_learned)
 

@@ -122,14 +122,14 @@ class Balanced(Recipe):
         return statistics.error_share
 
     def __call__(self, tokens: TokenFactors) -> TokenFactors:
-        """Returns the factors with both lengths taken out."""
-        hidden = tokens.hidden @ self.tensors["whitening"]
+        """Returns the factors with both lengths taken out.
+
+        Both are divided into the state: only products of state and error matter, and it is short.
+        """
+        hidden = torch.nn.functional.normalize(tokens.hidden @ self.tensors["whitening"], dim=1)
         norms = torch.linalg.vector_norm(tokens.errors, dim=1, keepdim=True)  # [n, 1]
         return TokenFactors(
-            torch.nn.functional.normalize(hidden, dim=1),
-            tokens.errors / (norms + ERROR_FLOOR),
-            tokens.owner,
-            tokens.n_samples,
+            hidden / (norms + ERROR_FLOOR), tokens.errors, tokens.owner, tokens.n_samples
         )
 
 

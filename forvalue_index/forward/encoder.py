@@ -24,7 +24,8 @@ from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Encoded, Sample
 
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens of a batch, padding included
-CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}  # of one float32 chunk of errors
+CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}  # of one float32 chunk of errors, at most
+CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}  # of a chunk, at most; on a CPU it should stay in cache
 FACTOR_BYTES = 128 << 20  # of the errors of one group of samples, where they are needed exactly
 
 
@@ -33,8 +34,11 @@ class Encoder:
 
     def __init__(self, lm: LanguageModel, token_budget: int | None = None) -> None:
         self._lm = lm
-        self._token_budget = token_budget or TOKEN_BUDGET.get(lm.device.type, 4096)
-        self._chunk = max(1, CHUNK_BYTES.get(lm.device.type, 32 << 20) // (4 * lm.head.vocabulary))
+        kind = "cuda" if lm.device.type == "cuda" else "cpu"
+        self._token_budget = token_budget or TOKEN_BUDGET[kind]
+        self._chunk = min(
+            CHUNK_TOKENS[kind], max(1, CHUNK_BYTES[kind] // (4 * lm.head.vocabulary))
+        )
 
     def encode(
         self, samples: Sequence[Sample], vectoriser: Vectoriser
