@@ -91,7 +91,7 @@ def test_an_open_segment_is_mapped_not_copied(tmp_path: Path) -> None:
     assert np.isfinite(opened.vectors(np.arange(4096))).all()
 
 
-BAD = [(np.nan, "NaN"), (np.inf, "NaN or inf"), (7e4, "fp16.*7e\\+04"), (1e-7, "fp16.*1e-07")]
+BAD = [(np.nan, "NaN"), (np.inf, "NaN or inf"), (7e4, "fp16.*7e\\+04")]
 
 
 @pytest.mark.parametrize(("value", "message"), BAD)
@@ -102,7 +102,8 @@ def test_what_fp16_cannot_keep_is_refused(tmp_path: Path, value: float, message:
     with pytest.raises(ModelError, match=rf"samples 13 .*{message}"):
         write_segment(tmp_path, "a.faiss", np.arange(10, 15), vectors)
     assert list(tmp_path.iterdir()) == []
-    vectors[3, 2] = 0 if value < 1 else 6.55e4  # the zero vector and the largest number are kept
+    vectors[3, 2] = 6.55e4  # the largest number is kept, and so is next to nothing
+    vectors[4] = 1e-9
     write_segment(tmp_path, "a.faiss", np.arange(10, 15), vectors)
 
 
@@ -330,6 +331,107 @@ def test_scores_in_blocks_are_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     whole = flat.scores(queries)[1]
     monkeypatch.setattr("forvalue_index.search.flat._LABELS", 100)
     np.testing.assert_array_equal(flat.scores(queries)[1], whole)
+
+
+def test_weights_change_the_rank_exactly(tmp_path: Path) -> None:
+    """Whole numbers and powers of two, so that numpy has the same scores and equal ones occur."""
+    rng = np.random.default_rng(0)
+    n = 200
+    vectors = rng.integers(-2, 3, (n, 4)).astype(np.float32)
+    ids = np.sort(rng.choice(1000, n, replace=False))
+    queries = rng.integers(-2, 3, (7, 4)).astype(np.float32)
+    parts = [(ids[i::5], vectors[i::5]) for i in range(5)]
+    removed = ids[::7]
+    live = ~np.isin(ids, removed)
+    flat = FlatSearch(tmp_path, write(tmp_path, parts), 4, removed)
+    weights = 2.0 ** rng.integers(-3, 4, live.sum())
+    weighted = vectors[live] * weights[:, None]
+    np.testing.assert_array_equal(flat.scores(queries, weights=weights)[1], queries @ weighted.T)
+    allowed = rng.choice(1000, 300, replace=False)
+    for restriction in (None, allowed):
+        kept = np.isin(ids[live], ids if restriction is None else restriction)
+        for k in (1, 10, n + 1):
+            for opponents, sign in ((False, 1), (True, -1)):
+                scores, found = flat.search(
+                    queries, k, opponents=opponents, allowed=restriction, weights=weights
+                )
+                want_scores, want = exact(sign * queries, weighted[kept], ids[live][kept], k)
+                np.testing.assert_array_equal(found, want)
+                np.testing.assert_array_equal(scores, sign * want_scores)
+    # It could fail: without weights the order is another one.
+    assert (flat.search(queries, 10)[1] != flat.search(queries, 10, weights=weights)[1]).any()
+
+
+def test_cosines_are_cosines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, queries, ids = random(300), random(20, seed=1), np.arange(300)
+    vectors *= np.geomspace(0.1, 10, 300, dtype=np.float32)[:, None]
+    flat = FlatSearch(
+        tmp_path, write(tmp_path, [(ids[:99], vectors[:99]), (ids[99:], vectors[99:])]), DIM
+    )
+    lengths = np.linalg.norm(fp16(vectors), axis=1)
+    scores, found = flat.search(queries, 12, weights=1 / lengths)
+    cosines = queries @ (fp16(vectors) / lengths[:, None]).T
+    np.testing.assert_array_equal(found, np.argsort(-cosines, axis=1)[:, :12])
+    np.testing.assert_allclose(scores, np.take_along_axis(cosines, found, 1), rtol=1e-4)
+    # To the bit, and in blocks too, what `scores` and `scores_of` say.
+    every = flat.scores(queries, weights=1 / lengths)[1]
+    np.testing.assert_array_equal(np.take_along_axis(every, found, 1), scores)
+    monkeypatch.setattr("forvalue_index.search.flat._LABELS", 100)
+    monkeypatch.setattr("forvalue_index.search.flat._NUMBERS", 24 * DIM)
+    again = flat.search(queries, 12, weights=1 / lengths)
+    np.testing.assert_array_equal(again[0], scores)
+    np.testing.assert_array_equal(again[1], found)
+    np.testing.assert_array_equal(flat.scores_of(queries, found, weights=1 / lengths), scores)
+
+
+def test_scores_of_chosen_samples_are_those_of_search(tmp_path: Path) -> None:
+    dim = 100
+    vectors, queries, ids = random(300, dim), random(9, dim, seed=1), 3 * np.arange(300)
+    parts = [(ids[i::7], vectors[i::7]) for i in range(7)]
+    flat = FlatSearch(tmp_path, write(tmp_path, parts), dim, removed=[6])
+    scores, found = flat.search(queries, 25)
+    order = np.random.default_rng(0).permutation(25)
+    chosen = flat.scores_of(queries, found[:, order])
+    np.testing.assert_array_equal(chosen, scores[:, order])
+    # It could differ: a product of matrices gives other bits.
+    assert (scores != np.take_along_axis(queries @ fp16(vectors).T, found // 3, 1)).any()
+    assert flat.scores_of(queries, np.empty((9, 0), np.int64)).shape == (9, 0)
+    for missing in (6, 7, -1):
+        with pytest.raises(InputError, match=f"id {missing} "):
+            flat.scores_of(queries, np.full((9, 1), missing))
+
+
+@pytest.mark.parametrize("bad", [0, -1, np.nan, np.inf, 1e-50, 1e50])
+def test_weights_that_are_none_are_refused(tmp_path: Path, bad: float) -> None:
+    flat = FlatSearch(tmp_path, write(tmp_path, [(range(5), random(5))]), DIM, removed=[0])
+    weights = np.array([1, 2, bad, 1])
+    for method in (
+        lambda w: flat.search(random(1), 2, weights=w),
+        lambda w: flat.scores(random(1), weights=w),
+        lambda w: flat.scores_of(random(1), np.array([[1]]), weights=w),
+    ):
+        with (
+            np.errstate(over="ignore"),
+            pytest.raises(InputError, match=r"weight of sample 3 is .*positive and finite"),
+        ):
+            method(weights)
+        with pytest.raises(InputError, match=r"\(5,\) weights for 4 samples"):
+            method(np.ones(5))
+
+
+def test_blocks_are_all_vectors_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, ids = random(50), np.arange(50)
+    parts = [(ids[25:], vectors[25:]), (ids[:25], vectors[:25])]  # not in the order of ids
+    segments = write(tmp_path, parts)
+    flat = FlatSearch(tmp_path, segments, DIM, removed=[3, 30])
+    monkeypatch.setattr("forvalue_index.search.flat._NUMBERS", 7 * DIM)
+    blocks = list(flat.blocks())
+    assert [len(block) for block, _ in blocks] == [7] * 6 + [6]
+    live = np.setdiff1d(ids, [3, 30])
+    np.testing.assert_array_equal(np.concatenate([block for block, _ in blocks]), live)
+    np.testing.assert_array_equal(np.concatenate([v for _, v in blocks]), fp16(vectors)[live])
+    assert flat.live([30, 5, 5, 77, -1]).tolist() == [5]
+    np.testing.assert_array_equal(flat.ids_in([segments[0].name]), np.setdiff1d(live, ids[:25]))
 
 
 def test_vectors_come_back_in_the_order_asked_for(tmp_path: Path) -> None:

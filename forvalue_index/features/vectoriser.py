@@ -19,8 +19,8 @@ from forvalue_index.features.sketch import SKETCHES, Sketch
 from forvalue_index.features.statistics import TokenStatistics
 from forvalue_index.features.tokens import TokenFactors
 
-MEDIAN_NORM = 64.0
-"""Of the stored vectors: far from both ends of float16."""
+MEDIAN_NORM, LARGEST_NORM = 64.0, 8192.0
+"""Of the stored vectors, unless the largest would be too near the end of float16."""
 
 
 class Vectoriser:
@@ -54,7 +54,10 @@ class Vectoriser:
     ) -> Vectoriser:
         """Returns itself with a projection of sketches [n, S] and a scale that suits float16."""
         norms = np.linalg.norm(sketches, axis=1)
-        scale = 2.0 ** round(np.log2(MEDIAN_NORM / max(float(np.median(norms)), 1e-30)))
+        wanted = min(
+            MEDIAN_NORM / max(np.median(norms), 1e-30), LARGEST_NORM / max(norms.max(), 1e-30)
+        )
+        scale = 2.0 ** np.floor(np.log2(wanted))
         projection = None
         if config.dim < self.sketch.dim:
             projection = fit_projection(sketches, config.dim, config.seed, device)

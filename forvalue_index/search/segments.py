@@ -23,7 +23,6 @@ from forvalue_index.search.backend import faiss
 SUFFIX = ".faiss"
 _TEMPORARY = ".tmp"
 _FP16_MAX = 65504.0
-_FP16_ERROR = 0.01  # the part of its length that a vector may lose in fp16; usual is 0.0003
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,19 +208,14 @@ def _check_arrays(ids: NDArray[Any], vectors: NDArray[Any]) -> None:
             f"the vectors of samples {_some(ids[~finite])} hold NaN or infinity: nothing was "
             "written; check the model and its dtype"
         )
-    # Row by row, so that a wide segment needs no second copy in memory.
-    lost = np.empty(len(vectors))
-    for i, vector in enumerate(vectors):
-        kept = np.clip(vector, -_FP16_MAX, _FP16_MAX).astype(np.float16).astype(np.float32)
-        length = np.linalg.norm(vector.astype(np.float64))
-        lost[i] = np.linalg.norm((vector - kept).astype(np.float64)) / length if length else 0.0
-    coarse = (lost > _FP16_ERROR) | (np.abs(vectors).max(axis=1) > _FP16_MAX)
-    if coarse.any():
-        sizes = np.abs(vectors[coarse]).max(axis=1)
+    # What is too small for fp16 becomes nothing, as it should beside the others.
+    largest = np.abs(vectors).max(axis=1)
+    if (loud := largest > _FP16_MAX).any():
         raise ModelError(
-            f"the vectors of samples {_some(ids[coarse])} do not fit into fp16: their largest "
-            f"numbers are {sizes.min():.3g} to {sizes.max():.3g}, it keeps about 1e-4 to "
-            f"{_FP16_MAX:.0f}; scale the vectors"
+            f"the vectors of samples {_some(ids[loud])} do not fit into fp16: their largest "
+            f"numbers are up to {largest.max():.3g}, it keeps {_FP16_MAX:.0f}; they are far longer "
+            "than those the index was fitted to: build again with more --fit-samples, or with "
+            "--recipe balanced"
         )
 
 
