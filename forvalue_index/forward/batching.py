@@ -37,18 +37,21 @@ class Batch:
         )
 
 
-def plan_batches(samples: Sequence[Sample], token_budget: int) -> list[list[int]]:
+def plan_batches(
+    samples: Sequence[Sample], token_budget: int, *, same_length: bool
+) -> list[list[int]]:
     """Returns positions of samples, grouped: a group times its longest is within the budget.
 
     Longest first, so that a budget that is too large for the memory shows at once. A sample over
-    the budget is a group of its own.
+    the budget is a group of its own. With `same_length`, no group needs padding.
     """
     order = sorted(range(len(samples)), key=lambda i: -len(samples[i].input_ids))
     groups: list[list[int]] = []
     for position in order:
         if groups:
             longest = len(samples[groups[-1][0]].input_ids)
-            if (len(groups[-1]) + 1) * longest <= token_budget:
+            fits = (len(groups[-1]) + 1) * longest <= token_budget
+            if fits and not (same_length and len(samples[position].input_ids) != longest):
                 groups[-1].append(position)
                 continue
         groups.append([position])

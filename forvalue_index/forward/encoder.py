@@ -36,9 +36,7 @@ class Encoder:
         self._lm = lm
         kind = "cuda" if lm.device.type == "cuda" else "cpu"
         self._token_budget = token_budget or TOKEN_BUDGET[kind]
-        self._chunk = min(
-            CHUNK_TOKENS[kind], max(1, CHUNK_BYTES[kind] // (4 * lm.head.vocabulary))
-        )
+        self._chunk = min(CHUNK_TOKENS[kind], max(1, CHUNK_BYTES[kind] // (4 * lm.head.vocabulary)))
 
     def encode(
         self, samples: Sequence[Sample], vectoriser: Vectoriser
@@ -50,7 +48,7 @@ class Encoder:
         Raises:
             ModelError: the model gives NaN or infinity for a sample.
         """
-        for positions in plan_batches(samples, self._token_budget):
+        for positions in self._batches(samples, self._token_budget):
             state = vectoriser.zeros(len(positions))
             losses = torch.zeros(len(positions), device=self._lm.device)
             for tokens, token_losses in self._chunks(samples, positions):
@@ -62,7 +60,7 @@ class Encoder:
 
     def tokens(self, samples: Sequence[Sample]) -> Iterator[TokenFactors]:
         """Yields the factors of all scored tokens, a chunk at a time, in no order of samples."""
-        for positions in plan_batches(samples, self._token_budget):
+        for positions in self._batches(samples, self._token_budget):
             for tokens, _ in self._chunks(samples, positions):
                 yield tokens
 
@@ -74,7 +72,7 @@ class Encoder:
         Memory: a group's scored tokens times the vocabulary in float32, about `n_bytes`.
         """
         budget = min(self._token_budget, max(1, n_bytes // (4 * self._lm.head.vocabulary)))
-        for positions in plan_batches(samples, budget):
+        for positions in self._batches(samples, budget):
             chunks = [recipe(tokens) for tokens, _ in self._chunks(samples, positions)]
             yield (
                 positions,
@@ -105,6 +103,9 @@ class Encoder:
         for positions, tokens in self.factors(samples, recipe):
             result[positions] = self_influence(tokens).cpu().numpy()
         return result
+
+    def _batches(self, samples: Sequence[Sample], token_budget: int) -> list[list[int]]:
+        return plan_batches(samples, token_budget, same_length=self._lm.length_matters)
 
     def _chunks(
         self, samples: Sequence[Sample], positions: list[int]

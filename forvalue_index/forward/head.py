@@ -100,14 +100,21 @@ def hidden_states(model: nn.Module, head: Head, inputs: dict[str, Tensor]) -> Te
             model(**inputs, use_cache=False)
         except _HeadReachedError:
             return states()
+        except IndexError as error:
+            length = inputs["input_ids"].shape[1]
+            raise ModelError(
+                f"{type(model).__name__} cannot read {length} tokens or the ids in them ({error}): "
+                "try a smaller --max-length, and make sure that the tokenizer is the model's"
+            ) from error
     raise ModelError(f"{type(model).__name__} gave logits without its unembedding module")
 
 
 def find_head(model: Any) -> Head:
-    """Returns the head of a causal language model, checked on a short forward pass.
+    """Returns the head of a causal language model, checked on two short forward passes.
 
     Raises:
-        ModelError: there is no unembedding, or its output does not explain the model's logits.
+        ModelError: there is no unembedding, its output does not explain the model's logits, or a
+            token's state depends on those that follow it.
     """
     name = type(model).__name__
     module = model.get_output_embeddings()
@@ -115,7 +122,11 @@ def find_head(model: Any) -> Head:
         raise ModelError(f"{name} has no unembedding (output embeddings) to attribute to")
     config = model.config.get_text_config()
     probe = torch.arange(4, device=next(model.parameters()).device)[None] % config.vocab_size
+    other = probe.clone()
+    other[0, -1] = 4 % config.vocab_size
     with torch.no_grad(), _head_input(module, stop=False) as states:
+        model(input_ids=other, use_cache=False)
+        after = states().reshape(-1, states().shape[-1])[-4:].float()
         logits = model(input_ids=probe, use_cache=False).logits[0].float()  # [4, v]
     if not torch.isfinite(logits).all():
         raise ModelError(
@@ -123,6 +134,11 @@ def find_head(model: Any) -> Head:
             "check its weights, or try --dtype float32"
         )
     hidden = states().reshape(-1, states().shape[-1])[-4:]
+    if (after[:-1] - hidden[:-1].float()).abs().max() > 0.02 * hidden.abs().max() + 1e-6:
+        raise ModelError(
+            f"{name} is not causal: a token's state depends on the tokens that follow it, so there "
+            "is no forward pass that predicts all of them; use a decoder (is_decoder=True)"
+        )
     for step, amount in _possible_steps(config):
         head = Head(module, logits.shape[-1], hidden.shape[-1], step, amount)
         with torch.no_grad():
@@ -137,10 +153,11 @@ def find_head(model: Any) -> Head:
 
 def _possible_steps(config: Any) -> Iterator[tuple[Step, float]]:
     """Yields what the configuration declares, then no step at all."""
-    cap = getattr(config, "final_logit_softcapping", None)
-    if cap:
-        yield "softcap", float(cap)
-    for name, inverse in (("logit_scale", False), ("logits_scaling", True)):
+    for name in ("final_logit_softcapping", "logits_soft_cap"):
+        if cap := getattr(config, name, None):
+            yield "softcap", float(cap)
+    scales = (("logit_scale", False), ("lm_head_multiplier", False), ("logits_scaling", True))
+    for name, inverse in scales:
         value = getattr(config, name, None)
         if isinstance(value, float | int) and value:
             yield "scale", 1 / value if inverse else float(value)

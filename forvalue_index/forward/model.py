@@ -34,6 +34,17 @@ class LanguageModel:
     device: torch.device
     max_positions: int | None  # the longest input it was made for; None: no limit known
 
+    @property
+    def length_matters(self) -> bool:
+        """Whether a token's state depends on the length of its batch, padding included.
+
+        So it is with rotary positions that are stretched for long inputs.
+        """
+        rope = getattr(self.model.config.get_text_config(), "rope_parameters", None) or {}
+        nested = [value for value in rope.values() if isinstance(value, dict)]
+        kinds = {part.get("rope_type") for part in (rope, *nested)}
+        return bool(kinds & {"dynamic", "longrope"})
+
     def max_length(self, wanted: int | None) -> int:
         """Returns the length that samples are cut to: `wanted`, or the model's own limit.
 
@@ -106,7 +117,7 @@ def _device(name: str | None) -> torch.device:
 
 def _max_positions(config: Any) -> int | None:
     text = config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions"):
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         value = getattr(text, name, None)
         if isinstance(value, int) and value > 0:
             return value
