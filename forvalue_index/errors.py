@@ -10,6 +10,7 @@
     ├── CorruptIndexError           what is on disk is not what was committed
     ├── SchemaError                 the catalogue's schema is not this version's
     ├── LockedError                 another process is writing
+    ├── StorageError                the disk is full, or cannot be written
     └── DependencyError             an optional package is missing
 
 A message says what happened, with both values, and what to do next.
@@ -59,6 +60,10 @@ class SchemaError(ForvalueError):
 
 class LockedError(ForvalueError):
     """Another process holds the index for writing."""
+
+
+class StorageError(ForvalueError):
+    """The disk is full, or a file cannot be written."""
 
 
 class DependencyError(ForvalueError):

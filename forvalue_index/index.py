@@ -1,47 +1,49 @@
-"""The index: rows in, influences out. The only file that joins the parts.
+"""The index: rows in, influences out. Joins model, data and vectoriser with the store.
 
-    add   : rows -> checked -> those not there yet -> samples -> vectors -> segment -> catalogue
+    add   : rows -> checked -> those not there yet -> samples -> vectors -> store, chunk by chunk
     query : rows -> samples -> vectors -> search -> rows by id -> hits
 
-A segment file is complete on disk before the one transaction that makes it and its rows count.
+Encoding never happens inside a transaction; how a chunk becomes part of the index is `store.py`'s.
 """
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import itertools
-import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from forvalue_index import upkeep
 from forvalue_index.catalog.catalog import Catalog
-from forvalue_index.catalog.lock import WriterLock
 from forvalue_index.config import RANKS, FormatConfig, IndexConfig, ModelConfig, VectorConfig
 from forvalue_index.data.formatting import Formatter, content_hash, key_of, texts_of
 from forvalue_index.data.readers import Data, Rows, open_rows
 from forvalue_index.errors import (
-    CorruptIndexError,
     FingerprintError,
     IndexMissingError,
     InputError,
     KeyConflictError,
+    LockedError,
 )
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.fit import fit_vectoriser
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.records import Encoded, Hit, Row, Sample, StoredSample
+from forvalue_index.search.derived import DerivedInfo
+from forvalue_index.search.factory import auto_factory
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.segments import orphans, sync_folder, verify_segment, write_segment
+from forvalue_index.store import Store, digest, is_index, migrate, require_empty
+from forvalue_index.upkeep import CompactReport
 
 CHUNK = 1024
 """Samples that are encoded, written and committed together: the steps at which a build resumes."""
@@ -57,7 +59,8 @@ Progress = Callable[[str, int, int, int], None]
 class AddReport:
     """What an `add` did."""
 
-    added: int
+    added: int  # updated ones included
+    updated: int  # there under the same key, with other content that is gone now
     skipped: int  # there already, with the same content
     repeated: int  # the same as another row of the input, in every field
     truncated: int  # added, but cut to the maximum length
@@ -70,20 +73,16 @@ class AddReport:
 class InfluenceIndex:
     """A persistent index of a training set that tells which of its samples drove an output.
 
-    Make one with `create`, come back to it with `open`; use it in a `with` block or close it. It
-    answers from the samples that were there when it was opened and those it added itself.
+    Make one with `create`, come back to it with `open`; use it in a `with` block or close it. A
+    query answers from the samples that are there when it begins, whoever wrote them.
     """
 
-    def __init__(
-        self, directory: Path, catalog: Catalog, config: IndexConfig, device: str | None
-    ) -> None:
-        self.directory = directory
+    def __init__(self, store: Store, config: IndexConfig, device: str | None) -> None:
+        self.store = store
         self.config = config
-        self._catalog = catalog
         self._device = device
         self._lm: LanguageModel | None = None
         self._vectoriser: Vectoriser | None = None
-        self._flat: FlatSearch | None = None
 
     # -- making, opening, closing --------------------------------------------------------------
 
@@ -95,6 +94,7 @@ class InfluenceIndex:
         *,
         format: FormatConfig | None = None,
         vector: VectorConfig | None = None,
+        catalog: str | None = None,
         device: str | None = None,
     ) -> InfluenceIndex:
         """Returns a new, empty index in `directory`.
@@ -104,6 +104,9 @@ class InfluenceIndex:
             model: the fine-tuned model: a path, a hub id, or a model that is loaded already.
             format: how a row becomes tokens; default: fields "prompt" and "response".
             vector: how a sample becomes a vector.
+            catalog: URL of a PostgreSQL database for rows and metadata, such as
+                postgresql+psycopg://user@host/name; default: SQLite, in `directory`. It is kept in
+                `directory`, for its owner's eyes only.
             device: "cpu", "cuda" or "cuda:1"; default: CUDA when there is one.
 
         Raises:
@@ -111,7 +114,7 @@ class InfluenceIndex:
             ModelError: the model cannot be loaded, or its head is not understood.
         """
         path = Path(directory)
-        _require_empty(path)
+        require_empty(path)
         if isinstance(model, LanguageModel):
             lm, settings = model, ModelConfig(model.name)
         else:
@@ -120,14 +123,8 @@ class InfluenceIndex:
         format = format or FormatConfig()
         format = replace(format, max_length=lm.max_length(format.max_length))
         config = IndexConfig(settings, format, vector or VectorConfig())
-        existed = path.exists()
-        try:
-            (path / "segments").mkdir(parents=True)
-            catalog = Catalog.create(_catalog_url(path), config.to_json(), _fingerprint(config, lm))
-        except BaseException:
-            _discard(path, itself=not existed)
-            raise
-        index = cls(path, catalog, config, device)
+        store = Store.create(path, config, _fingerprint(config, lm), catalog)
+        index = cls(store, config, device)
         index._lm = lm
         return index
 
@@ -151,15 +148,11 @@ class InfluenceIndex:
             SchemaError: the index was written by another version of this package.
             FingerprintError: `model` is loaded, and not the one the index was made with.
         """
-        path = Path(directory)
-        if not (path / "catalog.db").is_file():
-            what = "is not an index" if path.is_dir() else "does not exist"
-            raise IndexMissingError(f"{path} {what}: make one with forvalue build")
-        catalog = Catalog.open(_catalog_url(path))
-        config = IndexConfig.from_json(catalog.config)
+        store = Store.open(directory)
+        config = store.config
         if isinstance(model, str):
             config = replace(config, model=replace(config.model, name=model))
-        index = cls(path, catalog, config, device)
+        index = cls(store, config, device)
         if isinstance(model, LanguageModel):
             index._use(model)
         return index
@@ -173,6 +166,7 @@ class InfluenceIndex:
         *,
         format: FormatConfig | None = None,
         vector: VectorConfig | None = None,
+        catalog: str | None = None,
         device: str | None = None,
         progress: Progress | None = None,
     ) -> tuple[InfluenceIndex, AddReport]:
@@ -184,30 +178,32 @@ class InfluenceIndex:
         """
         path = Path(directory)
         format, vector = format or FormatConfig(), vector or VectorConfig()
-        existed = path.exists()
+        existed, made = path.exists(), not is_index(path)
         rows = open_rows(data)
-        if (path / "catalog.db").is_file():
+        if made:
+            require_empty(path)
+            wanted = _check(rows, format, progress)
+            index = cls.create(
+                path, model, format=format, vector=vector, catalog=catalog, device=device
+            )
+        else:
             place = model if isinstance(model, str | LanguageModel) else model.name
             index = cls.open(path, model=place, device=device)
             index._require_settings(format, vector)
             wanted = _check(rows, format, progress)
-        else:
-            _require_empty(path)
-            wanted = _check(rows, format, progress)
-            index = cls.create(path, model, format=format, vector=vector, device=device)
         try:
             return index, index._add(rows, wanted, progress)
         except BaseException:
-            empty = len(index) == 0
+            if made:
+                with suppress(LockedError):  # another process has begun to fill it
+                    index.store.destroy(itself=not existed)
             index.close()
-            if empty:
-                _discard(path, itself=not existed)
             raise
 
     def close(self) -> None:
         """Lets go of the catalogue, the segments and the model."""
-        self._catalog.close()
-        self._flat = self._lm = self._vectoriser = None
+        self.store.close()
+        self._lm = self._vectoriser = None
 
     def __enter__(self) -> InfluenceIndex:
         return self
@@ -222,11 +218,13 @@ class InfluenceIndex:
 
     def __len__(self) -> int:
         """Number of samples."""
-        return self._catalog.count()
+        return len(self.store)
 
     # -- adding --------------------------------------------------------------------------------
 
-    def add(self, data: Data, *, progress: Progress | None = None) -> AddReport:
+    def add(
+        self, data: Data, *, update: bool = False, progress: Progress | None = None
+    ) -> AddReport:
         """Adds the rows that are not there yet, and returns what was done.
 
         All rows are checked before the first is encoded. A row whose key is there with the same
@@ -235,6 +233,8 @@ class InfluenceIndex:
 
         Args:
             data: a path or paths of JSON Lines files, a row (a dict), or rows.
+            update: a row whose key is there with other content takes its place, in one step;
+                otherwise it is refused.
             progress: called as the work goes on.
 
         Raises:
@@ -244,20 +244,25 @@ class InfluenceIndex:
             FingerprintError: the model is not the one that the index was made with.
             ModelError: the model gives NaN or infinity.
             LockedError: another process is writing to the index.
+            StorageError: the disk is full; what was committed stays.
         """
         rows = open_rows(data)
-        return self._add(rows, _check(rows, self.config.format, progress), progress)
+        return self._add(rows, _check(rows, self.config.format, progress), progress, update)
 
-    def _add(self, rows: Rows, checked: _Checked, progress: Progress | None) -> AddReport:
+    def _add(
+        self, rows: Rows, checked: _Checked, progress: Progress | None, update: bool = False
+    ) -> AddReport:
         wanted = checked.contents
-        with WriterLock(self.directory):
-            known = self._catalog.known(list(wanted))
-            for key, content in known.items():
-                if wanted[key] != content:
-                    raise KeyConflictError(
-                        f"key {key!r} is in the index already, with other content"
-                    )
-            missing = {key for key in wanted if key not in known}
+        with self.store.lock():
+            known = self.store.catalog.known(list(wanted))
+            changed = [key for key in wanted if known.get(key, wanted[key]) != wanted[key]]
+            if changed and not update:
+                raise KeyConflictError(
+                    f"key {changed[0]!r} is in the index already, with other content: give "
+                    "--update to replace it, or change the key"
+                )
+            old = self.store.catalog.ids_of(changed)
+            missing = {key for key in wanted if key not in known} | set(changed)
             ready = self._fit(rows, wanted, missing, progress) if missing else {}
             total, added, truncated, tokens, retained = len(missing), 0, 0, 0, 0.0
             for chunk in _chunks(rows, missing, self.config.format, CHUNK):
@@ -270,26 +275,31 @@ class InfluenceIndex:
                         progress("encoding", added + done, total, tokens + done_tokens)
 
                 encoded = self._encode(samples, report, ready)
-                self._commit(samples, encoded)
+                self.store.commit(
+                    samples, encoded, [old[sample.key] for sample in samples if sample.key in old]
+                )
                 retained += sum(item.retained for item in encoded)
                 added += len(samples)
                 truncated += sum(sample.truncated for sample in samples)
                 tokens += sum(len(sample.input_ids) for sample in samples)
+            if added:
+                self.store.refresh()
+                upkeep.extend(self.store)
             if added != total:
                 raise InputError(
                     f"{total - added} rows were gone when they were read a second time: "
                     "the input changed; run the command again"
                 )
-            self._flat = None
         return AddReport(
             added=added,
-            skipped=len(known),
+            updated=len(changed),
+            skipped=len(known) - len(changed),
             repeated=checked.repeated,
             truncated=truncated,
             tokens=tokens,
             samples=len(self),
             retained=retained / added if added else 1.0,
-            fitted=float(self._catalog.fingerprint["retained"]),
+            fitted=float(self.store.fingerprint["retained"]),
         )
 
     def _fit(
@@ -304,7 +314,7 @@ class InfluenceIndex:
         The fitting samples are those with the smallest content hashes: a random part of the data
         that does not depend on their order.
         """
-        if "vectoriser" in self._catalog.fingerprint:
+        if self.store.fitted:
             return {}
         chosen = set(
             heapq.nsmallest(self.config.vector.fit_samples, missing, key=wanted.__getitem__)
@@ -317,39 +327,12 @@ class InfluenceIndex:
                 progress("fitting", done, len(samples), 0)
 
         vectoriser, encoded = fit_vectoriser(self.lm, samples, self.config.vector, report)
-        data = vectoriser.to_bytes()
-        name = hashlib.sha256(data).hexdigest()[:16]
         retained = float(np.mean([item.retained for item in encoded]))
-        _write(self.directory / f"vectoriser-{name}.safetensors", data)
-        self._catalog.set_fingerprint(
-            self._catalog.fingerprint
-            | {"vectoriser": name, "dim": vectoriser.dim, "retained": round(retained, 4)}
+        self.store.set_vectoriser(
+            vectoriser.to_bytes(), {"dim": vectoriser.dim, "retained": round(retained, 4)}
         )
         self._vectoriser = vectoriser
         return {sample.key: item for sample, item in zip(samples, encoded, strict=True)}
-
-    def _commit(self, samples: list[Sample], encoded: list[Encoded]) -> None:
-        """Writes a segment, then commits it together with its rows."""
-        first = self._catalog.next_id()
-        ids = np.arange(first, first + len(samples), dtype=np.int64)
-        vectors = np.stack([item.vector for item in encoded])
-        segment = write_segment(self.directory / "segments", f"{first:012d}.faiss", ids, vectors)
-        stored = [
-            StoredSample(
-                id=int(id),
-                key=sample.key,
-                content_hash=sample.content_hash,
-                row=sample.row,
-                n_tokens=len(sample.input_ids),
-                n_scored=sample.n_scored,
-                truncated=sample.truncated,
-                loss=item.loss,
-                norm=item.norm,
-            )
-            for id, sample, item in zip(ids, samples, encoded, strict=True)
-        ]
-        retained = float(np.mean([item.retained for item in encoded]))
-        self._catalog.commit_segment(segment, stored, retained_energy=retained)
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -363,6 +346,7 @@ class InfluenceIndex:
         where: Iterable[str] = (),
         exact: bool = False,
         candidates: int | None = None,
+        flat: bool = False,
         format: FormatConfig | None = None,
     ) -> list[Hit]:
         """Returns the k samples that most raised the likelihood of each query's response.
@@ -379,6 +363,7 @@ class InfluenceIndex:
             exact: run the best candidates forward again, and rank and score them by the exact form
                 of the recipe.
             candidates: how many are run; default: 10 k.
+            flat: compare every vector, even when there is a derived index (see `optimize`).
             format: how queries become tokens, if not as the index's rows do.
 
         Raises:
@@ -393,35 +378,28 @@ class InfluenceIndex:
         if rank not in RANKS:
             raise InputError(f"rank {rank!r} is not one of {', '.join(RANKS)}")
         samples = self.samples(data, format)
-        conditions = list(where)
-        allowed = self._catalog.where(conditions) if conditions else None
-        vectors = self.vectors(samples)
-        n = max(k, candidates or 10 * k) if exact else k
-        stored, ids = self.flat.search(
-            vectors, n, opponents=opponents, allowed=allowed, weights=self._weights(rank)
-        )
-        if exact:
-            scores, ids = self._rerank(samples, ids, k, rank, opponents)
-        else:
-            scores = stored * self._query_weights(samples, vectors, rank)[:, None]
-        rows = self._catalog.samples(ids.ravel().tolist())
-        return [
-            Hit(query, place, int(id), rows[int(id)].key, float(score), rows[int(id)].row, exact)
-            for query in range(len(samples))
-            for place, (id, score) in enumerate(zip(ids[query], scores[query], strict=True), 1)
-        ]
+        conditions, vectors = list(where), self.vectors(samples)
 
-    def _weights(self, rank: str) -> NDArray[np.float32] | None:
-        """Returns what the inner product with each stored vector is multiplied by to rank."""
-        if rank == "dot":
-            return None
-        figures = self._catalog.figures()
-        if not np.array_equal(figures.ids, self.flat.ids):  # written to since it was opened
-            self._flat = None
-            figures = self._catalog.figures()
-        lengths = figures.norm if rank == "cosine" else figures.n_scored
-        weights: NDArray[np.float32] = (1 / np.maximum(lengths, 1e-30)).astype(np.float32)
-        return weights
+        def ask() -> list[Hit]:
+            allowed = self.store.catalog.where(conditions) if conditions else None
+            n = max(k, candidates or 10 * k) if exact else k
+            stored, ids = self.store.search(
+                vectors, n, rank, opponents=opponents, allowed=allowed, flat=flat
+            )
+            if exact:
+                scores, ids = self._rerank(samples, ids, k, rank, opponents)
+            else:
+                scores = stored * self._query_weights(samples, vectors, rank)[:, None]
+            rows = self.store.catalog.samples(ids.ravel().tolist())
+            return [
+                Hit(query, place, id, rows[id].key, score, rows[id].row, exact)
+                for query in range(len(samples))
+                for place, (id, score) in enumerate(
+                    zip(ids[query].tolist(), scores[query].tolist(), strict=True), 1
+                )
+            ]
+
+        return self.store.answer(ask)
 
     def _query_weights(
         self, samples: list[Sample], vectors: NDArray[np.float32], rank: str
@@ -491,7 +469,8 @@ class InfluenceIndex:
 
         As the stored vectors have it; see `influence` for the exact form.
         """
-        ids, scores = self.flat.scores(self.vectors(samples))
+        vectors = self.vectors(samples)
+        ids, scores = self.store.answer(lambda: self.flat.scores(vectors))
         return ids, scores / np.float32(self.vectoriser.scale**2)
 
     def influence(self, queries: list[Sample], samples: list[Sample]) -> NDArray[np.float32]:
@@ -500,40 +479,141 @@ class InfluenceIndex:
 
     def training_samples(self, ids: Iterable[int]) -> list[Sample]:
         """Returns the training samples with these ids, in their order, as they were encoded."""
-        stored = self._catalog.samples(ids)
+        stored = self.store.catalog.samples(ids)
         rows = [(f"sample {sample.key!r}", sample.row) for sample in stored.values()]
         return self._formatter().samples(rows)
 
     # -- looking after it ----------------------------------------------------------------------
 
+    def remove(self, keys: Iterable[str] = (), *, where: Iterable[str] = ()) -> int:
+        """Returns how many samples were removed: those under `keys`, or that meet `where`.
+
+        They are in no answer from now on, and on disk until `compact`. A key that is not there is
+        passed over, so that a removal can be run again.
+
+        Raises:
+            InputError: keys and conditions at once, or a condition that cannot be read.
+            LockedError: another process is writing to the index.
+        """
+        keys, conditions = list(keys), list(where)
+        if keys and conditions:
+            raise InputError("keys and conditions were given: remove by one of them at a time")
+        with self.store.lock():
+            if conditions:
+                return self.store.remove_where(conditions)
+            return self.store.remove(keys)
+
+    def compact(self, progress: Progress | None = None) -> CompactReport:
+        """Leaves nothing on disk of what was removed, merges small segments; says what it did.
+
+        Queries go on meanwhile. Killed at any point, the index is sound, and the next call ends
+        the work.
+
+        Raises:
+            LockedError: another process is writing to the index.
+            CorruptIndexError: a segment is not what was committed.
+            StorageError: the disk is full; what was there stays.
+        """
+        return upkeep.compact(self.store, progress)
+
+    def rows(
+        self, where: Iterable[str] = (), *, after: int = -1, limit: int | None = None
+    ) -> Iterator[StoredSample]:
+        """Yields the samples that meet all conditions, in the order of their ids.
+
+        `after` passes over ids up to this one, and `limit` ends the page.
+        """
+        return self.store.listing(where, after, limit)
+
+    def get(self, key: str) -> StoredSample:
+        """Returns the sample under a key.
+
+        Raises:
+            InputError: there is none.
+        """
+        return self.store.find(key)
+
+    def export(
+        self, vectors: str | Path, rows: str | Path, *, where: Iterable[str] = ()
+    ) -> tuple[int, int]:
+        """Writes vectors (.npy, float32 [n, dim]) and their rows (JSON Lines), in the same order.
+
+        The inner product of two of these vectors is the influence of the samples on each other.
+        Returns n and dim.
+
+        Raises:
+            StorageError: a file cannot be written.
+        """
+        conditions, scale = list(where), 1.0
+        if self.store.fitted:
+            scale = Vectoriser.from_bytes(
+                self.store.vectoriser_bytes(), self.config.vector, torch.device("cpu")
+            ).scale
+        return self.store.answer(
+            lambda: self.store.export(Path(vectors), Path(rows), conditions, scale)
+        )
+
+    def optimize(
+        self,
+        factory: str | None = None,
+        *,
+        rank: str = "dot",
+        memory: int | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> tuple[DerivedInfo | None, str]:
+        """Returns a derived index that queries of a rank use from now on, and why it is that one.
+
+        It is None where comparing every vector is as well. `add`, `remove` and `compact` keep it
+        current; deleting it loses nothing.
+
+        Args:
+            factory: a FAISS factory string, such as "IVF1024,SQ8"; default: what suits the number
+                of samples, their vectors and the memory.
+            rank: as in `query`.
+            memory: bytes that it may take; default: half of what the machine has.
+            progress: called with a stage, steps done and steps in all.
+
+        Raises:
+            InputError: FAISS does not know the factory, or there are too few samples for it.
+            LockedError: another process is writing to the index.
+        """
+        reason = "it was asked for"
+        if factory is None:
+            machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            factory, reason = auto_factory(len(self), self.dim, memory or machine // 2)
+            if factory == "Flat":
+                return None, reason
+        return upkeep.optimize(self.store, factory, rank, progress), reason
+
     def info(self) -> dict[str, Any]:
         """Returns what the index holds and what it was made with, as JSON values."""
-        segments = self._catalog.segments()
-        return {
-            "directory": str(self.directory),
-            "samples": len(self),
-            "dim": self.dim,
-            "segments": len(segments),
-            "bytes": sum(f.stat().st_size for f in self.directory.rglob("*") if f.is_file()),
-            "vector_bytes": sum(segment.bytes for segment in segments),
+        return self.store.info() | {
             "model": self.config.model.name,
-            "fingerprint": _digest(self._catalog.fingerprint),
             "config": self.config.to_json(),
         }
 
     def verify(self) -> list[str]:
         """Returns what is wrong with the index, a line each; nothing if all is well.
 
-        Every segment is read whole: its hash, its vectors, and its ids against the catalogue.
+        All of it is read: every segment, every row, and which files count for nothing.
         """
-        problems: list[str] = []
-        folder = self.directory / "segments"
-        segments = self._catalog.segments()
-        for segment in segments:
-            problems += verify_segment(
-                folder, segment, self.dim, self._catalog.segment_ids(segment.name)
-            )
-        return problems + [f"{path} was never committed" for path in orphans(folder, segments)]
+        return upkeep.verify(self.store)
+
+    def repair(self) -> list[str]:
+        """Returns what was done, a line each: stray files removed, what is derived made again.
+
+        Nothing that counts is touched; `verify` says what is still wrong.
+        """
+        return upkeep.repair(self.store)
+
+    @staticmethod
+    def migrate(directory: str | Path) -> tuple[str | None, str]:
+        """Returns the schema revisions before and after bringing an index to this version's.
+
+        Raises:
+            SchemaError: it was written by a newer version of this package.
+        """
+        return migrate(directory)
 
     # -- the parts -----------------------------------------------------------------------------
 
@@ -546,20 +626,21 @@ class InfluenceIndex:
         return self._lm
 
     @property
+    def directory(self) -> Path:
+        """Where the index is."""
+        return self.store.directory
+
+    @property
+    def _catalog(self) -> Catalog:
+        return self.store.catalog
+
+    @property
     def flat(self) -> FlatSearch:
         """The search over the stored vectors."""
-        if self._flat is None:
-            snapshot = self._catalog.snapshot()
-            self._flat = FlatSearch(
-                self.directory / "segments",
-                snapshot.segments,
-                self.dim,
-                snapshot.removed,
-            )
-        return self._flat
+        return self.store.flat
 
     def _use(self, lm: LanguageModel) -> None:
-        stored, found = self._catalog.fingerprint, _fingerprint(self.config, lm)
+        stored, found = self.store.catalog.fingerprint, _fingerprint(self.config, lm)
         differing = [name for name in found if stored[name] != found[name]]
         if differing:
             details = "; ".join(
@@ -624,23 +705,14 @@ class InfluenceIndex:
             CorruptIndexError: the file is not what was committed.
         """
         if self._vectoriser is None:
-            name = self._catalog.fingerprint.get("vectoriser")
-            if name is None:
-                raise IndexMissingError(f"{self.directory} is empty: add rows with forvalue add")
-            path = self.directory / f"vectoriser-{name}.safetensors"
-            data = path.read_bytes() if path.is_file() else b""
-            if hashlib.sha256(data).hexdigest()[:16] != name:
-                raise CorruptIndexError(
-                    f"{path} is {'not what was committed' if data else 'missing'}: "
-                    "restore it from a copy, or build again"
-                )
+            data = self.store.vectoriser_bytes()
             self._vectoriser = Vectoriser.from_bytes(data, self.config.vector, self.lm.device)
         return self._vectoriser
 
     @property
     def dim(self) -> int:
         """Length of a stored vector; 0 as long as the index is empty."""
-        return int(self._catalog.fingerprint.get("dim", 0))
+        return self.store.dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -660,7 +732,7 @@ def _check(rows: Rows, format: FormatConfig, progress: Progress | None) -> _Chec
     number = 0
     for number, (source, row) in enumerate(rows, start=1):
         texts_of(row, source, format)
-        content = content_hash(row)
+        content = content_hash(row, source)
         key = key_of(row, source, format)
         if format.key_field is not None:
             if key in contents:
@@ -699,39 +771,6 @@ def _fingerprint(config: IndexConfig, lm: LanguageModel) -> dict[str, Any]:
     What the vectoriser learned joins it when the first rows are added.
     """
     return lm.fingerprint() | {
-        "format": _digest(asdict(config.format)),
-        "vector": _digest(asdict(config.vector)),
+        "format": digest(asdict(config.format)),
+        "vector": digest(asdict(config.vector)),
     }
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Writes a file that is there whole, and safe on disk, or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def _digest(value: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _catalog_url(directory: Path) -> str:
-    return f"sqlite:///{directory / 'catalog.db'}"
-
-
-def _require_empty(path: Path) -> None:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise IndexMissingError(f"{path} is not empty: choose a new directory for the index")
-
-
-def _discard(path: Path, *, itself: bool) -> None:
-    """Removes what a failed creation left in a directory that was empty or not there."""
-    if itself:
-        shutil.rmtree(path, ignore_errors=True)
-        return
-    for item in path.iterdir():
-        shutil.rmtree(item) if item.is_dir() else item.unlink()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import create_engine
+from sqlalchemy.exc import IntegrityError
 
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.engine import make_engine, reading, writing
@@ -35,8 +36,18 @@ FINGERPRINT = {"model": "abc", "scale": 0.1}
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'catalog.db'}"
+def url(tmp_path: Path, database: str | None) -> str:
+    return database or f"sqlite:///{tmp_path / 'catalog.db'}"
+
+
+def change(url: str, statement: str) -> int:
+    """Runs SQL behind the catalogue's back; the number of rows it changed."""
+    engine = create_engine(url)
+    try:
+        with engine.begin() as connection:
+            return connection.exec_driver_sql(statement).rowcount
+    finally:
+        engine.dispose()
 
 
 @pytest.fixture
@@ -120,7 +131,8 @@ def test_a_failed_create_leaves_no_catalogue(url: str, monkeypatch: pytest.Monke
     Catalog.create(url, CONFIG, FINGERPRINT).close()
 
 
-def test_each_connection_is_set_up(url: str) -> None:
+def test_each_connection_is_set_up(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'catalog.db'}"
     Catalog.create(url, CONFIG, FINGERPRINT).close()
     engine = make_engine(url)
     for context in (reading, writing):
@@ -129,6 +141,7 @@ def test_each_connection_is_set_up(url: str) -> None:
                 ("journal_mode", "wal"),
                 ("foreign_keys", 1),
                 ("synchronous", 2),
+                ("secure_delete", 1),
                 ("busy_timeout", 30_000),
             ):
                 assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
@@ -242,11 +255,8 @@ def test_rows_that_are_not_json_and_losses_that_are_not_numbers(catalog: Catalog
 
 def test_the_database_itself_keeps_live_keys_apart(catalog: Catalog, url: str) -> None:
     add(catalog, "a", range(2))
-    with (
-        closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as raw,
-        pytest.raises(sqlite3.IntegrityError, match="UNIQUE"),
-    ):
-        raw.execute("UPDATE samples SET key = 'k0'")
+    with pytest.raises(IntegrityError, match=r"UNIQUE|duplicate key"):
+        change(url, "UPDATE samples SET key = 'k0'")
 
 
 # -- removing and replacing --------------------------------------------------------------------
@@ -286,6 +296,34 @@ def test_replacing_is_one_transaction(catalog: Catalog) -> None:
     assert catalog.count() == 3
 
 
+def test_a_segment_takes_the_place_of_others(catalog: Catalog) -> None:
+    for name, ids in (("a", range(4)), ("b", range(4, 6)), ("c", range(6, 7))):
+        add(catalog, name, ids)
+    live = [s for s in catalog.iterate() if s.id not in (1, 5)]
+    catalog.remove(["k1", "k5"])
+    before = catalog.generation()
+    with pytest.raises(CorruptIndexError, match=r"2 segments with 5 live .* has 2 with 4"):
+        catalog.replace_segments(["a.faiss", "b.faiss"], segment("d", 5))
+    with pytest.raises(CorruptIndexError, match=r"2 segments with 4 live .* has 1 with 3"):
+        catalog.replace_segments(["a.faiss", "nothing.faiss"], segment("d", 4))
+    assert catalog.generation() == before
+    catalog.replace_segments(["a.faiss", "b.faiss"], segment("d", 4), retained_energy=0.5)
+    assert catalog.segments() == [segment("c", 1), segment("d", 4)]
+    assert catalog.segment_ids("d.faiss").tolist() == [0, 2, 3, 4]
+    assert catalog.retained_energy() == {"d.faiss": 0.5}
+    assert list(catalog.iterate()) == live
+    assert len(catalog.removed_ids()) == 0
+    with pytest.raises(CorruptIndexError, match="samples 1 have no row"):
+        catalog.samples([0, 1])
+    assert catalog.generation() == catalog.snapshot().generation == before + 1
+    catalog.remove(["k6"])
+    catalog.replace_segments(["c.faiss"], None)
+    assert catalog.segments() == [segment("d", 4)]
+    assert catalog.next_id() == 7
+    catalog.vacuum()
+    assert catalog.check() == []
+
+
 def test_a_snapshot_is_of_one_moment(catalog: Catalog) -> None:
     add(catalog, "a", range(4))
     catalog.remove(["k2"])
@@ -315,13 +353,16 @@ def test_a_reader_sees_one_moment_while_another_writes(catalog: Catalog, url: st
 def test_a_second_writer_is_told_so(
     catalog: Catalog, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.catalog.engine.BUSY_SECONDS", 0)
+    add(catalog, "a", range(3))
+    monkeypatch.setattr("forvalue_index.catalog.engine.BUSY_SECONDS", 0.01)
     engine = make_engine(url)
+    place = r"catalog\.db" if engine.name == "sqlite" else "postgresql"
     with (
         Catalog.open(url) as second,
-        writing(engine),
-        pytest.raises(LockedError, match=r"catalog\.db"),
+        writing(engine) as connection,
+        pytest.raises(LockedError, match=place),
     ):
+        connection.exec_driver_sql("UPDATE index_info SET next_id = next_id")
         second.remove(["k1"])
     engine.dispose()
 
@@ -343,17 +384,24 @@ def test_a_row_changed_by_hand_is_refused(catalog: Catalog, url: str, edit: str)
     add(catalog, "a", range(4))
     catalog.remove(["k3"])
     assert len(catalog.samples(range(4))) == 4
-    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as raw:
-        assert raw.execute(edit).rowcount > 0
-        raw.commit()
+    assert catalog.check() == []
+    if "truncated = 0" in edit:
+        edit = edit.replace("0", "(id = 0)")  # of the type that the database has for it
+    assert change(url, edit) > 0
     with pytest.raises(CorruptIndexError, match=r"\b[137]\b"):
         catalog.samples([0, 1, 2, 3, *([7] if "id = 7" in edit else [])])
+    if "DELETE" not in edit:
+        (problem,) = catalog.check()
+        assert re.search(r"sample [137]\b.* was changed", problem)
+    if "DELETE" in edit or "removed_at" in edit:
+        with pytest.raises(
+            CorruptIndexError, match=r"[234] live and [012] removed.*committed were 3"
+        ):
+            catalog.snapshot()
 
 
 def test_a_changed_fingerprint_is_refused(catalog: Catalog, url: str) -> None:
-    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as raw:
-        raw.execute("UPDATE index_info SET fingerprint = '{}'")
-        raw.commit()
+    change(url, "UPDATE index_info SET fingerprint = '{}'")
     with pytest.raises(CorruptIndexError, match="fingerprint"):
         Catalog.open(url)
 

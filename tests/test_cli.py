@@ -104,6 +104,53 @@ def test_info_and_verify(index: Path, model_dir: Path) -> None:
     run_well("verify", "--index", index)
 
 
+def test_optimize_says_what_it_made(index: Path, rows: list[Row]) -> None:
+    assert "No derived index" in run("optimize", "--index", index, "--auto").stderr
+    out = run_well("optimize", "--index", index, "--factory", "IVF2,SQ8")
+    assert "recall@10" in out and "opponents" in out
+    info = json.loads(run_well("info", "--index", index, "--json"))
+    assert info["derived"][0]["rank"] == "dot"
+    assert "IVF2,SQ8" in run_well("info", "--index", index)
+    plain = run_well("query", "--index", index, "--text", "hello", "-k", 3, "--json", "--flat")
+    assert plain == run_well("query", "--index", index, "--text", "hello", "-k", 3, "--json")
+    assert run("optimize", "--index", index).exit_code == 2
+
+
+def test_list_and_show(index: Path, rows: list[Row]) -> None:
+    out = run("list", "--index", index, "--limit", 3)
+    assert out.stdout.count("row-") == 3
+    assert "more: --after 2" in out.stderr
+    lines = run_well("list", "--index", index, "--after", 2, "--limit", 99, "--json").splitlines()
+    assert [json.loads(line)["row"] for line in lines] == rows[3:]
+    found = run_well("list", "--index", index, "--where", "n in 4,7", "--json").splitlines()
+    assert [json.loads(line)["key"] for line in found] == ["row-4", "row-7"]
+    assert json.loads(run_well("show", "row-4", "--index", index, "--json"))["row"] == rows[4]
+    assert rows[4]["prompt"] in run_well("show", "row-4", "--index", index)
+    assert_one_line(run("show", "nobody", "--index", index), "has key 'nobody'")
+
+
+def test_update_remove_and_compact(index: Path, tmp_path: Path, rows: list[Row]) -> None:
+    new = write(tmp_path / "new.jsonl", [rows[0] | {"response": "changed"}])
+    assert_one_line(run("add", new, "--index", index), "give --update")
+    assert "1 of them in the place of others" in run(
+        "add", new, "--index", index, "--update"
+    ).stderr
+    keys = tmp_path / "keys.txt"
+    keys.write_text("row-1\nrow-2\n\nnobody\n")
+    removed = run("remove", "--index", index, "--keys-file", keys, "--key", "row-3")
+    assert "3 samples removed, 1 keys were not there; 27 in" in removed.stderr
+    assert "2 samples removed; 25" in run("remove", "--index", index, "--where", "n>=28").stderr
+    assert json.loads(run_well("info", "--index", index, "--json"))["removed"] == 6
+    assert "6 removed samples deleted" in run("compact", "--index", index).stderr
+    run_well("verify", "--index", index, "--repair")
+    files = tmp_path / "v.npy", tmp_path / "r.jsonl"
+    run_well("export", "--index", index, "--vectors", files[0], "--rows", files[1])
+    assert len(files[1].read_text().splitlines()) == 25
+    assert "has schema revision" in run("migrate", "--index", index).stderr
+    for wrong in ([], ["--key", "a", "--where", "n=1"]):
+        assert run("remove", "--index", index, *wrong).exit_code == 2
+
+
 def test_verify_names_what_is_wrong(index: Path) -> None:
     segment = next((index / "segments").iterdir())
     data = bytearray(segment.read_bytes())
@@ -143,6 +190,18 @@ def test_bad_rows_are_one_line_and_leave_nothing(
     result = run("build", path, "--index", tmp_path / "i", "--model", model_dir)
     assert_one_line(result, message)
     assert not (tmp_path / "i").exists()
+
+
+def test_text_of_the_data_cannot_reach_the_terminal_as_a_command(
+    tmp_path: Path, model_dir: Path
+) -> None:
+    rows = [{"prompt": "a\x1b[31m", "response": "b\ta\x07", "note": "\ud800"}] * 2
+    data = write(tmp_path / "train.jsonl", [row | {"n": i} for i, row in enumerate(rows)])
+    run_well("build", data, "--index", tmp_path / "i", "--model", model_dir)
+    out = run_well("query", "--index", tmp_path / "i", "--text", "ab\x1b[0m")
+    assert "\x1b" not in out and "\x07" not in out
+    lines = run_well("query", "--index", tmp_path / "i", "--text", "ab", "--json").splitlines()
+    assert json.loads(lines[0])["sample"]["note"] == "\ud800"
 
 
 def test_missing_things_are_one_line(tmp_path: Path, train: Path, model_dir: Path) -> None:

@@ -97,6 +97,12 @@ def test_content_hash_ignores_the_order_of_fields_only() -> None:
     assert len({content_hash(r) for r in (row, {"a": "x", "b": 2}, {"a": "x", "c": 1})}) == 3
 
 
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}, object()])
+def test_a_row_that_json_cannot_keep_is_refused(value: Any) -> None:
+    with pytest.raises(RowError, match="f:3: cannot be kept as JSON"):
+        content_hash({"x": value}, "f:3")
+
+
 def test_key_is_the_users_own_or_the_content() -> None:
     row = {"id": 7, "prompt": "a"}
     assert key_of(row, "f:1", FormatConfig(key_field="id")) == "7"

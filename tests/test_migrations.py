@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -13,8 +14,11 @@ from sqlalchemy import Connection
 
 from forvalue_index.catalog import migrations
 from forvalue_index.catalog.catalog import Catalog
+from forvalue_index.catalog.lock import WriterLock
 from forvalue_index.catalog.schema import IndexInfoTable
-from forvalue_index.errors import IndexMissingError, SchemaError
+from forvalue_index.errors import IndexMissingError, LockedError, SchemaError
+from forvalue_index.records import Segment
+from forvalue_index.store import migrate
 
 
 def _set_revision(file: Path, revision: str) -> None:
@@ -114,3 +118,53 @@ def test_the_scripts_are_found_in_a_wheel_too(
     (wheel / "migrations").mkdir()
     (wheel / "migrations" / "env.py").touch()
     assert migrations.scripts_folder() == wheel / "migrations"
+
+
+ASSETS = sorted((Path(__file__).parent / "assets" / "schema").glob("*.db"))
+
+
+def test_every_revision_has_its_asset() -> None:
+    scripts = (migrations.scripts_folder() / "versions").glob("*.py")
+    assert [path.stem for path in ASSETS] == sorted(path.name[:4] for path in scripts)
+
+
+@pytest.mark.parametrize("asset", ASSETS, ids=lambda path: path.stem)
+def test_a_catalogue_of_every_revision_is_upgraded_and_used(
+    tmp_path: Path, asset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "tools"))
+    from make_schema_asset import CONFIG, FINGERPRINT, sample
+
+    file = shutil.copy(asset, tmp_path / "catalog.db")
+    url = f"sqlite:///{file}"
+    if asset.stem != migrations.head():
+        message = f"{asset.stem}, this version needs {migrations.head()}: run `forvalue migrate"
+        with pytest.raises(SchemaError, match=message):
+            Catalog.open(url)
+    assert migrate(tmp_path) == (asset.stem, migrations.head())
+    with Catalog.open(url) as catalog:
+        assert (catalog.config, catalog.fingerprint) == (CONFIG, FINGERPRINT)
+        assert list(catalog.iterate()) == [sample(0), sample(2), sample(4)]
+        snapshot = catalog.snapshot()
+        assert (snapshot.count, snapshot.removed.tolist()) == (3, [1, 3])
+        assert catalog.retained_energy() == {"000000000004.faiss": 0.75}
+        assert catalog.check() == []
+        catalog.commit_segment(Segment("new.faiss", 1, 9, "2" * 64), [sample(5)], replaces=[4])
+        catalog.remove(["k2"])
+        catalog.replace_segments(["000000000000.faiss", "000000000004.faiss"], _one("x.faiss"))
+        catalog.vacuum()
+        assert list(catalog.iterate()) == [sample(0), sample(5)]
+        assert catalog.snapshot().count == 2
+        assert catalog.check() == []
+
+
+def _one(name: str) -> Segment:
+    return Segment(name, 1, 9, "3" * 64)
+
+
+def test_migrate_waits_for_no_writer_and_needs_an_index(tmp_path: Path) -> None:
+    with pytest.raises(IndexMissingError, match="is not an index"):
+        migrate(tmp_path)
+    shutil.copy(ASSETS[0], tmp_path / "catalog.db")
+    with WriterLock(tmp_path), pytest.raises(LockedError, match="is being written to by"):
+        migrate(tmp_path)

@@ -41,6 +41,9 @@ def test_rows_in_memory() -> None:
         (b"{x}", "not JSON"),
         (b"[1]", "a row is a JSON object, this is list"),
         (b'{"x": "\xff"}', "not UTF-8 text"),
+        (b'{"x": NaN}', "NaN is no JSON value"),
+        (b'{"x": ' + b"1" * 5000 + b"}", "not JSON that can be read"),
+        (b"[" * 100_000, "not JSON that can be read"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_line(tmp_path: Path, line: bytes, message: str) -> None:

@@ -156,12 +156,12 @@ def main(
         f"OPQ{dim // 4}_{dim},{lists},PQ{dim // 4}x4fs",
         "HNSW32_SQ8",
     )
-    console = Console()
+    console = Console(width=120)
     title = f"{n:,} vectors of {dim}, {'cosine' if cosine else 'dot'}"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=None)
     for column in ("factory", "made in s", "bytes each", "side", "effort x candidates"):
         table.add_column(column, justify="left" if column in ("factory", "side") else "right")
-    for column in ("recall@10", "recall@100", "queries/s", "flat/s"):
+    for column in ("by code", "recall@10", "recall@100", "queries/s", "flat/s"):
         table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory() as temporary:
         folder = keep or Path(temporary)
@@ -190,18 +190,20 @@ def main(
                     "" if number else f"{seconds:.0f}",
                     "" if number else f"{info.bytes_per_vector:.0f}",
                     "opponents" if number else "proponents",
-                    f"{side.effort} x {info.k_factor}" + (" (flat)" if side.flat else ""),
+                    f"{side.effort}, {side.effort_at_100} x {info.k_factor}"
+                    + (" (flat)" if side.flat else ""),
+                    f"{side.recall_by_code:.3f}",
                     f"{side.recall_at_10:.3f}",
                     f"{side.recall_at_100:.3f}",
                     f"{side.queries_per_second:.0f}",
                     f"{side.flat_queries_per_second:.1f}",
                 )
     if not as_json:
-        console.print(table)
+        console.print(table, soft_wrap=True)
         console.print(
             f"{os.cpu_count()} cores, {faiss().omp_get_max_threads()} threads, "
             f"{platform.machine()}, faiss {faiss().__version__}; queries one at a time; recall "
-            f"over 200 mixtures of stored vectors"
+            f"over 200 vectors that were held out"
         )
 
 

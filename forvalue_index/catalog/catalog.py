@@ -1,6 +1,6 @@
 """What is in an index, in a database: its making, its segments, and a row for each sample.
 
-Knows of no vector and no file of vectors; `index.py` joins it with the segments. Every method is
+Knows of no vector and no file of vectors; `store.py` joins it with the segments. Every method is
 one transaction, and none of them encodes anything.
 """
 
@@ -20,17 +20,20 @@ from sqlalchemy import (
     Connection,
     Engine,
     Text,
+    and_,
     bindparam,
     case,
     cast,
+    delete,
     func,
     insert,
     literal,
+    not_,
     select,
     update,
 )
 
-from forvalue_index.catalog.engine import make_engine, place_of, reading, writing
+from forvalue_index.catalog.engine import make_engine, outside, place_of, reading, writing
 from forvalue_index.catalog.filters import MISSING, Condition, parse_condition, value_of
 from forvalue_index.catalog.migrations import check_revision, current, upgrade_connection
 from forvalue_index.catalog.rows import (
@@ -43,13 +46,14 @@ from forvalue_index.catalog.rows import (
     to_json,
     to_row,
 )
-from forvalue_index.catalog.schema import IndexInfoTable, SampleTable, SegmentTable
+from forvalue_index.catalog.schema import Base, IndexInfoTable, SampleTable, SegmentTable
 from forvalue_index.errors import (
     CorruptIndexError,
     FingerprintError,
     IndexMissingError,
     InputError,
     KeyConflictError,
+    LockedError,
     SchemaError,
 )
 from forvalue_index.records import Segment, StoredSample
@@ -93,6 +97,11 @@ class Catalog:
             CorruptIndexError: config or fingerprint were changed.
         """
         self._engine = engine
+        self.reload()
+
+    def reload(self) -> None:
+        """Reads again what the index is: another process may have set its fingerprint."""
+        engine = self._engine
         with reading(engine) as connection:
             info = connection.execute(select(IndexInfoTable.__table__)).first()
         if info is None:
@@ -143,6 +152,7 @@ class Catalog:
                         "created_at": time,
                         "next_id": 0,
                         "generation": 0,
+                        "live": 0,
                         "checksum": _seal_info(*texts, time),
                     },
                 )
@@ -167,6 +177,11 @@ class Catalog:
         except BaseException:
             engine.dispose()
             raise
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people: a file, or a URL without its password."""
+        return place_of(self._engine)
 
     def close(self) -> None:
         """Lets go of every connection."""
@@ -241,44 +256,122 @@ class Catalog:
                     f"id {min(ids)} was given out before, the next one is {first}: nothing was "
                     "committed; take ids from next_id() while holding the writer's lock"
                 )
-            self._bury(connection, _ints(replaces))
-            live = SampleTable.removed_at.is_(None)
-            taken = list(_in_chunks(connection, select(SampleTable.key).where(live), keys))
+            buried = self._bury(connection, _ints(replaces))
+            there = select(SampleTable.key).where(SampleTable.removed_at.is_(None))
+            taken = list(_in_chunks(connection, there, keys))
             if taken:
                 raise KeyConflictError(
                     f"{_some(sorted(row.key for row in taken))} are in the index already: "
                     "remove them first, or replace them"
                 )
-            segment_id = connection.execute(
-                insert(SegmentTable).returning(SegmentTable.id),
-                {
-                    "name": segment.name,
-                    "ntotal": segment.ntotal,
-                    "bytes": segment.bytes,
-                    "sha256": segment.sha256,
-                    "created_at": now(),
-                    "retained_energy": retained_energy,
-                },
-            ).scalar_one()
+            segment_id = self._insert_segment(connection, segment, retained_energy)
             connection.execute(insert(SampleTable), [r | {"segment_id": segment_id} for r in rows])
-            self._advance(connection, next_id=max(ids) + 1)
+            live = IndexInfoTable.live + len(rows) - buried
+            self._advance(connection, next_id=max(ids) + 1, live=live)
 
     def remove(self, keys: Iterable[str]) -> NDArray[np.int64]:
         """The ids that were live under `keys` and are tombstones now, ascending.
 
         A key that is not live is passed over, so that a removal can be run again.
         """
-        live, wanted = select(SampleTable.id).where(SampleTable.removed_at.is_(None)), _keys(keys)
+        return self._remove(SampleTable.key, _keys(keys))
+
+    def remove_ids(self, ids: Iterable[int]) -> NDArray[np.int64]:
+        """Those of `ids` that were live and are tombstones now, ascending."""
+        return self._remove(SampleTable.id, _ints(ids))
+
+    def _remove(self, column: Any, values: Sequence[Any]) -> NDArray[np.int64]:
+        live = select(SampleTable.id).where(SampleTable.removed_at.is_(None))
         with writing(self._engine) as connection:
             self._next_id(connection)
-            found = _in_chunks(connection, live, wanted)
-            ids = sorted(row.id for row in found)
+            ids = sorted({row.id for row in _in_chunks(connection, live, values, column)})
             if ids:
-                self._bury(connection, ids)
-                self._advance(connection)
+                buried = self._bury(connection, ids)
+                self._advance(connection, live=IndexInfoTable.live - buried)
         return np.array(ids, np.int64)
 
-    def _bury(self, connection: Connection, ids: list[int]) -> None:
+    def replace_segments(
+        self, old: Sequence[str], new: Segment | None, *, retained_energy: float | None = None
+    ) -> None:
+        """Puts a segment in the place of others: their live rows move, their tombstones go.
+
+        Args:
+            old: names of committed segments.
+            new: holds exactly their live vectors; None if there are none.
+            retained_energy: as in `commit_segment`.
+
+        Raises:
+            CorruptIndexError: a name is not known, or the live rows are not as many as the new
+                segment's vectors.
+        """
+        with writing(self._engine) as connection:
+            self._next_id(connection)
+            found = _in_chunks(connection, select(SegmentTable.id), old, SegmentTable.name)
+            places = [row.id for row in found]
+            inside = SampleTable.segment_id.in_(places)
+            live = SampleTable.removed_at.is_(None)
+            count = connection.execute(
+                select(func.count()).select_from(SampleTable).where(inside, live)
+            ).scalar_one()
+            ntotal = 0 if new is None else new.ntotal
+            if (len(places), count) != (len(old), ntotal):
+                raise CorruptIndexError(
+                    f"{len(old)} segments with {ntotal} live samples were to be rewritten, "
+                    f"{place_of(self._engine)} has {len(places)} with {count}: nothing was "
+                    "committed; run `forvalue verify`"
+                )
+            if new is not None:
+                place = self._insert_segment(connection, new, retained_energy)
+                moved = update(SampleTable.__table__).where(inside, live)  # type: ignore[arg-type]
+                connection.execute(moved.values(segment_id=place))
+            connection.execute(delete(SampleTable).where(inside))
+            connection.execute(delete(SegmentTable).where(SegmentTable.id.in_(places)))
+            self._advance(connection)
+
+    def vacuum(self) -> None:
+        """Leaves nothing in the database's files of the rows that were deleted.
+
+        What a server keeps for itself (PostgreSQL's write-ahead log and backups) is out of reach.
+
+        Raises:
+            LockedError: a reader is in the way for too long.
+            StorageError: there is no room for a second copy of the live rows.
+        """
+        with outside(self._engine) as connection:
+            if self._engine.name != "sqlite":
+                connection.exec_driver_sql("VACUUM FULL samples")
+                return
+            connection.exec_driver_sql("VACUUM")
+            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+        if busy:
+            raise LockedError(
+                f"{place_of(self._engine)} is being read: what was deleted may still stand in its "
+                "write-ahead log; run `forvalue compact` again"
+            )
+
+    def drop(self) -> None:
+        """Deletes the catalogue's tables, as a creation that failed has to."""
+        with writing(self._engine) as connection:
+            Base.metadata.drop_all(connection)
+            connection.exec_driver_sql("DROP TABLE IF EXISTS alembic_version")
+
+    def _insert_segment(
+        self, connection: Connection, segment: Segment, retained_energy: float | None
+    ) -> int:
+        values = {
+            "name": segment.name,
+            "ntotal": segment.ntotal,
+            "bytes": segment.bytes,
+            "sha256": segment.sha256,
+            "created_at": now(),
+            "retained_energy": retained_energy,
+        }
+        return connection.execute(
+            insert(SegmentTable).returning(SegmentTable.id), values
+        ).scalar_one()
+
+    def _bury(self, connection: Connection, ids: list[int]) -> int:
+        """Makes live samples tombstones, and returns how many."""
         statement = select(SampleTable.id, SampleTable.checksum).where(
             SampleTable.removed_at.is_(None)
         )
@@ -290,7 +383,7 @@ class Catalog:
                 "replaced: nothing was committed"
             )
         if not found:
-            return
+            return 0
         time = now()
         connection.execute(
             update(SampleTable.__table__)  # type: ignore[arg-type]
@@ -298,6 +391,7 @@ class Catalog:
             .values(removed_at=time, checksum=bindparam("_checksum")),
             [{"_id": row.id, "_checksum": seal(row.checksum, time)} for row in found],
         )
+        return len(found)
 
     def _next_id(self, connection: Connection) -> int:
         # FOR UPDATE: on PostgreSQL a second writer waits here; SQLite's waits at BEGIN.
@@ -311,14 +405,29 @@ class Catalog:
     # -- reading -------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """All that a reader needs to search, as it stood at one moment."""
+        """All that a reader needs to search, as it stood at one moment.
+
+        Raises:
+            CorruptIndexError: rows were lost, added or hidden behind the catalogue's back.
+        """
         with reading(self._engine) as connection:
-            return Snapshot(
-                generation=connection.execute(select(IndexInfoTable.generation)).scalar_one(),
+            generation, live = connection.execute(
+                select(IndexInfoTable.generation, IndexInfoTable.live)
+            ).one()
+            snapshot = Snapshot(
+                generation=generation,
                 segments=self._segments(connection),
                 removed=_ids(connection, SampleTable.removed_at.is_not(None)),
                 count=self._count(connection),
             )
+        vectors = sum(segment.ntotal for segment in snapshot.segments)
+        if (snapshot.count, snapshot.count + len(snapshot.removed)) != (live, vectors):
+            raise CorruptIndexError(
+                f"{place_of(self._engine)} has {snapshot.count} live and {len(snapshot.removed)} "
+                f"removed samples, committed were {live} live and {vectors - live} removed: "
+                "see `forvalue verify`, restore the catalogue from a copy, or build again"
+            )
+        return snapshot
 
     def generation(self) -> int:
         """A number that grows with every committed change: has anything happened since?"""
@@ -357,6 +466,25 @@ class Catalog:
         live = SampleTable.removed_at.is_(None)
         with reading(self._engine) as connection:
             return _ids(connection, SampleTable.segment_id == _segment_id(name), live)
+
+    def check(self) -> list[str]:
+        """What is wrong with the catalogue itself, a line each; nothing if it is whole.
+
+        Every row is read, and held to its checksum.
+        """
+        place, problems = place_of(self._engine), []
+        with reading(self._engine) as connection:
+            if self._engine.name == "sqlite":
+                found = connection.exec_driver_sql("PRAGMA integrity_check(5)").scalars().all()
+                problems += [f"{place}: {line}" for line in found if line != "ok"]
+            statement = select(*COLUMNS).order_by(SampleTable.id)
+            rows = connection.execution_options(yield_per=_PAGE).execute(statement)
+            for row in rows.mappings():
+                try:
+                    from_row(row)
+                except CorruptIndexError as error:
+                    problems.append(str(error))
+        return problems
 
     def removed_ids(self) -> NDArray[np.int64]:
         """Ids of all tombstones, ascending [n]."""
@@ -538,7 +666,9 @@ def _fields(engine: Engine, conditions: Sequence[Condition]) -> tuple[Any, list[
         def step(name: str) -> str:
             return f'$."{name}"'
     else:
-        valid = (func.strpos(row, "NaN") == 0) & (func.strpos(row, "Infinity") == 0)
+        # Nor does it take half of a surrogate pair, which Python escapes.
+        bad = "NaN", "Infinity", "\\u"
+        valid = and_(*(func.strpos(row, text) == 0 for text in bad))
         document = cast(row, JSON)
 
         def step(name: str) -> str:
@@ -557,7 +687,7 @@ def _fields(engine: Engine, conditions: Sequence[Condition]) -> tuple[Any, list[
             either.append(follow(condition.path))
         found = func.coalesce(*either) if len(either) > 1 else either[0]
         texts.append(case((valid, found)))
-    return case((~valid, row)).label("whole"), texts
+    return case((not_(valid), row)).label("whole"), texts
 
 
 def _values(row: dict[str, Any], conditions: Sequence[Condition]) -> list[str | None]:

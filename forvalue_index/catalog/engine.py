@@ -20,11 +20,15 @@ from forvalue_index.errors import (
     IndexMissingError,
     InputError,
     LockedError,
+    StorageError,
 )
 
-BUSY_SECONDS = 30  # how long SQLite waits for another process's transaction
+BUSY_SECONDS = 30  # how long to wait for another process's transaction
 
-_WRITES = "forvalue_writes"  # execution option: this transaction will write
+_NO_ROOM = "database or disk is full", "disk I/O error", "No space left", "readonly database"
+_WRITES = (
+    "forvalue_writes"  # execution option: whether this transaction writes; None: there is none
+)
 
 
 def make_engine(url: str, *, create: bool = False, foreign_keys: bool = True) -> Engine:
@@ -64,6 +68,8 @@ def make_engine(url: str, *, create: bool = False, foreign_keys: bool = True) ->
         ) from error
     if backend == "sqlite":
         _set_up_sqlite(engine, foreign_keys)
+    else:
+        _set_up_postgresql(engine)
     return engine
 
 
@@ -76,6 +82,7 @@ def _set_up_sqlite(engine: Engine, foreign_keys: bool) -> None:
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
         cursor.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
         cursor.close()
 
@@ -83,7 +90,17 @@ def _set_up_sqlite(engine: Engine, foreign_keys: bool) -> None:
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get(_WRITES, False)
         # A reader that turns writer midway cannot wait for the other writer: say so at once.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if writes is not None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _set_up_postgresql(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"SET lock_timeout = '{BUSY_SECONDS}s'")
+        cursor.close()
+        connection.commit()
 
 
 @contextmanager
@@ -111,12 +128,22 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
+def outside(engine: Engine) -> Iterator[Connection]:
+    """A connection in no transaction, as VACUUM wants it."""
+    options: dict[str, Any] = {_WRITES: None}
+    if engine.name == "postgresql":
+        options["isolation_level"] = "AUTOCOMMIT"
+    with _translated(engine), engine.connect().execution_options(**options) as connection:
+        yield connection
+
+
+@contextmanager
 def _translated(engine: Engine) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
         place, reason = place_of(engine), str(error.orig).strip()
-        if "database is locked" in reason:
+        if "database is locked" in reason or "lock timeout" in reason:
             raise LockedError(
                 f"{place} has been locked by another process for {BUSY_SECONDS} s: "
                 "wait until it has finished, or stop it"
@@ -124,6 +151,11 @@ def _translated(engine: Engine) -> Iterator[None]:
         if "malformed" in reason or "not a database" in reason:
             raise CorruptIndexError(
                 f"{place} cannot be read ({reason}): restore it from a copy, or build again"
+            ) from error
+        if any(word in reason for word in _NO_ROOM):
+            raise StorageError(
+                f"{place} cannot be written ({reason}): nothing of this step was committed; make "
+                "room and run the command again"
             ) from error
         if "connection failed" in reason or "unable to open" in reason:
             raise InputError(f"cannot open the catalogue {place}: {reason}") from error

@@ -1,7 +1,8 @@
 """Who may write to an index: one process at a time.
 
 The lock is the kernel's (flock), so it ends with its holder however that dies. What the file says
-is for the message to the next one.
+is for the message to the next one; a holder that ends in order leaves it empty, so that a text
+without a lock tells of one that was killed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class WriterLock:
         self._path = Path(directory) / FILE
         self._command = command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
         self._file: int | None = None
+        self.interrupted = False  # whether the last holder was killed; known once it is taken
 
     def acquire(self) -> None:
         """Takes the lock, without waiting.
@@ -51,6 +53,7 @@ class WriterLock:
             os.close(file)
             raise
         self._file = file
+        self.interrupted = bool(os.pread(file, 1, 0))
         text = json.dumps(
             {
                 "pid": os.getpid(),
@@ -80,6 +83,25 @@ class WriterLock:
     def __exit__(self, *_: object) -> None:
         """Gives it back."""
         self.release()
+
+
+def was_interrupted(directory: str | Path) -> bool:
+    """Whether nobody writes to the index now, and the last one who did was killed.
+
+    Raises:
+        LockedError: somebody does.
+    """
+    try:
+        file = os.open(Path(directory) / FILE, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return bool(os.pread(file, 1, 0))
+    except BlockingIOError as error:
+        raise LockedError(f"{directory} is being written to") from error
+    finally:
+        os.close(file)
 
 
 def _holder(text: bytes) -> str:

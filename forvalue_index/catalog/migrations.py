@@ -48,6 +48,19 @@ def current(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
+def is_catalog(url: str) -> bool:
+    """Whether there is a catalogue of any revision at `url`, which need not exist."""
+    try:
+        engine = make_engine(url)
+    except IndexMissingError:
+        return False
+    try:
+        with reading(engine) as connection:
+            return current(connection) is not None
+    finally:
+        engine.dispose()
+
+
 def upgrade(url: str) -> tuple[str | None, str]:
     """The revisions before and after: all that lies between them is run in one transaction.
 

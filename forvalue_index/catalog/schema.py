@@ -51,6 +51,8 @@ class IndexInfoTable(Base):
     next_id: Mapped[int] = mapped_column(BigInteger)  # the first sample id never given out
     generation: Mapped[int] = mapped_column(BigInteger)  # +1 with every committed change
     checksum: Mapped[str] = mapped_column(String(32))  # of format, config, fingerprint, created_at
+    # Live samples: a row that was lost or hidden shows in their count.
+    live: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
 
 
 class SegmentTable(Base):

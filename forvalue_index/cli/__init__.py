@@ -17,6 +17,8 @@ from forvalue_index.cli.build import add, build
 from forvalue_index.cli.demo import demo
 from forvalue_index.cli.evaluate import evaluate
 from forvalue_index.cli.inspect import info, verify
+from forvalue_index.cli.keep import compact, export, list_samples, migrate, remove, show
+from forvalue_index.cli.optimize import optimize
 from forvalue_index.cli.query import query
 from forvalue_index.errors import ForvalueError
 
@@ -54,5 +56,8 @@ def main(debug: bool) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars are for people
 
 
-for _command in (build, add, query, evaluate, info, verify, demo):
+for _command in (
+    *(build, add, query, evaluate, info, list_samples, show, export),
+    *(remove, compact, optimize, verify, migrate, demo),
+):
     main.add_command(_command)

@@ -68,7 +68,18 @@ from forvalue_index.config import RECIPES, SKETCHES, FormatConfig, ModelConfig, 
     show_default=True,
     help="Rows that recipe and projection are learned from.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sketch.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of the sketch.",
+)
+@click.option(
+    "--catalog",
+    metavar="URL",
+    help="PostgreSQL database for rows: postgresql+psycopg://user@host/name.  [default: SQLite]",
+)
 @dtype_option
 @device_option
 @click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
@@ -89,6 +100,7 @@ def build(
     sketch_dim: int,
     fit_samples: int,
     seed: int,
+    catalog: str | None,
     dtype: str,
     device: str | None,
     trust_remote_code: bool,
@@ -113,6 +125,7 @@ def build(
             ModelConfig(model, revision, dtype, trust_remote_code),
             format=format_of(base, prompt_field, response_field, text_field),
             vector=VectorConfig(recipe, dim, sketch, sketch_dim, fit_samples, seed),
+            catalog=catalog,
             device=device,
             progress=progress,
         )
@@ -123,9 +136,12 @@ def build(
 @click.command()
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
 @index_option
+@click.option("--update", is_flag=True, help="Replace rows that are there with other content.")
 @model_option
 @device_option
-def add(data: tuple[str, ...], directory: Path, model: str | None, device: str | None) -> None:
+def add(
+    data: tuple[str, ...], directory: Path, update: bool, model: str | None, device: str | None
+) -> None:
     """Add rows to an index; those that are there already cost no forward pass.
 
     Rows are read as the index was built: the same fields, key and lengths.
@@ -133,6 +149,7 @@ def add(data: tuple[str, ...], directory: Path, model: str | None, device: str |
     \b
     Example:
       forvalue add more.jsonl --index my.index
+      forvalue add corrected.jsonl --index my.index --update
     """
     from forvalue_index.index import InfluenceIndex
 
@@ -140,5 +157,5 @@ def add(data: tuple[str, ...], directory: Path, model: str | None, device: str |
         InfluenceIndex.open(directory, model=model, device=device) as index,
         build_progress() as progress,
     ):
-        report = index.add(data, progress=progress)
+        report = index.add(data, update=update, progress=progress)
     render.added(directory, report)

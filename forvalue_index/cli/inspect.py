@@ -35,21 +35,36 @@ def info(directory: Path, as_json: bool) -> None:
     )
     values["recipe"] = config["vector"]["recipe"]
     values["max length"] = format["max_length"]
+    retained, derived = values.pop("retained_energy"), values.pop("derived")
+    if retained:
+        shares = [f"{name} {share:.0%}" for name, share in retained.items()]
+        values["energy kept"] = ", ".join(shares[:8]) + (", …" if len(shares) > 8 else "")
+    for item in derived:
+        recalls = [f"{item[side]['recall_at_10']:.3f}" for side in ("proponents", "opponents")]
+        values[f"derived ({item['rank']})"] = (
+            f"{item['factory']}, recall@10 {recalls[0]}, of opponents {recalls[1]}"
+        )
     render.console().print(render.properties(values))
 
 
 @click.command()
 @index_option
-def verify(directory: Path) -> None:
+@click.option(
+    "--repair", is_flag=True, help="Remove stray files, make again what is derived; nothing else."
+)
+def verify(directory: Path, repair: bool) -> None:
     """Read the whole index and report what is wrong with it; exit code 1 if anything is.
 
     \b
     Example:
       forvalue verify --index my.index
+      forvalue verify --index my.index --repair
     """
     from forvalue_index.index import InfluenceIndex
 
     with InfluenceIndex.open(directory) as index:
+        for done in index.repair() if repair else []:
+            render.notes.print(done, markup=False)
         problems = index.verify()
         samples = len(index)
     for problem in problems:

@@ -27,6 +27,12 @@ model_option = click.option(
     "--model", metavar="PATH", help="Where the model is now, if it has moved since the build."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+where_option = click.option(
+    "--where",
+    multiple=True,
+    metavar="CONDITION",
+    help='Only samples whose field meets it: "source=math", "year>2020", "lang in de,fr".',
+)
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(DTYPES),

@@ -16,6 +16,7 @@ from forvalue_index.cli.options import (
     index_option,
     json_option,
     model_option,
+    where_option,
 )
 from forvalue_index.config import RANKS
 
@@ -36,12 +37,7 @@ from forvalue_index.config import RANKS
     show_default=True,
     help="dot: the influence; cosine: free of both lengths; per-token: per scored token of both.",
 )
-@click.option(
-    "--where",
-    multiple=True,
-    metavar="CONDITION",
-    help='Only samples whose field meets it: "source=math", "year>2020", "lang in de,fr".',
-)
+@where_option
 @click.option("--exact", is_flag=True, help="Run the best candidates again for exact scores.")
 @click.option(
     "--candidates",
@@ -49,6 +45,7 @@ from forvalue_index.config import RANKS
     metavar="N",
     help="How many of them.  [default: 10 k]",
 )
+@click.option("--flat", is_flag=True, help="Compare every vector, without a derived index.")
 @json_option
 @model_option
 @device_option
@@ -67,6 +64,7 @@ def query(
     where: tuple[str, ...],
     exact: bool,
     candidates: int | None,
+    flat: bool,
     as_json: bool,
     model: str | None,
     device: str | None,
@@ -108,6 +106,7 @@ def query(
             where=where,
             exact=exact,
             candidates=candidates,
+            flat=flat,
             format=format,
         )
         if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,10 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.records import Hit, Row
+from forvalue_index.records import Hit, Row, StoredSample
 
 if TYPE_CHECKING:
     from forvalue_index.index import AddReport
+    from forvalue_index.search.derived import DerivedInfo
 
 notes = Console(stderr=True, highlight=False)
 """Where progress and notes go."""
@@ -31,7 +33,12 @@ def console() -> Console:
 
 def json_line(value: Any) -> None:
     """Prints one JSON value on one line."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair, or a terminal without Unicode
+        text = json.dumps(value)
+    click.echo(text)
 
 
 def added(directory: Path, report: AddReport) -> None:
@@ -39,6 +46,8 @@ def added(directory: Path, report: AddReport) -> None:
     parts = [f"{report.added:,} samples added ({report.tokens:,} tokens)"]
     if report.truncated:
         parts.append(f"{report.truncated:,} cut to the maximum length")
+    if report.updated:
+        parts.append(f"{report.updated:,} of them in the place of others")
     if report.skipped:
         parts.append(f"{report.skipped:,} there already")
     if report.repeated:
@@ -78,6 +87,21 @@ def hits_table(hits: Sequence[Hit], format: FormatConfig, title: Text | None = N
     return table
 
 
+def samples_table(samples: Sequence[StoredSample], format: FormatConfig) -> Table:
+    """Returns samples as a table, one a line."""
+    table = Table(box=None, pad_edge=False, expand=True)
+    table.add_column("id", justify="right", style="dim", no_wrap=True)
+    table.add_column("key", style="cyan", no_wrap=True, max_width=32)
+    table.add_column("tokens", justify="right", no_wrap=True)
+    table.add_column("loss", justify="right", no_wrap=True)
+    table.add_column("sample", ratio=1)
+    for sample in samples:
+        figures = str(sample.n_tokens), f"{sample.loss:.3f}"
+        row = sample_text(sample.row, format)
+        table.add_row(str(sample.id), Text(sample.key), *figures, row)
+    return table
+
+
 def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
     """Returns a row's text on one line, what is scored in bold, its start cut if it is long."""
     if format.text_field is not None:
@@ -94,7 +118,27 @@ def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
 
 
 def _one_line(text: str) -> str:
-    return text.replace("\n", "⏎")
+    """Returns text that moves no cursor and sends no terminal a command."""
+    shown = text.replace("\n", "⏎").replace("\t", " ")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
+
+
+def derived(info: DerivedInfo) -> Table:
+    """Returns what was measured of a derived index as a table."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "recall@10", "recall@100", "queries/s", "comparing all"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, side in (("proponents", info.proponents), ("opponents", info.opponents)):
+        table.add_row(
+            name,
+            f"{side.recall_at_10:.3f}",
+            f"{side.recall_at_100:.3f}",
+            f"{side.queries_per_second:,.0f}",
+            f"{side.flat_queries_per_second:,.0f}",
+        )
+    table.caption = "\n".join([f"{info.bytes_per_vector:,.0f} bytes a sample", *info.notes])
+    table.caption_justify = "left"
+    return table
 
 
 def properties(values: dict[str, Any]) -> Table:
@@ -103,5 +147,5 @@ def properties(values: dict[str, Any]) -> Table:
     table.add_column(style="dim")
     table.add_column()
     for name, value in values.items():
-        table.add_row(name, Text(f"{value:,}" if isinstance(value, int) else str(value)))
+        table.add_row(name, Text(f"{value:,}" if type(value) is int else str(value)))
     return table

@@ -29,12 +29,18 @@ class Tokenizer(Protocol):
         """Returns the token ids of each text under "input_ids"."""
 
 
-def content_hash(row: Row) -> str:
+def content_hash(row: Row, source: str = "row") -> str:
     """Returns the hash of a row's content, 32 hex digits: equal rows, equal hashes.
 
     Every field counts, their order does not.
+
+    Raises:
+        RowError: the row holds something that JSON has no form for.
     """
-    text = json.dumps(row, sort_keys=True, separators=(",", ":"))
+    try:
+        text = json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RowError(source, f"cannot be kept as JSON ({error})") from None
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -53,7 +59,7 @@ def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
 def key_of(row: Row, source: str, config: FormatConfig) -> str:
     """Returns the row's own key, or its content hash when the index has no key field."""
     if config.key_field is None:
-        return content_hash(row)
+        return content_hash(row, source)
     return _text(row, config.key_field, source, may_be_empty=False)
 
 

@@ -107,11 +107,17 @@ def parse_row(line: bytes, source: str) -> Row:
         RowError: `line` is not UTF-8, not JSON, or not an object.
     """
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
     except UnicodeDecodeError as error:
         raise RowError(source, f"not UTF-8 text ({error.reason})") from None
     except json.JSONDecodeError as error:
         raise RowError(source, f"not JSON ({error.msg}, column {error.colno})") from None
+    except (ValueError, RecursionError) as error:
+        raise RowError(source, f"not JSON that can be read ({error})") from None
     if not isinstance(row, dict):
         raise RowError(source, f"a row is a JSON object, this is {type(row).__name__}")
     return row
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON value")

@@ -109,9 +109,13 @@ def _device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ModelError(f"device {name!r} is not a device: use cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device {name!r} is wanted, but torch sees no CUDA device: use cpu")
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ModelError(f"device {name!r} is not one to use: cpu, cuda or cuda:N are")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"device {name!r} is wanted, but torch sees {torch.cuda.device_count()} CUDA devices"
+        )
     return device
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -31,6 +33,17 @@ def faiss() -> Any:
     except ImportError as error:
         raise DependencyError(f"FAISS cannot be loaded ({error}): {INSTALL}") from error
     return faiss
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """FAISS works on the calling thread alone: for small work that threads would only delay."""
+    threads = faiss().omp_get_max_threads()
+    faiss().omp_set_num_threads(1)  # of the calling thread only
+    try:
+        yield
+    finally:
+        faiss().omp_set_num_threads(threads)
 
 
 def _installed(name: str) -> bool:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
+from math import ceil, log10
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ class Side:
     Recall is the mean share of the exact top that is found, over `DerivedInfo.queries` queries.
     """
 
-    effort: int  # nprobe or efSearch
+    effort: int  # nprobe or efSearch, of up to 10 hits
+    effort_at_100: int  # of 100 hits; between and beyond, the power law through the two
+    recall_by_code: float  # of the top 10, if hits were not scored again
     recall_at_10: float
     recall_at_100: float
     queries_per_second: float  # one at a time
@@ -156,13 +159,14 @@ class DerivedSearch:
             covered = np.intersect1d(covered, wanted, assume_unique=True)
             newer = np.intersect1d(newer, wanted, assume_unique=True)
             selector = selector_of(bits_of(covered))
-        effort = self._needed(side, k, len(covered))
+        effort = self.needed(side, k, len(covered))
         if effort is None or side.flat or k < 1 or not len(queries):
             return self._flat.search(
                 queries, k, opponents=opponents, allowed=allowed, weights=self._weights
             )
         asked = -self._flat.checked(queries) if opponents else self._flat.checked(queries)
-        scores, ids = self.candidates(asked, k * self.info.k_factor, effort, selector)
+        ids = self.candidates(asked, k * self.info.k_factor, effort, selector)
+        scores = self.scored(asked, ids)
         if len(newer):
             more_scores, more_ids = self._flat.search(
                 asked, k, allowed=newer, weights=self._weights
@@ -180,28 +184,29 @@ class DerivedSearch:
             )
         return (-scores if opponents else scores), ids
 
-    def candidates(
-        self, queries: Scores, m: int, effort: int, selector: Any = None
-    ) -> tuple[Scores, Ids]:
-        """What FAISS proposes, scored exactly: [q, m] each, in FAISS's order.
-
-        Where it proposes fewer, the score is minus infinity and the id -1.
-        """
+    def candidates(self, queries: Scores, m: int, effort: int, selector: Any = None) -> Ids:
+        """Ids of what FAISS proposes by its codes, [q, m], best first; -1 where it has no more."""
         m = min(m, self.info.ntotal)
-        parameters = self._effort.parameters(effort, selector or self._live)
-        _, ids = self._index.search(queries, m, params=parameters)
-        none = ids < 0
-        ids[none] = self._covered[0]
-        scores = self._flat.scores_of(queries, ids, weights=self._weights)
-        scores[none], ids[none] = -np.inf, -1
-        return scores, ids
+        parameters = self._effort.parameters(effort, selector)
+        return np.asarray(self._index.search(queries, m, params=parameters)[1])
 
-    def _needed(self, side: Side, k: int, allowed: int) -> int | None:
+    def scored(self, queries: Scores, ids: Ids) -> Scores:
+        """The exact scores of candidates [q, m]; minus infinity where there is none."""
+        none = ids < 0
+        scores = self._flat.scores_of(
+            queries, np.where(none, self._covered[0], ids), weights=self._weights
+        )
+        scores[none] = -np.inf
+        return scores
+
+    def needed(self, side: Side, k: int, allowed: int) -> int | None:
         """The effort at which as many allowed vectors are seen as were, when recall was measured,
         and enough for k; None if it is as well to compare all that are allowed."""
         if not allowed:
             return None
-        most, effort = self._effort.most(self.info.ntotal), side.effort
+        most = self._effort.most(self.info.ntotal)
+        growth = log10(side.effort_at_100 / side.effort)
+        effort = ceil(side.effort * max(1.0, k / 10) ** growth)
         if self._effort.name == "nprobe":
             # Lists are of about one length: see at least four vectors for each candidate.
             effort = max(effort, -(-4 * k * self.info.k_factor * most // self.info.ntotal))
@@ -209,8 +214,10 @@ class DerivedSearch:
             effort = max(effort, k * self.info.k_factor)
         elif allowed < self.info.ntotal // 4:
             return None
-        scaled = -(-effort * self.info.ntotal // allowed)
-        return scaled if scaled < most or scaled == side.effort else None
+        fewer = max(1.0, self.info.ntotal / allowed)
+        # A graph's steps lead through those that are not allowed: measured, it takes more.
+        effort = ceil(effort * (fewer**1.5 if self._effort.name == "efSearch" else fewer))
+        return effort if effort < most or effort == side.effort else None
 
 
 def open_derived(

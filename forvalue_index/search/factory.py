@@ -19,6 +19,8 @@ FLAT_UP_TO = 100_000
 _CODES = (
     ("", "SQ8", "8 bits a number", 1.0, 8),
     ("", "SQ4", "4 bits a number", 0.5, 8),
+    ("RR{dim},", "RaBitQ2", "2 bits a number after a random rotation", 0.25, 28),
+    # So coarse that opponents, whose scores lie closer together, are often left to flat search.
     ("RR{dim},", "RaBitQ", "1 bit a number after a random rotation", 0.125, 16),
 )
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from forvalue_index.errors import CorruptIndexError, InputError
 from forvalue_index.records import Segment
-from forvalue_index.search.backend import faiss
+from forvalue_index.search.backend import faiss, one_thread
 from forvalue_index.search.segments import OpenSegment, open_segment
 
 Scores = NDArray[np.float32]
@@ -48,15 +47,22 @@ class FlatSearch:
         """
         self.segments = tuple(segments)
         self._opened = opened = [open_segment(folder, segment, dim) for segment in self.segments]
+        # Of a million ids in order, as they mostly are, np.unique and np.setdiff1d take a second.
         every = np.concatenate([np.empty(0, np.int64), *(segment.ids for segment in opened)])
-        if len(np.unique(every)) != len(every):
-            ids, times = np.unique(every, return_counts=True)
+        self._order = None if _ascend(every) else np.argsort(every)
+        if self._order is not None:
+            every = every[self._order]
+        twice = every[1:][every[1:] == every[:-1]]
+        if len(twice):
             raise CorruptIndexError(
-                f"id {ids[times > 1][0]} is in more than one segment of {folder}: "
+                f"id {twice[0]} is in more than one segment of {folder}: "
                 "see `forvalue verify`, or build again"
             )
         self.dim = dim
-        self._live = np.setdiff1d(every, np.asarray(removed, np.int64), assume_unique=False)
+        self._every = every
+        self._starts = np.cumsum([0, *(len(segment.ids) for segment in opened)])[:-1]
+        gone = np.unique(np.asarray(removed, np.int64))
+        self._live = every[~_among(every, gone)] if len(gone) else every
         self._parts = _parts(opened, None if len(self._live) == len(every) else self._live)
 
     @property
@@ -172,13 +178,19 @@ class FlatSearch:
         if not ids.size:
             return out
         lib = faiss()
-        for i, (query, row) in enumerate(zip(queries, ids, strict=True)):
-            # The vectors in an index of their own: the same code compares them as in a segment.
-            kind, metric = lib.ScalarQuantizer.QT_fp16, lib.METRIC_INNER_PRODUCT
-            few = lib.IndexScalarQuantizer(self.dim, kind, metric)
-            few.add(self.vectors(row))
-            scores, positions = few.search(query[None], len(row))
-            out[i, positions[0]] = scores[0]
+        kind, metric = lib.ScalarQuantizer.QT_fp16, lib.METRIC_INNER_PRODUCT
+        step = max(1, _NUMBERS // (ids.shape[1] * self.dim))
+        with one_thread():
+            for start in range(0, len(queries), step):
+                some = ids[start : start + step]
+                each, places = np.unique(some, return_inverse=True)
+                vectors, places = self.vectors(each), places.reshape(some.shape)
+                for i, row in enumerate(places, start):
+                    # In an index of their own the same code compares them as in a segment.
+                    few = lib.IndexScalarQuantizer(self.dim, kind, metric)
+                    few.add(vectors[row])
+                    scores, found = few.search(queries[i : i + 1], len(row))
+                    out[i, found[0]] = scores[0]
         return out if table is None else out * table[ids]
 
     def vectors(self, ids: ArrayLike) -> Scores:
@@ -194,14 +206,14 @@ class FlatSearch:
                 f"{len(missing)} samples are not in the index, id {missing.min()} first"
             )
         out = np.empty((len(ids), self.dim), np.float32)
-        every, order, starts = self._places
-        places = np.searchsorted(every, ids)
-        if order is not None:
-            places = order[places]
-        segments = np.searchsorted(starts, places, side="right") - 1
+        # The place of each among all vectors, segment after segment.
+        places = np.searchsorted(self._every, ids)
+        if self._order is not None:
+            places = self._order[places]
+        segments = np.searchsorted(self._starts, places, side="right") - 1
         for number in np.unique(segments):
             here = segments == number
-            out[here] = self._opened[number].vectors(places[here] - starts[number])
+            out[here] = self._opened[number].vectors(places[here] - self._starts[number])
         return out
 
     def blocks(self, ids: Ids | None = None) -> Iterator[tuple[Ids, Scores]]:
@@ -214,7 +226,9 @@ class FlatSearch:
 
     def live(self, ids: ArrayLike) -> Ids:
         """Those of `ids` that can be an answer, ascending, each once."""
-        wanted = np.unique(np.asarray(ids, np.int64))
+        wanted = np.asarray(ids, np.int64)
+        if not _ascend(wanted):
+            wanted = np.unique(wanted)
         return wanted[_among(wanted, self._live)]
 
     def ids_in(self, segments: Iterable[str]) -> Ids:
@@ -222,18 +236,6 @@ class FlatSearch:
         names = set(segments)
         ids = [opened.ids for opened in self._opened if opened.name in names]
         return self.live(np.concatenate([np.empty(0, np.int64), *ids]))
-
-    @cached_property
-    def _places(self) -> tuple[Ids, Ids | None, Ids]:
-        """All ids, ascending; for each its place among all vectors, segment after segment (None:
-        in that order); the place at which each segment starts."""
-        lengths = [len(opened.ids) for opened in self._opened]
-        starts = np.cumsum([0, *lengths])[:-1]
-        every = np.concatenate([np.empty(0, np.int64), *(opened.ids for opened in self._opened)])
-        if (np.diff(every) > 0).all():
-            return every, None, starts
-        order = np.argsort(every)
-        return every[order], order, starts
 
     def check_weights(self, weights: ArrayLike) -> Scores:
         """The weights, one for each of `ids`, [ntotal] float32.
@@ -373,6 +375,10 @@ def best_of(scores: list[Scores], ids: list[Ids], k: int) -> tuple[Scores, Ids]:
     every_score, every_id = np.concatenate(scores, axis=-1), np.concatenate(ids, axis=-1)
     order = np.lexsort((every_id, -every_score), axis=-1)[..., :k]
     return np.take_along_axis(every_score, order, -1), np.take_along_axis(every_id, order, -1)
+
+
+def _ascend(ids: Ids) -> bool:
+    return bool((ids[1:] > ids[:-1]).all())
 
 
 def _among(ids: Ids, ascending: Ids) -> NDArray[np.bool_]:

@@ -42,7 +42,8 @@ _QUERIES = 200
 _PER_LIST = 64  # training vectors for each list; FAISS asks for 39 to 256
 _TRAIN = 50_000  # training vectors at least, if there are that many
 _TRAIN_NUMBERS = 2**28  # and at most 1 GiB of them
-_FACTORS = 1, 2, 4, 8, 16, 32
+_FACTORS = 1, 2, 4, 8, 16, 32, 64
+_SECONDS = 2.0  # that each speed is measured for
 
 
 def make_derived(
@@ -61,9 +62,9 @@ def make_derived(
 ) -> DerivedInfo:
     """A new derived index over all live vectors, in the place of one of the same name.
 
-    Its search is set to the least effort whose recall@10 against exact search reaches `target`
-    by one standard error, for proponents and for opponents apart. Opponents that it cannot find
-    are left to exact search; `DerivedInfo.notes` says so.
+    Its search is set to the least efforts whose recall@10 and @100 against exact search reach
+    `target` by one standard error, for proponents and for opponents apart. Opponents that it
+    cannot find are left to exact search; `DerivedInfo.notes` says so.
 
     Args:
         folder: INDEX/derived; made if it is not there.
@@ -73,8 +74,8 @@ def make_derived(
         rank: what `weights` make, to be kept with it.
         weights: as in `FlatSearch.search`; vectors are multiplied by them.
         generation: the catalogue's, to be kept with it.
-        queries: [q, dim] to measure with; default: mixtures of three stored vectors.
-        target: recall@10 to reach.
+        queries: [q, dim] to measure with; default: 200 of the vectors, held out until then.
+        target: recall to reach.
         seed: of the training sample, the clusters and the queries.
         progress: called as the work goes on.
 
@@ -100,36 +101,42 @@ def make_derived(
     report("training", 1, 1)
     trained_on = len(sample)
     del sample
-    _add(index, flat, flat.ids, table, scale, report)
-
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    held = np.empty(0, np.int64)
     if queries is None:
-        queries = _mixtures(flat, table, rng)
+        # Not in the index while it is measured: a graph would lead from a vector to its neighbours.
+        places = rng.choice(flat.ntotal, min(_QUERIES, flat.ntotal // 10), replace=False)
+        held = np.sort(flat.ids[places])
+        queries = flat.vectors(held if len(held) else flat.ids)
     queries = flat.checked(queries)
-    file, size, sha256 = write_file(folder, name, index)
-    none = Side(1, 0.0, 0.0, 0.0, 0.0)
+    others = np.setdiff1d(flat.ids, held, assume_unique=True)
+    _add(index, flat, others, table, scale, report)
+    none = Side(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0)
     info = DerivedInfo(
         name=name,
         factory=factory,
         rank=rank,
-        file=file,
-        bytes=size,
-        sha256=sha256,
+        file="",
+        bytes=0,
+        sha256="",
         dim=flat.dim,
-        ntotal=flat.ntotal,
+        ntotal=len(others),
         segments={segment.name: segment.sha256 for segment in flat.segments},
         generation=generation,
         scale=scale,
         seed=seed,
         trained_on=trained_on,
-        measured_on=flat.ntotal,
+        measured_on=len(others),
         queries=len(queries),
         target=target,
         k_factor=1,
         proponents=none,
         opponents=none,
     )
-    info = _measured(info, index, flat, table, queries, report)
+    info = _measured(info, index, flat, table, queries, others, report)
+    _add(index, flat, held, table, scale, report)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    file, size, sha256 = write_file(folder, name, index)
+    info = replace(info, file=file, bytes=size, sha256=sha256, ntotal=index.ntotal)
     write_info(folder, info)
     return info
 
@@ -204,31 +211,11 @@ def _add(
     report: Progress,
 ) -> None:
     done = 0
-    report("adding", 0, len(ids))
     for block, vectors in flat.blocks(ids):
         own = None if weights is None else weights[np.searchsorted(flat.ids, block)]
         index.add_with_ids(scaled(vectors, own, scale), block)
         done += len(block)
         report("adding", done, len(ids))
-
-
-def _mixtures(
-    flat: FlatSearch, weights: NDArray[np.float32] | None, rng: np.random.Generator
-) -> Scores:
-    """Queries [q, dim]: each a vector's direction, and as much of the difference of two others.
-
-    So what is added varies as the vectors do: noise that is the same in all directions would
-    leave the neighbours as they were.
-    """
-    places = rng.integers(0, flat.ntotal, (3, _QUERIES))
-    units = []
-    for row in places:
-        vectors = flat.vectors(flat.ids[row])
-        if weights is not None:
-            vectors *= weights[row][:, None]
-        units.append(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30))
-    one, two, three = units
-    return np.asarray(one + (two - three) / np.sqrt(2), np.float32)
 
 
 def _measured(
@@ -237,30 +224,41 @@ def _measured(
     flat: FlatSearch,
     weights: NDArray[np.float32] | None,
     queries: Scores,
+    ids: Ids,
     report: Progress,
 ) -> DerivedInfo:
-    """`info` with the search parameters that suffice, and the figures measured with them."""
+    """`info` with the search parameters that suffice, and the figures measured with them.
+
+    `ids` are those that are in the index.
+    """
     steps = 6
     report("measuring", 0, steps)
-    truths = exact_top(flat, queries, 100, weights)
+    truths = exact_top(flat, queries, 100, weights, ids)
     report("measuring", 1, steps)
     searcher = DerivedSearch(info, index, flat, weights)
     most = Effort(index).most(info.ntotal)
     sides = [(queries, truths[0]), (-queries, truths[1])]
     # Candidates: as many as make up for the codes, when all lists are looked into.
-    wide = [_Trial(searcher, asked, truth, most, max(_FACTORS)) for asked, truth in sides]
-    loss = (1 - info.target) / 2
-    enough = [f for f in _FACTORS if all(t.recall(10, f).mean() >= 1 - loss for t in wide)]
-    factor = enough[0] if enough else max(_FACTORS)
+    wide = [_Trial(searcher, asked, truth, most, 10 * max(_FACTORS)) for asked, truth in sides]
+    kept = 1 - (1 - info.target) / 2
+    factor = next(
+        (f for f in _FACTORS if all(trial.recall(10, f).mean() >= kept for trial in wide)),
+        max(_FACTORS),
+    )
     info = replace(info, k_factor=factor)
+    searcher = DerivedSearch(info, index, flat, weights)
     report("measuring", 2, steps)
     found = []
     for number, (asked, truth) in enumerate(sides):
-        effort = _least(searcher, asked, truth, most, factor, info.target)
-        at = _Trial(searcher, asked, truth, effort, factor)
-        hundred = _Trial(searcher, asked, truth, effort, factor * 10).recall(100, factor)
-        recall = float(at.recall(10, factor).mean())
-        side = Side(effort, recall, float(hundred.mean()), 0.0, 0.0)
+        effort = _least(searcher, asked, truth, most, 10, factor, info.target)
+        at = _Trial(searcher, asked, truth, effort, 10 * factor)
+        recall, by_code = float(at.recall(10, factor).mean()), float(at.recall(10, 1).mean())
+        more = max(effort, _least(searcher, asked, truth, most, 100, factor, info.target))
+        side = Side(effort, more, by_code, recall, 1.0, 0.0, 0.0)
+        needed = searcher.needed(side, 100, info.ntotal)
+        if needed is not None:  # else all are compared
+            hundred = _Trial(searcher, asked, truth, needed, 100 * factor)
+            side = replace(side, recall_at_100=float(hundred.recall(100, factor).mean()))
         # An index that finds too few proponents was asked for, so it is used; opponents were not.
         found.append(replace(side, flat=bool(number) and recall < info.target))
         report("measuring", 3 + number, steps)
@@ -283,25 +281,33 @@ class _Trial:
     """What an effort finds, against the truth."""
 
     def __init__(
-        self, searcher: DerivedSearch, queries: Scores, truth: Ids, effort: int, factor: int
+        self, searcher: DerivedSearch, queries: Scores, truth: Ids, effort: int, m: int
     ) -> None:
-        self._truth = truth
-        self._scores, self._ids = searcher.candidates(queries, 10 * factor, effort)
+        self._searcher, self._queries, self._truth = searcher, queries, truth
+        self._ids = searcher.candidates(queries, m, effort)
 
     def recall(self, k: int, factor: int) -> NDArray[np.float64]:
         """Share of each query's top k among the best of k * factor candidates, [q]."""
-        truth = self._truth[:, :k]
-        ids = best_of([self._scores[:, : k * factor]], [self._ids[:, : k * factor]], k)[1]
-        return np.array([np.isin(row, got).mean() for row, got in zip(truth, ids, strict=True)])
+        ids = self._ids[:, : k * factor]
+        best = best_of([self._searcher.scored(self._queries, ids)], [ids], k)[1]
+        pairs = zip(self._truth[:, :k], best, strict=True)
+        return np.array([np.isin(row, got).mean() for row, got in pairs])
 
 
 def _least(
-    searcher: DerivedSearch, queries: Scores, truth: Ids, most: int, factor: int, target: float
+    searcher: DerivedSearch,
+    queries: Scores,
+    truth: Ids,
+    most: int,
+    k: int,
+    factor: int,
+    target: float,
 ) -> int:
-    """The least effort that reaches the target by a standard error; `most` if none does."""
+    """The least effort at which recall of the top k reaches the target by a standard error;
+    `most` if none does."""
 
     def reaches(effort: int) -> bool:
-        recall = _Trial(searcher, queries, truth, effort, factor).recall(10, factor)
+        recall = _Trial(searcher, queries, truth, effort, k * factor).recall(k, factor)
         return bool(recall.mean() - recall.std() / np.sqrt(len(recall)) >= target)
 
     low, high = 0, 1
@@ -314,28 +320,33 @@ def _least(
     return high
 
 
-def _rate(search: Callable[[Scores], object], queries: Scores, seconds: float = 2.0) -> float:
+def _rate(search: Callable[[Scores], object], queries: Scores) -> float:
     """Queries per second, one at a time, after a first one."""
     search(queries[:1])
     done, start = 0, time.perf_counter()
-    while done < len(queries) and time.perf_counter() - start < seconds:
+    while done < len(queries) and time.perf_counter() - start < _SECONDS:
         search(queries[done : done + 1])
         done += 1
     return done / (time.perf_counter() - start)
 
 
 def exact_top(
-    flat: FlatSearch, queries: Scores, k: int, weights: NDArray[np.float32] | None = None
+    flat: FlatSearch,
+    queries: Scores,
+    k: int,
+    weights: NDArray[np.float32] | None = None,
+    among: Ids | None = None,
 ) -> tuple[Ids, Ids]:
-    """Ids of the k best proponents and opponents of many queries, [q, min(k, live)] each.
+    """Ids of the k best proponents and opponents of many queries, [q, min(k, samples)] each.
 
     One product of matrices for each block of vectors: for hundreds of queries many times faster
     than `FlatSearch.search`, whose scores it meets to rounding.
     """
-    k = min(k, flat.ntotal)
+    among = flat.ids if among is None else among
+    k = min(k, len(among))
     none = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     best = [none, none]
-    for ids, vectors in flat.blocks():
+    for ids, vectors in flat.blocks(among):
         own = None if weights is None else weights[np.searchsorted(flat.ids, ids)]
         scores = queries @ scaled(vectors, own, 1.0).T
         for side, sign in enumerate((1, -1)):

@@ -1,0 +1,65 @@
+"""`forvalue optimize`: a derived FAISS index, for where comparing every vector takes too long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from forvalue_index.cli import render
+from forvalue_index.cli.options import index_option, json_option
+from forvalue_index.cli.progress import build_progress
+from forvalue_index.config import RANKS
+
+
+@click.command()
+@index_option
+@click.option("--factory", metavar="STRING", help="A FAISS factory string, such as IVF1024,SQ8.")
+@click.option("--auto", is_flag=True, help="Choose one by samples, numbers and memory.")
+@click.option(
+    "--rank",
+    type=click.Choice(RANKS),
+    default="dot",
+    show_default=True,
+    help="The rank of the queries that it is for.",
+)
+@click.option("--memory", type=float, metavar="GB", help="What it may take.  [default: half]")
+@json_option
+def optimize(
+    directory: Path,
+    factory: str | None,
+    auto: bool,
+    rank: str,
+    memory: float | None,
+    as_json: bool,
+) -> None:
+    """Make a derived FAISS index that queries use from then on.
+
+    It proposes candidates, which are scored with the stored vectors, so scores stay the same; its
+    recall against comparing every vector is measured when it is made. add, remove and compact keep
+    it current. It can be made again at any time, and `query --flat` does without it.
+
+    \b
+    Example:
+      forvalue optimize --index my.index --auto
+      forvalue optimize --index my.index --factory IVF1024,SQ8 --rank cosine
+    """
+    from forvalue_index.index import InfluenceIndex
+
+    if auto == (factory is not None):
+        raise click.UsageError("give --factory STRING or --auto")
+    with InfluenceIndex.open(directory) as index, build_progress() as progress:
+        made, reason = index.optimize(
+            factory,
+            rank=rank,
+            memory=None if memory is None else int(memory * 2**30),
+            progress=lambda stage, done, total: progress(stage, done, total, 0),
+        )
+    if as_json:
+        render.json_line({"reason": reason, "derived": made and made.to_json()})
+        return
+    if made is None:
+        render.notes.print(f"No derived index: {reason}.", markup=False)
+        return
+    render.notes.print(f"{made.factory}: {reason}.", markup=False)
+    render.console().print(render.derived(made))

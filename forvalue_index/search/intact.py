@@ -1,0 +1,89 @@
+"""Whether segment files are, byte for byte, what was committed.
+
+Hashing costs about as much as reading, so each file is hashed once for each state it is seen in
+(size, times, inode) and that is remembered. What changes below the file system, without touching
+these, is for `verify_segment` to find.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from forvalue_index.errors import CorruptIndexError
+from forvalue_index.records import Segment
+
+_NEXT = "see `forvalue verify`, restore the file from a copy, or build again"
+
+
+def require_intact(folder: str | Path, segments: Iterable[Segment], memory: Path) -> None:
+    """Nothing, if every segment's file has the size and the SHA-256 that were committed.
+
+    Args:
+        folder: where the files are.
+        segments: what was committed.
+        memory: the file that remembers; losing it costs time, and it need not be writable.
+
+    Raises:
+        CorruptIndexError: a file is missing or was changed; the message names it.
+    """
+    known, seen = _remembered(memory), {}
+    unknown: list[tuple[Path, Segment]] = []
+    for segment in segments:
+        path = Path(folder) / segment.name
+        seen[segment.name] = state = _state(path, segment)
+        if known.get(segment.name) != state:
+            unknown.append((path, segment))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets go of the interpreter
+        for _ in pool.map(lambda item: _require_hash(*item), unknown):
+            pass
+    if known != seen:
+        _remember(memory, seen)
+
+
+def _state(path: Path, segment: Segment) -> list[int | str]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise CorruptIndexError(f"{path} is missing: {_NEXT}") from None
+    if found.st_size != segment.bytes:
+        raise CorruptIndexError(
+            f"{path} has {found.st_size} bytes, committed were {segment.bytes}: {_NEXT}"
+        )
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return [segment.sha256, found.st_size, *times, found.st_ino]
+
+
+def _require_hash(path: Path, segment: Segment) -> None:
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CorruptIndexError(f"{path} cannot be read ({error.strerror}): {_NEXT}") from error
+    if sha256 != segment.sha256:
+        raise CorruptIndexError(
+            f"{path} was changed: its sha256 is {sha256}, committed was {segment.sha256}; {_NEXT}"
+        )
+
+
+def _remembered(memory: Path) -> dict[str, list[int | str]]:
+    try:
+        found = json.loads(memory.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remember(memory: Path, states: dict[str, list[int | str]]) -> None:
+    temporary = memory.with_name(f"{memory.name}.{os.getpid()}.tmp")
+    with suppress(OSError):  # a reader may not be allowed to write
+        try:
+            temporary.write_text(json.dumps(states))
+            temporary.replace(memory)
+        finally:
+            temporary.unlink(missing_ok=True)

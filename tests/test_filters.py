@@ -1,0 +1,248 @@
+"""Conditions on rows: how they are read, and what the database finds against a plain predicate."""
+
+from __future__ import annotations
+
+import json
+import operator
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import postgres
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from forvalue_index.catalog.catalog import Catalog
+from forvalue_index.catalog.filters import Condition, parse_condition
+from forvalue_index.errors import InputError
+from forvalue_index.records import Row, Segment, StoredSample
+
+
+def sample(id: int, row: Row) -> StoredSample:
+    return StoredSample(id, f"k{id}", "h", row, 3, 2, False, 1.0, 1.0)
+
+
+def fill(catalog: Catalog, rows: list[Row]) -> int:
+    """The id of the first of `rows`, which are all that is live afterwards."""
+    first = catalog.next_id()
+    catalog.remove(f"k{id}" for id in range(first))
+    if rows:
+        samples = [sample(id, row) for id, row in enumerate(rows, start=first)]
+        catalog.commit_segment(Segment(f"{first}.faiss", len(rows), 1, "x"), samples)
+    return first
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def catalog(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Catalog]:
+    """One for all tests of a kind of database; each fills it anew."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('filters') / 'catalog.db'}"
+    if request.param == "postgresql":
+        url = postgres.new_database(request.getfixturevalue("postgres_server"), "filters")
+    with Catalog.create(url, {}, {}) as catalog:
+        yield catalog
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "sign", "values"),
+    [
+        ("a=b", "a", "=", ["b"]),
+        ("a==b", "a", "=", ["b"]),
+        ("  a b  !=  c d ", "a b", "!=", ["c d"]),
+        ("a<=1", "a", "<=", ["1"]),
+        ("a >= -1.5", "a", ">=", ["-1.5"]),
+        ("a<b=c", "a", "<", ["b=c"]),
+        ("a=b in c", "a", "=", ["b in c"]),
+        ("a in b=c, d ,e", "a", "in", ["b=c", "d", "e"]),
+        ("in=in", "in", "=", ["in"]),
+        ("bin=1", "bin", "=", ["1"]),
+        ("born in=x", "born in", "=", ["x"]),
+        ("a=", "a", "=", [""]),
+        ("a=two\nlines", "a", "=", ["two\nlines"]),
+    ],
+)
+def test_a_condition_is_read(text: str, field: str, sign: str, values: list[str]) -> None:
+    condition = parse_condition(text)
+    assert condition == Condition(field, sign, tuple(values))
+    assert parse_condition(str(condition)) == condition
+
+
+@pytest.mark.parametrize("text", ["", "abc", "=b", " <3", "in a,b", "a in", "a~b"])
+def test_what_is_no_condition_says_the_form(text: str) -> None:
+    with pytest.raises(InputError, match=rf"{re.escape(repr(text))} cannot be read: write FIELD="):
+        parse_condition(text)
+
+
+# What each condition finds in these rows, worked out by hand.
+ROWS: list[Row] = [
+    {"x": 5},
+    {"x": 5.0},
+    {"x": "5"},
+    {"x": "05"},
+    {"x": True},
+    {"x": None},
+    {"x": [1, "a"]},
+    {"x": "abc"},
+    {"x": {"y": {"z": 10}}},
+    {"x.y.z": 1, "x": {"y": {"z": 10}}},
+    {"w": 1},
+    {"x": float("nan"), "note": "not JSON"},
+    {"x": 2**70},
+]
+CASES = {
+    "x=5": [0, 1, 2],
+    "x=5.0": [0, 1],
+    "x=05": [0, 1, 3],
+    "x!=5": [3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+    "x>4": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12],  # texts too: "true" > "4"
+    "x<10": [0, 1, 2, 3],
+    "x<=5": [0, 1, 2, 3],
+    f"x={2**70}": [12],
+    f"x={2**70 + 1}": [],
+    "x=true": [4],
+    "x=null": [5],
+    'x=[1,"a"]': [6],
+    "x>=abc": [4, 5, 7, 8, 9],
+    "x in 5, abc,true": [0, 1, 2, 4, 7],
+    "x.y.z=10": [8],
+    "x.y.z>=1": [8, 9],
+    "x.y.z!=1": [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12],
+    "x=NaN": [11],
+}
+
+
+def test_what_conditions_find(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fill(catalog, ROWS)
+    for text, found in CASES.items():
+        assert (catalog.where([text]) - first).tolist() == found, text
+    # The same where SQLite is too old to take fields out of rows.
+    monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 37, 2))
+    for text, found in CASES.items():
+        assert (catalog.where([text]) - first).tolist() == found, text
+
+
+def test_all_conditions_have_to_be_met_and_only_by_live_rows(catalog: Catalog) -> None:
+    first = fill(catalog, [{"a": i, "b": i % 2, "big": "x" * i} for i in range(20)])
+    catalog.remove([f"k{first + 7}"])
+    found = catalog.where(["a>=5", "b=1", parse_condition("a<12")])
+    assert (found - first).tolist() == [5, 9, 11]
+    assert catalog.where(["a>=5", "b=2"]).tolist() == []
+    assert (catalog.where([]) - first).tolist() == [i for i in range(20) if i != 7]
+
+
+def test_a_field_that_no_row_has_is_named_with_those_there_are(catalog: Catalog) -> None:
+    first = fill(catalog, [{"a": 1}, {"b": {"c": None}}])
+    for text in ("source=x", "source!=x", "b.d=1", "größe=1", "a.b.c=1"):
+        with pytest.raises(InputError, match=r"no sample has a field '.*': the fields are a, b$"):
+            catalog.where(["a=1", text])
+    assert catalog.where(["b.c=null"]).tolist() == [first + 1]
+    assert catalog.where(["b.c!=null"]).tolist() == [first]
+    fill(catalog, [])
+    assert catalog.where(["source=x"]).tolist() == []
+
+
+def test_more_values_than_are_remembered(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forvalue_index.catalog.catalog._PAGE", 3)
+    first = fill(catalog, [{"a": i % 10} for i in range(40)])
+    found = [i for i in range(40) if i % 10 > 6]
+    assert (catalog.where(["a>6"]) - first).tolist() == found
+
+
+# -- against a predicate that shares no code with it -------------------------------------------
+
+NAMES = ["a", "b", "a.b", "ä", 'q"', "b\\", "$", "[0]"]
+WORDS = ["", "a", "A", "ä", "\ud800", "\0", '"', "true", "null", "1", "1.0", "-2", "1e1", "NaN"]
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 12)
+    | st.sampled_from([2**63, 2**70, 0.1, -0.5, 1e300, float("nan"), float("inf")])
+    | st.sampled_from(WORDS)
+)
+
+
+def objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(st.sampled_from(NAMES), inner, max_size=3)
+
+
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=2) | objects(inner), max_leaves=4
+)
+
+SIGNS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def plainly(row: Row, field: str, sign: str, wanted: list[str]) -> tuple[bool, bool]:
+    """Whether the row has the field, and whether it meets the condition."""
+    if field in row:
+        value = row[field]
+    else:
+        value = row
+        for name in field.split("."):
+            if not (isinstance(value, dict) and name in value):
+                return False, sign == "!="
+            value = value[name]
+
+    def number(text: str) -> Any:
+        number_like = text.strip("-").replace(".", "0").replace("e", "0").isdigit()
+        return (float(text) if "." in text or "e" in text else int(text)) if number_like else None
+
+    def one(sign: str, text: str) -> bool:
+        left: Any = value
+        if isinstance(value, str) and sign[0] in "<>":
+            left = value if number(value) is None else number(value)
+        if type(left) in (int, float) and number(text) is not None:
+            return SIGNS[sign](left, number(text))
+        as_text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list | dict):
+            as_text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return SIGNS[sign](as_text, text)
+
+    return True, any(one("=", text) for text in wanted) if sign == "in" else one(sign, wanted[0])
+
+
+@settings(
+    max_examples=70, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    rows=st.lists(objects(values), min_size=1, max_size=6),
+    field=st.sampled_from([*NAMES, "a.a", "b.a.b", "$.a"]),
+    sign=st.sampled_from([*SIGNS, "in"]),
+    wanted=st.lists(
+        st.sampled_from(["a", "ä", "true", "null", "0", "1", "1.0", "-2", "10", "0.1", "", "NaN"])
+        | st.sampled_from([str(2**63), str(2**70), '{"a":1}', "[]"]),
+        min_size=1,
+        max_size=3,
+    ),
+)
+@example(rows=[{"a": 0.1 + 0.2}, {"a": 0.3}], field="a", sign="=", wanted=["0.3"])
+@example(rows=[{"a": 2**53 + 1}, {"a": 2**53}], field="a", sign=">", wanted=[str(2**53)])
+def test_any_condition_agrees_with_a_plain_predicate(
+    rows: list[Row],
+    field: str,
+    sign: str,
+    wanted: list[str],
+    catalog: Catalog,
+) -> None:
+    if sign != "in":
+        wanted = wanted[:1]
+    condition = Condition(field, sign, tuple(wanted))
+    first = fill(catalog, rows)
+    # As they were kept: a row goes through JSON once.
+    stored = [sample.row for sample in catalog.iterate()]
+    has, meets = zip(*(plainly(row, field, sign, wanted) for row in stored), strict=True)
+    if any(has):
+        expected = [id for id, met in enumerate(meets, start=first) if met]
+        assert catalog.where([condition]).tolist() == expected
+    else:
+        with pytest.raises(InputError, match="no sample has a field"):
+            catalog.where([condition])
