@@ -2,7 +2,7 @@
 
 900 training rows of 10 classes, 100 queries; the class of a row is its `variation`. AUC ranks all
 training rows for each query; recall is the share of the query's class among its top 90. Stored
-vectors stand beside the exact closed form, the embedding baseline and random scores.
+vectors stand beside the exact form of their recipe, the embedding baseline and random scores.
 
     python tools/bench_identify.py --model MODEL --data FOLDER [--json]
 
@@ -15,6 +15,8 @@ import json
 import platform
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -54,26 +56,34 @@ def embedding(encoder: Encoder, queries: list[Sample], samples: list[Sample]) ->
 
 
 def study(
-    lm: LanguageModel, train: list[Row], test: list[Row], format: FormatConfig, dim: int
+    lm: LanguageModel,
+    train: list[Row],
+    test: list[Row],
+    format: FormatConfig,
+    vector: VectorConfig,
+    recipes: Sequence[str],
 ) -> dict[str, dict[str, float]]:
     """Returns method -> figures for one task, scored one way."""
     same = np.array([[a["variation"] == b["variation"] for b in train] for a in test])
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        index, _ = InfluenceIndex.build(
-            Path(folder) / "index", train, lm, format=format, vector=VectorConfig(dim=dim)
-        )
-        seconds = time.perf_counter() - start
-        queries, samples = index.samples(test), index.samples(train)
-        stored = index.scores(queries)[1]
-    encoder = Encoder(lm)
-    exact = encoder.influence(queries, samples, Raw())
-    methods = {
-        "stored vectors": stored,
-        "exact closed form": exact,
-        "embedding": embedding(encoder, queries, samples),
-        "random": np.random.default_rng(0).random(exact.shape),
-    }
+    methods: dict[str, np.ndarray] = {}
+    seconds: dict[str, float] = {}
+    for recipe in recipes:
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            index, _ = InfluenceIndex.build(
+                Path(folder) / "index",
+                train,
+                lm,
+                format=format,
+                vector=replace(vector, recipe=recipe),
+            )
+            seconds[f"{recipe}, stored"] = time.perf_counter() - start
+            queries, samples = index.samples(test), index.samples(train)
+            methods[f"{recipe}, stored"] = index.scores(queries)[1]
+            methods[f"{recipe}, exact"] = index.influence(queries, samples)
+            index.close()
+    methods["embedding"] = embedding(Encoder(lm), queries, samples)
+    methods["random"] = np.random.default_rng(0).random(same.shape)
     result = {}
     for name, scores in methods.items():
         aucs = [auc(s, p) for s, p in zip(scores, same, strict=True)]
@@ -83,17 +93,18 @@ def study(
             "auc_sd": float(np.std(aucs)),
             "recall": float(np.mean(recalls)),
             "recall_sd": float(np.std(recalls)),
+            "build_seconds": seconds.get(name, 0.0),
         }
-    result["stored vectors"]["build_seconds"] = seconds
     return result
 
 
 @click.command()
 @click.option("--model", required=True, help="Folder of a causal language model.")
 @click.option("--data", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--recipe", "recipes", multiple=True, default=("raw", "balanced"), show_default=True)
 @click.option("--dim", default=VectorConfig().dim, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
-def main(model: str, data: Path, dim: int, as_json: bool) -> None:
+def main(model: str, data: Path, recipes: tuple[str, ...], dim: int, as_json: bool) -> None:
     """Prints AUC and recall for each task, whole text and response only."""
     lm = load_model(ModelConfig(model))
     formats = {
@@ -104,7 +115,7 @@ def main(model: str, data: Path, dim: int, as_json: bool) -> None:
     for task in TASKS:
         train, test = (rows_of(data / f"{task}_{part}.jsonl") for part in ("train", "test"))
         for scored, format in formats.items():
-            result = study(lm, train, test, format, dim)
+            result = study(lm, train, test, format, VectorConfig(dim=dim), recipes)
             if as_json:
                 print(json.dumps({"task": task, "scored": scored, "dim": dim, "methods": result}))
                 continue
@@ -118,8 +129,9 @@ def main(model: str, data: Path, dim: int, as_json: bool) -> None:
                     f"{row['recall']:.4f} ± {row['recall_sd']:.3f}",
                 )
             console.print(table)
+            builds = [f"{row['build_seconds']:.0f} s" for row in result.values()]
             console.print(
-                f"{len(train)} rows indexed in {result['stored vectors']['build_seconds']:.1f} s, "
+                f"{len(train)} rows indexed in {', '.join(builds[: 2 * len(recipes) : 2])}, "
                 f"{2 * dim} bytes a row; {platform.machine()}, {torch.get_num_threads()} threads, "
                 f"torch {torch.__version__}; ± is the spread over queries\n"
             )
