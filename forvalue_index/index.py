@@ -27,6 +27,7 @@ from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.config import RANKS, FormatConfig, IndexConfig, ModelConfig, VectorConfig
 from forvalue_index.data.formatting import Formatter, content_hash, key_of, texts_of
 from forvalue_index.data.readers import Data, Rows, open_rows
+from forvalue_index.directory import is_index, require_empty
 from forvalue_index.errors import (
     FingerprintError,
     IndexMissingError,
@@ -42,7 +43,7 @@ from forvalue_index.records import Encoded, Hit, Row, Sample, StoredSample
 from forvalue_index.search.derived import DerivedInfo
 from forvalue_index.search.factory import auto_factory
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.store import Store, digest, is_index, migrate, require_empty
+from forvalue_index.store import Store, digest, migrate
 from forvalue_index.upkeep import CompactReport
 
 CHUNK = 1024
@@ -67,7 +68,7 @@ class AddReport:
     tokens: int  # of the added samples
     samples: int  # in the index now
     retained: float  # share of energy that the added samples' vectors hold (1 if none was added)
-    fitted: float  # the same share of the samples that the projection was learned from
+    expected: float  # the same share of rows that are like those the projection was learned from
 
 
 class InfluenceIndex:
@@ -119,6 +120,8 @@ class InfluenceIndex:
             lm, settings = model, ModelConfig(model.name)
         else:
             settings = ModelConfig(model) if isinstance(model, str) else model
+            if Path(settings.name).exists():  # for whoever opens the index somewhere else
+                settings = replace(settings, name=str(Path(settings.name).resolve()))
             lm = load_model(settings, device)
         format = format or FormatConfig()
         format = replace(format, max_length=lm.max_length(format.max_length))
@@ -135,6 +138,7 @@ class InfluenceIndex:
         *,
         model: str | LanguageModel | None = None,
         device: str | None = None,
+        trust_remote_code: bool = False,
     ) -> InfluenceIndex:
         """Returns the index in `directory`. Its model is loaded when it is first needed.
 
@@ -142,6 +146,7 @@ class InfluenceIndex:
             directory: an index made with `create`.
             model: where the model is now, if it has moved, or the loaded model itself.
             device: as in `create`.
+            trust_remote_code: run code that comes with the model; an index never decides that.
 
         Raises:
             IndexMissingError: there is no index in `directory`.
@@ -149,9 +154,10 @@ class InfluenceIndex:
             FingerprintError: `model` is loaded, and not the one the index was made with.
         """
         store = Store.open(directory)
-        config = store.config
+        settings = replace(store.config.model, trust_remote_code=trust_remote_code)
         if isinstance(model, str):
-            config = replace(config, model=replace(config.model, name=model))
+            settings = replace(settings, name=model)
+        config = replace(store.config, model=settings)
         index = cls(store, config, device)
         if isinstance(model, LanguageModel):
             index._use(model)
@@ -188,7 +194,8 @@ class InfluenceIndex:
             )
         else:
             place = model if isinstance(model, str | LanguageModel) else model.name
-            index = cls.open(path, model=place, device=device)
+            trusted = isinstance(model, ModelConfig) and model.trust_remote_code
+            index = cls.open(path, model=place, device=device, trust_remote_code=trusted)
             index._require_settings(format, vector)
             wanted = _check(rows, format, progress)
         try:
@@ -299,7 +306,7 @@ class InfluenceIndex:
             tokens=tokens,
             samples=len(self),
             retained=retained / added if added else 1.0,
-            fitted=float(self.store.fingerprint["retained"]),
+            expected=float(self.store.fingerprint["retained"]),
         )
 
     def _fit(
@@ -327,7 +334,7 @@ class InfluenceIndex:
                 progress("fitting", done, len(samples), 0)
 
         vectoriser, encoded = fit_vectoriser(self.lm, samples, self.config.vector, report)
-        retained = float(np.mean([item.retained for item in encoded]))
+        retained = vectoriser.projection.expected if vectoriser.projection else 1.0
         self.store.set_vectoriser(
             vectoriser.to_bytes(), {"dim": vectoriser.dim, "retained": round(retained, 4)}
         )

@@ -5,13 +5,6 @@ and gives back ids and scores. `upkeep.py` verifies, repairs and compacts.
 
     commit : vectors -> segment file, safe on disk -> one transaction for it and its rows
     search : snapshot of the catalogue -> segments mapped into memory -> ids and scores -> rows
-
-    INDEX/catalog.db    or catalog.url, where the catalogue is in another database
-    INDEX/segments/     the vectors
-    INDEX/vectoriser-*  what the first rows taught, named by its hash
-    INDEX/derived/      what can be made again from the segments
-    INDEX/checked.json  segments that were found intact, and when
-    INDEX/write.lock    who writes
 """
 
 from __future__ import annotations
@@ -20,8 +13,6 @@ import hashlib
 import itertools
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -35,11 +26,24 @@ from forvalue_index.catalog import migrations
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.lock import WriterLock
 from forvalue_index.config import IndexConfig
+from forvalue_index.directory import (
+    CATALOG,
+    CATALOG_URL,
+    CHECKED,
+    DERIVED,
+    SEGMENTS,
+    discard,
+    is_index,
+    require_empty,
+    storing,
+    url_of,
+    vectoriser_file,
+    write_file,
+)
 from forvalue_index.errors import (
     CorruptIndexError,
     IndexMissingError,
     InputError,
-    StorageError,
 )
 from forvalue_index.records import Encoded, Sample, StoredSample
 from forvalue_index.search.derived import (
@@ -54,12 +58,6 @@ from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.intact import require_intact
 from forvalue_index.search.segments import orphans, sync_folder, write_segment
 
-CATALOG = "catalog.db"
-CATALOG_URL = "catalog.url"
-SEGMENTS = "segments"
-DERIVED = "derived"
-CHECKED = "checked.json"
-ENDINGS = "", "-wal", "-shm", "-journal", ".tmp"
 PAGE = 1000  # rows in memory at a time
 
 T = TypeVar("T")
@@ -115,8 +113,10 @@ class Store:
             with storing(path):
                 (path / SEGMENTS).mkdir(parents=True, exist_ok=True)
                 if catalog is not None:
-                    _write(path / CATALOG_URL, catalog.encode(), mode=0o600)  # may hold a password
-            return cls(path, Catalog.create(_url(path), config.to_json(), fingerprint))
+                    write_file(
+                        path / CATALOG_URL, catalog.encode(), mode=0o600
+                    )  # may hold a password
+            return cls(path, Catalog.create(url_of(path), config.to_json(), fingerprint))
         except BaseException:
             discard(path, itself=not existed)
             raise
@@ -134,7 +134,7 @@ class Store:
         if not (path / CATALOG).is_file() and not (path / CATALOG_URL).is_file():
             what = "is not an index" if path.is_dir() else "does not exist"
             raise IndexMissingError(f"{path} {what}: make one with forvalue build")
-        return cls(path, Catalog.open(_url(path)))
+        return cls(path, Catalog.open(url_of(path)))
 
     def close(self) -> None:
         """Lets go of the catalogue and the segments."""
@@ -169,8 +169,12 @@ class Store:
 
         Raises:
             LockedError: another process has it; the message says who.
+            StorageError: the disk is full.
         """
-        with WriterLock(self.directory) as lock:
+        lock = WriterLock(self.directory)
+        with storing(self.directory):
+            lock.acquire()
+        try:
             self.catalog.reload()
             if lock.interrupted:
                 self.sweep()
@@ -180,6 +184,8 @@ class Store:
                 with suppress(Exception):
                     self.sweep()
                 raise
+        finally:
+            lock.release()
 
     def commit(
         self,
@@ -237,7 +243,7 @@ class Store:
         """
         name = _hash(data)
         with storing(self.directory):
-            _write(self.directory / vectoriser_file(name), data)
+            write_file(self.directory / vectoriser_file(name), data)
         self.catalog.set_fingerprint(self.fingerprint | {"vectoriser": name} | figures)
 
     # -- reading -------------------------------------------------------------------------------
@@ -331,20 +337,30 @@ class Store:
         )
 
     def _derived(self, rank: str) -> DerivedSearch | None:
-        view, folder = self._opened(), self.directory / DERIVED
+        view = self._opened()
         if rank not in view.derived:
-            view.derived[rank] = None
-            if rank in derived_names(folder):
-                info = read_info(folder, rank)
-                try:
-                    check_current(info, view.flat, folder / info.file)
-                except CorruptIndexError as error:
-                    log.warning("searching without it: %s", error)
-                else:
-                    view.derived[rank] = open_derived(
-                        folder, view.flat, rank, weights=self.weights(rank)
-                    )
+            view.derived[rank] = self._open_derived(view, rank)
         return view.derived[rank]
+
+    def _open_derived(self, view: View, rank: str) -> DerivedSearch | None:
+        folder = self.directory / DERIVED
+        while rank in derived_names(folder):
+            try:
+                info = read_info(folder, rank)
+            except IndexMissingError:  # a writer makes it again
+                continue
+            try:
+                check_current(info, view.flat, folder / info.file)
+            except CorruptIndexError as error:
+                log.warning("searching without it: %s", error)
+                return None
+            try:
+                return open_derived(folder, view.flat, rank, weights=self.weights(rank))
+            except (CorruptIndexError, IndexMissingError):
+                # A writer replaces it: its file may have gone between the two steps.
+                if rank in derived_names(folder) and read_info(folder, rank) == info:
+                    raise
+        return None
 
     def refresh(self) -> None:
         """Sees what was written since the last time; costs a look at one number if nothing was."""
@@ -519,13 +535,7 @@ def migrate(directory: str | Path) -> tuple[str | None, str]:
     if not is_index(path):
         raise IndexMissingError(f"{path} is not an index: make one with forvalue build")
     with WriterLock(path):
-        return migrations.upgrade(_url(path))
-
-
-def is_index(directory: Path) -> bool:
-    """Whether there is an index in `directory`, whose making was finished."""
-    files = directory / CATALOG, directory / CATALOG_URL
-    return any(file.is_file() for file in files) and not _unfinished(directory)
+        return migrations.upgrade(url_of(path))
 
 
 def digest(value: dict[str, Any]) -> str:
@@ -533,75 +543,5 @@ def digest(value: dict[str, Any]) -> str:
     return _hash(json.dumps(value, sort_keys=True).encode())
 
 
-def require_empty(path: Path) -> None:
-    """Nothing, if an index may be made at `path`.
-
-    Raises:
-        IndexMissingError: something else is there.
-    """
-    if path.exists() and not (path.is_dir() and (_is_empty(path) or _unfinished(path))):
-        raise IndexMissingError(f"{path} is not empty: choose a new directory for the index")
-
-
-def discard(path: Path, *, itself: bool) -> None:
-    """Removes what a failed creation left in a directory that was empty or not there."""
-    if itself:
-        shutil.rmtree(path, ignore_errors=True)
-        return
-    for item in path.iterdir():
-        shutil.rmtree(item) if item.is_dir() else item.unlink()
-
-
-def vectoriser_file(name: str) -> str:
-    """The file name of the vectoriser with the hash `name`."""
-    return f"vectoriser-{name}.safetensors"
-
-
-@contextmanager
-def storing(directory: Path) -> Iterator[None]:
-    """Turns the system's refusal to write into this package's words."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{error.filename or directory} cannot be written ({error.strerror or error}): nothing "
-            "of this step was committed; make room and run the command again"
-        ) from error
-
-
-def _url(directory: Path) -> str:
-    file = directory / CATALOG_URL
-    return file.read_text().strip() if file.is_file() else f"sqlite:///{directory / CATALOG}"
-
-
-def _is_empty(path: Path) -> bool:
-    return next(path.iterdir(), None) is None
-
-
-def _unfinished(path: Path) -> bool:
-    """Whether `path` holds what a `create` that was killed leaves: folders, and no catalogue."""
-    names = {item.name for item in path.iterdir()}
-    names -= {name + end for name in (CATALOG, CATALOG_URL) for end in ENDINGS}
-    if names != {SEGMENTS} or not _is_empty(path / SEGMENTS):
-        return False
-    return not migrations.is_catalog(_url(path))
-
-
 def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
-
-
-def _write(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Writes a file that is there whole, and safe on disk, or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.touch(mode)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from forvalue_index.catalog.lock import was_interrupted
+from forvalue_index.directory import DERIVED, SEGMENTS, storing
 from forvalue_index.errors import CorruptIndexError, ForvalueError, InputError, LockedError
 from forvalue_index.records import Segment
 from forvalue_index.search.derived import (
@@ -27,7 +28,7 @@ from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.making import Progress as Making
 from forvalue_index.search.making import extend_derived, make_derived
 from forvalue_index.search.segments import sync_folder, verify_segment, write_segment
-from forvalue_index.store import DERIVED, SEGMENTS, Store, storing
+from forvalue_index.store import Store
 
 TARGET = 32 * 2**20
 """Bytes of vectors in a segment that compaction makes; one of less than half of it is small."""

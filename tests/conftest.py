@@ -124,12 +124,14 @@ def postgres_server() -> Iterator[str]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> str | None:
+def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     """Where the catalogue of a test is: once None (SQLite, by default), once an empty database."""
     if request.param == "sqlite":
-        return None
-    server = request.getfixturevalue("postgres_server")
-    return postgres.new_database(server, f"test{next(_numbers)}")
+        yield None
+        return
+    server, name = request.getfixturevalue("postgres_server"), f"test{next(_numbers)}"
+    yield postgres.new_database(server, name)
+    postgres.drop_database(server, name)
 
 
 _numbers = itertools.count()

@@ -58,12 +58,20 @@ def server() -> Iterator[str]:
 
 def new_database(url: str, name: str) -> str:
     """Makes an empty database on the server of `url`, and returns its URL."""
+    _execute(url, f"CREATE DATABASE {name}")
+    return url.replace("/postgres?", f"/{name}?")
+
+
+def drop_database(url: str, name: str) -> None:
+    """Deletes a database, whoever still has it open: each takes 10 MB."""
+    _execute(url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _execute(url: str, statement: str) -> None:
     import psycopg
 
-    plain = url.replace("+psycopg", "")
-    with psycopg.connect(plain, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
-    return url.replace("/postgres?", f"/{name}?")
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(statement)  # type: ignore[arg-type]
 
 
 def _program(name: str) -> str | None:

@@ -479,6 +479,20 @@ def test_the_second_writer_learns_who_the_first_is(tmp_path: Path) -> None:
     WriterLock(tmp_path).acquire()
 
 
+def test_a_lock_that_cannot_be_written_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.pwrite", full)
+        with pytest.raises(OSError, match="No space"):
+            WriterLock(tmp_path).acquire()
+    with WriterLock(tmp_path) as lock:
+        assert not lock.interrupted
+
+
 def _hold(folder: Path, ready: multiprocessing.synchronize.Event) -> None:
     WriterLock(folder, "held").acquire()
     ready.set()

@@ -132,9 +132,9 @@ def test_list_and_show(index: Path, rows: list[Row]) -> None:
 def test_update_remove_and_compact(index: Path, tmp_path: Path, rows: list[Row]) -> None:
     new = write(tmp_path / "new.jsonl", [rows[0] | {"response": "changed"}])
     assert_one_line(run("add", new, "--index", index), "give --update")
-    assert "1 of them in the place of others" in run(
-        "add", new, "--index", index, "--update"
-    ).stderr
+    assert (
+        "1 of them in the place of others" in run("add", new, "--index", index, "--update").stderr
+    )
     keys = tmp_path / "keys.txt"
     keys.write_text("row-1\nrow-2\n\nnobody\n")
     removed = run("remove", "--index", index, "--keys-file", keys, "--key", "row-3")

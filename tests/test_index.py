@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import save_model, tiny_model, tiny_tokenizer
+from safetensors.torch import load_file, save_file
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
 from forvalue_index.config import RANKS
@@ -21,6 +22,7 @@ from forvalue_index.errors import (
     RowError,
 )
 from forvalue_index.features.recipe import ERROR_FLOOR
+from forvalue_index.forward.model import wrap_model
 from forvalue_index.records import Row
 
 KEYED = FormatConfig(key_field="id")
@@ -363,3 +365,43 @@ def test_a_derived_index_answers_as_comparing_all_does(
     assert not caplog.records
     with pytest.raises(InputError):
         index.optimize("no such factory")
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path, rows: list[Row]) -> None:
+    path = save_model(tmp_path / "model", "llama", 0)
+    weights = load_file(path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 of its weights, model.layers.1.mlp.up_proj"):
+        InfluenceIndex.build(tmp_path / "i", rows, str(path))
+
+
+def test_the_model_is_found_from_anywhere(
+    tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path / "model", "llama", 0)
+    monkeypatch.chdir(tmp_path)
+    index, _ = InfluenceIndex.build("i", rows, ModelConfig("model"), vector=SMALL)
+    index.close()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(InfluenceIndex.open("../i").query(rows[0], k=3)) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_errors_of_half_precision_heads_are_float32(dtype: torch.dtype) -> None:
+    lm = wrap_model(tiny_model("llama").to(dtype), tiny_tokenizer())
+    hidden = torch.randn(5, lm.head.hidden, generator=torch.Generator().manual_seed(0)).to(dtype)
+    targets = torch.arange(5)
+    errors, losses = lm.head.errors(hidden, targets)
+    logits = hidden.double() @ lm.head.module.weight.double().T
+    truth = -torch.softmax(logits, -1)
+    truth[torch.arange(5), targets] += 1
+    torch.testing.assert_close(errors.double(), truth, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        losses.double(),
+        -torch.log_softmax(logits, -1)[torch.arange(5), targets],
+        rtol=1e-5,
+        atol=1e-5,
+    )
+    assert errors.dtype == torch.float32

@@ -56,6 +56,20 @@ def test_rows_unlike_the_fitted_ones_keep_their_inner_products_roughly() -> None
     assert torch.corrcoef(torch.stack([found.flatten(), truth.flatten()]))[0, 1] > 0.9
 
 
+def test_what_to_expect_of_other_rows_is_not_what_the_fitted_ones_keep() -> None:
+    data = sketches(400, 300, 120)
+    projection = fit_projection(data[:200], 400, 0, CPU)
+    _, fitted = projection(torch.from_numpy(data[:200]))
+    energy = torch.from_numpy(data[200:]).square().sum(1)
+    _, others = projection(torch.from_numpy(data[200:]))
+    assert fitted.min() > 0.999
+    assert projection.expected == pytest.approx(
+        float((others * energy).sum() / energy.sum()), abs=0.1
+    )
+    noise = np.random.default_rng(0).standard_normal((100, 3000)).astype(np.float32)
+    assert fit_projection(noise, 400, 0, CPU).expected < 0.1
+
+
 def test_the_seed_decides() -> None:
     data = sketches(400, 300, 120)
     one, two, other = (fit_projection(data, 40, seed, CPU).matrix for seed in (1, 1, 2))

@@ -21,6 +21,7 @@ import pytest
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig, upkeep
 from forvalue_index.catalog.catalog import Catalog
+from forvalue_index.directory import is_index
 from forvalue_index.errors import (
     CorruptIndexError,
     ForvalueError,
@@ -33,7 +34,6 @@ from forvalue_index.errors import (
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.records import Hit, Row
 from forvalue_index.search.making import make_derived
-from forvalue_index.store import is_index
 from forvalue_index.upkeep import plan
 
 SETTINGS: dict[str, Any] = {

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import forvalue_index.index
 import forvalue_index.upkeep
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
+from forvalue_index.errors import ForvalueError
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.records import Row
 
@@ -52,6 +54,10 @@ FAILED = 3  # exit status of a writer that an injected error stopped
 POINTS = "fsync", "replace", "unlink", "commit"
 MODES = "die before", "die after", "fail"
 State = dict[str, int]  # key -> version, of those that are there
+
+
+class _BrokenError(Exception):
+    """The index cannot be opened or read any more: there is nothing left to torture."""
 
 
 @dataclass
@@ -228,9 +234,14 @@ def fork(work: Callable[[], None]) -> int:
 
 def publish(world: World, number: int, states: list[State]) -> None:
     """Tells the readers in which states the index may be."""
-    temporary = world.folder / "states.tmp"
-    temporary.write_text(json.dumps([number, states]))
-    temporary.replace(world.folder / "states.json")
+    replace(world.folder / "states.json", json.dumps([number, states]))
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a small file that is never seen half written."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def read(world: World, name: str, seed: int) -> None:
@@ -255,7 +266,7 @@ def read(world: World, name: str, seed: int) -> None:
         for line in judge(world, hits, allowed):
             out.write(json.dumps(f"reader {name}: {line}") + "\n")
         done += 1
-        (world.folder / f"reader-{name}.count").write_text(str(done))
+        replace(world.folder / f"reader-{name}.count", str(done))
 
 
 def judge(world: World, hits: list[Any], allowed: list[State] | None) -> Iterator[str]:
@@ -354,32 +365,37 @@ def torture(
             lengths.setdefault(name, time.perf_counter() - start)
             if status:
                 result.violations.append(f"{name} ended with status {status}")
-        now, problems = found_in(world, before, after, atomic=name == "remove")
+        where = f"after {name} {injected or 'at random'} {end}"
+        try:
+            now, problems = found_in(world, before, after, atomic=name == "remove")
+        except ForvalueError as error:
+            result.violations.append(f"{where}: {error}")
+            raise _BrokenError from error
         if end == "done" and now != after:
             problems.append("it ended well, but not all of it was done")
-        where = f"after {name} {injected or 'at random'} {end}"
         result.violations += [f"{where}: {problem}" for problem in problems]
         state.clear()
         state.update(now)
         publish(world, 2 * result.rounds, [now])
         return end
 
-    for point, mode in itertools.product(points, modes):
-        for name, after in itertools.islice(todo, 4):
-            for number in itertools.count(1):
-                if attempt((point, mode, number), name, after) == "done":
-                    break
-    while result.kills < kills:
-        name, after = next(todo)
-        attempt(None, name, after)
-        if rng.random() < 0.3:  # run again, it must come to its end
-            attempt(("fsync", "fail", 10**9), name, after)
+    with suppress(_BrokenError):
+        for point, mode in itertools.product(points, modes):
+            for name, after in itertools.islice(todo, 4):
+                for number in itertools.count(1):
+                    if attempt((point, mode, number), name, after) == "done":
+                        break
+        while result.kills < kills:
+            name, after = next(todo)
+            attempt(None, name, after)
+            if rng.random() < 0.3:  # run again, it must come to its end
+                attempt(("fsync", "fail", 10**9), name, after)
     for reader in readers:
         os.kill(reader, signal.SIGKILL)
         os.waitpid(reader, 0)
     for name in "ab":
-        lines = (world.folder / f"reader-{name}.jsonl").read_text().splitlines()
-        result.violations += [json.loads(line) for line in lines]
+        lines = (world.folder / f"reader-{name}.jsonl").read_text()
+        result.violations += [json.loads(line) for line in lines.split("\n")[:-1]]
         result.queries += int((world.folder / f"reader-{name}.count").read_text())
     result.samples = len(state)
     return result

@@ -36,6 +36,7 @@ class WriterLock:
 
         Raises:
             LockedError: another one holds it; the message says who and since when.
+            OSError: the file cannot be written.
         """
         assert self._file is None, "a lock is taken once"
         # Never removed: whoever opened a file that is then replaced would lock another one.
@@ -62,8 +63,12 @@ class WriterLock:
                 "since": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )
-        os.ftruncate(file, 0)
-        os.pwrite(file, text.encode(), 0)
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, text.encode(), 0)
+        except BaseException:  # a full disk, say
+            self.release()
+            raise
 
     def release(self) -> None:
         """Gives the lock back; nothing if it is not held."""

@@ -14,6 +14,7 @@ from forvalue_index.cli.options import (
     format_of,
     index_option,
     model_option,
+    trust_option,
 )
 from forvalue_index.cli.progress import build_progress
 from forvalue_index.config import RECIPES, SKETCHES, FormatConfig, ModelConfig, VectorConfig
@@ -82,7 +83,7 @@ from forvalue_index.config import RECIPES, SKETCHES, FormatConfig, ModelConfig, 
 )
 @dtype_option
 @device_option
-@click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
+@trust_option
 def build(
     data: tuple[str, ...],
     directory: Path,
@@ -139,8 +140,14 @@ def build(
 @click.option("--update", is_flag=True, help="Replace rows that are there with other content.")
 @model_option
 @device_option
+@trust_option
 def add(
-    data: tuple[str, ...], directory: Path, update: bool, model: str | None, device: str | None
+    data: tuple[str, ...],
+    directory: Path,
+    update: bool,
+    model: str | None,
+    device: str | None,
+    trust_remote_code: bool,
 ) -> None:
     """Add rows to an index; those that are there already cost no forward pass.
 
@@ -154,7 +161,9 @@ def add(
     from forvalue_index.index import InfluenceIndex
 
     with (
-        InfluenceIndex.open(directory, model=model, device=device) as index,
+        InfluenceIndex.open(
+            directory, model=model, device=device, trust_remote_code=trust_remote_code
+        ) as index,
         build_progress() as progress,
     ):
         report = index.add(data, update=update, progress=progress)

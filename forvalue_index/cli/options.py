@@ -26,6 +26,9 @@ device_option = click.option(
 model_option = click.option(
     "--model", metavar="PATH", help="Where the model is now, if it has moved since the build."
 )
+trust_option = click.option(
+    "--trust-remote-code", is_flag=True, help="Run code that comes with the model."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 where_option = click.option(
     "--where",

@@ -16,6 +16,7 @@ from forvalue_index.cli.options import (
     index_option,
     json_option,
     model_option,
+    trust_option,
     where_option,
 )
 from forvalue_index.config import RANKS
@@ -49,6 +50,7 @@ from forvalue_index.config import RANKS
 @json_option
 @model_option
 @device_option
+@trust_option
 def query(
     directory: Path,
     prompt: str | None,
@@ -68,6 +70,7 @@ def query(
     as_json: bool,
     model: str | None,
     device: str | None,
+    trust_remote_code: bool,
 ) -> None:
     """Show the training samples that made a response more (or less) likely.
 
@@ -86,7 +89,9 @@ def query(
     given = [response is not None or prompt is not None, text is not None, data is not None]
     if sum(given) != 1 or (prompt is not None and response is None):
         raise click.UsageError("give --prompt and --response, or --text, or --data FILE")
-    with InfluenceIndex.open(directory, model=model, device=device) as index:
+    with InfluenceIndex.open(
+        directory, model=model, device=device, trust_remote_code=trust_remote_code
+    ) as index:
         format = format_of(index.config.format, prompt_field, response_field, text_field)
         if data is not None:
             queries = open_rows(data)

@@ -53,11 +53,11 @@ def added(directory: Path, report: AddReport) -> None:
     if report.repeated:
         parts.append(f"{report.repeated:,} the same as another row")
     notes.print(f"{', '.join(parts)}; {report.samples:,} in {escape(str(directory))}")
-    if report.retained < 0.5 * report.fitted:
+    if report.retained < 0.5 * report.expected:
         notes.print(
-            f"Warning: vectors of the new rows hold {report.retained:.0%} of their energy, those "
-            f"that the projection was learned from {report.fitted:.0%}: the new rows are unlike "
-            "them. Scores are less exact; build a new index when there are many such rows.",
+            f"Warning: vectors of the new rows hold {report.retained:.0%} of their energy, of rows "
+            f"like those that the projection was learned from {report.expected:.0%}: the new ones "
+            "are unlike them. Scores are less exact; build a new index when there are many such.",
             style="yellow",
         )
 

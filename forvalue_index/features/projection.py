@@ -18,9 +18,10 @@ RESIDUAL = 0.5  # weight of the inner products of what they miss
 class Projection:
     """A linear map from S numbers to `dim`: learned directions, then random ones for the rest."""
 
-    def __init__(self, matrix: Tensor, learned: int) -> None:
+    def __init__(self, matrix: Tensor, learned: int, expected: float = 1.0) -> None:
         self.matrix = matrix  # [S, dim] float32
         self.learned = learned  # the first columns, orthonormal
+        self.expected = expected  # share of energy to keep of rows that it was not fitted to
 
     @property
     def dim(self) -> int:
@@ -46,18 +47,34 @@ def fit_projection(
     """
     width = sketches.shape[1]
     basis = _range(sketches, min(dim + OVERSAMPLING, width), seed, device)  # [S, r]
-    moment = torch.zeros(basis.shape[1], basis.shape[1], dtype=torch.float64, device=device)
-    for block in _blocks(sketches, device):
-        inside = block @ basis  # [b, r]
-        moment += (inside.T @ inside).double()
-    values, vectors = torch.linalg.eigh(moment)
-    n_learned = max(1, min(int(LEARNED * dim), int((values > 1e-9 * values[-1]).sum())))
-    learned = basis @ vectors.flip(1)[:, :n_learned].float()
+    inside = torch.cat([block @ basis for block in _blocks(sketches, device)])  # [n, r]
+    values, vectors = _principal(inside)
+    n_learned = max(1, min(int(LEARNED * dim), int((values > 1e-9 * values[0]).sum())))
+    learned = basis @ vectors[:, :n_learned]
     room = dim - n_learned
     rest = _random(width, room, seed + 1).to(device) / width**0.5
     rest -= learned @ (learned.T @ rest)
     # At weight 1 the random directions would estimate the inner products they miss without bias.
-    return Projection(torch.cat([learned, rest * (RESIDUAL * width / room) ** 0.5], 1), n_learned)
+    matrix = torch.cat([learned, rest * (RESIDUAL * width / room) ** 0.5], 1)
+    return Projection(matrix, n_learned, _expected(inside, int(LEARNED * dim)))
+
+
+def _principal(inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the energies [r] and principal directions [r, r] of rows [n, r], largest first."""
+    values, vectors = torch.linalg.eigh((inside.T @ inside).double())
+    return values.flip(0), vectors.flip(1).float()
+
+
+def _expected(inside: Tensor, dim: int) -> float:
+    """Returns the share of energy that directions learned from half of the rows keep of the rest.
+
+    The rows that a projection was fitted to say nothing of others: up to `dim` are kept whole.
+    """
+    known, other = inside[::2], inside[1::2]
+    if not len(other):
+        return 1.0
+    directions = _principal(known)[1][:, : min(dim, len(known))]
+    return float((other @ directions).square().sum() / other.square().sum().clamp_min(1e-30))
 
 
 def _orthonormal(columns: Tensor) -> Tensor:

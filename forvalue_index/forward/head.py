@@ -41,7 +41,7 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns the logits [n, v] float32 of hidden states [n, d] in the model's dtype."""
-        return self._step(self.module(hidden).float())
+        return self._step(self._output(hidden))
 
     def errors(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the errors [n, v] and losses [n] (nats) of tokens, both float32.
@@ -49,7 +49,7 @@ class Head:
         An error is the gradient of the token's log-likelihood with respect to W h:
         onehot(target) - softmax(logits), through the chain of the step.
         """
-        output = self.module(hidden).float()  # [n, v]
+        output = self._output(hidden)  # [n, v]
         log_likelihood = torch.log_softmax(self._step(output), dim=-1)
         losses = -log_likelihood.gather(1, targets[:, None]).squeeze(1)
         errors = log_likelihood.exp_().neg_()
@@ -61,6 +61,23 @@ class Head:
         elif self.step == "softcap":
             errors *= 1 - torch.tanh(output / self.amount) ** 2
         return errors, losses
+
+    def _output(self, hidden: Tensor) -> Tensor:
+        """Returns W h + b in float32, also for half-precision weights.
+
+        Rounded to half precision, logits would have errors of a hundredth. A head that is more
+        than a linear layer (quantised, or with an adapter) is left to its own arithmetic.
+        """
+        weight: Any = self.module.weight
+        if type(self.module) is not nn.Linear or weight.dtype == torch.float32:
+            output: Tensor = self.module(hidden)
+            return output.float()
+        if hidden.is_cuda:  # half-precision products, summed and kept in float32
+            output = torch.mm(hidden, weight.T, out_dtype=torch.float32)
+        else:
+            output = hidden.float() @ weight.float().T
+        bias: Any = self.module.bias
+        return output if bias is None else output + bias.float()
 
     def _step(self, output: Tensor) -> Tensor:
         if self.step == "scale":

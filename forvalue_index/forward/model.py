@@ -79,9 +79,10 @@ def load_model(config: ModelConfig, device: str | None = None) -> LanguageModel:
     shared = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.name, **shared)
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             config.name,
             dtype=config.dtype if config.dtype == "auto" else getattr(torch, config.dtype),
+            output_loading_info=True,
             **shared,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -90,6 +91,13 @@ def load_model(config: ModelConfig, device: str | None = None) -> LanguageModel:
         if type(error).__name__ == "SafetensorError":  # a truncated or damaged weights file
             raise ModelError(f"cannot load model {config.name}: {_first_line(error)}") from error
         raise
+    model, loading = loaded
+    lost = sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"]))
+    if lost:
+        raise ModelError(
+            f"model {config.name} lacks {len(lost)} of its weights, {lost[0]} first: they would be "
+            "random; get the whole checkpoint"
+        )
     return wrap_model(model.to(target), tokenizer)
 
 
