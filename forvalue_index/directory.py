@@ -18,7 +18,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sqlalchemy import URL
+
 from forvalue_index.catalog import migrations
+from forvalue_index.catalog.engine import sqlite_url
 from forvalue_index.errors import IndexMissingError, StorageError
 from forvalue_index.search.segments import sync_folder
 
@@ -73,10 +76,12 @@ def storing(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def url_of(directory: Path) -> str:
+def url_of(directory: Path) -> str | URL:
     """The URL of an index's catalogue."""
     file = directory / CATALOG_URL
-    return file.read_text().strip() if file.is_file() else f"sqlite:///{directory / CATALOG}"
+    if file.is_file():
+        return file.read_text().strip()
+    return sqlite_url(directory / CATALOG)
 
 
 def _is_empty(path: Path) -> bool:

@@ -405,3 +405,13 @@ def test_errors_of_half_precision_heads_are_float32(dtype: torch.dtype) -> None:
         atol=1e-5,
     )
     assert errors.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["q?x=1", "p%20q", "with space", "ünïcode", "#1"])
+def test_an_index_may_have_any_name(
+    tmp_path: Path, model_dir: Path, rows: list[Row], name: str
+) -> None:
+    InfluenceIndex.build(tmp_path / name, rows, str(model_dir), vector=SMALL)[0].close()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with InfluenceIndex.open(tmp_path / name) as index:
+        assert len(index) == 30

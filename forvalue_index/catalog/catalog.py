@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
     JSON,
+    URL,
     Connection,
     Engine,
     Text,
@@ -124,7 +125,7 @@ class Catalog:
         self.fingerprint: dict[str, Any] = json.loads(info.fingerprint)
 
     @classmethod
-    def create(cls, url: str, config: dict[str, Any], fingerprint: dict[str, Any]) -> Self:
+    def create(cls, url: str | URL, config: dict[str, Any], fingerprint: dict[str, Any]) -> Self:
         """A new, empty catalogue at `url`: tables and first row in one transaction.
 
         Raises:
@@ -162,7 +163,7 @@ class Catalog:
             raise
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(cls, url: str | URL) -> Self:
         """The catalogue at `url`, once its schema is known to be this version's.
 
         Raises:

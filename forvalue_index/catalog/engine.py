@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
@@ -31,7 +31,12 @@ _WRITES = (
 )
 
 
-def make_engine(url: str, *, create: bool = False, foreign_keys: bool = True) -> Engine:
+def sqlite_url(file: Path) -> URL:
+    """The URL of an SQLite file, whatever signs are in its name."""
+    return URL.create("sqlite", database=str(file))
+
+
+def make_engine(url: str | URL, *, create: bool = False, foreign_keys: bool = True) -> Engine:
     """An engine for the catalogue at `url`, SQLite or PostgreSQL; nothing is connected yet.
 
     `create` lets SQLite make a file that is not there. `foreign_keys` is for migrations alone,

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import URL, Connection, Engine
 
 from forvalue_index.catalog.engine import make_engine, place_of, reading, writing
 from forvalue_index.catalog.schema import Base
@@ -48,7 +48,7 @@ def current(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def is_catalog(url: str) -> bool:
+def is_catalog(url: str | URL) -> bool:
     """Whether there is a catalogue of any revision at `url`, which need not exist."""
     try:
         engine = make_engine(url)
@@ -61,7 +61,7 @@ def is_catalog(url: str) -> bool:
         engine.dispose()
 
 
-def upgrade(url: str) -> tuple[str | None, str]:
+def upgrade(url: str | URL) -> tuple[str | None, str]:
     """The revisions before and after: all that lies between them is run in one transaction.
 
     Raises:
