@@ -40,9 +40,13 @@ MAX_LENGTH = 300
 
 
 def rows_of(path: Path) -> list[Row]:
-    """Returns the rows with the response as it stands in the text, behind the prompt."""
+    """Returns the rows with the response as it stands in the text, behind the prompt.
+
+    Their numbers keep the few that are equal apart.
+    """
     return [
-        row | {"response": row["text"].removeprefix(row["prompt"])} for _, row in open_rows(path)
+        row | {"response": row["text"].removeprefix(row["prompt"]), "number": number}
+        for number, (_, row) in enumerate(open_rows(path))
     ]
 
 
