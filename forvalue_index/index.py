@@ -9,7 +9,6 @@ Encoding never happens inside a transaction; how a chunk becomes part of the ind
 from __future__ import annotations
 
 import heapq
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -25,7 +24,8 @@ from numpy.typing import NDArray
 from forvalue_index import upkeep
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.config import RANKS, FormatConfig, IndexConfig, ModelConfig, VectorConfig
-from forvalue_index.data.formatting import Formatter, content_hash, key_of, texts_of
+from forvalue_index.data.checking import CheckedRows, check_rows, chunks_of
+from forvalue_index.data.formatting import Formatter
 from forvalue_index.data.readers import Data, Rows, open_rows
 from forvalue_index.directory import is_index, require_empty
 from forvalue_index.errors import (
@@ -39,7 +39,7 @@ from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.fit import fit_vectoriser
 from forvalue_index.forward.model import LanguageModel, load_model
-from forvalue_index.records import Encoded, Hit, Row, Sample, StoredSample
+from forvalue_index.records import Encoded, Hit, Sample, StoredSample
 from forvalue_index.search.derived import DerivedInfo
 from forvalue_index.search.factory import auto_factory
 from forvalue_index.search.flat import FlatSearch
@@ -188,7 +188,7 @@ class InfluenceIndex:
         rows = open_rows(data)
         if made:
             require_empty(path)
-            wanted = _check(rows, format, progress)
+            wanted = check_rows(rows, format, progress)
             index = cls.create(
                 path, model, format=format, vector=vector, catalog=catalog, device=device
             )
@@ -197,7 +197,7 @@ class InfluenceIndex:
             trusted = isinstance(model, ModelConfig) and model.trust_remote_code
             index = cls.open(path, model=place, device=device, trust_remote_code=trusted)
             index._require_settings(format, vector)
-            wanted = _check(rows, format, progress)
+            wanted = check_rows(rows, format, progress)
         try:
             return index, index._add(rows, wanted, progress)
         except BaseException:
@@ -254,10 +254,10 @@ class InfluenceIndex:
             StorageError: the disk is full; what was committed stays.
         """
         rows = open_rows(data)
-        return self._add(rows, _check(rows, self.config.format, progress), progress, update)
+        return self._add(rows, check_rows(rows, self.config.format, progress), progress, update)
 
     def _add(
-        self, rows: Rows, checked: _Checked, progress: Progress | None, update: bool = False
+        self, rows: Rows, checked: CheckedRows, progress: Progress | None, update: bool = False
     ) -> AddReport:
         wanted = checked.contents
         with self.store.lock():
@@ -272,7 +272,7 @@ class InfluenceIndex:
             missing = {key for key in wanted if key not in known} | set(changed)
             ready = self._fit(rows, wanted, missing, progress) if missing else {}
             total, added, truncated, tokens, retained = len(missing), 0, 0, 0, 0.0
-            for chunk in _chunks(rows, missing, self.config.format, CHUNK):
+            for chunk in chunks_of(rows, missing, self.config.format, CHUNK):
                 samples = self._formatter().samples(chunk)
 
                 def report(
@@ -326,7 +326,7 @@ class InfluenceIndex:
         chosen = set(
             heapq.nsmallest(self.config.vector.fit_samples, missing, key=wanted.__getitem__)
         )
-        (part,) = _chunks(rows, set(chosen), self.config.format, len(chosen))
+        (part,) = chunks_of(rows, set(chosen), self.config.format, len(chosen))
         samples = sorted(self._formatter().samples(part), key=lambda sample: sample.content_hash)
 
         def report(done: int) -> None:
@@ -720,56 +720,6 @@ class InfluenceIndex:
     def dim(self) -> int:
         """Length of a stored vector; 0 as long as the index is empty."""
         return self.store.dim
-
-
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    contents: dict[str, str]  # key -> content hash, in the order of the rows
-    repeated: int  # rows that are the same as another in every field
-
-
-def _check(rows: Rows, format: FormatConfig, progress: Progress | None) -> _Checked:
-    """Reads all rows once and makes sure that each can be used, before any is.
-
-    Rows that are the same in every field are one sample when the content is the key; a key of the
-    user's own may stand only once.
-    """
-    contents: dict[str, str] = {}
-    places: dict[str, str] = {}
-    number = 0
-    for number, (source, row) in enumerate(rows, start=1):
-        texts_of(row, source, format)
-        content = content_hash(row, source)
-        key = key_of(row, source, format)
-        if format.key_field is not None:
-            if key in contents:
-                raise KeyConflictError(f"{source}: key {key!r} stands at {places[key]} already")
-            places[key] = source
-        contents[key] = content
-        if progress is not None and number % 1000 == 0:
-            progress("reading", number, 0, 0)
-    if not number:
-        raise InputError("there are no rows in the data")
-    return _Checked(contents, number - len(contents))
-
-
-def _chunks(
-    rows: Rows, missing: set[str], format: FormatConfig, size: int
-) -> Iterator[list[tuple[str, Row]]]:
-    """Yields the rows whose keys are in `missing`, each once, `size` at a time; empties it."""
-
-    def needed() -> Iterator[tuple[str, Row]]:
-        for source, row in rows:
-            if not missing:
-                return
-            key = key_of(row, source, format)
-            if key in missing:
-                missing.remove(key)
-                yield source, row
-
-    rest = needed()
-    while chunk := list(itertools.islice(rest, size)):
-        yield chunk
 
 
 def _fingerprint(config: IndexConfig, lm: LanguageModel) -> dict[str, Any]:
