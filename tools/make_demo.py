@@ -169,7 +169,7 @@ def pick(questions: list[Row]) -> list[Row]:
 def main(output: Path, seed: int) -> None:
     """Write the demo's training rows, questions and model.
 
-    Example: python tools/make_demo.py --output /tmp/demo
+    Example: python tools/make_demo.py --output demo
     """
     rows, questions = make_study(TOWN, PEOPLE, seed)
     chosen = pick(questions)

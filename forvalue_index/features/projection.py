@@ -12,7 +12,7 @@ from torch import Tensor
 OVERSAMPLING = 32  # directions tried beyond those that are kept (arXiv 0909.4061, section 4.2)
 BLOCK = 256  # sketches that are in memory at a time
 LEARNED = 7 / 8  # of the numbers in a vector, at most; the rest is for what they miss
-RESIDUAL = 0.5  # weight of the inner products of what they miss
+RESIDUAL = 0.05  # weight of the inner products of what they miss: few numbers, much noise
 
 
 class Projection:
@@ -42,8 +42,8 @@ def fit_projection(
 
     Uncentred principal components by a randomised range finder with one power iteration. The
     sketches are read in blocks, so they may lie on disk; no n x n and no S x S matrix is formed.
-    The other numbers hold random directions of the rest of the space, which count half: they are
-    what an index knows of rows that are unlike those it was fitted to.
+    The other numbers hold random directions of the rest of the space, with a small weight: they
+    are what an index knows of rows that are unlike those it was fitted to.
     """
     width = sketches.shape[1]
     basis = _range(sketches, min(dim + OVERSAMPLING, width), seed, device)  # [S, r]

@@ -26,7 +26,7 @@ from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputErr
 from forvalue_index.search.backend import faiss
 from forvalue_index.search.factory import Effort
 from forvalue_index.search.flat import FlatSearch, Ids, Scores, best_of, bits_of, selector_of
-from forvalue_index.search.segments import SUFFIX, sync_folder
+from forvalue_index.search.segments import SUFFIX, sync_folder, write_index
 
 _NEXT = "make it again with `forvalue optimize`, or search without it (--flat)"
 _TEMPORARY = ".tmp"
@@ -355,27 +355,12 @@ def write_file(folder: str | Path, name: str, index: Any) -> tuple[str, int, str
     It counts once `write_info` has named it.
     """
     temporary = _sidecar(folder, name).with_suffix(SUFFIX + _TEMPORARY)
-    sha256, size = hashlib.sha256(), 0
-    try:
-        with temporary.open("wb") as file:
 
-            def write(data: bytes) -> int:
-                nonlocal size
-                sha256.update(data)
-                size += len(data)
-                return file.write(data)
+    def named(sha256: str) -> Path:
+        return temporary.with_name(f"{name}-{sha256[:12]}{SUFFIX}")
 
-            lib = faiss()
-            lib.write_index(index, lib.PyCallbackIOWriter(write))
-            file.flush()
-            os.fsync(file.fileno())
-        path = temporary.with_name(f"{name}-{sha256.hexdigest()[:12]}{SUFFIX}")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-    return path.name, size, sha256.hexdigest()
+    size, sha256 = write_index(index, temporary, named)
+    return named(sha256).name, size, sha256
 
 
 def scaled(vectors: Scores, weights: NDArray[np.float32] | None, scale: float) -> Scores:

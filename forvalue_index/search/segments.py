@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,18 @@ def write_segment(
     index.add_with_ids(np.ascontiguousarray(vectors[order]), ids[order])
 
     path = Path(folder) / name
-    temporary = path.with_name(name + _TEMPORARY)
+    size, sha256 = write_index(index, path.with_name(name + _TEMPORARY), lambda _: path)
+    return Segment(name, len(ids), size, sha256)
+
+
+def write_index(index: Any, temporary: Path, named: Callable[[str], Path]) -> tuple[int, str]:
+    """The size and sha256 of a FAISS index that was written, complete and safe on disk.
+
+    It is written to `temporary` and renamed to what `named` makes of its sha256.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; `temporary` is gone then.
+    """
     sha256, size = hashlib.sha256(), 0
     try:
         with temporary.open("wb") as file:
@@ -84,15 +95,16 @@ def write_segment(
                 size += len(data)
                 return file.write(data)
 
+            lib = faiss()
             lib.write_index(index, lib.PyCallbackIOWriter(write))
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(named(sha256.hexdigest()))
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
-    return Segment(name, len(ids), size, sha256.hexdigest())
+    sync_folder(temporary.parent)
+    return size, sha256.hexdigest()
 
 
 def open_segment(folder: str | Path, segment: Segment, dim: int) -> OpenSegment:
