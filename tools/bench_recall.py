@@ -8,9 +8,10 @@
 
     python tools/bench_recall.py recall --work FOLDER
     python tools/bench_recall.py identify --model MODEL --data DATA
-    python tools/bench_recall.py all --work FOLDER --model MODEL --data DATA --json > results.jsonl
+    python tools/bench_recall.py all --work FOLDER --model MODEL --data DATA --results FILE
 
 FOLDER keeps the facts and the models trained on them, so that a second run does not train again.
+FILE keeps the results, a JSON line each: what is there is shown and not measured again.
 DATA holds bbh.jsonl and {grammars,math_without_reason,gsm8k}_{train,test}.jsonl; what is absent is
 skipped. Recipes are compared in rows, exact and stored at several sizes.
 """
@@ -253,7 +254,11 @@ def as_question(row: Row) -> Row:
 
 
 def show_fidelity(
-    lm: LanguageModel, data: Path, recipes: Sequence[str], vector: VectorConfig, as_json: bool
+    lm: LanguageModel,
+    data: Path,
+    recipes: Sequence[str],
+    vector: VectorConfig,
+    file: Path | None,
 ) -> None:
     """Prints how true the stored vectors of every recipe and size are."""
     names = ("pearson", "spearman", "overlap_10", "overlap_100", "top_10_in_100", "error")
@@ -261,20 +266,28 @@ def show_fidelity(
     for column in ("set", "recipe", "vectors", *names):
         table.add_column(column.replace("_", " "))
     format = FormatConfig(max_length=MAX_LENGTH)
+    known = {
+        (row["set"], row["recipe"], row["vectors"]): row
+        for row in kept(file)
+        if row["study"] == "fidelity"
+    }
     for name, rows, queries in fidelity_sets(data):
         for recipe, (size, dim) in itertools.product(recipes, SIZES.items()):
-            note(f"fidelity {name}: {recipe}, {size}")
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                build(folder, rows, lm, format, replace(vector, recipe=recipe, dim=dim)) as index,
-            ):
-                result = asdict(compare(index, queries))
-            if as_json:
-                print(json.dumps({"study": "fidelity", "set": name, **result}))
+            result = known.get((name, recipe, size))
+            if result is None:
+                note(f"fidelity {name}: {recipe}, {size}")
+                settings = replace(vector, recipe=recipe, dim=dim)
+                with (
+                    tempfile.TemporaryDirectory() as folder,
+                    build(folder, rows, lm, format, settings) as index,
+                ):
+                    result = asdict(compare(index, queries))
+                result |= {"study": "fidelity", "set": name, "recipe": recipe, "vectors": size}
+                keep(file, [result])
             means = [result[column]["mean"] for column in names]
             cells = ("–" if mean is None else f"{mean:.3f}" for mean in means)
             table.add_row(name, recipe, size, *cells)
-    if table.row_count and not as_json:
+    if table.row_count:
         console = Console(width=None if sys.stdout.isatty() else 120)
         console.print(table)
         console.print(machine())
@@ -305,13 +318,32 @@ def run(
     rank: Sequence[str],
     candidates: int,
     vector: VectorConfig,
-    as_json: bool,
+    file: Path | None,
 ) -> None:
-    """Measures all tasks of one study and prints the results."""
+    """Measures the tasks of one study that are not in `file` yet, and prints a table of all."""
+    known = [Result(**row) for row in kept(file) if row["study"] != "fidelity"]
     results: list[Result] = []
     for task in tasks:
-        results += measure(task, recipes, rank, candidates, vector)
-    show(results, as_json)
+        name = (task.study, task.set, task.seed)
+        new = [result for result in known if (result.study, result.set, result.seed) == name]
+        if not new:
+            new = list(measure(task, recipes, rank, candidates, vector))
+            keep(file, [asdict(result) for result in new])
+        results += new
+    if results:
+        show(results)
+
+
+def kept(file: Path | None) -> list[Row]:
+    """Returns the results in a file; none if it is not there yet."""
+    return read(file) if file is not None and file.exists() else []
+
+
+def keep(file: Path | None, results: Sequence[Row]) -> None:
+    """Adds results to a file."""
+    if file is not None:
+        with file.open("a") as out:
+            out.writelines(json.dumps(result) + "\n" for result in results)
 
 
 @click.command()
@@ -349,7 +381,7 @@ def run(
 )
 @click.option("--rows", type=click.IntRange(5), default=20, show_default=True, help="A class.")
 @click.option("--queries", type=click.IntRange(1), default=4, show_default=True, help="A class.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON line for every result.")
+@click.option("--results", type=click.Path(path_type=Path), help="Keeps the results.")
 def main(
     study: str,
     work: Path | None,
@@ -365,7 +397,7 @@ def main(
     epochs: int,
     rows: int,
     queries: int,
-    as_json: bool,
+    results: Path | None,
 ) -> None:
     """Compare recipes and sizes of stored vectors on tasks whose truth is known.
 
@@ -377,7 +409,7 @@ def main(
     if "recall" in chosen:
         if work is None:
             raise click.UsageError("recall needs --work FOLDER, where the trained models are kept")
-        run(recall_tasks(work, seeds, people, epochs), recipes, rank, candidates, vector, as_json)
+        run(recall_tasks(work, seeds, people, epochs), recipes, rank, candidates, vector, results)
     if chosen == ("recall",):
         return
     if model is None or data is None:
@@ -386,9 +418,9 @@ def main(
     for name in chosen:
         if name in ("identify", "mislabel"):
             tasks = class_tasks(name, lm, data, seeds, rows, queries)
-            run(tasks, recipes, rank, candidates, vector, as_json)
+            run(tasks, recipes, rank, candidates, vector, results)
     if "fidelity" in chosen:
-        show_fidelity(lm, data, recipes, vector, as_json)
+        show_fidelity(lm, data, recipes, vector, results)
 
 
 if __name__ == "__main__":

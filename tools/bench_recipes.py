@@ -5,12 +5,11 @@ What the studies of bench_recall.py share; they say what the tasks are.
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,14 +139,8 @@ def build(
     return InfluenceIndex.build(path, rows, lm, format=format, vector=vector)[0]
 
 
-def show(results: Sequence[Result], as_json: bool) -> None:
-    """Prints all results of one study: a JSON line each, or one table."""
-    if as_json:
-        for result in results:
-            print(json.dumps(asdict(result)))
-        return
-    if not results:
-        return
+def show(results: Sequence[Result]) -> None:
+    """Prints all results of one study as one table."""
     study = results[0].study
     columns = [
         (set, name)
