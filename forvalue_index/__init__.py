@@ -7,13 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from forvalue_index.adding import AddReport
     from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
     from forvalue_index.errors import ForvalueError
-    from forvalue_index.index import AddReport, InfluenceIndex
+    from forvalue_index.index import InfluenceIndex
     from forvalue_index.records import Hit
 
 _HOMES = {
-    "AddReport": "index",
+    "AddReport": "adding",
     "ForvalueError": "errors",
     "FormatConfig": "config",
     "Hit": "records",

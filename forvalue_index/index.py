@@ -1,18 +1,15 @@
-"""The index: rows in, influences out. Joins model, data and vectoriser with the store.
+"""The index: all that can be done with it. Joins the store with what reads, adds and asks.
 
-    add   : rows -> checked -> those not there yet -> samples -> vectors -> store, chunk by chunk
-    query : rows -> samples -> vectors -> search -> rows by id -> hits
-
-Encoding never happens inside a transaction; how a chunk becomes part of the index is `store.py`'s.
+`reading.py` has the model and the vectoriser, `adding.py` how rows become part of the index,
+`asking.py` how it answers, `store.py` what is on disk, `upkeep.py` how that is kept.
 """
 
 from __future__ import annotations
 
-import heapq
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,54 +18,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from forvalue_index import upkeep
+from forvalue_index import adding, asking, upkeep
+from forvalue_index.adding import AddReport, Progress
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.config import RANKS, FormatConfig, IndexConfig, ModelConfig, VectorConfig
-from forvalue_index.data.checking import CheckedRows, check_rows, chunks_of
-from forvalue_index.data.formatting import Formatter
-from forvalue_index.data.readers import Data, Rows, open_rows
+from forvalue_index.data.checking import check_rows
+from forvalue_index.data.readers import Data, open_rows
 from forvalue_index.directory import is_index, require_empty
 from forvalue_index.errors import (
-    FingerprintError,
     IndexMissingError,
     InputError,
-    KeyConflictError,
     LockedError,
 )
 from forvalue_index.features.vectoriser import Vectoriser
-from forvalue_index.forward.encoder import Encoder
-from forvalue_index.forward.fit import fit_vectoriser
 from forvalue_index.forward.model import LanguageModel, load_model
-from forvalue_index.records import Encoded, Hit, Sample, StoredSample
+from forvalue_index.reading import Reader, fingerprint
+from forvalue_index.records import Hit, Sample, StoredSample
 from forvalue_index.search.derived import DerivedInfo
 from forvalue_index.search.factory import auto_factory
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.store import Store, digest, migrate
+from forvalue_index.store import Store, migrate
 from forvalue_index.upkeep import CompactReport
-
-CHUNK = 1024
-"""Samples that are encoded, written and committed together: the steps at which a build resumes."""
-
-RERANKED = 32
-"""Queries whose candidates are run forward together for the exact form."""
-
-Progress = Callable[[str, int, int, int], None]
-"""Called with a stage ("reading" or "encoding"), rows done, rows in all (0: unknown), tokens."""
-
-
-@dataclass(frozen=True, slots=True)
-class AddReport:
-    """What an `add` did."""
-
-    added: int  # updated ones included
-    updated: int  # there under the same key, with other content that is gone now
-    skipped: int  # there already, with the same content
-    repeated: int  # the same as another row of the input, in every field
-    truncated: int  # added, but cut to the maximum length
-    tokens: int  # of the added samples
-    samples: int  # in the index now
-    retained: float  # share of energy that the added samples' vectors hold (1 if none was added)
-    expected: float  # the same share of rows that are like those the projection was learned from
 
 
 class InfluenceIndex:
@@ -81,9 +51,7 @@ class InfluenceIndex:
     def __init__(self, store: Store, config: IndexConfig, device: str | None) -> None:
         self.store = store
         self.config = config
-        self._device = device
-        self._lm: LanguageModel | None = None
-        self._vectoriser: Vectoriser | None = None
+        self.reader = Reader(store, config, device)
 
     # -- making, opening, closing --------------------------------------------------------------
 
@@ -126,9 +94,9 @@ class InfluenceIndex:
         format = format or FormatConfig()
         format = replace(format, max_length=lm.max_length(format.max_length))
         config = IndexConfig(settings, format, vector or VectorConfig())
-        store = Store.create(path, config, _fingerprint(config, lm), catalog)
+        store = Store.create(path, config, fingerprint(config, lm), catalog)
         index = cls(store, config, device)
-        index._lm = lm
+        index.reader.use(lm)
         return index
 
     @classmethod
@@ -160,7 +128,7 @@ class InfluenceIndex:
         config = replace(store.config, model=settings)
         index = cls(store, config, device)
         if isinstance(model, LanguageModel):
-            index._use(model)
+            index.reader.use(model)
         return index
 
     @classmethod
@@ -199,7 +167,7 @@ class InfluenceIndex:
             index._require_settings(format, vector)
             wanted = check_rows(rows, format, progress)
         try:
-            return index, index._add(rows, wanted, progress)
+            return index, adding.add(index.reader, rows, wanted, progress)
         except BaseException:
             if made:
                 with suppress(LockedError):  # another process has begun to fill it
@@ -210,7 +178,7 @@ class InfluenceIndex:
     def close(self) -> None:
         """Lets go of the catalogue, the segments and the model."""
         self.store.close()
-        self._lm = self._vectoriser = None
+        self.reader.close()
 
     def __enter__(self) -> InfluenceIndex:
         return self
@@ -254,92 +222,8 @@ class InfluenceIndex:
             StorageError: the disk is full; what was committed stays.
         """
         rows = open_rows(data)
-        return self._add(rows, check_rows(rows, self.config.format, progress), progress, update)
-
-    def _add(
-        self, rows: Rows, checked: CheckedRows, progress: Progress | None, update: bool = False
-    ) -> AddReport:
-        wanted = checked.contents
-        with self.store.lock():
-            known = self.store.catalog.known(list(wanted))
-            changed = [key for key in wanted if known.get(key, wanted[key]) != wanted[key]]
-            if changed and not update:
-                raise KeyConflictError(
-                    f"key {changed[0]!r} is in the index already, with other content: give "
-                    "--update to replace it, or change the key"
-                )
-            old = self.store.catalog.ids_of(changed)
-            missing = {key for key in wanted if key not in known} | set(changed)
-            ready = self._fit(rows, wanted, missing, progress) if missing else {}
-            total, added, truncated, tokens, retained = len(missing), 0, 0, 0, 0.0
-            for chunk in chunks_of(rows, missing, self.config.format, CHUNK):
-                samples = self._formatter().samples(chunk)
-
-                def report(
-                    done: int, done_tokens: int, added: int = added, tokens: int = tokens
-                ) -> None:
-                    if progress is not None:
-                        progress("encoding", added + done, total, tokens + done_tokens)
-
-                encoded = self._encode(samples, report, ready)
-                self.store.commit(
-                    samples, encoded, [old[sample.key] for sample in samples if sample.key in old]
-                )
-                retained += sum(item.retained for item in encoded)
-                added += len(samples)
-                truncated += sum(sample.truncated for sample in samples)
-                tokens += sum(len(sample.input_ids) for sample in samples)
-            if added:
-                self.store.refresh()
-                upkeep.extend(self.store)
-            if added != total:
-                raise InputError(
-                    f"{total - added} rows were gone when they were read a second time: "
-                    "the input changed; run the command again"
-                )
-        return AddReport(
-            added=added,
-            updated=len(changed),
-            skipped=len(known) - len(changed),
-            repeated=checked.repeated,
-            truncated=truncated,
-            tokens=tokens,
-            samples=len(self),
-            retained=retained / added if added else 1.0,
-            expected=float(self.store.fingerprint["retained"]),
-        )
-
-    def _fit(
-        self,
-        rows: Rows,
-        wanted: dict[str, str],
-        missing: set[str],
-        progress: Progress | None,
-    ) -> dict[str, Encoded]:
-        """Fits the vectoriser if it was not yet; returns key -> vector of the fitting samples.
-
-        The fitting samples are those with the smallest content hashes: a random part of the data
-        that does not depend on their order.
-        """
-        if self.store.fitted:
-            return {}
-        chosen = set(
-            heapq.nsmallest(self.config.vector.fit_samples, missing, key=wanted.__getitem__)
-        )
-        (part,) = chunks_of(rows, set(chosen), self.config.format, len(chosen))
-        samples = sorted(self._formatter().samples(part), key=lambda sample: sample.content_hash)
-
-        def report(done: int) -> None:
-            if progress is not None:
-                progress("fitting", done, len(samples), 0)
-
-        vectoriser, encoded = fit_vectoriser(self.lm, samples, self.config.vector, report)
-        retained = vectoriser.projection.expected if vectoriser.projection else 1.0
-        self.store.set_vectoriser(
-            vectoriser.to_bytes(), {"dim": vectoriser.dim, "retained": round(retained, 4)}
-        )
-        self._vectoriser = vectoriser
-        return {sample.key: item for sample, item in zip(samples, encoded, strict=True)}
+        checked = check_rows(rows, self.config.format, progress)
+        return adding.add(self.reader, rows, checked, progress, update)
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -384,92 +268,25 @@ class InfluenceIndex:
             raise InputError(f"k is {k}, but it counts hits: use 1 or more")
         if rank not in RANKS:
             raise InputError(f"rank {rank!r} is not one of {', '.join(RANKS)}")
-        samples = self.samples(data, format)
-        conditions, vectors = list(where), self.vectors(samples)
-
-        def ask() -> list[Hit]:
-            allowed = self.store.catalog.where(conditions) if conditions else None
-            n = max(k, candidates or 10 * k) if exact else k
-            stored, ids = self.store.search(
-                vectors, n, rank, opponents=opponents, allowed=allowed, flat=flat
-            )
-            if exact:
-                scores, ids = self._rerank(samples, ids, k, rank, opponents)
-            else:
-                scores = stored * self._query_weights(samples, vectors, rank)[:, None]
-            rows = self.store.catalog.samples(ids.ravel().tolist())
-            return [
-                Hit(query, place, id, rows[id].key, score, rows[id].row, exact)
-                for query in range(len(samples))
-                for place, (id, score) in enumerate(
-                    zip(ids[query].tolist(), scores[query].tolist(), strict=True), 1
-                )
-            ]
-
-        return self.store.answer(ask)
-
-    def _query_weights(
-        self, samples: list[Sample], vectors: NDArray[np.float32], rank: str
-    ) -> NDArray[np.float64]:
-        """Returns what the scores of each query are multiplied by, [n]."""
-        if rank == "cosine":
-            lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        else:
-            tokens = [sample.n_scored if rank == "per-token" else 1 for sample in samples]
-            lengths = np.array(tokens) * self.vectoriser.scale**2
-        weights: NDArray[np.float64] = 1 / np.maximum(lengths, 1e-30)
-        return weights
-
-    def _rerank(
-        self,
-        samples: list[Sample],
-        ids: NDArray[np.int64],
-        k: int,
-        rank: str,
-        opponents: bool,
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Returns the k best of each query's candidates by the exact form, scores and ids."""
-        k = min(k, ids.shape[1])
-        scores = np.empty((len(samples), k))
-        best = np.empty((len(samples), k), dtype=np.int64)
-        for start in range(0, len(samples), RERANKED):
-            part = slice(start, start + RERANKED)
-            pool = np.unique(ids[part])
-            exact = self._exact(samples[part], self.training_samples(pool.tolist()), rank)
-            for query, row in enumerate(exact, start):
-                own = row[np.searchsorted(pool, ids[query])]
-                order = np.lexsort((ids[query], own if opponents else -own))[:k]
-                scores[query], best[query] = own[order], ids[query][order]
-        return scores, best
-
-    def _exact(
-        self, queries: list[Sample], samples: list[Sample], rank: str
-    ) -> NDArray[np.float64]:
-        """Returns the exact scores of samples under a rank, [queries, samples]."""
-        scores = self.influence(queries, samples).astype(np.float64)
-        if rank == "dot":
-            return scores
-        lengths = []
-        for side in (queries, samples):
-            if rank == "cosine":
-                squares = Encoder(self.lm).self_influence(side, self.vectoriser.recipe)
-                lengths.append(np.sqrt(np.maximum(squares.astype(np.float64), 1e-60)))
-            else:
-                lengths.append(np.array([sample.n_scored for sample in side], dtype=np.float64))
-        return scores / lengths[0][:, None] / lengths[1][None]
+        return asking.query(
+            self.reader,
+            self.samples(data, format),
+            k,
+            opponents=opponents,
+            rank=rank,
+            where=where,
+            exact=exact,
+            candidates=candidates,
+            flat=flat,
+        )
 
     def samples(self, data: Data, format: FormatConfig | None = None) -> list[Sample]:
         """Returns queries as samples: tokenised, with the tokens that are scored."""
-        # A query needs no key of its own.
-        format = replace(format or self.config.format, key_field=None)
-        rows = list(open_rows(data))
-        if not rows:
-            raise InputError("there is no query in the data")
-        return self._formatter(format).samples(rows)
+        return self.reader.samples(data, format)
 
     def vectors(self, samples: list[Sample]) -> NDArray[np.float32]:
         """Returns the vectors of samples, [n, dim] float32, in the scale that is stored."""
-        return np.stack([item.vector for item in self._encode(samples)])
+        return self.reader.vectors(samples)
 
     def scores(self, samples: list[Sample]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Returns the ids of all training samples [n] and their influence on queries [q, n].
@@ -482,13 +299,11 @@ class InfluenceIndex:
 
     def influence(self, queries: list[Sample], samples: list[Sample]) -> NDArray[np.float32]:
         """Returns the exact influence of samples on queries [q, n], by running both forward."""
-        return Encoder(self.lm).influence(queries, samples, self.vectoriser.recipe)
+        return self.reader.influence(queries, samples)
 
     def training_samples(self, ids: Iterable[int]) -> list[Sample]:
         """Returns the training samples with these ids, in their order, as they were encoded."""
-        stored = self.store.catalog.samples(ids)
-        rows = [(f"sample {sample.key!r}", sample.row) for sample in stored.values()]
-        return self._formatter().samples(rows)
+        return self.reader.training_samples(ids)
 
     # -- looking after it ----------------------------------------------------------------------
 
@@ -625,14 +440,6 @@ class InfluenceIndex:
     # -- the parts -----------------------------------------------------------------------------
 
     @property
-    def lm(self) -> LanguageModel:
-        """The model, loaded and checked against the fingerprint when it is first needed."""
-        if self._lm is None:
-            self._use(load_model(self.config.model, self._device))
-        assert self._lm is not None
-        return self._lm
-
-    @property
     def directory(self) -> Path:
         """Where the index is."""
         return self.store.directory
@@ -645,19 +452,6 @@ class InfluenceIndex:
     def flat(self) -> FlatSearch:
         """The search over the stored vectors."""
         return self.store.flat
-
-    def _use(self, lm: LanguageModel) -> None:
-        stored, found = self.store.catalog.fingerprint, _fingerprint(self.config, lm)
-        differing = [name for name in found if stored[name] != found[name]]
-        if differing:
-            details = "; ".join(
-                f"{name}: {stored[name]} there, {found[name]} here" for name in differing
-            )
-            raise FingerprintError(
-                f"{self.directory} was made with another {' and '.join(differing)} than "
-                f"{lm.name} has ({details}): give the original with --model, or build a new index"
-            )
-        self._lm = lm
 
     def _require_settings(self, format: FormatConfig, vector: VectorConfig) -> None:
         """Makes sure that a build that goes on was begun with the same settings."""
@@ -672,36 +466,10 @@ class InfluenceIndex:
                 f"({', '.join(differing)}): choose a new directory"
             )
 
-    def _formatter(self, format: FormatConfig | None = None) -> Formatter:
-        format = format or self.config.format
-        return Formatter(self.lm.tokenizer, format, self.lm.max_length(format.max_length))
-
-    def _encode(
-        self,
-        samples: list[Sample],
-        report: Callable[[int, int], None] | None = None,
-        ready: dict[str, Encoded] | None = None,
-    ) -> list[Encoded]:
-        """Returns the vectors of samples, in order, those in `ready` (by key) as they are there.
-
-        `report` gets the samples and tokens done.
-        """
-        ready = ready or {}
-        encoded = [ready.get(sample.key) for sample in samples]
-        open_places = [i for i, item in enumerate(encoded) if item is None]
-        done = len(samples) - len(open_places)
-        tokens = sum(len(s.input_ids) for s in samples if s.key in ready)
-        rest = [samples[i] for i in open_places]
-        for batch in Encoder(self.lm).encode(rest, self.vectoriser):
-            for position, item in batch:
-                encoded[open_places[position]] = item
-                tokens += len(rest[position].input_ids)
-            done += len(batch)
-            if report is not None:
-                report(done, tokens)
-        if report is not None:
-            report(done, tokens)
-        return [item for item in encoded if item is not None]
+    @property
+    def lm(self) -> LanguageModel:
+        """The model, loaded and checked against the fingerprint when it is first needed."""
+        return self.reader.lm
 
     @property
     def vectoriser(self) -> Vectoriser:
@@ -711,23 +479,9 @@ class InfluenceIndex:
             IndexMissingError: the index is empty: it learns from the first rows that are added.
             CorruptIndexError: the file is not what was committed.
         """
-        if self._vectoriser is None:
-            data = self.store.vectoriser_bytes()
-            self._vectoriser = Vectoriser.from_bytes(data, self.config.vector, self.lm.device)
-        return self._vectoriser
+        return self.reader.vectoriser
 
     @property
     def dim(self) -> int:
         """Length of a stored vector; 0 as long as the index is empty."""
         return self.store.dim
-
-
-def _fingerprint(config: IndexConfig, lm: LanguageModel) -> dict[str, Any]:
-    """Returns all that two vectors must share for their inner product to mean anything.
-
-    What the vectoriser learned joins it when the first rows are added.
-    """
-    return lm.fingerprint() | {
-        "format": digest(asdict(config.format)),
-        "vector": digest(asdict(config.vector)),
-    }

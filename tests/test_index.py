@@ -192,7 +192,7 @@ def test_a_directory_that_is_not_empty_is_left_alone(
 def test_an_interrupted_build_goes_on(
     tmp_path: Path, model_dir: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.index.CHUNK", 8)
+    monkeypatch.setattr("forvalue_index.adding.CHUNK", 8)
     calls = []
 
     def stop(stage: str, done: int, total: int, tokens: int) -> None:

@@ -54,7 +54,7 @@ def lm(model_dir: Path) -> LanguageModel:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forvalue_index.index.CHUNK", CHUNK)
+    monkeypatch.setattr("forvalue_index.adding.CHUNK", CHUNK)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from sqlalchemy.engine.default import DefaultDialect
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-import forvalue_index.index
+import forvalue_index.adding
 import forvalue_index.upkeep
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
 from forvalue_index.errors import ForvalueError
@@ -327,7 +327,7 @@ def torture(
     seed: int = 0,
 ) -> Result:
     """Runs injected failures, then random kills until there are `kills` in all."""
-    forvalue_index.index.CHUNK = CHUNK
+    forvalue_index.adding.CHUNK = CHUNK
     forvalue_index.upkeep.TARGET = SEGMENT * 2 * 64
     rng, result = random.Random(seed), Result()
     state: State = {f"k{i}": 0 for i in range(START)}

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from forvalue_index.adding import Progress
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatting import texts_of
 from forvalue_index.errors import DependencyError
@@ -20,7 +21,7 @@ from forvalue_index.features.closed_form import similarity
 from forvalue_index.features.recipe import Raw
 from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import LanguageModel
-from forvalue_index.index import InfluenceIndex, Progress
+from forvalue_index.index import InfluenceIndex
 from forvalue_index.records import Sample, StoredSample
 
 Scores = NDArray[np.float32]

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from forvalue_index.adding import Progress
 from forvalue_index.analysis.metrics import top
 from forvalue_index.forward.encoder import Encoder
-from forvalue_index.index import InfluenceIndex, Progress
+from forvalue_index.index import InfluenceIndex
 from forvalue_index.records import Sample
 
 BLOCK = 1024  # training samples; the queries are run forward once for each block

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from forvalue_index.adding import Progress
 from forvalue_index.analysis.exact import exact_scores
 from forvalue_index.analysis.metrics import NAN, Figure, kept, pearson, spearman
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.readers import Data
 from forvalue_index.errors import InputError
-from forvalue_index.index import InfluenceIndex, Progress
+from forvalue_index.index import InfluenceIndex
 
 VECTOR_BYTES = 2  # of one number of a stored vector, float16
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from forvalue_index.adding import Progress
 from forvalue_index.analysis.baselines import baselines, require_bm25
 from forvalue_index.analysis.exact import exact_scores
 from forvalue_index.analysis.metrics import Figure, auc, hit, reciprocal_rank
@@ -20,7 +21,7 @@ from forvalue_index.analysis.metrics import recall as recall_at_n
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.readers import Data
 from forvalue_index.errors import InputError, RowError
-from forvalue_index.index import InfluenceIndex, Progress
+from forvalue_index.index import InfluenceIndex
 from forvalue_index.records import Sample, StoredSample
 
 Gold = NDArray[np.bool_]  # [q, n]: this training sample is a source of that query
@@ -163,7 +164,7 @@ def gold_of(queries: Sequence[Sample], stored: Sequence[StoredSample], field: st
 
 def stored_samples(index: InfluenceIndex, ids: NDArray[np.int64]) -> list[StoredSample]:
     """Returns the training samples with these ids, as the catalogue has them."""
-    return list(index._catalog.samples(ids.tolist()).values())
+    return list(index.store.catalog.samples(ids.tolist()).values())
 
 
 def _value(row: dict[str, Any], field: str) -> str:

@@ -19,7 +19,7 @@ from forvalue_index.config import FormatConfig
 from forvalue_index.records import Hit, Row, StoredSample
 
 if TYPE_CHECKING:
-    from forvalue_index.index import AddReport
+    from forvalue_index.adding import AddReport
     from forvalue_index.search.derived import DerivedInfo
 
 notes = Console(stderr=True, highlight=False)
