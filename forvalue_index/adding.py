@@ -1,0 +1,132 @@
+"""How rows become part of an index: checked, fitted to the first time, encoded, committed.
+
+    rows -> checked -> those not there yet -> samples -> vectors -> store, chunk by chunk
+
+Encoding never happens inside a transaction; how a chunk becomes part of the index is `store.py`'s.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from forvalue_index import upkeep
+from forvalue_index.data.checking import CheckedRows, chunks_of
+from forvalue_index.data.readers import Rows
+from forvalue_index.errors import InputError, KeyConflictError
+from forvalue_index.forward.fit import fit_vectoriser
+from forvalue_index.reading import Reader
+from forvalue_index.records import Encoded
+
+CHUNK = 1024
+"""Samples that are encoded, written and committed together: the steps at which a build resumes."""
+
+Progress = Callable[[str, int, int, int], None]
+"""Called with a stage ("reading" or "encoding"), rows done, rows in all (0: unknown), tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddReport:
+    """What an `add` did."""
+
+    added: int  # updated ones included
+    updated: int  # there under the same key, with other content that is gone now
+    skipped: int  # there already, with the same content
+    repeated: int  # the same as another row of the input, in every field
+    truncated: int  # added, but cut to the maximum length
+    tokens: int  # of the added samples
+    samples: int  # in the index now
+    retained: float  # share of energy that the added samples' vectors hold (1 if none was added)
+    expected: float  # the same share of rows that are like those the projection was learned from
+
+
+def add(
+    reader: Reader,
+    rows: Rows,
+    checked: CheckedRows,
+    progress: Progress | None,
+    update: bool = False,
+) -> AddReport:
+    """Adds checked rows and returns what was done; see `InfluenceIndex.add`."""
+    store, format = reader.store, reader.config.format
+    wanted = checked.contents
+    with store.lock():
+        known = store.catalog.known(list(wanted))
+        changed = [key for key in wanted if known.get(key, wanted[key]) != wanted[key]]
+        if changed and not update:
+            raise KeyConflictError(
+                f"key {changed[0]!r} is in the index already, with other content: give "
+                "--update to replace it, or change the key"
+            )
+        old = store.catalog.ids_of(changed)
+        missing = {key for key in wanted if key not in known} | set(changed)
+        ready = _fit(reader, rows, wanted, missing, progress) if missing else {}
+        total, added, truncated, tokens, retained = len(missing), 0, 0, 0, 0.0
+        for chunk in chunks_of(rows, missing, format, CHUNK):
+            samples = reader.formatter().samples(chunk)
+
+            def report(
+                done: int, done_tokens: int, added: int = added, tokens: int = tokens
+            ) -> None:
+                if progress is not None:
+                    progress("encoding", added + done, total, tokens + done_tokens)
+
+            encoded = reader.encode(samples, report, ready)
+            store.commit(
+                samples, encoded, [old[sample.key] for sample in samples if sample.key in old]
+            )
+            retained += sum(item.retained for item in encoded)
+            added += len(samples)
+            truncated += sum(sample.truncated for sample in samples)
+            tokens += sum(len(sample.input_ids) for sample in samples)
+        if added:
+            store.refresh()
+            upkeep.extend(store)
+        if added != total:
+            raise InputError(
+                f"{total - added} rows were gone when they were read a second time: "
+                "the input changed; run the command again"
+            )
+    return AddReport(
+        added=added,
+        updated=len(changed),
+        skipped=len(known) - len(changed),
+        repeated=checked.repeated,
+        truncated=truncated,
+        tokens=tokens,
+        samples=len(store),
+        retained=retained / added if added else 1.0,
+        expected=float(store.fingerprint["retained"]),
+    )
+
+
+def _fit(
+    reader: Reader,
+    rows: Rows,
+    wanted: dict[str, str],
+    missing: set[str],
+    progress: Progress | None,
+) -> dict[str, Encoded]:
+    """Fits the vectoriser if it was not yet; returns key -> vector of the fitting samples.
+
+    The fitting samples are those with the smallest content hashes: a random part of the data
+    that does not depend on their order.
+    """
+    if reader.store.fitted:
+        return {}
+    chosen = set(heapq.nsmallest(reader.config.vector.fit_samples, missing, key=wanted.__getitem__))
+    (part,) = chunks_of(rows, set(chosen), reader.config.format, len(chosen))
+    samples = sorted(reader.formatter().samples(part), key=lambda sample: sample.content_hash)
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress("fitting", done, len(samples), 0)
+
+    vectoriser, encoded = fit_vectoriser(reader.lm, samples, reader.config.vector, report)
+    retained = vectoriser.projection.expected if vectoriser.projection else 1.0
+    reader.store.set_vectoriser(
+        vectoriser.to_bytes(), {"dim": vectoriser.dim, "retained": round(retained, 4)}
+    )
+    reader.vectoriser = vectoriser
+    return {sample.key: item for sample, item in zip(samples, encoded, strict=True)}

@@ -1,0 +1,158 @@
+"""What an index reads with: its model, its vectoriser, and from rows to samples and vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forvalue_index.config import FormatConfig, IndexConfig
+from forvalue_index.data.formatting import Formatter
+from forvalue_index.data.readers import Data, open_rows
+from forvalue_index.errors import FingerprintError, InputError
+from forvalue_index.features.vectoriser import Vectoriser
+from forvalue_index.forward.encoder import Encoder
+from forvalue_index.forward.model import LanguageModel, load_model
+from forvalue_index.records import Encoded, Sample
+from forvalue_index.store import Store, digest
+
+
+class Reader:
+    """The model and the vectoriser of an index, each loaded when it is first needed."""
+
+    def __init__(self, store: Store, config: IndexConfig, device: str | None) -> None:
+        self.store = store
+        self.config = config
+        self._device = device
+        self._lm: LanguageModel | None = None
+        self._vectoriser: Vectoriser | None = None
+
+    def close(self) -> None:
+        """Lets go of the model and the vectoriser."""
+        self._lm = self._vectoriser = None
+
+    @property
+    def lm(self) -> LanguageModel:
+        """The model, loaded and checked against the fingerprint when it is first needed."""
+        if self._lm is None:
+            self.use(load_model(self.config.model, self._device))
+        assert self._lm is not None
+        return self._lm
+
+    def use(self, lm: LanguageModel) -> None:
+        """Takes a loaded model for the index's own.
+
+        Raises:
+            FingerprintError: it is another one.
+        """
+        stored, found = self.store.catalog.fingerprint, fingerprint(self.config, lm)
+        differing = [name for name in found if stored[name] != found[name]]
+        if differing:
+            details = "; ".join(
+                f"{name}: {stored[name]} there, {found[name]} here" for name in differing
+            )
+            raise FingerprintError(
+                f"{self.store.directory} was made with another {' and '.join(differing)} than "
+                f"{lm.name} has ({details}): give the original with --model, or build a new index"
+            )
+        self._lm = lm
+
+    @property
+    def vectoriser(self) -> Vectoriser:
+        """What turns the model's tokens into this index's vectors.
+
+        Raises:
+            IndexMissingError: the index is empty: it learns from the first rows that are added.
+            CorruptIndexError: the file is not what was committed.
+        """
+        if self._vectoriser is None:
+            data = self.store.vectoriser_bytes()
+            self._vectoriser = Vectoriser.from_bytes(data, self.config.vector, self.lm.device)
+        return self._vectoriser
+
+    @vectoriser.setter
+    def vectoriser(self, value: Vectoriser) -> None:
+        self._vectoriser = value
+
+    def formatter(self, format: FormatConfig | None = None) -> Formatter:
+        """Returns what makes samples of rows; `format`: if not as the index's rows."""
+        format = format or self.config.format
+        return Formatter(self.lm.tokenizer, format, self.lm.max_length(format.max_length))
+
+    def samples(self, data: Data, format: FormatConfig | None = None) -> list[Sample]:
+        """Returns queries as samples: tokenised, with the tokens that are scored."""
+        # A query needs no key of its own.
+        format = replace(format or self.config.format, key_field=None)
+        rows = list(open_rows(data))
+        if not rows:
+            raise InputError("there is no query in the data")
+        return self.formatter(format).samples(rows)
+
+    def training_samples(self, ids: Iterable[int]) -> list[Sample]:
+        """Returns the training samples with these ids, in their order, as they were encoded."""
+        stored = self.store.catalog.samples(ids)
+        rows = [(f"sample {sample.key!r}", sample.row) for sample in stored.values()]
+        return self.formatter().samples(rows)
+
+    def encode(
+        self,
+        samples: list[Sample],
+        report: Callable[[int, int], None] | None = None,
+        ready: dict[str, Encoded] | None = None,
+    ) -> list[Encoded]:
+        """Returns the vectors of samples, in order, those in `ready` (by key) as they are there.
+
+        `report` gets the samples and tokens done.
+        """
+        ready = ready or {}
+        encoded = [ready.get(sample.key) for sample in samples]
+        open_places = [i for i, item in enumerate(encoded) if item is None]
+        done = len(samples) - len(open_places)
+        tokens = sum(len(s.input_ids) for s in samples if s.key in ready)
+        rest = [samples[i] for i in open_places]
+        for batch in Encoder(self.lm).encode(rest, self.vectoriser):
+            for position, item in batch:
+                encoded[open_places[position]] = item
+                tokens += len(rest[position].input_ids)
+            done += len(batch)
+            if report is not None:
+                report(done, tokens)
+        if report is not None:
+            report(done, tokens)
+        return [item for item in encoded if item is not None]
+
+    def vectors(self, samples: list[Sample]) -> NDArray[np.float32]:
+        """Returns the vectors of samples, [n, dim] float32, in the scale that is stored."""
+        return np.stack([item.vector for item in self.encode(samples)])
+
+    def influence(self, queries: list[Sample], samples: list[Sample]) -> NDArray[np.float32]:
+        """Returns the exact influence of samples on queries [q, n], by running both forward."""
+        return Encoder(self.lm).influence(queries, samples, self.vectoriser.parts)
+
+    def exact(self, queries: list[Sample], samples: list[Sample], rank: str) -> NDArray[np.float64]:
+        """Returns the exact scores of samples under a rank, [queries, samples]."""
+        scores = self.influence(queries, samples).astype(np.float64)
+        if rank == "dot":
+            return scores
+        lengths = []
+        for side in (queries, samples):
+            if rank == "cosine":
+                squares = Encoder(self.lm).self_influence(side, self.vectoriser.parts)
+                lengths.append(np.sqrt(np.maximum(squares.astype(np.float64), 1e-60)))
+            else:
+                lengths.append(np.array([sample.n_scored for sample in side], dtype=np.float64))
+        return scores / lengths[0][:, None] / lengths[1][None]
+
+
+def fingerprint(config: IndexConfig, lm: LanguageModel) -> dict[str, Any]:
+    """Returns all that two vectors must share for their inner product to mean anything.
+
+    What the vectoriser learned joins it when the first rows are added.
+    """
+    return lm.fingerprint() | {
+        "format": digest(asdict(config.format)),
+        "vector": digest(asdict(config.vector)),
+    }
