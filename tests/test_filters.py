@@ -144,7 +144,7 @@ def test_a_field_that_no_row_has_is_named_with_those_there_are(catalog: Catalog)
 
 
 def test_more_values_than_are_remembered(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forvalue_index.catalog.catalog._PAGE", 3)
+    monkeypatch.setattr("forvalue_index.catalog.reader.PAGE", 3)
     first = fill(catalog, [{"a": i % 10} for i in range(40)])
     found = [i for i in range(40) if i % 10 > 6]
     assert (catalog.where(["a>6"]) - first).tolist() == found

@@ -1,0 +1,74 @@
+"""Conditions on the fields of rows, as columns that a database can compute."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Engine,
+    Text,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    not_,
+)
+
+from forvalue_index.catalog.filters import MISSING, Condition, value_of
+from forvalue_index.catalog.schema import SampleTable
+
+
+def fields_of(engine: Engine, conditions: Sequence[Condition]) -> tuple[Any, list[Any]]:
+    """Two kinds of columns: the whole row, where only Python can read it, else NULL; and for each
+    condition the JSON text of its field, as it stands in the row, NULL where there is none.
+
+    Python writes NaN and infinity, which are not JSON, and writes letters beyond ASCII in two
+    ways, of which an old SQLite finds one in a name.
+    """
+    row = SampleTable.row
+    names = [name for c in conditions for name in (c.field, *c.path)]
+    plain = all(name.isascii() and name.isprintable() for name in names)
+    plain &= not any(set(name) & {'"', "\\"} for name in names)
+    old = engine.name == "sqlite" and sqlite3.sqlite_version_info < (3, 38)  # has no ->
+    if old or not plain:
+        return row.label("whole"), []
+    if engine.name == "sqlite":
+        valid: Any = func.json_valid(row) == 1
+        document: Any = row
+
+        def step(name: str) -> str:
+            return f'$."{name}"'
+    else:
+        # Nor does it take half of a surrogate pair, which Python escapes.
+        bad = "NaN", "Infinity", "\\u"
+        valid = and_(*(func.strpos(row, text) == 0 for text in bad))
+        document = cast(row, JSON)
+
+        def step(name: str) -> str:
+            return name
+
+    def follow(names: Sequence[str]) -> Any:
+        value = document
+        for name in names:
+            value = value.op("->", return_type=JSON())(literal(step(name), Text))
+        return cast(value, Text)
+
+    texts = []
+    for condition in conditions:
+        either = [follow([condition.field])]
+        if len(condition.path) > 1:
+            either.append(follow(condition.path))
+        found = func.coalesce(*either) if len(either) > 1 else either[0]
+        texts.append(case((valid, found)))
+    return case((not_(valid), row)).label("whole"), texts
+
+
+def values_of(row: dict[str, Any], conditions: Sequence[Condition]) -> list[str | None]:
+    """What the second kind of columns would be, from the whole row."""
+    values = [value_of(row, condition) for condition in conditions]
+    return [None if value is MISSING else json.dumps(value) for value in values]
