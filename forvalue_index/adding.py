@@ -7,17 +7,19 @@ Encoding never happens inside a transaction; how a chunk becomes part of the ind
 
 from __future__ import annotations
 
-import heapq
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from forvalue_index import upkeep
-from forvalue_index.data.checking import CheckedRows, chunks_of
-from forvalue_index.data.readers import Rows
-from forvalue_index.errors import InputError, KeyConflictError
+from forvalue_index.data.checking import CheckedRows, Rejects, chunks_of
+from forvalue_index.data.labels import RowFormatter
+from forvalue_index.data.rows import Rows
+from forvalue_index.directory import REJECTS, storing
+from forvalue_index.errors import InputError, KeyConflictError, RowError
 from forvalue_index.forward.fit import fit_vectoriser
 from forvalue_index.reading import Reader
-from forvalue_index.records import Encoded
+from forvalue_index.records import Encoded, Row, Sample
 
 CHUNK = 1024
 """Samples that are encoded, written and committed together: the steps at which a build resumes."""
@@ -34,6 +36,7 @@ class AddReport:
     updated: int  # there under the same key, with other content that is gone now
     skipped: int  # there already, with the same content
     repeated: int  # the same as another row of the input, in every field
+    rejected: int  # cannot be used, and noted in INDEX/rejects.jsonl
     truncated: int  # added, but cut to the maximum length
     tokens: int  # of the added samples
     samples: int  # in the index now
@@ -45,6 +48,7 @@ def add(
     reader: Reader,
     rows: Rows,
     checked: CheckedRows,
+    rejects: Rejects,
     progress: Progress | None,
     update: bool = False,
 ) -> AddReport:
@@ -61,21 +65,29 @@ def add(
             )
         old = store.catalog.ids_of(changed)
         missing = {key for key in wanted if key not in known} | set(changed)
-        ready = _fit(reader, rows, wanted, missing, progress) if missing else {}
-        total, added, truncated, tokens, retained = len(missing), 0, 0, 0, 0.0
-        for chunk in chunks_of(rows, missing, format, CHUNK):
-            samples = reader.formatter().samples(chunk)
+        total, before = len(missing), len(rejects)
+        ready = _fit(reader, rows, wanted, missing, rejects, progress) if missing else {}
+        added, updated, truncated, tokens, retained = 0, 0, 0, 0, 0.0
+        for chunk in chunks_of(rows, missing, format, rejects, CHUNK):
+            samples = _samples(reader.formatter(), chunk, rejects)
+            if not samples:
+                continue
+            left = total - (len(rejects) - before)
 
             def report(
-                done: int, done_tokens: int, added: int = added, tokens: int = tokens
+                done: int,
+                done_tokens: int,
+                added: int = added,
+                tokens: int = tokens,
+                left: int = left,
             ) -> None:
                 if progress is not None:
-                    progress("encoding", added + done, total, tokens + done_tokens)
+                    progress("encoding", added + done, left, tokens + done_tokens)
 
             encoded = reader.encode(samples, report, ready)
-            store.commit(
-                samples, encoded, [old[sample.key] for sample in samples if sample.key in old]
-            )
+            replaced = [old[sample.key] for sample in samples if sample.key in old]
+            store.commit(samples, encoded, replaced)
+            updated += len(replaced)
             retained += sum(item.retained for item in encoded)
             added += len(samples)
             truncated += sum(sample.truncated for sample in samples)
@@ -83,16 +95,21 @@ def add(
         if added:
             store.refresh()
             upkeep.extend(store)
-        if added != total:
+        gone = total - added - (len(rejects) - before)
+        if gone:
             raise InputError(
-                f"{total - added} rows were gone when they were read a second time: "
+                f"{gone} rows were gone when they were read a second time: "
                 "the input changed; run the command again"
             )
+        if rejects.skip:
+            with storing(store.directory):
+                rejects.save(store.directory / REJECTS)
     return AddReport(
         added=added,
-        updated=len(changed),
+        updated=updated,
         skipped=len(known) - len(changed),
         repeated=checked.repeated,
+        rejected=len(rejects),
         truncated=truncated,
         tokens=tokens,
         samples=len(store),
@@ -106,18 +123,28 @@ def _fit(
     rows: Rows,
     wanted: dict[str, str],
     missing: set[str],
+    rejects: Rejects,
     progress: Progress | None,
 ) -> dict[str, Encoded]:
     """Fits the vectoriser if it was not yet; returns key -> vector of the fitting samples.
 
     The fitting samples are those with the smallest content hashes: a random part of the data
     that does not depend on their order.
+
+    Raises:
+        InputError: none of the rows can be used.
     """
     if reader.store.fitted:
         return {}
-    chosen = set(heapq.nsmallest(reader.config.vector.fit_samples, missing, key=wanted.__getitem__))
-    (part,) = chunks_of(rows, set(chosen), reader.config.format, len(chosen))
-    samples = sorted(reader.formatter().samples(part), key=lambda sample: sample.content_hash)
+    order, enough = iter(sorted(missing, key=wanted.__getitem__)), reader.config.vector.fit_samples
+    samples: list[Sample] = []
+    # Others come for those that are rejected, as if these had never been there.
+    while drawn := set(itertools.islice(order, enough - len(samples))):
+        for part in chunks_of(rows, drawn, reader.config.format, rejects, CHUNK):
+            samples += _samples(reader.formatter(), part, rejects)
+    if not samples:
+        raise InputError(f"none of the rows can be used; the first: {rejects.first}")
+    samples.sort(key=lambda sample: sample.content_hash)
 
     def report(done: int) -> None:
         if progress is not None:
@@ -130,3 +157,21 @@ def _fit(
     )
     reader.vectoriser = vectoriser
     return {sample.key: item for sample, item in zip(samples, encoded, strict=True)}
+
+
+def _samples(
+    formatter: RowFormatter, rows: list[tuple[str, Row]], rejects: Rejects
+) -> list[Sample]:
+    """Returns the samples of those rows that make one; the others are rejected."""
+    try:
+        return formatter.samples(rows)
+    except RowError:
+        if not rejects.skip:
+            raise
+    samples: list[Sample] = []
+    for place, row in rows:
+        try:
+            samples += formatter.samples([(place, row)])
+        except RowError as error:
+            rejects.add(RowError(place, error.reason), row)
+    return samples

@@ -5,6 +5,7 @@
     INDEX/vectoriser-*  what the first rows taught, named by its hash
     INDEX/derived/      what can be made again from the segments
     INDEX/checked.json  segments that were found intact, and when
+    INDEX/rejects.jsonl rows that the last writer passed over, and why
     INDEX/write.lock    who writes
 
 Knows nothing of what the files hold.
@@ -30,6 +31,7 @@ CATALOG_URL = "catalog.url"
 SEGMENTS = "segments"
 DERIVED = "derived"
 CHECKED = "checked.json"
+REJECTS = "rejects.jsonl"
 
 _ENDINGS = "", "-wal", "-shm", "-journal", ".tmp"
 

@@ -6,14 +6,95 @@ What cannot be used is found before a model is loaded; knows no tokenizer and no
 from __future__ import annotations
 
 import itertools
+import json
+import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
 
-from forvalue_index.config import FormatConfig
+from forvalue_index.config import ON_ERROR, FormatConfig
 from forvalue_index.data.formatting import content_hash, key_of, texts_of
-from forvalue_index.data.readers import Rows
-from forvalue_index.errors import InputError, KeyConflictError
+from forvalue_index.data.rows import Rows
+from forvalue_index.errors import InputError, KeyConflictError, RowError
 from forvalue_index.records import Row
+
+_PLACE = re.compile(r"(?:(?P<file>.*):)?(?:row )?(?P<number>\d+)", re.DOTALL)
+
+
+class Rejects:
+    """The rows that cannot be used: the first stops the work, or each is noted and passed over.
+
+    Use it in a `with` block: what is noted is in a temporary file until it is saved.
+    """
+
+    def __init__(self, on_error: str) -> None:
+        if on_error not in ON_ERROR:
+            raise InputError(f"on_error {on_error!r} is not one of {', '.join(ON_ERROR)}")
+        self.skip = on_error == "skip"
+        self.first: RowError | None = None
+        self._places: set[str] = set()
+        self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115 (closed at the end of the block)
+
+    def __enter__(self) -> Rejects:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, place: str) -> bool:
+        return place in self._places
+
+    def add(self, error: RowError, row: Row | None) -> None:
+        """Notes why a row cannot be used, once for each place.
+
+        Raises:
+            RowError: `error`, if rows are not to be skipped.
+        """
+        if not self.skip:
+            raise error
+        if error.source in self._places:
+            return
+        self.first = self.first or error
+        self._places.add(error.source)
+        found = _PLACE.fullmatch(error.source)
+        assert found is not None
+        note = {"file": found["file"], "line": int(found["number"]), "reason": error.reason}
+        self._file.write(_json(note | {"row": row}) or json.dumps(note).encode())
+        self._file.write(b"\n")
+
+    def save(self, path: Path) -> None:
+        """Writes the notes to a file, JSON Lines; removes an older one when there are none.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if not len(self):
+            path.unlink(missing_ok=True)
+            return
+        temporary = path.with_name(path.name + ".tmp")
+        self._file.seek(0)
+        with temporary.open("wb") as file:
+            shutil.copyfileobj(self._file, file)
+        temporary.replace(path)
+
+
+def _json(value: object) -> bytes | None:
+    """Returns a value as JSON, or None: that it has no such form may be why it was rejected."""
+    try:
+        return json.dumps(value, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,46 +106,65 @@ class CheckedRows:
 
 
 def check_rows(
-    rows: Rows, format: FormatConfig, progress: Callable[[str, int, int, int], None] | None
+    rows: Rows,
+    format: FormatConfig,
+    rejects: Rejects,
+    progress: Callable[[str, int, int, int], None] | None,
 ) -> CheckedRows:
-    """Returns keys and contents of all rows, once each of them can be used.
+    """Returns keys and contents of all rows that can be used.
 
     Rows that are the same in every field are one sample when the content is the key; a key of the
     user's own may stand only once.
 
     Raises:
-        InputError: there are no rows.
-        RowError: a row is not JSON, lacks a field, or its scored text is empty.
-        KeyConflictError: a key of the user's own stands twice.
+        InputError: there are no rows, or none can be used.
+        RowError: a row is not JSON, lacks a field, or its scored text is empty, and such rows
+            are not to be skipped.
+        KeyConflictError: a key of the user's own stands twice, likewise.
     """
     contents: dict[str, str] = {}
     places: dict[str, str] = {}
     number = 0
-    for number, (source, row) in enumerate(rows, start=1):
-        texts_of(row, source, format)
-        content = content_hash(row, source)
-        key = key_of(row, source, format)
-        if format.key_field is not None:
-            if key in contents:
-                raise KeyConflictError(f"{source}: key {key!r} stands at {places[key]} already")
-            places[key] = source
-        contents[key] = content
+    for number, (source, row) in enumerate(rows.outcomes(), start=1):
         if progress is not None and number % 1000 == 0:
             progress("reading", number, 0, 0)
+        if isinstance(row, RowError):
+            rejects.add(row, None)
+            continue
+        try:
+            texts_of(row, source, format)
+            content = content_hash(row, source)
+            key = key_of(row, source, format)
+        except RowError as error:
+            rejects.add(error, row)
+            continue
+        if format.key_field is not None:
+            if key in contents:
+                reason = f"key {key!r} stands at {places[key]} already"
+                if not rejects.skip:
+                    raise KeyConflictError(f"{source}: {reason}")
+                rejects.add(RowError(source, reason), row)
+                continue
+            places[key] = source
+        contents[key] = content
     if not number:
         raise InputError("there are no rows in the data")
-    return CheckedRows(contents, number - len(contents))
+    if not contents:
+        raise InputError(f"none of the {number} rows can be used; the first: {rejects.first}")
+    return CheckedRows(contents, number - len(contents) - len(rejects))
 
 
 def chunks_of(
-    rows: Rows, missing: set[str], format: FormatConfig, size: int
+    rows: Rows, missing: set[str], format: FormatConfig, rejects: Rejects, size: int
 ) -> Iterator[list[tuple[str, Row]]]:
     """Yields the rows whose keys are in `missing`, each once, `size` at a time; empties it."""
 
     def needed() -> Iterator[tuple[str, Row]]:
-        for source, row in rows:
+        for source, row in rows.outcomes():
             if not missing:
                 return
+            if isinstance(row, RowError) or source in rejects:
+                continue
             key = key_of(row, source, format)
             if key in missing:
                 missing.remove(key)

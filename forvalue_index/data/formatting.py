@@ -1,5 +1,7 @@
 """Rows to samples: which text a row holds, its tokens, and which of them are scored.
 
+    row -> text with marked parts -> tokens, some scored -> cut to the maximum length -> sample
+
 Knows the tokenizer only as something that turns text into ids; knows no model.
 """
 
@@ -7,26 +9,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
 from forvalue_index.config import FormatConfig
+from forvalue_index.data.chat import (
+    ChatTemplate,
+    Message,
+    answers,
+    messages_of,
+    own_template,
+    plain_text,
+)
+from forvalue_index.data.template import prompt_of
+from forvalue_index.data.tokens import (
+    Rendered,
+    Tokens,
+    cut,
+    ids_of,
+    tokenise,
+)
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row, Sample
 
-
-class Tokenizer(Protocol):
-    """The little that is asked of a Hugging Face tokenizer."""
-
-    eos_token_id: int | None
-
-    def __call__(
-        self, text: list[str], *, add_special_tokens: bool, return_attention_mask: bool
-    ) -> dict[str, list[list[int]]]:
-        """Returns the token ids of each text under "input_ids"."""
+Reject = Callable[[RowError], None]
+"""Called with what is wrong with a row that is left out."""
 
 
 def content_hash(row: Row, source: str = "row") -> str:
@@ -45,15 +56,40 @@ def content_hash(row: Row, source: str = "row") -> str:
 
 
 def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
-    """Returns the prompt and the response of a row; the prompt is "" for plain text.
+    """Returns the prompt and the response of a row, before any chat template.
+
+    The prompt is "" for plain text. Of a conversation the response is what the assistant says
+    last, and the prompt all that comes before it, a line each.
 
     Raises:
+        InputError: the template for prompts cannot be read.
         RowError: a field is missing, holds no text, or the scored text is empty.
     """
+    if config.label_field is not None:
+        label_of(row, source, config.label_field)
     if config.text_field is not None:
         return "", _text(row, config.text_field, source, may_be_empty=False)
-    prompt = _text(row, config.prompt_field, source, may_be_empty=True)
+    if config.messages_field is not None:
+        messages = messages_of(row, source, config.messages_field)
+        last = [len(messages) - 1] if config.score == "all" else answers(messages)
+        if not last:
+            raise RowError(source, "no message of the assistant, so there is nothing to score")
+        before = "\n".join(plain_text(message) for message in messages[: last[-1]])
+        return before, plain_text(messages[last[-1]])
+    prompt = _prompt(row, source, config)
     return prompt, _text(row, config.response_field, source, may_be_empty=False)
+
+
+def label_of(row: Row, source: str, field: str) -> str | int:
+    """Returns the class of a classifier's row, as its name or number stands there.
+
+    Raises:
+        RowError: there is none.
+    """
+    value = row.get(field)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return _text(row, field, source, may_be_empty=False)
 
 
 def key_of(row: Row, source: str, config: FormatConfig) -> str:
@@ -61,6 +97,12 @@ def key_of(row: Row, source: str, config: FormatConfig) -> str:
     if config.key_field is None:
         return content_hash(row, source)
     return _text(row, config.key_field, source, may_be_empty=False)
+
+
+def _prompt(row: Row, source: str, config: FormatConfig) -> str:
+    if config.template is not None:
+        return prompt_of(row, source, config.template)
+    return _text(row, config.prompt_field, source, may_be_empty=True)
 
 
 def _text(row: Row, field: str, source: str, *, may_be_empty: bool) -> str:
@@ -81,66 +123,167 @@ def _text(row: Row, field: str, source: str, *, may_be_empty: bool) -> str:
     return value
 
 
+def conversation_of(row: Row, source: str, config: FormatConfig) -> list[Message]:
+    """Returns the messages of a row; a prompt and a response are one of the user, one of the model.
+
+    Raises:
+        RowError: a field is missing, or holds neither text nor messages.
+    """
+    if config.messages_field is not None:
+        return messages_of(row, source, config.messages_field)
+    prompt, response = texts_of(row, source, config)
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+
+
+def tools_of(row: Row) -> list[Any] | None:
+    """Returns the tools that a conversation may use (field "tools"), for the chat template."""
+    tools = row.get("tools")
+    if isinstance(tools, list) and tools and all(isinstance(tool, dict) for tool in tools):
+        return tools
+    return None
+
+
 class Formatter:
     """Makes samples of rows with one tokenizer and one configuration."""
 
-    def __init__(self, tokenizer: Tokenizer, config: FormatConfig, max_length: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        config: FormatConfig,
+        max_length: int,
+        vocabulary: int | None = None,
+    ) -> None:
+        """Takes a Hugging Face tokenizer.
+
+        Args:
+            tokenizer: what turns text into ids.
+            config: how rows become tokens.
+            max_length: the longest a sample may be, in tokens.
+            vocabulary: how many tokens the model knows; None: all that the tokenizer gives.
+
+        Raises:
+            InputError: the maximum length leaves nothing to score, or the tokenizer lacks the end
+                token or the chat template that are asked for.
+        """
         if max_length < 2:
             raise InputError(f"max length is {max_length}, but scoring takes at least 2 tokens")
-        if config.add_eos and tokenizer.eos_token_id is None:
+        self._chat: ChatTemplate | None = None
+        if config.is_chat:
+            template = config.chat_template or own_template(tokenizer)
+            self._chat = ChatTemplate(template, tokenizer, config)
+        elif config.eos and tokenizer.eos_token_id is None:
             raise InputError("the tokenizer has no end-of-sequence token to add")
         self._tokenizer = tokenizer
         self._config = config
         self._max_length = max_length
+        self._vocabulary = vocabulary
 
-    def samples(self, rows: Sequence[tuple[str, Row]]) -> list[Sample]:
+    def samples(
+        self, rows: Sequence[tuple[str, Row]], reject: Reject | None = None
+    ) -> list[Sample]:
         """Returns the samples of `rows`, in order; the texts are tokenised in one call.
 
-        The row is the prompt's tokens followed by the response's, nothing added. What is over the
-        maximum length is cut off: first from the start of the prompt, of which one token stays,
-        then from the end of the response; so something is always left to score.
+        A prompt and a response are the prompt's tokens followed by the response's, each tokenised
+        by itself, nothing added. A conversation is tokenised as the one text that the chat
+        template makes of it, nothing added. What is over the maximum length is cut off.
+
+        Args:
+            rows: rows, each after its place.
+            reject: called with the error of a row that is left out; None: errors are raised.
 
         Raises:
-            RowError: a row without usable text.
+            RowError: a row without usable text, or with nothing to score.
         """
-        pairs = [texts_of(row, source, self._config) for source, row in rows]
-        ids = self._tokenize([text for pair in pairs for text in pair])
-        return [
-            self._sample(source, row, ids[2 * i], ids[2 * i + 1])
-            for i, (source, row) in enumerate(rows)
-        ]
+        texts: list[tuple[str, Row, Rendered | tuple[str, str]]] = []
+        for source, row in rows:
+            with left_out(reject):
+                texts.append((source, row, self._text(row, source)))
+        samples = []
+        for (source, row, _), tokens in zip(texts, self._tokens(texts), strict=True):
+            with left_out(reject):
+                samples.append(self._sample(source, row, tokens))
+        return samples
 
-    def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
-        return encoded["input_ids"]
+    def _text(self, row: Row, source: str) -> Rendered | tuple[str, str]:
+        """Returns what of a row is tokenised."""
+        if self._chat is None:
+            return texts_of(row, source, self._config)
+        messages = conversation_of(row, source, self._config)
+        return self._chat.render(messages, source, tools_of(row))
 
-    def _sample(self, source: str, row: Row, prompt: list[int], response: list[int]) -> Sample:
-        if not response:
-            raise RowError(source, "the response has no tokens, so there is nothing to score")
-        if self._config.add_eos:
-            assert self._tokenizer.eos_token_id is not None
-            response = [*response, self._tokenizer.eos_token_id]
-        if not prompt and len(response) < 2:
-            raise RowError(source, "one token without a prompt before it: nothing to score")
-        room = self._max_length
-        truncated = len(prompt) + len(response) > room
-        response = response[: room - min(len(prompt), 1)]
-        prompt = prompt[max(len(prompt) + len(response) - room, 0) :]
-        scored = np.zeros(len(prompt) + len(response), dtype=np.bool_)
-        scored[max(len(prompt), 1) :] = True  # token 0 is predicted by nothing
+    def _tokens(
+        self, texts: Sequence[tuple[str, Row, Rendered | tuple[str, str]]]
+    ) -> Iterator[Tokens | RowError]:
+        """Yields the tokens of texts, or what is wrong with them."""
+        rendered = [(source, text) for source, _, text in texts if isinstance(text, Rendered)]
+        pairs = [text for _, _, text in texts if isinstance(text, tuple)]
+        yield from tokenise(self._tokenizer, rendered)
+        ids = iter(ids_of(self._tokenizer, [text for pair in pairs for text in pair]))
+        for _ in pairs:
+            yield self._joined(next(ids), next(ids))
+
+    def _joined(self, prompt: list[int], response: list[int]) -> Tokens:
+        """Returns the tokens of a prompt and a response."""
+        end = [self._tokenizer.eos_token_id] if self._config.eos else []
+        ids = np.array([*prompt, *response, *end], dtype=np.int32)
+        scored = np.full(len(ids), self._config.score == "all")
+        scored[len(prompt) :] = True
+        return Tokens(ids, scored)
+
+    def _sample(self, source: str, row: Row, tokens: Tokens | RowError) -> Sample:
+        if isinstance(tokens, RowError):
+            raise tokens
+        whole, bos = tokens, self._tokenizer.bos_token_id
+        tokens = cut(whole, self._max_length, self._config.truncate, bos)
+        if not tokens.scored.any():
+            raise RowError(source, self._nothing(whole))
+        largest = int(tokens.ids.max())
+        if self._vocabulary is not None and largest >= self._vocabulary:
+            raise RowError(
+                source,
+                f"token id {largest} is not one of the {self._vocabulary} that the model knows: "
+                "the tokenizer has a vocabulary larger than the head; use the model's own",
+            )
         return Sample(
             key=key_of(row, source, self._config),
             content_hash=content_hash(row),
             row=row,
-            input_ids=np.array([*prompt, *response], dtype=np.int32),
-            scored=scored,
-            truncated=truncated,
+            input_ids=tokens.ids,
+            scored=tokens.scored,
+            truncated=len(tokens.ids) < len(whole.ids),
             source=source,
         )
 
+    def _nothing(self, whole: Tokens) -> str:
+        """Returns why nothing of a row is scored."""
+        if len(whole.ids) == 1:
+            return "one token without a prompt before it: nothing to score"
+        if not whole.scored[1:].any():
+            return "no token is the response's, so there is nothing to score"
+        return (
+            f"its scored tokens are all among the {len(whole.ids) - self._max_length} that go when "
+            f"it is cut to {self._max_length}: use --truncate unscored, or a larger --max-length"
+        )
 
-def query_format(config: FormatConfig) -> FormatConfig:
-    """Returns the configuration for queries: the same, but a query needs no key of its own."""
-    return replace(config, key_field=None)
+
+@contextmanager
+def left_out(reject: Reject | None) -> Iterator[None]:
+    """Hands what is wrong with a row to `reject`, if there is one."""
+    try:
+        yield
+    except RowError as error:
+        if reject is None:
+            raise
+        reject(error)
+
+
+def settled(config: FormatConfig, tokenizer: Any, max_length: int) -> FormatConfig:
+    """Returns a configuration in which nothing is left to the tokenizer as it is today.
+
+    Raises:
+        InputError: rows are conversations, and there is no chat template.
+    """
+    template = config.chat_template
+    if config.is_chat and template is None:
+        template = own_template(tokenizer)
+    return replace(config, max_length=max_length, chat_template=template)

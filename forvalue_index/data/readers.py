@@ -1,49 +1,81 @@
-"""Files of rows. A source can be read any number of times; nothing is held in memory.
+"""What a caller may give as data, and the rows of it. Nothing is held in memory.
 
-JSON Lines, one object per line. `-` is standard input, spooled to a temporary file first.
+Files are told apart by the ends of their names. `-` is standard input, spooled to a temporary
+file first, as is a pipe; both hold JSON Lines.
 """
 
 from __future__ import annotations
 
-import json
+import glob
+import re
 import shutil
 import sys
 import tempfile
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+import weakref
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
+from forvalue_index.data.hub import choose_split, is_dataset, load_folder, load_hub
+from forvalue_index.data.rows import Outcome, Rows
+from forvalue_index.data.tables import (
+    arrow_rows,
+    dataset_rows,
+    json_row,
+    one_line,
+    parquet_rows,
+    require_arrow,
+)
+from forvalue_index.data.text import csv_rows, json_file, json_lines, tsv_rows
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row
 
 Data: TypeAlias = "Rows | str | Path | Row | Iterable[str | Path] | Iterable[Row]"
-"""What a caller may give as data: a path, paths, a row, rows, or opened rows."""
+"""What a caller may give as data: a path, paths, a row, rows, or opened rows.
+
+A path may be a pattern ("train-*.parquet"), a folder that `save_to_disk` wrote, or the id of a
+data set on the hub; a `datasets.Dataset` is rows.
+"""
+
+TEXT = {
+    ".jsonl": json_lines,
+    ".ndjson": json_lines,
+    ".json": json_file,
+    ".csv": csv_rows,
+    ".tsv": tsv_rows,
+}
+TABLES = {".parquet": parquet_rows, ".arrow": arrow_rows, ".feather": arrow_rows}
+PACKED = (".gz", ".zst")
+
+_Read = Callable[[], Iterator[Outcome]]
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-class Rows(ABC):
-    """Rows with the place each came from ("file:line"), the same in every iteration."""
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[tuple[str, Row]]:
-        """Yields each row after its place."""
-
-
-def open_rows(data: Data) -> Rows:
+def open_rows(data: Data, *, split: str | None = None, subset: str | None = None) -> Rows:
     """Returns the rows of paths, of rows in memory, or of what this function returned before.
 
+    Args:
+        data: what to read.
+        split: of a data set that has several, such as "train".
+        subset: of a data set on the hub: its configuration, as `datasets` calls it.
+
     Raises:
-        InputError: a file does not exist.
+        InputError: a file does not exist or is of no known kind, or a split is to be chosen.
+        DependencyError: a package that reads such files is not installed.
     """
     if isinstance(data, Rows):
         return data
     if isinstance(data, str | Path):
-        return JsonLines([data])
+        return Sources([data], split, subset)
+    if is_dataset(data):
+        return DatasetRows(choose_split(data, "the data set", split))
     if isinstance(data, dict):
         return MemoryRows([data])
     items: list[Any] = list(data)
     if items and all(isinstance(item, str | Path) for item in items):
-        return JsonLines(items)
+        return Sources(items, split, subset)
     return MemoryRows(items)
 
 
@@ -53,71 +85,106 @@ class MemoryRows(Rows):
     def __init__(self, rows: list[Row]) -> None:
         self._rows = rows
 
-    def __iter__(self) -> Iterator[tuple[str, Row]]:
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yields the rows, in JSON's form of their values."""
         for number, row in enumerate(self._rows, start=1):
-            if not isinstance(row, dict):
-                raise RowError(f"row {number}", f"a row is a dict, this is {type(row).__name__}")
-            yield f"row {number}", row
+            place = f"row {number}"
+            if isinstance(row, dict):
+                yield place, json_row(row)
+            else:
+                yield place, RowError(place, f"a row is a dict, this is {type(row).__name__}")
 
 
-class JsonLines(Rows):
-    """The rows of some JSON Lines files, in the order given. Empty lines are passed over.
+class DatasetRows(Rows):
+    """The rows of a data set that a program hands over."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yields the rows, placed as "data set:row 1" …"""
+        return dataset_rows(self._dataset, "data set")
+
+
+class Sources(Rows):
+    """The rows of files, folders and data sets, in the order given, a pattern's files sorted.
 
     Raises:
-        InputError: a file does not exist or cannot be read (at once, before the first row).
-        RowError: a line that is not a JSON object (while iterating).
+        InputError: one does not exist, is given twice, or is of no known kind (at once), or
+            cannot be read any further (while iterating).
     """
 
-    def __init__(self, paths: Iterable[str | Path]) -> None:
-        self._files: list[tuple[str, Path]] = []
-        self._spool: IO[bytes] | None = None
-        for given in paths:
-            name = str(given)
-            path = Path(name)
-            if name == "-":
-                path = self._spool_stdin()
-                name = "<stdin>"
-            if not path.is_file():
-                what = "is a directory, not a file" if path.is_dir() else "does not exist"
-                raise InputError(f"{name} {what}")
-            self._files.append((name, path))
-        if not self._files:
+    def __init__(self, paths: Iterable[str | Path], split: str | None, subset: str | None) -> None:
+        self._split, self._subset = split, subset
+        self._readers: dict[str, _Read] = {}
+        for name in [name for path in paths for name in _expand(str(path))]:
+            if name in self._readers:
+                raise InputError(f"{name} is given twice")
+            self._readers[name] = self._reader(name)
+        if not self._readers:
             raise InputError("no data file was given")
 
-    def _spool_stdin(self) -> Path:
-        if self._spool is not None:
-            raise InputError("standard input (-) can be given only once")
-        self._spool = tempfile.NamedTemporaryFile(suffix=".jsonl")  # noqa: SIM115 (lives as long as self)
-        shutil.copyfileobj(sys.stdin.buffer, self._spool)
-        self._spool.flush()
-        return Path(self._spool.name)
+    def _reader(self, name: str) -> _Read:
+        path = Path(name)
+        if name == "-":
+            return partial(json_lines, self._spool(sys.stdin.buffer), "<stdin>")
+        if path.is_dir():
+            return partial(dataset_rows, load_folder(path, name, self._split), name)
+        if path.is_fifo():
+            with path.open("rb") as pipe:
+                return partial(json_lines, self._spool(pipe), name)
+        if path.is_file():
+            if self._split or self._subset:
+                raise InputError(f"{name} is a file: --split and --subset are for data sets")
+            return _file_reader(path, name)
+        # A folder that is there makes a misspelt path likelier than an id.
+        if _HUB_ID.fullmatch(name) and _kind(path) is None and not path.parent.exists():
+            return partial(dataset_rows, load_hub(name, self._subset, self._split), name)
+        raise InputError(f"{name} does not exist")
 
-    def __iter__(self) -> Iterator[tuple[str, Row]]:
-        for name, path in self._files:
-            with path.open("rb") as file:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        yield f"{name}:{number}", parse_row(line, f"{name}:{number}")
+    def _spool(self, stream: IO[bytes]) -> Path:
+        spool = tempfile.NamedTemporaryFile(suffix=".jsonl")  # noqa: SIM115 (lives as long as self)
+        weakref.finalize(self, spool.close)
+        shutil.copyfileobj(stream, spool)
+        spool.flush()
+        return Path(spool.name)
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yields what stands at each place of each source."""
+        for name, read in self._readers.items():
+            try:
+                yield from read()
+            except (OSError, EOFError, zlib.error) as error:
+                raise InputError(
+                    f"{name} cannot be read ({one_line(error)}): is it complete?"
+                ) from None
 
 
-def parse_row(line: bytes, source: str) -> Row:
-    """Returns the JSON object in `line`.
-
-    Raises:
-        RowError: `line` is not UTF-8, not JSON, or not an object.
-    """
-    try:
-        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
-    except UnicodeDecodeError as error:
-        raise RowError(source, f"not UTF-8 text ({error.reason})") from None
-    except json.JSONDecodeError as error:
-        raise RowError(source, f"not JSON ({error.msg}, column {error.colno})") from None
-    except (ValueError, RecursionError) as error:
-        raise RowError(source, f"not JSON that can be read ({error})") from None
-    if not isinstance(row, dict):
-        raise RowError(source, f"a row is a JSON object, this is {type(row).__name__}")
-    return row
+def _expand(name: str) -> list[str]:
+    """Returns the files that a pattern stands for, sorted, or the name if it is none."""
+    if glob.escape(name) == name or Path(name).exists():
+        return [name]
+    found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (takes any path)
+    if not found:
+        raise InputError(f"no file matches {name}")
+    return found
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON value")
+def _kind(path: Path) -> Callable[[Path, str], Iterator[Outcome]] | None:
+    """Returns what reads files with such a name, if anything does."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if suffixes and suffixes[-1] in PACKED:
+        return TEXT.get(suffixes[0]) if len(suffixes) == 2 else None
+    return (TEXT | TABLES).get(suffixes[-1]) if suffixes else None
+
+
+def _file_reader(path: Path, name: str) -> _Read:
+    read = _kind(path)
+    if read is None:
+        raise InputError(
+            f"{name}: the end of its name tells no kind of file: {', '.join(TEXT)} "
+            f"(also with {' or '.join(PACKED)}), {', '.join(TABLES)}"
+        )
+    if path.suffix.lower() in TABLES or path.suffix.lower() == ".zst":
+        require_arrow(name)
+    return partial(read, path, name)

@@ -1,0 +1,314 @@
+"""Conversations to text: a chat template writes them out, and what the assistant says is found.
+
+    row -> messages -> rendered text + the spans that are the assistant's
+
+Where the template marks the assistant's parts ({% generation %}), its marks are the spans. Where it
+does not, a turn is what the text up to it, with the header that asks for an answer, lacks of the
+text that includes it; both must be the beginning of the whole text, or the row is refused. Knows no
+token ids.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+from forvalue_index.config import FormatConfig
+from forvalue_index.data.tokens import Rendered, Span, special_tokens
+from forvalue_index.errors import InputError, RowError
+from forvalue_index.records import Row
+
+Message = dict[str, Any]
+"""One turn: "role", "content", and whatever else the template asks for."""
+
+ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "function": "tool",
+    "function_response": "tool",
+    "observation": "tool",
+}
+"""What ShareGPT calls the roles; others are called the same."""
+
+TODAY = date(2024, 7, 26)
+"""The day that a template is told when it asks: vectors of two days must meet."""
+
+
+def messages_of(row: Row, source: str, field: str) -> list[Message]:
+    """Returns the messages in a field, in the form of role and content.
+
+    ShareGPT's "from" and "value" are renamed; parts of a content that are all text become one
+    text; JSON text is read as what it says.
+
+    Raises:
+        RowError: there is no such field, or it holds no messages.
+    """
+    if field not in row:
+        there = ", ".join(row) or "none"
+        raise RowError(source, f"no field {field!r}; the row's fields are: {there}")
+    value = row[field]
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise RowError(source, f"field {field!r} is text, not a list of messages") from None
+    if not isinstance(value, list) or not value:
+        what = "is empty" if value == [] else f"is {type(value).__name__}, not a list of messages"
+        raise RowError(source, f"field {field!r} {what}")
+    return [_message(item, source, f"{field}[{i}]") for i, item in enumerate(value)]
+
+
+def _message(value: Any, source: str, place: str) -> Message:
+    if not isinstance(value, dict):
+        raise RowError(source, f"{place} is {type(value).__name__}, not a message")
+    message = {name: item for name, item in value.items() if item is not None}
+    if "role" not in message and "from" in message:
+        role = message.pop("from")
+        message["role"] = ROLES.get(role, role) if isinstance(role, str) else role
+        message["content"] = message.pop("value", "")
+    if not isinstance(message.get("role"), str):
+        raise RowError(source, f'{place} has no role: a message is {{"role": ..., "content": ...}}')
+    content = message.setdefault("content", "")
+    if isinstance(content, list) and all(_is_text(part) for part in content):
+        content = message["content"] = "".join(part["text"] for part in content)
+    if not isinstance(content, str | list):
+        raise RowError(source, f"the content of {place} is {type(content).__name__}, not text")
+    try:
+        json.dumps(message, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RowError(source, f"{place} holds half a surrogate pair, not text") from None
+    except (TypeError, ValueError) as error:
+        raise RowError(source, f"{place} cannot be kept as JSON ({error})") from None
+    return message
+
+
+def _is_text(part: Any) -> bool:
+    return (
+        isinstance(part, dict)
+        and part.get("type", "text") == "text"
+        and isinstance(part.get("text"), str)
+    )
+
+
+def answers(messages: Sequence[Message]) -> list[int]:
+    """Returns the positions of the assistant's turns that say something."""
+    return [
+        i
+        for i, message in enumerate(messages)
+        if message["role"] == "assistant" and (message["content"] or len(message) > 2)
+    ]
+
+
+def plain_text(message: Message) -> str:
+    """Returns what a message says, without what is not text."""
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if _is_text(part))
+
+
+def own_template(tokenizer: Any) -> str:
+    """Returns the chat template that comes with a tokenizer or a processor.
+
+    Raises:
+        InputError: it has none.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template:
+        raise InputError(
+            "the model's tokenizer has no chat template: pass --chat-template FILE, or use rows "
+            "with a prompt and a response"
+        )
+    return str(template)
+
+
+class ChatTemplate:
+    """Writes conversations out with one template, and finds the assistant's parts in them."""
+
+    def __init__(self, template: str, tokenizer: Any, config: FormatConfig) -> None:
+        """Takes the template's text, and a tokenizer for its special tokens.
+
+        Raises:
+            InputError: the template cannot be read.
+        """
+        self._template = _on_a_fixed_day(template)
+        self._marked = re.search(r"\{%-?\s*generation\s*-?%\}", template) is not None
+        self._names = dict(tokenizer.special_tokens_map)
+        longest_first = sorted(special_tokens(tokenizer), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._config = config
+        _check(self._template)
+
+    def render(
+        self, messages: Sequence[Message], source: str, tools: list[Any] | None = None
+    ) -> Rendered:
+        """Returns a conversation as text, with the spans of the assistant's turns.
+
+        Raises:
+            RowError: the template refuses the messages, the assistant says nothing, or its turns
+                cannot be told from the rest with certainty.
+        """
+        turns = answers(messages)
+        whole, marks = self._write(messages, source, tools)
+        if self._config.score == "all":
+            return Rendered(whole, [(0, len(whole))])
+        if not turns:
+            raise RowError(source, "no message of the assistant, so there is nothing to score")
+        if self._config.last_turn:
+            turns = turns[-1:]
+        if not self._marked:
+            spans = [self._turn(messages, i, whole, source, tools) for i in turns]
+        else:
+            start = 0
+            if self._config.last_turn:
+                start = self._end_before(messages, turns[0], whole, source, tools)
+            spans = [span for span in marks if start <= span[0] < span[1]]
+        spans = [self._with_end(whole, span) for span in spans]
+        return Rendered(whole, [span for span in spans if span[0] < span[1]])
+
+    def prompt(
+        self, messages: Sequence[Message], source: str, tools: list[Any] | None = None
+    ) -> str:
+        """Returns a conversation as text, up to where the assistant's next turn begins."""
+        return self._write(messages, source, tools, ask=True)[0]
+
+    def _write(
+        self,
+        messages: Sequence[Message],
+        source: str,
+        tools: list[Any] | None,
+        ask: bool = False,
+    ) -> tuple[str, list[Span]]:
+        """Returns the text of messages and the spans that the template marks."""
+        import jinja2
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            written: Any = render_jinja_template(
+                conversations=[list(messages)],
+                tools=tools,
+                chat_template=self._template,
+                return_assistant_tokens_mask=self._marked,
+                add_generation_prompt=ask,
+                **self._names,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise RowError(source, f"the chat template refuses the messages ({error})") from None
+        (text,), marks = written
+        return text, list(marks[0]) if self._marked else []
+
+    def _turn(
+        self,
+        messages: Sequence[Message],
+        i: int,
+        whole: str,
+        source: str,
+        tools: list[Any] | None,
+    ) -> Span:
+        """Returns where turn i is in the whole text, its end-of-turn token included."""
+        before, _ = self._write(messages[:i], source, tools, ask=True)
+        after, _ = self._write(messages[: i + 1], source, tools)
+        if whole.startswith(after) and after.startswith(before):
+            return len(before), self._trimmed(whole, len(before), len(after))
+        # The template writes the turn in another way once others follow, or begins it otherwise
+        # than it asks for it (reasoning that is left out): then what the message says must stand
+        # right behind its header, with a special token right behind it.
+        start = _common(before, whole)
+        said = messages[i]["content"]
+        if (
+            start >= self._end_before(messages, i, whole, source, tools)
+            and set(messages[i]) == {"role", "content"}
+            and isinstance(said, str)
+        ):
+            for way in _ways_of_saying(said):
+                end = self._special.match(whole, start + len(way))
+                if way and whole.startswith(way, start) and end is not None:
+                    return start, end.end()
+        raise RowError(source, _unclear(i))
+
+    def _end_before(
+        self,
+        messages: Sequence[Message],
+        i: int,
+        whole: str,
+        source: str,
+        tools: list[Any] | None,
+    ) -> int:
+        """Returns where the text of the messages before i ends in the whole text."""
+        before, _ = self._write(messages[:i], source, tools)
+        if not whole.startswith(before):
+            raise RowError(source, _unclear(i))
+        return len(before)
+
+    def _trimmed(self, whole: str, start: int, end: int) -> int:
+        """Returns the end of a turn without the white space behind its last special token.
+
+        A model stops at that token; it never writes the line break that templates put there.
+        """
+        shorter = start + len(whole[start:end].rstrip())
+        return shorter if self._special_before(whole, start, shorter) is not None else end
+
+    def _special_before(self, whole: str, start: int, end: int) -> int | None:
+        """Returns where the special token that ends at `end` begins."""
+        for token in self._special.finditer(whole, start, end):
+            if token.end() == end:
+                return token.start()
+        return None
+
+    def _with_end(self, whole: str, span: Span) -> Span:
+        """Returns a span with or without its end-of-turn token, as the configuration has it."""
+        start, end = span
+        begin = self._special_before(whole, start, end)
+        if self._config.eos is False and begin is not None:
+            return start, begin
+        if self._config.eos and begin is None:
+            token = self._special.match(whole, end)
+            return start, end if token is None else token.end()
+        return span
+
+
+def _unclear(i: int) -> str:
+    return (
+        f"the chat template does not write message {i} as it writes it at the end of a "
+        "conversation, so what the assistant says there cannot be told with certainty: use "
+        "--last-turn, or a template with {% generation %} marks (--chat-template FILE)"
+    )
+
+
+def _common(one: str, other: str) -> int:
+    """Returns how many characters two texts begin with together."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _ways_of_saying(content: str) -> list[str]:
+    """Returns what a template may leave of a content: all, trimmed, without its reasoning."""
+    answer = content.rpartition("</think>")[2]
+    return sorted({content, content.strip(), answer.lstrip("\n"), answer.strip()}, key=len)[::-1]
+
+
+def _on_a_fixed_day(template: str) -> str:
+    """Returns a template that writes the same text on every day."""
+    return re.sub(
+        r"strftime_now\(\s*(['\"])(.*?)\1\s*\)",
+        lambda match: json.dumps(TODAY.strftime(match[2])),
+        template,
+    )
+
+
+def _check(template: str) -> None:
+    import jinja2
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    try:
+        render_jinja_template(conversations=[], chat_template=template)
+    except jinja2.TemplateSyntaxError as error:
+        place = f"line {error.lineno}"
+        raise InputError(f"the chat template cannot be read: {error} ({place})") from None

@@ -1,0 +1,86 @@
+"""Which fields hold what, guessed from the names that fine-tuning sets commonly have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from forvalue_index.config import FormatConfig
+from forvalue_index.data.rows import Rows
+from forvalue_index.errors import InputError
+from forvalue_index.records import Row
+
+MESSAGES = ("messages", "conversations", "conversation")
+TEXT = ("text", "content")
+PAIRS = (
+    ("prompt", "response"),
+    ("prompt", "completion"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("question", "answer"),
+    ("question", "response"),
+    ("query", "response"),
+    ("query", "answer"),
+    ("problem", "solution"),
+    ("input", "output"),
+)
+"""Names of a prompt's field and a response's, the surest first."""
+
+CONTEXT = ("input", "context")
+"""Fields that belong to an instruction, and may be empty."""
+
+
+def guess(row: Row) -> tuple[dict[str, str], str]:
+    """Returns settings of a `FormatConfig` that suit a row's fields, and the guess in words.
+
+    Raises:
+        InputError: the fields have no names that tell.
+    """
+    names = {name.casefold(): name for name in reversed(row)}  # of two, the first
+    for messages in MESSAGES:
+        name = names.get(messages)
+        if name is not None and _is_list(row[name]):
+            return {"messages_field": name}, f"messages in {name!r}"
+    for prompt, response in PAIRS:
+        if prompt in names and response in names:
+            return _pair(names, prompt, response)
+    for text in TEXT:
+        if text in names:
+            return {"text_field": names[text]}, f"plain text in {names[text]!r}"
+    raise InputError(
+        f"which fields to read does not show from their names ({', '.join(row) or 'none'}): "
+        "give --prompt-field and --response-field, or --messages-field, or --text-field"
+    )
+
+
+def _is_list(value: Any) -> bool:
+    # As text, where the file knows nothing else (CSV).
+    return isinstance(value, list) or (isinstance(value, str) and value.startswith("["))
+
+
+def _pair(names: dict[str, str], prompt: str, response: str) -> tuple[dict[str, str], str]:
+    first, last = names[prompt], names[response]
+    settings = {"prompt_field": first, "response_field": last}
+    words = f"prompt in {first!r}, response in {last!r}"
+    context = [names[name] for name in CONTEXT if name in names]
+    if prompt != "instruction" or not context:
+        return settings, words
+    inner = context[0]
+    template = f'{{{{ {first} }}}}{{{{ "\\n\\n" ~ {inner} if {inner} else "" }}}}'
+    return (
+        settings | {"template": template},
+        f"prompt in {first!r}, followed by {inner!r} after an empty line, response in {last!r}",
+    )
+
+
+def guess_format(rows: Rows, base: FormatConfig | None = None) -> tuple[FormatConfig, str]:
+    """Returns `base` with the fields that the first row's names suggest, and the guess in words.
+
+    Raises:
+        InputError: there is no row to look at, or its names do not tell.
+    """
+    for _, row in rows.outcomes():
+        if isinstance(row, dict):
+            settings, words = guess(row)
+            return replace(base or FormatConfig(), **settings), words  # type: ignore[arg-type]
+    raise InputError("there are no rows in the data that can be read")

@@ -1,0 +1,157 @@
+"""Text with marked parts to token ids with scored tokens, and what goes when there are too many.
+
+Knows the tokenizer only as something that turns text into ids; knows no row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forvalue_index.errors import RowError
+
+Span = tuple[int, int]
+"""A part of a text: where it begins, and where it has ended, in characters."""
+
+
+class Tokenizer(Protocol):
+    """The little that is asked of a Hugging Face tokenizer."""
+
+    eos_token_id: int | None
+    bos_token_id: int | None
+    is_fast: bool
+
+    def __call__(self, text: list[str], **settings: Any) -> dict[str, Any]:
+        """Returns the token ids of each text under "input_ids"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A whole text as the model reads it, and the parts of it that are scored, in order."""
+
+    text: str
+    spans: list[Span]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids, and which of them are scored."""
+
+    ids: NDArray[np.int32]  # t
+    scored: NDArray[np.bool_]  # t
+
+
+def ids_of(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """Returns the token ids of texts, nothing added, in one call."""
+    if not texts:
+        return []
+    encoded = tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+    )
+    ids: list[list[int]] = encoded["input_ids"]
+    return ids
+
+
+def tokenise(
+    tokenizer: Tokenizer, rendered: Sequence[tuple[str, Rendered]]
+) -> Sequence[Tokens | RowError]:
+    """Returns the tokens of whole texts (each after its place), or what is wrong with them.
+
+    Each text is tokenised at once, and all in one call. A token is scored if a character of it is
+    in a span: one that reaches over the edge of a span is, for the model has to predict what is
+    inside. A special token stands for itself, and is scored if it begins inside (some swallow the
+    white space behind them).
+    """
+    if not rendered:
+        return []
+    if not tokenizer.is_fast:
+        return [_without_offsets(tokenizer, item, source) for source, item in rendered]
+    encoded = tokenizer(
+        [item.text for _, item in rendered],
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_offsets_mapping=True,
+        verbose=False,  # what is too long is cut, later
+    )
+    special = np.array(sorted(special_tokens(tokenizer).values()), dtype=np.int64)
+    pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    result = []
+    for (_, item), (listed, offsets) in zip(rendered, pairs, strict=True):
+        ids = np.array(listed, dtype=np.int32)
+        starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+        # Some tokenizers leave white space out of the offsets: it belongs to the token behind it.
+        reached = np.maximum.accumulate(np.concatenate([[0], ends]))[:-1]
+        whole = np.isin(ids, special)
+        starts = np.where(whole, starts, np.minimum(starts, reached))
+        scored = np.zeros(len(ids), dtype=np.bool_)
+        for start, end in item.spans:
+            scored |= (starts < end) & (ends > start) & ~(whole & (starts < start))
+        result.append(Tokens(ids, scored))
+    return result
+
+
+def _without_offsets(tokenizer: Tokenizer, item: Rendered, source: str) -> Tokens | RowError:
+    """Returns the tokens of a text, by how many of them stand before each edge of a span.
+
+    For slow tokenizers, which do not say where in the text a token is. It is an error if a token
+    reaches over an edge.
+    """
+    edges = sorted({edge for span in item.spans for edge in span})
+    whole, *heads = ids_of(tokenizer, [item.text, *(item.text[:edge] for edge in edges)])
+    for edge, head in zip(edges, heads, strict=True):
+        if whole[: len(head)] != head:
+            return RowError(
+                source,
+                f"the tokenizer gives no offsets, and a token of it reaches over character {edge}, "
+                "where what is scored begins or ends: use a fast tokenizer",
+            )
+    counts = {edge: len(head) for edge, head in zip(edges, heads, strict=True)}
+    scored = np.zeros(len(whole), dtype=np.bool_)
+    for start, end in item.spans:
+        scored[counts[start] : counts[end]] = True
+    return Tokens(np.array(whole, dtype=np.int32), scored)
+
+
+def special_tokens(tokenizer: Any) -> dict[str, int]:
+    """Returns the tokens that stand for themselves in any text, and their ids."""
+    added = {str(token): id for id, token in tokenizer.added_tokens_decoder.items()}
+    named = tokenizer.all_special_tokens
+    return added | dict(zip(named, tokenizer.convert_tokens_to_ids(named), strict=True))
+
+
+def cut(tokens: Tokens, max_length: int, side: str, bos: int | None) -> Tokens:
+    """Returns at most `max_length` tokens, of which the first is not scored.
+
+    `side` "start" or "end" is what goes. "unscored": the tokens that stay are the ones next to
+    each other with the most scored among them, the earliest such; so of a prompt and a response
+    first the start of the prompt goes, then the end of the response. A beginning-of-sequence
+    token stays when the start goes: many models cannot do without it.
+    """
+    n = len(tokens.ids)
+    if n <= max_length:
+        return _unpredicted(tokens)
+    if side == "end":
+        return _unpredicted(Tokens(tokens.ids[:max_length], tokens.scored[:max_length]))
+    kept = 1 if tokens.ids[0] == bos and max_length > 2 else 0
+    room = max_length - kept
+    start = n - room
+    if side == "unscored":
+        sums = np.concatenate([[0], np.cumsum(tokens.scored)])
+        firsts = np.arange(kept, start + 1)
+        # The first token of a window has lost what it is predicted from, if there was anything.
+        lost = (firsts > kept) | (firsts == 0)
+        start = kept + int((sums[firsts + room] - sums[firsts + lost]).argmax())
+    scored = tokens.scored.copy()
+    scored[start] &= start == kept
+    window = np.r_[:kept, start : start + room]
+    return _unpredicted(Tokens(tokens.ids[window], scored[window]))
+
+
+def _unpredicted(tokens: Tokens) -> Tokens:
+    scored = tokens.scored.copy()
+    scored[:1] = False  # token 0 is predicted by nothing
+    return Tokens(tokens.ids, scored)

@@ -1,0 +1,178 @@
+"""Rows to a file, in the format that its name ends in: JSON Lines, CSV or Parquet.
+
+The file is complete under its name, or not there; rows are not held in memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from forvalue_index.data.tables import require_arrow
+from forvalue_index.errors import InputError, StorageError
+from forvalue_index.records import Row
+
+_PAGE = 1000  # rows in memory at a time
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
+
+
+def check_suffix(path: Path) -> None:
+    """Makes sure, before the work, that rows can be written to a file of this name.
+
+    Raises:
+        InputError: its suffix stands for no format.
+        DependencyError: the library for Parquet is not installed.
+    """
+    if path.suffix not in _WRITERS:
+        raise InputError(f"{path}: name a file that ends in {', '.join(_WRITERS)}")
+    if path.suffix == ".parquet":
+        require_arrow(path.name)
+
+
+def write_rows(path: Path, rows: Iterable[Row], *, spreadsheet: bool = False) -> int:
+    """Returns how many rows were written to `path`.
+
+    Columns of CSV and Parquet are all fields of all rows, in the order in which they first come.
+    In CSV, what is not text is JSON; in Parquet a column is JSON where its values have no type in
+    common.
+
+    Args:
+        path: ends in .jsonl, .csv or .parquet; replaced if it is there.
+        rows: JSON values.
+        spreadsheet: for a person's spreadsheet: CSV cells that it would run as formulas are
+            preceded by an apostrophe.
+
+    Raises:
+        InputError: as in `check_suffix`.
+        DependencyError: the library for Parquet is not installed.
+        StorageError: the file cannot be written.
+    """
+    check_suffix(path)
+    with _complete(path) as part:
+        if path.suffix == ".csv":
+            return _csv(part, rows, spreadsheet)
+        return _WRITERS[path.suffix](part, rows)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text; the file is complete under its name, or not there.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    with _complete(path) as part:
+        part.write_text(text, encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[Path]:
+    """Gives a file to write that takes the name `path` in the end, or goes."""
+    part = path.with_name(path.name + ".tmp")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _jsonl(part: Path, rows: Iterable[Row]) -> int:
+    with part.open("w", encoding="utf-8") as out:
+        return _lines(out, rows)
+
+
+def _lines(out: IO[str], rows: Iterable[Row]) -> int:
+    count = 0
+    for count, row in enumerate(rows, start=1):  # noqa: B007 (the last one is the number of rows)
+        out.write(json.dumps(row) + "\n")
+    return count
+
+
+def _csv(part: Path, rows: Iterable[Row], spreadsheet: bool = False) -> int:
+    def cell(value: Any) -> Any:
+        text = _json_text(value)
+        if spreadsheet and isinstance(value, str) and value.startswith(_FORMULA):
+            return "'" + value
+        return text
+
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
+        columns: dict[str, None] = {}
+        count = _lines(spool, _noting(rows, columns))
+        # Half a surrogate pair has no form in UTF-8.
+        with part.open("w", encoding="utf-8", errors="replace", newline="") as out:
+            writer = csv.writer(out)
+            writer.writerow(columns)
+            for row in _again(spool):
+                writer.writerow([cell(row.get(name)) for name in columns])
+    return count
+
+
+def _parquet(part: Path, rows: Iterable[Row]) -> int:
+    pa = require_arrow(part.name)
+    from pyarrow.parquet import ParquetWriter
+
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
+        columns: dict[str, None] = {}
+        count = _lines(spool, _noting(rows, columns))
+        types = {name: pa.null() for name in columns}
+        for page in _pages(_again(spool)):
+            for name, known in types.items():
+                types[name] = _common_type(known, [row.get(name) for row in page])
+        schema = pa.schema([(name, kind or pa.string()) for name, kind in types.items()])
+        with ParquetWriter(part, schema) as writer:
+            for page in _pages(_again(spool)):
+                values = {
+                    name: [row.get(name) if kind else _json_text(row.get(name)) for row in page]
+                    for name, kind in types.items()
+                }
+                writer.write_table(pa.table(values, schema))
+    return count
+
+
+def _common_type(known: Any, values: list[Any]) -> Any:
+    """Returns the Arrow type of a column so far; None where its values have none in common."""
+    import pyarrow as pa
+
+    if known is None:
+        return None
+    try:
+        found = pa.array(values).type
+        schemas = [pa.schema([("", kind)]) for kind in (known, found)]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        return None
+
+
+def _noting(rows: Iterable[Row], columns: dict[str, None]) -> Iterator[Row]:
+    for row in rows:
+        columns.update(dict.fromkeys(row))
+        yield row
+
+
+def _again(spool: IO[str]) -> Iterator[Row]:
+    spool.seek(0)
+    return map(json.loads, spool)
+
+
+def _pages(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while page := list(itertools.islice(rows, _PAGE)):
+        yield page
+
+
+def _json_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+_WRITERS: dict[str, Callable[[Path, Iterable[Row]], int]] = {
+    ".jsonl": _jsonl,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}
