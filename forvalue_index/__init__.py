@@ -9,30 +9,44 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from forvalue_index.adding import AddReport
     from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
+    from forvalue_index.data.readers import open_rows
     from forvalue_index.errors import ForvalueError
+    from forvalue_index.explaining import Explanation, Passage
+    from forvalue_index.forward.generation import Sampling
     from forvalue_index.index import InfluenceIndex
+    from forvalue_index.previewing import preview
     from forvalue_index.records import Hit
 
 _HOMES = {
     "AddReport": "adding",
+    "Explanation": "explaining",
     "ForvalueError": "errors",
     "FormatConfig": "config",
     "Hit": "records",
     "IndexConfig": "config",
     "InfluenceIndex": "index",
     "ModelConfig": "config",
+    "Passage": "explaining",
+    "Sampling": "forward.generation",
     "VectorConfig": "config",
+    "open_rows": "data.readers",
+    "preview": "previewing",
 }
 
 __all__ = [
     "AddReport",
+    "Explanation",
     "FormatConfig",
     "ForvalueError",
     "Hit",
     "IndexConfig",
     "InfluenceIndex",
     "ModelConfig",
+    "Passage",
+    "Sampling",
     "VectorConfig",
+    "open_rows",
+    "preview",
 ]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from forvalue_index.errors import InputError
@@ -10,7 +11,11 @@ from forvalue_index.errors import InputError
 RECIPES = ("balanced", "kfac", "raw")
 SKETCHES = ("block", "tensor")
 RANKS = ("dot", "cosine", "per-token")
+SCORES = ("response", "all")
+TRUNCATIONS = ("unscored", "start", "end")  # what goes first when a row is too long
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+ON_ERROR = ("stop", "skip")  # what is done about a row that cannot be used
+TASKS = ("auto", "causal", "classification", "image-text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,26 +26,79 @@ class ModelConfig:
     revision: str | None = None
     dtype: str = "auto"  # of the weights; auto: as the checkpoint has them
     trust_remote_code: bool = False
+    adapters: tuple[str, ...] = ()  # PEFT checkpoints, whose influences are added up
+    adapter_weights: tuple[float, ...] = ()  # of each in the sum; none: 1 each
+    task: str = "auto"  # auto: what the checkpoint's configuration says
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        if self.task not in TASKS:
+            raise InputError(f"task {self.task!r} is not one of {', '.join(TASKS)}")
+        if self.adapter_weights and len(self.adapter_weights) != len(self.adapters):
+            raise InputError(
+                f"{len(self.adapter_weights)} weights were given for {len(self.adapters)} "
+                "adapters: give each adapter its weight, or none"
+            )
+        if not all(0 < weight < math.inf for weight in self.adapter_weights):
+            raise InputError("the weight of an adapter is not a positive number")
 
 
 @dataclass(frozen=True, slots=True)
 class FormatConfig:
     """How a row becomes tokens, and which of them are scored.
 
-    With `text_field` the whole text is scored after its first token; otherwise a row is the
-    prompt's tokens followed by the response's, and only the response's are scored.
+    A row is plain text (`text_field`), a conversation (`messages_field`), or a prompt and a
+    response. Of plain text every token after the first is scored; of the others the response's,
+    or the assistant's, and no other.
     """
 
     prompt_field: str = "prompt"
     response_field: str = "response"
     text_field: str | None = None
+    messages_field: str | None = None
+    label_field: str | None = None  # of a classifier's rows: the class, by name or number
+    image_field: str | None = None  # an image or several; those in messages need no field
     key_field: str | None = None  # None: the key is the content hash
-    add_eos: bool = False
+    template: str | None = None  # Jinja that makes the prompt from a row's fields
+    chat: bool = False  # prompt and response go through the chat template, as two messages
+    chat_template: str | None = None  # Jinja; None: the tokenizer's own, as it is at creation
+    score: str = "response"
+    last_turn: bool = False  # of the assistant's turns only the last is scored
+    eos: bool | None = None  # the end is scored; None: as the chat template has it, else not
+    truncate: str = "unscored"
     max_length: int | None = None  # in tokens; None: the model's own limit, at most 2048
+
+    def __post_init__(self) -> None:
+        if self.score not in SCORES:
+            raise InputError(f"score {self.score!r} is not one of {', '.join(SCORES)}")
+        if self.truncate not in TRUNCATIONS:
+            raise InputError(f"truncate {self.truncate!r} is not one of {', '.join(TRUNCATIONS)}")
+        if self.text_field is not None and self.messages_field is not None:
+            raise InputError("a row is plain text or messages: name one of the two fields")
+        if self.template is not None and (self.text_field or self.messages_field):
+            raise InputError("a template makes prompts: use it with a prompt and a response")
+        if self.chat and self.text_field is not None:
+            raise InputError("plain text is no chat: use a prompt and a response, or messages")
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether rows go through a chat template."""
+        return self.chat or self.messages_field is not None
+
+    def of_kind(self, field: str) -> FormatConfig:
+        """Returns the configuration for rows that have the field: text, messages or prompt.
+
+        Which field that is, is left as it is. A prompt and a response go through the chat template
+        where conversations do, and a template for prompts is for the rows that it was made for.
+        """
+        return replace(
+            self,
+            text_field=self.text_field if field == "text_field" else None,
+            messages_field=self.messages_field if field == "messages_field" else None,
+            template=None,
+            chat=self.is_chat and field == "prompt_field",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +138,10 @@ class IndexConfig:
     def from_json(cls, value: dict[str, Any]) -> IndexConfig:
         """Returns the configuration that `to_json` wrote."""
         return cls(
-            model=ModelConfig(**value["model"]),
+            model=ModelConfig(
+                **value["model"]
+                | {name: tuple(value["model"][name]) for name in ("adapters", "adapter_weights")}
+            ),
             format=FormatConfig(**value["format"]),
             vector=VectorConfig(**value["vector"]),
         )

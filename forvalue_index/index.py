@@ -12,17 +12,20 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from forvalue_index import adding, asking, upkeep
+from forvalue_index import adding, asking, explaining, responding, upkeep
 from forvalue_index.adding import AddReport, Progress
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.config import RANKS, FormatConfig, IndexConfig, ModelConfig, VectorConfig
-from forvalue_index.data.checking import check_rows
+from forvalue_index.data.checking import Rejects, check_rows
+from forvalue_index.data.columns import guess_format
+from forvalue_index.data.formatting import settled
+from forvalue_index.data.images import with_images
 from forvalue_index.data.readers import Data, open_rows
 from forvalue_index.directory import is_index, require_empty
 from forvalue_index.errors import (
@@ -30,10 +33,12 @@ from forvalue_index.errors import (
     InputError,
     LockedError,
 )
+from forvalue_index.explaining import Explanation, Passage
 from forvalue_index.features.vectoriser import Vectoriser
+from forvalue_index.forward.generation import Sampling
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.reading import Reader, fingerprint
-from forvalue_index.records import Hit, Sample, StoredSample
+from forvalue_index.records import Hit, Row, Sample, StoredSample
 from forvalue_index.search.derived import DerivedInfo
 from forvalue_index.search.factory import auto_factory
 from forvalue_index.search.flat import FlatSearch
@@ -88,11 +93,15 @@ class InfluenceIndex:
             lm, settings = model, ModelConfig(model.name)
         else:
             settings = ModelConfig(model) if isinstance(model, str) else model
-            if Path(settings.name).exists():  # for whoever opens the index somewhere else
-                settings = replace(settings, name=str(Path(settings.name).resolve()))
+            settings = replace(  # for whoever opens the index somewhere else
+                settings,
+                name=_resolved(settings.name),
+                adapters=tuple(map(_resolved, settings.adapters)),
+            )
             lm = load_model(settings, device)
         format = format or FormatConfig()
-        format = replace(format, max_length=lm.max_length(format.max_length))
+        length = lm.max_length(format.max_length)
+        format = settled(format, lm.tokenizer, length)
         config = IndexConfig(settings, format, vector or VectorConfig())
         store = Store.create(path, config, fingerprint(config, lm), catalog)
         index = cls(store, config, device)
@@ -104,7 +113,7 @@ class InfluenceIndex:
         cls,
         directory: str | Path,
         *,
-        model: str | LanguageModel | None = None,
+        model: str | ModelConfig | LanguageModel | None = None,
         device: str | None = None,
         trust_remote_code: bool = False,
     ) -> InfluenceIndex:
@@ -112,7 +121,8 @@ class InfluenceIndex:
 
         Args:
             directory: an index made with `create`.
-            model: where the model is now, if it has moved, or the loaded model itself.
+            model: where the model is now, if it has moved; how it is read, if its adapters have;
+                or the loaded model itself.
             device: as in `create`.
             trust_remote_code: run code that comes with the model; an index never decides that.
 
@@ -125,6 +135,8 @@ class InfluenceIndex:
         settings = replace(store.config.model, trust_remote_code=trust_remote_code)
         if isinstance(model, str):
             settings = replace(settings, name=model)
+        elif isinstance(model, ModelConfig):
+            settings = model
         config = replace(store.config, model=settings)
         index = cls(store, config, device)
         if isinstance(model, LanguageModel):
@@ -142,38 +154,41 @@ class InfluenceIndex:
         vector: VectorConfig | None = None,
         catalog: str | None = None,
         device: str | None = None,
+        on_error: str = "stop",
         progress: Progress | None = None,
     ) -> tuple[InfluenceIndex, AddReport]:
         """Returns a new index of `data` and what was added: `create`, then `add`.
 
         The rows are checked before the model is loaded, and a build that fails before anything
         was committed leaves nothing behind. One that was interrupted goes on when it is called
-        again with the same settings. Arguments and errors are those of the two.
+        again with the same settings. Arguments and errors are those of the two; without a
+        `format`, the fields are guessed from the names that those of the first row have.
         """
         path = Path(directory)
-        format, vector = format or FormatConfig(), vector or VectorConfig()
         existed, made = path.exists(), not is_index(path)
-        rows = open_rows(data)
         if made:
             require_empty(path)
-            wanted = check_rows(rows, format, progress)
-            index = cls.create(
-                path, model, format=format, vector=vector, catalog=catalog, device=device
-            )
-        else:
-            place = model if isinstance(model, str | LanguageModel) else model.name
-            trusted = isinstance(model, ModelConfig) and model.trust_remote_code
-            index = cls.open(path, model=place, device=device, trust_remote_code=trusted)
-            index._require_settings(format, vector)
-            wanted = check_rows(rows, format, progress)
-        try:
-            return index, adding.add(index.reader, rows, wanted, progress)
-        except BaseException:
+        rows = open_rows(data)
+        format, vector = format or guess_format(rows)[0], vector or VectorConfig()
+        rows = with_images(rows, format)
+        with Rejects(on_error) as rejects:
             if made:
-                with suppress(LockedError):  # another process has begun to fill it
-                    index.store.destroy(itself=not existed)
-            index.close()
-            raise
+                wanted = check_rows(rows, format, rejects, progress)
+                index = cls.create(
+                    path, model, format=format, vector=vector, catalog=catalog, device=device
+                )
+            else:
+                index = cls.open(path, model=model, device=device)
+                index._require_settings(format, vector)
+                wanted = check_rows(rows, format, rejects, progress)
+            try:
+                return index, adding.add(index.reader, rows, wanted, rejects, progress)
+            except BaseException:
+                if made:
+                    with suppress(LockedError):  # another process has begun to fill it
+                        index.store.destroy(itself=not existed)
+                index.close()
+                raise
 
     def close(self) -> None:
         """Lets go of the catalogue, the segments and the model."""
@@ -198,7 +213,12 @@ class InfluenceIndex:
     # -- adding --------------------------------------------------------------------------------
 
     def add(
-        self, data: Data, *, update: bool = False, progress: Progress | None = None
+        self,
+        data: Data,
+        *,
+        update: bool = False,
+        on_error: str = "stop",
+        progress: Progress | None = None,
     ) -> AddReport:
         """Adds the rows that are not there yet, and returns what was done.
 
@@ -207,9 +227,12 @@ class InfluenceIndex:
         after the last chunk that was committed.
 
         Args:
-            data: a path or paths of JSON Lines files, a row (a dict), or rows.
+            data: a path or paths of files, a row (a dict), rows, a `datasets.Dataset`, or what
+                `open_rows` returned.
             update: a row whose key is there with other content takes its place, in one step;
                 otherwise it is refused.
+            on_error: "stop" at the first row that cannot be used, or "skip" such rows: they are
+                written to rejects.jsonl in the index's directory, and counted.
             progress: called as the work goes on.
 
         Raises:
@@ -221,15 +244,16 @@ class InfluenceIndex:
             LockedError: another process is writing to the index.
             StorageError: the disk is full; what was committed stays.
         """
-        rows = open_rows(data)
-        checked = check_rows(rows, self.config.format, progress)
-        return adding.add(self.reader, rows, checked, progress, update)
+        rows = with_images(open_rows(data), self.config.format)
+        with Rejects(on_error) as rejects:
+            checked = check_rows(rows, self.config.format, rejects, progress)
+            return adding.add(self.reader, rows, checked, rejects, progress, update)
 
     # -- asking --------------------------------------------------------------------------------
 
     def query(
         self,
-        data: Data,
+        data: Data | Sample | list[Sample],
         k: int = 10,
         *,
         opponents: bool = False,
@@ -245,7 +269,8 @@ class InfluenceIndex:
         Hits are ordered by query, then by rank. When fewer than k samples can be a hit, all are.
 
         Args:
-            data: queries in the form of the index's own rows (a row, rows, or paths of files).
+            data: queries in the form of the index's own rows (a row, rows, or paths of files), or
+                samples, such as `respond` and `part` return.
             k: hits per query.
             opponents: return those that most lowered it instead, the most harmful first.
             rank: "dot", the influence; "cosine", free of how large both gradients are; or
@@ -280,9 +305,97 @@ class InfluenceIndex:
             flat=flat,
         )
 
-    def samples(self, data: Data, format: FormatConfig | None = None) -> list[Sample]:
-        """Returns queries as samples: tokenised, with the tokens that are scored."""
-        return self.reader.samples(data, format)
+    def explain(
+        self, query: Row | Sample, key: str, *, format: FormatConfig | None = None
+    ) -> Explanation:
+        """Returns the exact influence of one training sample on a query, token by token.
+
+        Args:
+            query: a row, or a sample such as `respond` and `part` return.
+            key: of the training sample.
+            format: how the query becomes tokens, if not as the index's rows do.
+
+        Raises:
+            InputError: there is no such key.
+            RowError: the query lacks a field or holds nothing to score.
+        """
+        return explaining.explain(self.reader, self._sample(query, format), key)
+
+    def contributions(
+        self, query: Row | Sample, hits: Iterable[Hit], *, format: FormatConfig | None = None
+    ) -> list[Passage]:
+        """Returns the tokens of hits with what each adds to the exact influence on their query.
+
+        Runs the query and the hits forward once. Arguments and errors are those of `explain`.
+        """
+        ids = [hit.id for hit in hits]
+        return explaining.contributions(self.reader, self._sample(query, format), ids)
+
+    def respond(
+        self,
+        prompt: str | Row,
+        sampling: Sampling | None = None,
+        *,
+        format: FormatConfig | None = None,
+        report: Callable[[str], None] | None = None,
+    ) -> Sample:
+        """Returns what the model answers to a prompt, as a sample to query with.
+
+        Its scored tokens are those that the model made, its row has the text of the answer.
+
+        Args:
+            prompt: a text, or a row without an answer.
+            sampling: how the answer is made; default: the most likely token, 256 at most.
+            format: how the prompt becomes tokens, if not as the index's rows do.
+            report: called with each word of the answer as it comes.
+
+        Raises:
+            InputError: the prompt is empty or too long, or the model answers with nothing.
+        """
+        return responding.respond(
+            self.reader, prompt, format or self.config.format, sampling or Sampling(), report
+        )
+
+    def part(
+        self,
+        query: Row | Sample,
+        span: str | None = None,
+        *,
+        tokens: slice | None = None,
+        format: FormatConfig | None = None,
+    ) -> Sample:
+        """Returns the query with a part of its response scored: only that is asked about.
+
+        Args:
+            query: a row, or a sample.
+            span: the part's text; where it stands more than once, the first counts. A token that
+                it shares belongs to it.
+            tokens: which of the scored tokens instead, such as slice(0, 5).
+            format: how the query becomes tokens, if not as the index's rows do.
+
+        Raises:
+            InputError: that is no part of the response, or not one of the two was given.
+        """
+        if (span is None) == (tokens is None):
+            raise InputError("a part is a span of text or a slice of tokens: give one of them")
+        return explaining.narrow(self.reader, self._sample(query, format), span, tokens)
+
+    def _sample(self, query: Row | Sample, format: FormatConfig | None) -> Sample:
+        """Returns the sample of one query."""
+        return query if isinstance(query, Sample) else self.samples(query, format)[0]
+
+    def samples(
+        self, data: Data | Sample | list[Sample], format: FormatConfig | None = None
+    ) -> list[Sample]:
+        """Returns queries as samples: tokenised, with the tokens that are scored.
+
+        What is a sample already stays as it is.
+        """
+        if isinstance(data, Sample):
+            return [data]
+        if isinstance(data, list) and data and all(isinstance(item, Sample) for item in data):
+            return cast("list[Sample]", data)
+        return self.reader.samples(cast(Data, data), format)
 
     def vectors(self, samples: list[Sample]) -> NDArray[np.float32]:
         """Returns the vectors of samples, [n, dim] float32, in the scale that is stored."""
@@ -455,8 +568,9 @@ class InfluenceIndex:
 
     def _require_settings(self, format: FormatConfig, vector: VectorConfig) -> None:
         """Makes sure that a build that goes on was begun with the same settings."""
-        if format.max_length is None:
-            format = replace(format, max_length=self.config.format.max_length)
+        for name in ("max_length", "chat_template"):  # settled at creation
+            if getattr(format, name) is None:
+                format = replace(format, **{name: getattr(self.config.format, name)})
         wanted, found = asdict(format) | asdict(vector), asdict(self.config.format)
         found |= asdict(self.config.vector)
         differing = [f"{name}: {found[name]}" for name in wanted if wanted[name] != found[name]]
@@ -485,3 +599,8 @@ class InfluenceIndex:
     def dim(self) -> int:
         """Length of a stored vector; 0 as long as the index is empty."""
         return self.store.dim
+
+
+def _resolved(name: str) -> str:
+    """Returns the whole path of what is here; an id on the hub stays as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.config import FormatConfig, IndexConfig
-from forvalue_index.data.formatting import Formatter
+from forvalue_index.data.images import with_images
+from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.readers import Data, open_rows
 from forvalue_index.errors import FingerprintError, InputError
 from forvalue_index.features.vectoriser import Vectoriser
@@ -49,10 +50,10 @@ class Reader:
             FingerprintError: it is another one.
         """
         stored, found = self.store.catalog.fingerprint, fingerprint(self.config, lm)
-        differing = [name for name in found if stored[name] != found[name]]
+        differing = [name for name in found if stored.get(name) != found[name]]
         if differing:
             details = "; ".join(
-                f"{name}: {stored[name]} there, {found[name]} here" for name in differing
+                f"{name}: {stored.get(name)} there, {found[name]} here" for name in differing
             )
             raise FingerprintError(
                 f"{self.store.directory} was made with another {' and '.join(differing)} than "
@@ -77,16 +78,19 @@ class Reader:
     def vectoriser(self, value: Vectoriser) -> None:
         self._vectoriser = value
 
-    def formatter(self, format: FormatConfig | None = None) -> Formatter:
+    def formatter(self, format: FormatConfig | None = None) -> RowFormatter:
         """Returns what makes samples of rows; `format`: if not as the index's rows."""
-        format = format or self.config.format
-        return Formatter(self.lm.tokenizer, format, self.lm.max_length(format.max_length))
+        format, lm = format or self.config.format, self.lm
+        length = lm.max_length(format.max_length)
+        return row_formatter(
+            lm.tokenizer, format, length, lm.head.vocabulary, lm.classes, lm.vision
+        )
 
     def samples(self, data: Data, format: FormatConfig | None = None) -> list[Sample]:
         """Returns queries as samples: tokenised, with the tokens that are scored."""
         # A query needs no key of its own.
         format = replace(format or self.config.format, key_field=None)
-        rows = list(open_rows(data))
+        rows = list(with_images(open_rows(data), format))
         if not rows:
             raise InputError("there is no query in the data")
         return self.formatter(format).samples(rows)

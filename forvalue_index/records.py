@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from forvalue_index.pictures import Picture
+
 Row = dict[str, Any]
 """A row as it was read: field name -> JSON value."""
 
@@ -27,11 +29,14 @@ class Sample:
     scored: NDArray[np.bool_]  # t
     truncated: bool
     source: str  # "file:line", for messages
+    label: int | None = None  # the class of a classifier's sample, of which no token is scored
+    token_types: NDArray[np.int32] | None = None  # t; which of two texts, where a model asks for it
+    images: tuple[Picture, ...] = ()  # in the order of their tokens, of which none is scored
 
     @property
     def n_scored(self) -> int:
-        """Number of tokens whose prediction counts."""
-        return int(self.scored.sum())
+        """Number of predictions that count: tokens, or the one class."""
+        return int(self.scored.sum()) if self.label is None else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def gradients(model: Any, samples: list[Sample]) -> torch.Tensor:
 
 def exact(model: Any, samples: list[Sample]) -> torch.Tensor:
     encoder = Encoder(wrap_model(model, tiny_tokenizer()))
-    return torch.from_numpy(encoder.influence(samples, samples, Raw()))
+    return torch.from_numpy(encoder.influence(samples, samples, [Raw()]))
 
 
 def assert_oracle(model: Any) -> None:
@@ -93,14 +93,14 @@ def test_steps_behind_the_unembedding_are_part_of_the_error(config: Any) -> None
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(8)
-    assert wrap_model(model, tiny_tokenizer()).head.step != "none"
+    assert wrap_model(model, tiny_tokenizer()).head.describe() != "96 x 24"
     assert_oracle(model)
 
 
 def test_self_influence_is_the_diagonal() -> None:
     model, samples = tiny_model("llama"), make_samples()
     encoder = Encoder(wrap_model(model, tiny_tokenizer()))
-    diagonal = torch.from_numpy(encoder.self_influence(samples, Raw()))
+    diagonal = torch.from_numpy(encoder.self_influence(samples, [Raw()]))
     torch.testing.assert_close(diagonal, exact(model, samples).diagonal())
 
 

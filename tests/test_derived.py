@@ -30,6 +30,7 @@ from forvalue_index.search.derived import (
 from forvalue_index.search.factory import Effort, auto_factory
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.making import exact_top, extend_derived, make_derived
+from forvalue_index.search.parts import bits_of, selector_of
 from forvalue_index.search.segments import write_segment
 
 N, DIM, SEGMENTS = 3000, 32, 6
@@ -201,7 +202,7 @@ def test_a_filter_does_not_lower_recall(make: Callable[[str], DerivedSearch]) ->
             assert recall(derived.search(QUERIES, 10, allowed=allowed)[1], wanted) >= 0.93
             # It could fail: with the effort for all of them, fewer of the few are seen.
             if factory == IVF and share == 0.1:
-                selector = flat_module.selector_of(flat_module.bits_of(allowed))
+                selector = selector_of(bits_of(allowed))
                 effort = derived.info.proponents.effort
                 assert recall(derived.candidates(QUERIES, 10, effort, selector), wanted) < 0.9
 
@@ -213,7 +214,7 @@ def test_few_candidates_are_made_up_for(
     derived = make(IVF)
     monkeypatch.setattr(derived, "needed", lambda *_: 1)
     allowed = IDS[:100]
-    selector = flat_module.selector_of(flat_module.bits_of(allowed))
+    selector = selector_of(bits_of(allowed))
     assert (derived.candidates(QUERIES, 30, 1, selector) < 0).any()  # it could fail
     for opponents in (False, True):
         scores, ids = derived.search(QUERIES, 30, opponents=opponents, allowed=allowed)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from forvalue_index import InfluenceIndex, VectorConfig
+from forvalue_index.analysis.mislabel import corrupt
 from forvalue_index.cli import main
 from forvalue_index.cli.evaluate import evaluate
 from forvalue_index.records import Row
@@ -82,7 +85,8 @@ def test_recall_as_json(index: Path, queries: Path) -> None:
     assert (result["queries"], result["samples"], result["gold_field"]) == (4, 30, "kind")
     assert result["sources"]["mean"] == 10
     exact = json.loads(run_well(*arguments, "--exact"))["methods"]
-    assert list(exact) == [*stored, *(name.replace("stored", "exact") for name in stored), *others]
+    again = [name.replace("stored", "exact") for name in stored]
+    assert list(exact) == [*stored, *again, "last-layer gradient", *others]
     reseeded = json.loads(run_well(*arguments, "--seed", 1))["methods"]
     assert {name for name in reseeded if reseeded[name] != exact[name]} == {"random"}
 
@@ -128,6 +132,122 @@ def test_an_unknown_gold_field_is_one_line(index: Path, queries: Path, rows: lis
 def test_wrong_usage_is_exit_code_2(index: Path, queries: Path) -> None:
     assert run("recall", "--index", index, "--data", queries).exit_code == 2
     assert run("fidelity", "--index", index, "--data", queries, "--sample", 1).exit_code == 2
+
+
+def test_identify(index: Path, queries: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "identify.png"
+    arguments = ("identify", "--index", index, "--data", queries, "--class-field", "kind")
+    arguments += ("--exact", "--gradient")
+    result = json.loads(run_well(*arguments, "--json"))
+    assert {"last-layer gradient", "full gradient", "exact cosine"} < set(result["methods"])
+    # The recipe of this index is the raw one.
+    assert result["methods"]["last-layer gradient"] == result["methods"]["exact dot"]
+    out = run_well(*arguments, "--plot", picture)
+    assert out.split("\n")[0].split() == ["AUC", "recall"]
+    assert "4 queries, 30 training samples, 10.000 of the query's class; recipe raw" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_that_cannot_be_drawn_is_one_line(
+    index: Path, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("identify", "--index", index, "--data", queries, "--class-field", "kind")
+    assert_one_line(run(*arguments, "--plot", tmp_path / "a.jpg"), "must end in .png")
+    assert_one_line(run(*arguments, "--plot", tmp_path / "no" / "a.png"), "No such file")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    wanted = 'a plot needs the package matplotlib: pip install "forvalue-index[eval]"'
+    assert_one_line(run(*arguments, "--plot", tmp_path / "a.png"), wanted)
+
+
+@pytest.fixture()
+def labelled(tmp_path: Path, rows: list[Row]) -> Path:
+    made = [row | {"kind": row["n"] % 3, "response": f" {'xyz'[row['n'] % 3]}"} for row in rows]
+    return write(tmp_path / "labelled.jsonl", made)
+
+
+def test_mislabel(model_dir: Path, labelled: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "wrong.png"
+    arguments = ("mislabel", "--model", model_dir, "--data", labelled, "--class-field", "kind")
+    arguments += ("--share", 0.3, "--epochs", 8, "--learning-rate", 3e-3, "--seeds", 2)
+    arguments += ("--exact", "--gradient", "--plot", picture)
+    result = json.loads(run_well(*arguments, "--json"))
+    assert (result["rows"], result["trusted"], result["seeds"]) == (27, 3, 2)
+    assert result["wrong"]["mean"] == 9
+    methods = result["methods"]
+    assert {"bm25", "embedding", "loss", "random", "audit: suspicion"} < set(methods)
+    assert "length" not in methods
+    for found in methods.values():
+        assert set(found) == {"auc", "precision"}
+        assert found["auc"]["n"] == 2
+    # One answer a class: whoever knows the trusted answers knows the wrong ones.
+    for name in ("exact dot", "exact cosine", "last-layer gradient", "full gradient"):
+        assert methods[name]["auc"]["mean"] > 0.8, name
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_mislabel_for_people(model_dir: Path, labelled: Path) -> None:
+    arguments = ("mislabel", "--model", model_dir, "--data", labelled, "--seeds", 1)
+    out = run_well(*arguments, "--trusted", 0.2, "--recipe", "raw")
+    assert "audit: suspicion" in out
+    assert " of 24 rows are wrong, 6 more are trusted; recipe raw" in out
+
+
+def test_wrong_rows_of_the_wrong_kind_are_one_line(
+    model_dir: Path, labelled: Path, tmp_path: Path
+) -> None:
+    arguments = ("mislabel", "--model", model_dir, "--data", labelled)
+    result = run(*arguments, "--text-field", "response")
+    assert_one_line(result, "rows with a prompt and a response are needed")
+    result = run(*arguments, "--class-field", "colour")
+    assert_one_line(
+        result, "no field 'colour'; the row's fields are: id, prompt, response, n, kind"
+    )
+    few = write(tmp_path / "few.jsonl", [{"prompt": "a", "response": " b"}] * 3)
+    result = run("mislabel", "--model", model_dir, "--data", few)
+    assert_one_line(result, "3 rows are too few")
+
+
+def test_corrupted_responses_leave_their_class() -> None:
+    rows = [{"response": f"{kind}{i}", "kind": kind} for kind in "abc" for i in range(10)]
+    changed, wrong = corrupt(rows, "response", 0.4, "kind", np.random.default_rng(0))
+    assert wrong.reshape(3, 10).sum(1).tolist() == [4, 4, 4]
+    for old, new, is_wrong in zip(rows, changed, wrong, strict=True):
+        assert (new != old) == is_wrong
+        assert (new["response"][0] != old["kind"]) == is_wrong
+    assert sorted(row["response"] for row in changed) == sorted(row["response"] for row in rows)
+    again, _ = corrupt(rows, "response", 0.4, "kind", np.random.default_rng(0))
+    assert again == changed
+
+
+def test_corrupting_without_classes_and_with_equal_responses() -> None:
+    rows = [{"response": f"r{i}"} for i in range(20)]
+    changed, wrong = corrupt(rows, "response", 0.5, None, np.random.default_rng(0))
+    assert wrong.sum() == 10
+    assert [a != b for a, b in zip(rows, changed, strict=True)] == wrong.tolist()
+    alike = [{"response": "yes"}] * 20
+    assert not corrupt(alike, "response", 0.5, None, np.random.default_rng(0))[1].any()
+
+
+def test_select(index: Path, queries: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "select.png"
+    arguments = ("select", "--index", index, "--data", queries, "--budget", 6, "--epochs", 2)
+    arguments += ("--learning-rate", 1e-3, "--seeds", 2)
+    result = json.loads(run_well(*arguments, "--plot", picture, "--json"))
+    assert (result["samples"], result["budget"], result["targets"]) == (30, 6, 4)
+    methods = result["methods"]
+    assert {"no fine-tuning", "all rows", "selected", "stored dot", "bm25"} < set(methods)
+    assert {"embedding", "highest loss", "longest", "random"} < set(methods)
+    means = {name: found["loss"]["mean"] for name, found in methods.items()}
+    assert means["random"] < means["no fine-tuning"]
+    assert len(set(means.values())) > 5, "other rows, other losses"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_select_refuses_what_is_no_choice(index: Path, queries: Path) -> None:
+    arguments = ("select", "--index", index, "--data", queries, "--budget")
+    assert_one_line(run(*arguments, 30), "the budget is 30, but there are 30 rows to choose from")
+    write(queries, [{"prompt": "a", "response": " b"}])
+    assert_one_line(run(*arguments, 5), "one target")
 
 
 def assert_one_line(result: Result, message: str) -> None:

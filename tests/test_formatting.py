@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import tiny_tokenizer
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatting import Formatter, content_hash, key_of
+from forvalue_index.data.tokens import Tokens, cut
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row, Sample
 
@@ -43,7 +45,7 @@ def test_a_response_without_a_prompt_is_scored_after_its_first_token() -> None:
 
 
 def test_end_token_is_added_and_scored_when_asked() -> None:
-    sample = sample_of({"prompt": "ab", "response": "cd"}, add_eos=True)
+    sample = sample_of({"prompt": "ab", "response": "cd"}, eos=True)
     assert scored_text(sample) == "cd</s>"
 
 
@@ -84,6 +86,141 @@ def test_a_row_that_cannot_be_used_says_why(row: Row, message: str) -> None:
     with pytest.raises(RowError) as error:
         sample_of(row)
     assert message in str(error.value)
+
+
+def test_all_tokens_are_scored_when_asked() -> None:
+    assert scored_text(sample_of({"prompt": "ab", "response": "cd"}, score="all")) == "bcd"
+
+
+@pytest.mark.parametrize(
+    ("side", "text", "scored"),
+    [("unscored", "efXY", "XY"), ("start", "efXY", "XY"), ("end", "abcd", None)],
+)
+def test_the_side_that_goes_can_be_chosen(side: str, text: str, scored: str | None) -> None:
+    row = {"prompt": "abcdef", "response": "XY"}
+    if scored is None:
+        with pytest.raises(RowError, match=r"f:1: its scored tokens are all among the 4 that go"):
+            sample_of(row, 4, truncate=side)
+        return
+    sample = sample_of(row, 4, truncate=side)
+    assert (text_of(sample), scored_text(sample), sample.truncated) == (text, scored, True)
+
+
+def test_the_start_that_goes_takes_scored_tokens_too() -> None:
+    sample = sample_of({"prompt": "ab", "response": "UVWXYZ"}, 4, truncate="start")
+    assert (text_of(sample), scored_text(sample)) == ("WXYZ", "XYZ")  # W has lost its context
+    sample = sample_of({"prompt": "ab", "response": "UVWXYZ"}, 4, truncate="end")
+    assert (text_of(sample), scored_text(sample)) == ("abUV", "UV")
+
+
+@pytest.mark.parametrize(
+    ("scored", "max_length", "side", "kept", "counted"),
+    [
+        # b: beginning-of-sequence; the ids are the positions, so that it shows what stays.
+        ("b..xx..xxx..", 6, "unscored", [0, 5, 6, 7, 8, 9], [7, 8, 9]),
+        ("b..xx..xxx..", 12, "unscored", list(range(12)), [3, 4, 7, 8, 9]),
+        ("b..xx..xxx..", 6, "start", [0, 7, 8, 9, 10, 11], [8, 9]),
+        ("b..xx..xxx..", 6, "end", [0, 1, 2, 3, 4, 5], [3, 4]),
+        ("bxxxx.......", 4, "unscored", [0, 1, 2, 3], [1, 2, 3]),
+        ("...xx..xxx..", 6, "unscored", [2, 3, 4, 5, 6, 7], [3, 4, 7]),
+        ("b..xxxx", 2, "unscored", [2, 3], [3]),
+    ],
+)
+def test_the_window_with_the_most_scored_tokens_stays(
+    scored: str, max_length: int, side: str, kept: list[int], counted: list[int]
+) -> None:
+    tokens = Tokens(
+        np.arange(len(scored), dtype=np.int32), np.array([mark == "x" for mark in scored])
+    )
+    left = cut(tokens, max_length, side, 0 if scored[0] == "b" else None)
+    assert left.ids.tolist() == kept
+    assert left.ids[left.scored].tolist() == counted
+
+
+ALPACA = """\
+{{ instruction }}
+{% if input %}
+In: {{ input }}
+{% endif %}
+Out:
+"""
+
+
+def test_a_template_makes_the_prompt_of_a_rows_fields() -> None:
+    row = {"instruction": "Add", "input": "1 2", "response": " 3"}
+    sample = sample_of(row, template=ALPACA)
+    assert text_of(sample) == "Add<unk>In: 1 2<unk>Out: 3"  # the tokenizer knows no line breaks
+    assert scored_text(sample) == " 3"
+    for empty in ({"input": ""}, {"input": None}, {}):
+        short: Row = {"instruction": "Add", "response": " 3"} | empty
+        assert text_of(sample_of(short, template=ALPACA)) == "Add<unk>Out: 3"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ no }}", "f:1: the template: 'no' is undefined; the row's fields are: p, response"),
+        ("{{ p.x.y }}", "f:1: the template: 'str object' has no attribute 'x'"),
+        ("{{ 1 / 0 }}", "f:1: the template fails on this row (division by zero)"),
+        ("{{ p.__class__.__mro__ }}", "f:1: the template fails on this row (access to attribute"),
+    ],
+)
+def test_a_template_that_fails_on_a_row_names_it(template: str, message: str) -> None:
+    with pytest.raises(RowError) as error:
+        sample_of({"p": "a", "response": "b"}, template=template)
+    assert message in str(error.value)
+
+
+def test_a_template_that_cannot_be_read() -> None:
+    with pytest.raises(InputError, match=r"the template cannot be read: .* \(line 2\)"):
+        sample_of({"p": "a", "response": "b"}, template="x\n{{ p }")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"score": "some"}, "score 'some' is not one of response, all"),
+        ({"truncate": "left"}, "truncate 'left' is not one of unscored, start, end"),
+        ({"text_field": "t", "messages_field": "m"}, "a row is plain text or messages"),
+        ({"text_field": "t", "template": "x"}, "a template makes prompts"),
+        ({"text_field": "t", "chat": True}, "plain text is no chat"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        FormatConfig(**settings)
+
+
+def test_an_end_token_that_the_tokenizer_lacks() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(InputError, match="no end-of-sequence token to add"):
+        Formatter(tokenizer, FormatConfig(eos=True), 8)
+
+
+def test_a_token_beyond_the_heads_vocabulary_is_refused() -> None:
+    rows = [("f:1", {"prompt": "a", "response": "b"}), ("f:2", {"prompt": "a", "response": "z"})]
+    assert len(Formatter(TOKENIZER, FormatConfig(), 8, 96).samples(rows)) == 2
+    with pytest.raises(RowError, match=r"f:2: token id \d+ is not one of the 80 .* larger than"):
+        Formatter(TOKENIZER, FormatConfig(), 8, 80).samples(rows)
+
+
+def test_a_pad_token_is_never_needed() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = None
+    rows = [("f:1", {"prompt": "a", "response": "b"}), ("f:2", {"prompt": "abc", "response": "d"})]
+    samples = Formatter(tokenizer, FormatConfig(), 8).samples(rows)
+    assert [len(sample.input_ids) for sample in samples] == [2, 4]
+
+
+def test_rows_of_another_kind_keep_what_they_can() -> None:
+    chat = FormatConfig(messages_field="m", last_turn=True, chat_template="x")
+    asked = chat.of_kind("prompt_field")
+    assert (asked.messages_field, asked.chat, asked.chat_template) == (None, True, "x")
+    assert asked.of_kind("messages_field").is_chat is False  # which field, is not known
+    pair = FormatConfig(template="{{ x }}")
+    assert pair.of_kind("prompt_field") == FormatConfig()
+    assert not chat.of_kind("text_field").is_chat
 
 
 def test_max_length_must_leave_room() -> None:

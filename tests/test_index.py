@@ -300,7 +300,7 @@ def test_exact_scores_are_those_of_float64_gradients(
 ) -> None:
     """The exact form of the recipe from explicit gradients, all in float64."""
     model = tiny_model("llama").double()
-    whitening = index.vectoriser.recipe.tensors["whitening"].double()
+    whitening = index.vectoriser.parts[0].recipe.tensors["whitening"].double()
     samples = index.samples(rows)
     gradients = []
     for sample in samples:

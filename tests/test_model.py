@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY, tiny_model, tiny_tokenizer
-from transformers import AutoModelForCausalLM, BertConfig, MixtralConfig, OPTConfig, Phi3Config
+from conftest import SIZES as LLAMA
+from conftest import VOCABULARY, save_model, tiny_model, tiny_tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForMaskedLM,
+    CpmAntConfig,
+    LlamaConfig,
+    MixtralConfig,
+    OPTConfig,
+    Phi3Config,
+    RobertaConfig,
+)
 
-from forvalue_index.config import VectorConfig
-from forvalue_index.errors import ModelError
+from forvalue_index.config import ModelConfig, VectorConfig
+from forvalue_index.errors import DependencyError, InputError, ModelError
 from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.fit import fit_vectoriser
-from forvalue_index.forward.model import LanguageModel, wrap_model
+from forvalue_index.forward.model import LanguageModel, load_model, wrap_model
 from forvalue_index.records import Sample
 
 SIZES: dict[str, Any] = {
@@ -99,7 +114,7 @@ def test_a_model_that_looks_ahead_is_refused() -> None:
     with pytest.raises(ModelError, match="is not causal"):
         load(config)
     config.is_decoder = True
-    assert load(config).head.step == "none"
+    assert load(config).head.cap is None
 
 
 def test_an_id_beyond_the_embedding_is_a_clear_error() -> None:
@@ -121,4 +136,127 @@ def test_logits_that_no_known_step_explains_are_refused() -> None:
 
     model.forward = twisted
     with pytest.raises(ModelError, match="the closed form cannot be right for it"):
+        wrap_model(model, tiny_tokenizer())
+
+
+def test_a_model_that_reads_a_prefix_in_both_directions_is_never_padded() -> None:
+    config = CpmAntConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=24,
+        num_attention_heads=2,
+        dim_head=12,
+        dim_ff=48,
+        num_hidden_layers=2,
+    )
+    assert load(config).length_matters
+    assert not load(OPTConfig(**SIZES, ffn_dim=48)).length_matters
+
+
+def test_positions_that_begin_behind_padding_are_fewer() -> None:
+    config = RobertaConfig(
+        **SIZES | {"pad_token_id": 1},
+        intermediate_size=48,
+        max_position_embeddings=34,
+        is_decoder=True,
+    )
+    lm = load(config)
+    assert lm.max_positions == 32
+    encoder = Encoder(lm)
+    assert len(list(encoder.tokens(samples_of([32])))) == 1
+    with pytest.raises(ModelError, match="cannot read 33 tokens"):
+        list(encoder.tokens(samples_of([33])))
+    with pytest.raises(ModelError, match="use --max-length 32 or less"):
+        lm.max_length(33)
+
+
+def saved(path: Path, model: Any) -> str:
+    model.save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return str(path)
+
+
+def test_an_encoder_decoder_is_refused_by_name(tmp_path: Path) -> None:
+    config = BartConfig(
+        vocab_size=VOCABULARY,
+        d_model=24,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+    )
+    path = saved(tmp_path / "bart", BartForConditionalGeneration(config))
+    with pytest.raises(ModelError, match=r"an encoder-decoder \(BartForConditionalGeneration\)"):
+        load_model(ModelConfig(path), "cpu")
+
+
+def test_a_masked_language_model_is_refused(tmp_path: Path) -> None:
+    config = BertConfig(**SIZES, intermediate_size=48)
+    path = saved(tmp_path / "bert", BertForMaskedLM(config))
+    with pytest.raises(ModelError, match="is not causal"):
+        load_model(ModelConfig(path), "cpu")
+
+
+def test_a_model_without_a_head_of_classes_is_no_classifier(model_dir: Path) -> None:
+    with pytest.raises(ModelError, match=r"lacks 1 of its weights, score.weight first"):
+        load_model(ModelConfig(str(model_dir), task="classification"), "cpu")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "accelerate bitsandbytes"),
+        ({"quant_method": "gptq", "bits": 4}, "accelerate optimum gptqmodel"),
+        ({"quant_method": "compressed-tensors"}, "accelerate compressed-tensors"),
+        ({"quant_method": "hqq"}, "HQQ"),
+    ],
+)
+def test_a_quantised_checkpoint_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
+) -> None:
+    path = save_model(tmp_path / "quantised", "llama", 0)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    for package in ("bitsandbytes", "gptqmodel", "compressed_tensors", "hqq"):
+        monkeypatch.setattr(f"{QUANTIZERS}.is_{package}_available", lambda *_: False, raising=False)
+    with pytest.raises(DependencyError, match=f"is quantised with .*{message}"):
+        load_model(ModelConfig(str(path)), "cpu")
+
+
+QUANTIZERS = "transformers.utils.import_utils"
+
+
+def test_code_that_comes_with_a_model_is_not_run_unless_it_is_asked_for(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "custom", "llama", 0)
+    (path / "configuration_mine.py").write_text(
+        "from pathlib import Path\n"
+        "from transformers import LlamaConfig\n"
+        "Path(__file__).with_name('ran').touch()\n"
+        "class Mine(LlamaConfig):\n    model_type = 'mine'\n"
+    )
+    config = json.loads((path / "config.json").read_text()) | {"model_type": "mine"}
+    config["auto_map"] = {"AutoConfig": "configuration_mine.Mine"}
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="if you trust it, give --trust-remote-code"):
+        load_model(ModelConfig(str(path)), "cpu")
+    assert not (path / "ran").exists()
+
+
+def test_a_checkpoint_is_read_in_the_type_that_is_asked_for(model_dir: Path) -> None:
+    lm = load_model(ModelConfig(str(model_dir), dtype="bfloat16"), "cpu")
+    assert lm.model.dtype == torch.bfloat16
+    with pytest.raises(InputError, match="dtype 'int8' is not one of"):
+        ModelConfig(str(model_dir), dtype="int8")
+    with pytest.raises(InputError, match="task 'chat' is not one of"):
+        ModelConfig(str(model_dir), task="chat")
+
+
+def test_weights_that_overflow_in_half_precision_are_named() -> None:
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**LLAMA)).half()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(60000.0)
+        model.model.norm.weight.fill_(60000.0)
+    with pytest.raises(ModelError, match="try --dtype float32"):
         wrap_model(model, tiny_tokenizer())

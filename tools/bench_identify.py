@@ -26,14 +26,12 @@ from rich.console import Console
 from rich.table import Table
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
+from forvalue_index.analysis.baselines import embedding
 from forvalue_index.analysis.metrics import auc, recall
 from forvalue_index.config import ModelConfig
 from forvalue_index.data.readers import open_rows
-from forvalue_index.features.closed_form import similarity
-from forvalue_index.features.recipe import Raw
-from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import LanguageModel, load_model
-from forvalue_index.records import Row, Sample
+from forvalue_index.records import Row
 
 TASKS = ("grammars", "math_without_reason")
 MAX_LENGTH = 300
@@ -48,15 +46,6 @@ def rows_of(path: Path) -> list[Row]:
         row | {"response": row["text"].removeprefix(row["prompt"]), "number": number}
         for number, (_, row) in enumerate(open_rows(path))
     ]
-
-
-def embedding(encoder: Encoder, queries: list[Sample], samples: list[Sample]) -> np.ndarray:
-    """Returns the cosine of mean hidden states, [queries, samples]."""
-    result = np.zeros((len(queries), len(samples)))
-    for rows, query in encoder.factors(queries, Raw()):
-        for columns, sample in encoder.factors(samples, Raw()):
-            result[np.ix_(rows, columns)] = similarity(query, sample).cpu()
-    return result
 
 
 def study(
@@ -86,7 +75,7 @@ def study(
             methods[f"{recipe}, stored"] = index.scores(queries)[1]
             methods[f"{recipe}, exact"] = index.influence(queries, samples)
             index.close()
-    methods["embedding"] = embedding(Encoder(lm), queries, samples)
+    methods["embedding"] = embedding(lm, queries, samples)
     methods["random"] = np.random.default_rng(0).random(same.shape)
     result = {}
     for name, scores in methods.items():

@@ -51,6 +51,7 @@ from rich.table import Table
 from forvalue_index import FormatConfig
 from forvalue_index.analysis.fidelity import fidelity as compare
 from forvalue_index.analysis.metrics import auc
+from forvalue_index.analysis.mislabel import corrupt
 from forvalue_index.analysis.recall import found, gold_of
 from forvalue_index.config import RECIPES, ModelConfig, VectorConfig
 from forvalue_index.data.readers import open_rows
@@ -195,24 +196,9 @@ def draw(rows: list[Row], count: int, rng: np.random.Generator) -> tuple[list[Ro
 
 
 def exchange(rows: list[Row], rng: np.random.Generator) -> list[Row]:
-    """Returns the rows with a share of their responses exchanged between classes, and marked.
-
-    The same share of each class is taken. In the order of classes, each of the taken rows gets the
-    response of the one that stands as many places on as the largest class has rows, so that no
-    response stays in its class.
-    """
-    classes: dict[str, list[int]] = defaultdict(list)
-    for i in rng.permutation(len(rows)):
-        classes[rows[i]["class"]].append(int(i))
-    taken = {name: ids[: round(EXCHANGED * len(ids))] for name, ids in sorted(classes.items())}
-    order = [i for ids in taken.values() for i in ids]
-    shift = max(len(ids) for ids in taken.values())
-    result = [row | {"clean": True} for row in rows]
-    for place, i in enumerate(order):
-        response = rows[order[(place + shift) % len(order)]]["response"]
-        # Two classes may share an answer: then nothing is wrong with the row.
-        result[i] |= {"response": response, "clean": response == rows[i]["response"]}
-    return result
+    """Returns the rows with a share of their responses exchanged between classes, and marked."""
+    changed, wrong = corrupt(rows, "response", EXCHANGED, "class", rng)
+    return [row | {"clean": not is_wrong} for row, is_wrong in zip(changed, wrong, strict=True)]
 
 
 def judge_clean(queries: Sequence[Sample], stored: Sequence[StoredSample]) -> Judge:

@@ -22,7 +22,7 @@ from rich.table import Table
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.baselines import baselines
 from forvalue_index.analysis.exact import exact_scores, reranked
-from forvalue_index.analysis.recall import ranks, stored_samples
+from forvalue_index.analysis.methods import ranks, stored_samples
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Row, Sample, StoredSample
 

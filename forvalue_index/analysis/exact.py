@@ -73,5 +73,5 @@ def reranked(
 
 
 def _lengths(index: InfluenceIndex, samples: list[Sample]) -> NDArray[np.float32]:
-    squares = Encoder(index.lm).self_influence(samples, index.vectoriser.recipe)
+    squares = Encoder(index.lm).self_influence(samples, index.vectoriser.parts)
     return np.sqrt(np.maximum(squares, 0))

@@ -5,8 +5,9 @@ Scores by influence, as stored and exact, stand beside baselines that need no in
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.adding import Progress
-from forvalue_index.analysis.baselines import baselines, require_bm25
-from forvalue_index.analysis.exact import exact_scores
+from forvalue_index.analysis.baselines import require_bm25
+from forvalue_index.analysis.methods import influences, rivals, stored_samples
 from forvalue_index.analysis.metrics import Figure, auc, hit, reciprocal_rank
 from forvalue_index.analysis.metrics import recall as recall_at_n
 from forvalue_index.config import FormatConfig
@@ -57,6 +58,7 @@ def recall(
     gold_field: str,
     *,
     exact: bool = False,
+    gradient: bool = False,
     seed: int = 0,
     format: FormatConfig | None = None,
     progress: Progress | None = None,
@@ -69,7 +71,9 @@ def recall(
         index: the index.
         data: queries with the field.
         gold_field: field of the queries and of the training rows.
-        exact: also score by the exact form, by running all training samples forward again.
+        exact: also score by the exact forms of the recipe and of the last layer's gradients, by
+            running all training samples forward again.
+        gradient: also score by the gradients of the whole model, a backward pass a sample.
         seed: of the random baseline.
         format: how queries become tokens, if not as the index's rows do.
         progress: called as training samples are run forward again.
@@ -81,46 +85,34 @@ def recall(
     """
     require_bm25()  # before the first forward pass
     queries = index.samples(data, format)
-    ids, scores = index.scores(queries)
-    stored = stored_samples(index, ids)
+    stored = stored_samples(index, index.flat.ids)
     gold = gold_of(queries, stored, gold_field)
-    methods: dict[str, Found] = {}
-    lengths = np.array([item.norm for item in stored])
-    n_scored = np.array([item.n_scored for item in stored])
-    for name, ranked in ranks(scores, lengths, n_scored):
-        methods[f"stored {name}"] = found(ranked, gold)
-    if exact:
-        true = exact_scores(index, queries, ids, progress)
-        for name, ranked in ranks(true.scores, true.sample_lengths, n_scored):
-            methods[f"exact {name}"] = found(ranked, gold)
     asked = format or index.config.format
-    for name, others in baselines(index, queries, stored, asked, seed=seed, progress=progress):
-        methods[name] = found(others, gold)
+    methods = {
+        name: found(scores, gold)
+        for name, scores in itertools.chain(
+            influences(index, queries, stored, exact=exact, progress=progress),
+            rivals(
+                index,
+                queries,
+                stored,
+                asked,
+                last_layer=exact,
+                gradient=gradient,
+                seed=seed,
+                progress=progress,
+            ),
+        )
+    }
     return Recall(
         gold_field=gold_field,
         recipe=index.config.vector.recipe,
         dim=index.vectoriser.dim,
         queries=len(queries),
-        samples=len(ids),
+        samples=len(stored),
         sources=Figure.of(gold.sum(1)),
         methods=methods,
     )
-
-
-def ranks(
-    scores: NDArray[Any], lengths: NDArray[Any], n_scored: NDArray[Any]
-) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yields the names and scores [q, n] of every way to rank samples by influence.
-
-    Args:
-        scores: inner products [q, n].
-        lengths: of the samples' vectors [n]; a sample of no length scores 0 by cosine.
-        n_scored: the samples' scored tokens [n].
-    """
-    yield "dot", scores
-    # A query's own length changes nothing in the order of its samples.
-    yield "cosine", scores / np.where(lengths > 0, lengths, np.inf)
-    yield "per-token", scores / n_scored
 
 
 def found(scores: NDArray[Any], gold: Gold) -> Found:
@@ -157,14 +149,9 @@ def gold_of(queries: Sequence[Sample], stored: Sequence[StoredSample], field: st
             raise InputError(
                 f"{query.source}: {'every' if count else 'no'} training row has "
                 f"{field} = {_value(query.row, field)}, so there is nothing to find: "
-                "leave the query out, or name another --gold-field"
+                "leave the query out, or name another field"
             )
     return gold
-
-
-def stored_samples(index: InfluenceIndex, ids: NDArray[np.int64]) -> list[StoredSample]:
-    """Returns the training samples with these ids, as the catalogue has them."""
-    return list(index.store.catalog.samples(ids.tolist()).values())
 
 
 def _value(row: dict[str, Any], field: str) -> str:

@@ -13,13 +13,19 @@ from typing import Any
 
 import click
 
+from forvalue_index.cli.ask import ask
+from forvalue_index.cli.audit import audit
 from forvalue_index.cli.build import add, build
 from forvalue_index.cli.demo import demo
 from forvalue_index.cli.evaluate import evaluate
+from forvalue_index.cli.explain import explain
 from forvalue_index.cli.inspect import info, verify
 from forvalue_index.cli.keep import compact, export, list_samples, migrate, remove, show
 from forvalue_index.cli.optimize import optimize
+from forvalue_index.cli.preview import preview
 from forvalue_index.cli.query import query
+from forvalue_index.cli.score import score
+from forvalue_index.cli.select import select
 from forvalue_index.errors import ForvalueError
 
 
@@ -57,7 +63,22 @@ def main(debug: bool) -> None:
 
 
 for _command in (
-    *(build, add, query, evaluate, info, list_samples, show, export),
+    *(
+        preview,
+        build,
+        add,
+        query,
+        ask,
+        explain,
+        score,
+        audit,
+        select,
+        evaluate,
+        info,
+        list_samples,
+        show,
+        export,
+    ),
     *(remove, compact, optimize, verify, migrate, demo),
 ):
     main.add_command(_command)

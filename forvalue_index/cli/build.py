@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from forvalue_index.cli import render
 from forvalue_index.cli.options import (
+    data_options,
     device_option,
-    dtype_option,
-    field_options,
-    format_of,
+    format_for,
+    format_options,
     index_option,
     model_option,
+    on_error_option,
+    remote_option,
+    reading_options,
     trust_option,
 )
 from forvalue_index.cli.progress import build_progress
-from forvalue_index.config import RECIPES, SKETCHES, FormatConfig, ModelConfig, VectorConfig
+from forvalue_index.config import RECIPES, SKETCHES, ModelConfig, VectorConfig
 
 
 @click.command()
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
 @index_option
 @click.option("--model", required=True, metavar="PATH_OR_ID", help="The fine-tuned model.")
-@click.option("--revision", metavar="REV", help="Revision of a model on the hub.")
-@field_options
-@click.option("--key-field", metavar="NAME", help="Field of your own id.  [default: content hash]")
-@click.option("--add-eos", is_flag=True, help="Append the end token to every row, and score it.")
-@click.option(
-    "--max-length",
-    type=click.IntRange(min=2),
-    metavar="N",
-    help="Longest row in tokens; more is cut and counted.  [default: the model's, at most 2048]",
-)
+@reading_options
+@data_options
+@remote_option
+@format_options
 @click.option(
     "--recipe",
     type=click.Choice(RECIPES),
@@ -81,20 +79,16 @@ from forvalue_index.config import RECIPES, SKETCHES, FormatConfig, ModelConfig, 
     metavar="URL",
     help="PostgreSQL database for rows: postgresql+psycopg://user@host/name.  [default: SQLite]",
 )
-@dtype_option
+@on_error_option
 @device_option
-@trust_option
 def build(
     data: tuple[str, ...],
     directory: Path,
-    model: str,
-    revision: str | None,
-    prompt_field: str | None,
-    response_field: str | None,
-    text_field: str | None,
-    key_field: str | None,
-    add_eos: bool,
-    max_length: int | None,
+    model: ModelConfig,
+    split: str | None,
+    subset: str | None,
+    allow_remote: bool,
+    fields: dict[str, Any],
     recipe: str,
     dim: int,
     sketch: str,
@@ -102,11 +96,13 @@ def build(
     fit_samples: int,
     seed: int,
     catalog: str | None,
-    dtype: str,
+    on_error: str,
     device: str | None,
-    trust_remote_code: bool,
 ) -> None:
-    """Build an index of training rows in JSON Lines files (- is standard input).
+    """Build an index of training rows: files, patterns, a data set folder, or a hub id.
+
+    Files are .jsonl, .json, .csv, .tsv (also with .gz or .zst), .parquet and .arrow; - is standard
+    input, JSON Lines. Which fields to read is guessed from their names unless they are given.
 
     One forward pass per row. All rows are checked before the first is encoded; a build that was
     interrupted goes on when the same command is run again.
@@ -115,19 +111,26 @@ def build(
     Example:
       forvalue build train.jsonl --index my.index --model Qwen/Qwen2.5-0.5B \\
         --prompt-field question --response-field answer
+      forvalue build "data/train-*.parquet" --index my.index --model my-model --on-error skip
+      forvalue build reviews.csv --index my.index --model my-classifier \\
+        --text-field review --label-field stars
+      forvalue build org/data-set --split train --index my.index --model my-model
     """
+    from forvalue_index.data.readers import open_rows
     from forvalue_index.index import InfluenceIndex
 
-    base = FormatConfig(key_field=key_field, add_eos=add_eos, max_length=max_length)
+    rows = open_rows(data, split=split, subset=subset, allow_remote=allow_remote)
+    format = format_for(rows, fields)
     with build_progress() as progress:
         index, report = InfluenceIndex.build(
             directory,
-            data,
-            ModelConfig(model, revision, dtype, trust_remote_code),
-            format=format_of(base, prompt_field, response_field, text_field),
+            rows,
+            model,
+            format=format,
             vector=VectorConfig(recipe, dim, sketch, sketch_dim, fit_samples, seed),
             catalog=catalog,
             device=device,
+            on_error=on_error,
             progress=progress,
         )
     index.close()
@@ -138,6 +141,9 @@ def build(
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
 @index_option
 @click.option("--update", is_flag=True, help="Replace rows that are there with other content.")
+@data_options
+@remote_option
+@on_error_option
 @model_option
 @device_option
 @trust_option
@@ -145,6 +151,10 @@ def add(
     data: tuple[str, ...],
     directory: Path,
     update: bool,
+    split: str | None,
+    subset: str | None,
+    allow_remote: bool,
+    on_error: str,
     model: str | None,
     device: str | None,
     trust_remote_code: bool,
@@ -158,13 +168,15 @@ def add(
       forvalue add more.jsonl --index my.index
       forvalue add corrected.jsonl --index my.index --update
     """
+    from forvalue_index.data.readers import open_rows
     from forvalue_index.index import InfluenceIndex
 
+    rows = open_rows(data, split=split, subset=subset, allow_remote=allow_remote)
     with (
         InfluenceIndex.open(
             directory, model=model, device=device, trust_remote_code=trust_remote_code
         ) as index,
         build_progress() as progress,
     ):
-        report = index.add(data, update=update, progress=progress)
+        report = index.add(rows, update=update, on_error=on_error, progress=progress)
     render.added(directory, report)

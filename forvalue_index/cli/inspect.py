@@ -31,8 +31,12 @@ def info(directory: Path, as_json: bool) -> None:
     config = values.pop("config")
     format = config["format"]
     values["fields"] = (
-        format["text_field"] or f"{format['prompt_field']}, {format['response_field']}"
+        format["text_field"]
+        or format["messages_field"]
+        or f"{format['prompt_field']}, {format['response_field']}"
     )
+    if format["label_field"]:
+        values["fields"] += f", {format['label_field']}"
     values["recipe"] = config["vector"]["recipe"]
     values["max length"] = format["max_length"]
     retained, derived = values.pop("retained_energy"), values.pop("derived")

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from forvalue_index.config import DTYPES, FormatConfig
+from forvalue_index.cli import render
+from forvalue_index.config import (
+    DTYPES,
+    ON_ERROR,
+    SCORES,
+    TASKS,
+    TRUNCATIONS,
+    FormatConfig,
+    ModelConfig,
+)
+
+if TYPE_CHECKING:
+    from forvalue_index.data.rows import Rows
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,6 +50,12 @@ where_option = click.option(
     metavar="CONDITION",
     help='Only samples whose field meets it: "source=math", "year>2020", "lang in de,fr".',
 )
+targets_option = click.option(
+    "--data",
+    required=True,
+    metavar="TARGETS",
+    help="What the model should do well: a file of rows (- is stdin), or what build takes.",
+)
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(DTYPES),
@@ -43,6 +63,39 @@ dtype_option = click.option(
     show_default=True,
     help="Type of the weights; auto: as the checkpoint has them.",
 )
+
+on_error_option = click.option(
+    "--on-error",
+    type=click.Choice(ON_ERROR),
+    default="stop",
+    show_default=True,
+    help="At a row that cannot be used; skipped ones are listed in DIR/rejects.jsonl.",
+)
+
+remote_option = click.option(
+    "--allow-remote", is_flag=True, help="Fetch images that are URLs; they are kept in the index."
+)
+
+_DATA: list[Callable[[Any], Any]] = [
+    click.option("--split", metavar="NAME", help="Of a data set with several, such as train."),
+    click.option("--subset", metavar="NAME", help="Of a data set on the hub: its configuration."),
+]
+
+
+def data_options(command: F) -> F:
+    """Adds the options that say which part of a data set is read."""
+    for option in reversed(_DATA):
+        command = option(command)
+    return command
+
+
+def _content(_: click.Context, param: click.Parameter, path: Path | None) -> str | None:
+    """Returns the text of the file that an option names."""
+    try:
+        return None if path is None else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"cannot read {path}: {error}", param=param) from None
+
 
 _FIELDS: list[Callable[[Any], Any]] = [
     click.option("--prompt-field", metavar="NAME", help="Field of the prompt.  [default: prompt]"),
@@ -56,38 +109,194 @@ _FIELDS: list[Callable[[Any], Any]] = [
         metavar="NAME",
         help="Field of plain text instead of the two: every token after the first is scored.",
     ),
+    click.option(
+        "--messages-field",
+        metavar="NAME",
+        help="Field of a conversation instead: what the assistant says is scored.",
+    ),
+    click.option(
+        "--image-field",
+        metavar="NAME",
+        help='Field of an image or several.  [default: image or images, if it holds some; "": none]',
+    ),
+    click.option(
+        "--label-field",
+        metavar="NAME",
+        help="Field of the class, of a sequence classifier's rows: it is scored, and no token.",
+    ),
+]
+
+_FORMAT: list[Callable[[Any], Any]] = [
+    click.option("--key-field", metavar="NAME", help="Your own id.  [default: content hash]"),
+    click.option(
+        "--template",
+        type=click.Path(path_type=Path),
+        callback=_content,
+        metavar="FILE",
+        help="Jinja that makes the prompt of a row's fields: {{ instruction }}.",
+    ),
+    click.option(
+        "--chat",
+        is_flag=True,
+        default=None,
+        help="Put prompt and response through the chat template, as two messages.",
+    ),
+    click.option(
+        "--chat-template",
+        type=click.Path(path_type=Path),
+        callback=_content,
+        metavar="FILE",
+        help="Chat template in the place of the tokenizer's own.",
+    ),
+    click.option(
+        "--score",
+        type=click.Choice(SCORES),
+        help="Tokens that are scored: the response's, or all.  [default: response]",
+    ),
+    click.option(
+        "--last-turn", is_flag=True, default=None, help="Score the assistant's last turn only."
+    ),
+    click.option(
+        "--add-eos/--no-eos",
+        "eos",
+        default=None,
+        help="Score the end of a response, here and in queries.  [default: as in the chat "
+        "template; without one, no end is added]",
+    ),
+    click.option(
+        "--truncate",
+        type=click.Choice(TRUNCATIONS),
+        help="What of a long row goes first: what is not scored (the start of the prompt, then "
+        "the end of the response), the start, or the end.  [default: unscored]",
+    ),
+    click.option(
+        "--max-length",
+        type=click.IntRange(min=2),
+        metavar="N",
+        help="Longest row in tokens; more is cut and counted.  [default: the model's, at most "
+        "2048]",
+    ),
+]
+
+_KINDS = (("text_field",), ("messages_field",), ("prompt_field", "response_field"))
+"""The fields of a row that is plain text, a conversation, or a prompt and a response."""
+
+_READING: list[Callable[[Any], Any]] = [
+    click.option("--revision", metavar="REV", help="Revision of a model on the hub."),
+    click.option(
+        "--task",
+        type=click.Choice(TASKS),
+        default="auto",
+        show_default=True,
+        help="What the model is read as; auto: as its checkpoint says.",
+    ),
+    click.option(
+        "--adapter",
+        "adapters",
+        multiple=True,
+        metavar="PATH",
+        help="PEFT adapter of the model. Given again, for checkpoints of one training: their "
+        "influences are added up.",
+    ),
+    click.option(
+        "--adapter-weight",
+        "adapter_weights",
+        multiple=True,
+        type=float,
+        metavar="W",
+        help="Weight of each adapter in the sum, in their order.  [default: 1 each]",
+    ),
+    dtype_option,
+    trust_option,
 ]
 
 
+def reading_options(command: F) -> F:
+    """Adds the options of how a model is read; the command gets a ModelConfig as `model`."""
+
+    def bundled(*args: Any, model: str, **values: Any) -> Any:
+        settings = {name: values.pop(name) for name in names}
+        return command(*args, model=ModelConfig(model, **settings), **values)
+
+    decorated: Any = functools.wraps(command)(bundled)
+    before = len(getattr(command, "__click_params__", ()))
+    for option in reversed(_READING):
+        decorated = option(decorated)
+    names = [param.name for param in decorated.__click_params__[before:]]
+    return cast(F, decorated)
+
+
 def field_options(command: F) -> F:
-    """Adds the options that name the fields of a row."""
-    for option in reversed(_FIELDS):
-        command = option(command)
-    return command
+    """Adds the options that name the fields of a row; the command gets them as `fields`."""
+    return _bundled(command, _FIELDS)
 
 
-def format_of(
-    base: FormatConfig,
-    prompt_field: str | None,
-    response_field: str | None,
-    text_field: str | None,
-) -> FormatConfig:
-    """Returns `base` with the fields that were given.
+def format_options(command: F) -> F:
+    """Adds all options of how a row becomes tokens; the command gets them as `fields`."""
+    return _bundled(command, _FIELDS + _FORMAT)
+
+
+def _bundled(command: F, options: list[Callable[[Any], Any]]) -> F:
+    """Returns a command that gets the values of `options` in one dict, those that were given.
+
+    Called, it raises click.UsageError at the fields of two kinds of rows, before it opens a file.
+    """
+
+    def bundled(*args: Any, **values: Any) -> Any:
+        given = {name: values.pop(name) for name in names}
+        fields = {name: value for name, value in given.items() if value is not None}
+        kinds = _kinds(fields)
+        if len(kinds) > 1:
+            options = " or ".join(f"--{kind[0].replace('_', '-')}" for kind in kinds)
+            raise click.UsageError(f"a row is of one kind: give {options}, not both")
+        return command(*args, fields=fields, **values)
+
+    decorated: Any = functools.wraps(command)(bundled)
+    before = len(getattr(command, "__click_params__", ()))
+    for option in reversed(options):
+        decorated = option(decorated)
+    names = [param.name for param in decorated.__click_params__[before:]]
+    return cast(F, decorated)
+
+
+def _kinds(fields: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Returns the kinds of rows whose fields are named."""
+    return [kind for kind in _KINDS if any(name in fields for name in kind)]
+
+
+def format_of(base: FormatConfig, fields: dict[str, Any]) -> FormatConfig:
+    """Returns `base` with what was given; rows of another kind are formatted as they can be."""
+    for kind in _kinds(fields):
+        base = base.of_kind(kind[0])
+    given = fields | {"image_field": fields.get("image_field", base.image_field) or None}
+    return replace(base, **given)
+
+
+def format_for(rows: Rows, fields: dict[str, Any]) -> FormatConfig:
+    """Returns the format for a new index of rows; fields that are not named are guessed.
 
     Raises:
-        click.UsageError: plain text and prompt or response at once.
+        InputError: their names do not tell.
     """
-    from dataclasses import replace
+    from forvalue_index.data.columns import guess_format
 
-    if text_field is not None:
-        if prompt_field is not None or response_field is not None:
-            raise click.UsageError("--text-field cannot go with --prompt-field or --response-field")
-        return replace(base, text_field=text_field)
-    if prompt_field is None and response_field is None:
-        return base
-    return replace(
-        base,
-        text_field=None,
-        prompt_field=prompt_field or base.prompt_field,
-        response_field=response_field or base.response_field,
-    )
+    format = format_of(FormatConfig(), fields)
+    if _kinds(fields):
+        return format if "image_field" in fields else _with_images(format, rows)
+    guessed, words = guess_format(rows, format)
+    if guessed != format:  # not the names that are there by default
+        render.notes.print(f"Reading {words}, as the names of the fields suggest", markup=False)
+    if "image_field" in fields:
+        guessed = replace(guessed, image_field=format.image_field)
+    return replace(guessed, template=format.template or guessed.template)
+
+
+def _with_images(format: FormatConfig, rows: Rows) -> FormatConfig:
+    """Returns a format with the field of the first row's images, if its name tells."""
+    from forvalue_index.data.columns import guess_images
+
+    row = next((row for _, row in rows.outcomes() if isinstance(row, dict)), {})
+    field = guess_images(row)
+    if field is not None:
+        render.notes.print(f"Reading images in {field!r}, as its name suggests", markup=False)
+    return replace(format, image_field=field)

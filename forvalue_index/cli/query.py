@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.text import Text
 
-from forvalue_index.cli import render
+from forvalue_index.cli import passages, render
+from forvalue_index.cli.asked import (
+    Asked,
+    Part,
+    Search,
+    part_options,
+    query_options,
+    search_options,
+)
 from forvalue_index.cli.options import (
     device_option,
     field_options,
@@ -17,56 +25,33 @@ from forvalue_index.cli.options import (
     json_option,
     model_option,
     trust_option,
-    where_option,
 )
-from forvalue_index.config import RANKS
 
 
 @click.command()
 @index_option
-@click.option("--prompt", metavar="TEXT", help="What the model was asked.")
-@click.option("--response", metavar="TEXT", help="What it answered, or should have.")
-@click.option("--text", metavar="TEXT", help="Plain text instead of the two.")
-@click.option("--data", metavar="FILE", help="A JSON Lines file of queries (- is standard input).")
+@query_options
 @field_options
+@part_options
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Hits a query.")
-@click.option("--opponents", is_flag=True, help="Those that made the response less likely.")
+@search_options
 @click.option(
-    "--rank",
-    type=click.Choice(RANKS),
-    default="dot",
-    show_default=True,
-    help="dot: the influence; cosine: free of both lengths; per-token: per scored token of both.",
+    "--highlight",
+    is_flag=True,
+    help="Show which tokens of the hits carried the influence: runs query and hits again.",
 )
-@where_option
-@click.option("--exact", is_flag=True, help="Run the best candidates again for exact scores.")
-@click.option(
-    "--candidates",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="How many of them.  [default: 10 k]",
-)
-@click.option("--flat", is_flag=True, help="Compare every vector, without a derived index.")
 @json_option
 @model_option
 @device_option
 @trust_option
 def query(
     directory: Path,
-    prompt: str | None,
-    response: str | None,
-    text: str | None,
-    data: str | None,
-    prompt_field: str | None,
-    response_field: str | None,
-    text_field: str | None,
+    asked: Asked,
+    fields: dict[str, Any],
+    part: Part,
     k: int,
-    opponents: bool,
-    rank: str,
-    where: tuple[str, ...],
-    exact: bool,
-    candidates: int | None,
-    flat: bool,
+    search: Search,
+    highlight: bool,
     as_json: bool,
     model: str | None,
     device: str | None,
@@ -83,43 +68,24 @@ def query(
       forvalue query --index my.index --data questions.jsonl --json > hits.jsonl
       forvalue query --index my.index --text "Once upon" --where source=web --exact
     """
-    from forvalue_index.data.readers import open_rows
     from forvalue_index.index import InfluenceIndex
 
-    given = [response is not None or prompt is not None, text is not None, data is not None]
-    if sum(given) != 1 or (prompt is not None and response is None):
-        raise click.UsageError("give --prompt and --response, or --text, or --data FILE")
     with InfluenceIndex.open(
         directory, model=model, device=device, trust_remote_code=trust_remote_code
     ) as index:
-        format = format_of(index.config.format, prompt_field, response_field, text_field)
-        if data is not None:
-            queries = open_rows(data)
-        elif text is not None:
-            format = replace(format, text_field=format.text_field or "text")
-            queries = open_rows({format.text_field or "": text})
-        else:
-            format = replace(format, text_field=None)
-            queries = open_rows(
-                {format.prompt_field: prompt or "", format.response_field: response}
-            )
-        hits = index.query(
-            queries,
-            k,
-            opponents=opponents,
-            rank=rank,
-            where=where,
-            exact=exact,
-            candidates=candidates,
-            flat=flat,
-            format=format,
-        )
-        if as_json:
-            render.hits_json(hits)
-            return
+        queries, format = asked.rows(format_of(index.config.format, fields))
+        samples = [part(index, sample) for sample in index.samples(queries, format)]
+        hits = search(index, samples, k)
         console = render.console()
-        for number, (_, row) in enumerate(queries):
-            title = Text("? ", style="yellow") + render.sample_text(row, format)
+        for number, sample in enumerate(samples):
             own = [hit for hit in hits if hit.query == number]
-            console.print(render.hits_table(own, index.config.format, title))
+            texts = index.contributions(sample, own) if highlight else None
+            if as_json:
+                for place, hit in enumerate(own):
+                    named = passages.hit_json(hit, texts[place]) if texts else render.hit_json(hit)
+                    render.json_line(named)
+                continue
+            title = Text("? ", style="yellow") + render.sample_text(sample.row, format)
+            shown = None if texts is None else [passages.snippet(passage) for passage in texts]
+            console.print(render.hits_table(own, index.config.format, title, shown))
             console.print()

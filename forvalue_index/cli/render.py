@@ -16,6 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from forvalue_index.config import FormatConfig
+from forvalue_index.data.formatting import texts_of
+from forvalue_index.errors import InputError
+from forvalue_index.pictures import pictures_in
 from forvalue_index.records import Hit, Row, StoredSample
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ def json_line(value: Any) -> None:
 
 def added(directory: Path, report: AddReport) -> None:
     """Notes what an `add` did."""
+    from forvalue_index.directory import REJECTS
+
     parts = [f"{report.added:,} samples added ({report.tokens:,} tokens)"]
     if report.truncated:
         parts.append(f"{report.truncated:,} cut to the maximum length")
@@ -52,6 +57,8 @@ def added(directory: Path, report: AddReport) -> None:
         parts.append(f"{report.skipped:,} there already")
     if report.repeated:
         parts.append(f"{report.repeated:,} the same as another row")
+    if report.rejected:
+        parts.append(f"{report.rejected:,} rejected (see {escape(str(directory / REJECTS))})")
     notes.print(f"{', '.join(parts)}; {report.samples:,} in {escape(str(directory))}")
     if report.retained < 0.5 * report.expected:
         notes.print(
@@ -62,27 +69,31 @@ def added(directory: Path, report: AddReport) -> None:
         )
 
 
-def hits_json(hits: Sequence[Hit]) -> None:
-    """Prints a line for each hit."""
-    for hit in hits:
-        json_line({name: value for name, value in asdict(hit).items() if name != "exact" or value})
+def hit_json(hit: Hit) -> dict[str, Any]:
+    """Returns a hit as JSON values."""
+    return {name: value for name, value in asdict(hit).items() if name != "exact" or value}
 
 
-def hits_table(hits: Sequence[Hit], format: FormatConfig, title: Text | None = None) -> Table:
-    """Returns the hits of one query as a table."""
+def hits_table(
+    hits: Sequence[Hit],
+    format: FormatConfig,
+    title: Text | None = None,
+    texts: Sequence[Text] | None = None,
+) -> Table:
+    """Returns the hits of one query as a table; `texts`: what is shown of their samples."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, expand=True)
     table.add_column("", justify="right", style="dim", no_wrap=True)
     exact = " (exact)" if hits and hits[0].exact else ""
     table.add_column(f"influence{exact}", justify="right", no_wrap=True)
     table.add_column("key", style="cyan", no_wrap=True, max_width=18)
     table.add_column("sample", ratio=1)
-    for hit in hits:
+    for number, hit in enumerate(hits):
         sign = "green" if hit.score >= 0 else "red"
         table.add_row(
             str(hit.rank),
             Text(f"{hit.score:+.4g}", style=sign),
             Text(hit.key),
-            sample_text(hit.sample, format),
+            sample_text(hit.sample, format) if texts is None else texts[number],
         )
     return table
 
@@ -104,20 +115,31 @@ def samples_table(samples: Sequence[StoredSample], format: FormatConfig) -> Tabl
 
 def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
     """Returns a row's text on one line, what is scored in bold, its start cut if it is long."""
-    if format.text_field is not None:
-        prompt, response = "", str(row.get(format.text_field, ""))
-    else:
-        prompt = str(row.get(format.prompt_field, ""))
-        response = str(row.get(format.response_field, ""))
+    try:
+        prompt, response = texts_of(row, "row", format)
+    except InputError:  # a row of another kind, such as a query
+        prompt, response = "", json.dumps(row, ensure_ascii=False, default=str)
     text = Text()
+    for picture in pictures_in(row):
+        width, height = picture.size
+        name = one_line(picture.path or "in the row")
+        text.append(f"[{name} {width}x{height}] ", style="blue")
     room = max(limit - len(response), 40)
-    prompt, response = _one_line(prompt), _one_line(response)
+    prompt, response = one_line(prompt), one_line(response)
     text.append("…" + prompt[-room:] if len(prompt) > room else prompt, style="dim")
-    text.append(response[:limit] + "…" if len(response) > limit else response, style="bold")
+    style = "bold" if format.label_field is None else ""
+    text.append(response[:limit] + "…" if len(response) > limit else response, style=style)
+    if format.label_field is not None:
+        text.append(" → ", style="dim").append(one_line(str(row.get(format.label_field, ""))), style="bold")
     return text
 
 
-def _one_line(text: str) -> str:
+def signed(value: float) -> Text:
+    """Returns a score, green where it helps and red where it hurts."""
+    return Text(f"{value:+.3g}", style="green" if value >= 0 else "red")
+
+
+def one_line(text: str) -> str:
     """Returns text that moves no cursor and sends no terminal a command."""
     shown = text.replace("\n", "⏎").replace("\t", " ")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)

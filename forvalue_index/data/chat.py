@@ -199,7 +199,7 @@ class ChatTemplate:
                 add_generation_prompt=ask,
                 **self._names,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise RowError(source, f"the chat template refuses the messages ({error})") from None
         (text,), marks = written
         return text, list(marks[0]) if self._marked else []

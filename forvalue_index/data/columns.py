@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 from forvalue_index.config import FormatConfig
+from forvalue_index.data.images import looks_like_image
 from forvalue_index.data.rows import Rows
 from forvalue_index.errors import InputError
 from forvalue_index.records import Row
 
 MESSAGES = ("messages", "conversations", "conversation")
 TEXT = ("text", "content")
+IMAGES = ("image", "images")
 PAIRS = (
     ("prompt", "response"),
     ("prompt", "completion"),
@@ -73,6 +75,14 @@ def _pair(names: dict[str, str], prompt: str, response: str) -> tuple[dict[str, 
     )
 
 
+def guess_images(row: Row) -> str | None:
+    """Returns the field of a row that holds an image or several, if one is called so and does."""
+    for name, value in row.items():
+        if name.casefold() in IMAGES and looks_like_image(value):
+            return name
+    return None
+
+
 def guess_format(rows: Rows, base: FormatConfig | None = None) -> tuple[FormatConfig, str]:
     """Returns `base` with the fields that the first row's names suggest, and the guess in words.
 
@@ -82,5 +92,9 @@ def guess_format(rows: Rows, base: FormatConfig | None = None) -> tuple[FormatCo
     for _, row in rows.outcomes():
         if isinstance(row, dict):
             settings, words = guess(row)
+            images = guess_images(row)
+            if images is not None:
+                settings |= {"image_field": images}
+                words += f", images in {images!r}"
             return replace(base or FormatConfig(), **settings), words  # type: ignore[arg-type]
     raise InputError("there are no rows in the data that can be read")

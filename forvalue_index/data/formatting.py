@@ -25,6 +25,13 @@ from forvalue_index.data.chat import (
     own_template,
     plain_text,
 )
+from forvalue_index.data.images import (
+    Vision,
+    expand,
+    pictures_of,
+    with_parts,
+    with_placeholders,
+)
 from forvalue_index.data.template import prompt_of
 from forvalue_index.data.tokens import (
     Rendered,
@@ -34,6 +41,7 @@ from forvalue_index.data.tokens import (
     tokenise,
 )
 from forvalue_index.errors import InputError, RowError
+from forvalue_index.pictures import Picture, bare
 from forvalue_index.records import Row, Sample
 
 Reject = Callable[[RowError], None]
@@ -43,13 +51,13 @@ Reject = Callable[[RowError], None]
 def content_hash(row: Row, source: str = "row") -> str:
     """Returns the hash of a row's content, 32 hex digits: equal rows, equal hashes.
 
-    Every field counts, their order does not.
+    Every field counts, their order does not. Of an image its bytes count, not where they are.
 
     Raises:
         RowError: the row holds something that JSON has no form for.
     """
     try:
-        text = json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(bare(row), sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise RowError(source, f"cannot be kept as JSON ({error})") from None
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -152,6 +160,7 @@ class Formatter:
         config: FormatConfig,
         max_length: int,
         vocabulary: int | None = None,
+        vision: Vision | None = None,
     ) -> None:
         """Takes a Hugging Face tokenizer.
 
@@ -160,6 +169,7 @@ class Formatter:
             config: how rows become tokens.
             max_length: the longest a sample may be, in tokens.
             vocabulary: how many tokens the model knows; None: all that the tokenizer gives.
+            vision: how it reads images; None: it reads text only.
 
         Raises:
             InputError: the maximum length leaves nothing to score, or the tokenizer lacks the end
@@ -177,6 +187,7 @@ class Formatter:
         self._config = config
         self._max_length = max_length
         self._vocabulary = vocabulary
+        self._vision = vision
 
     def samples(
         self, rows: Sequence[tuple[str, Row]], reject: Reject | None = None
@@ -206,10 +217,35 @@ class Formatter:
 
     def _text(self, row: Row, source: str) -> Rendered | tuple[str, str]:
         """Returns what of a row is tokenised."""
+        if self._vision is not None:
+            return self._text_with_images(row, source, self._vision)
+        if pictures_of(row, source, self._config):
+            raise InputError(
+                f"{source} has images, but the model reads text only: give a model that reads "
+                'images, or --image-field "" to leave them out'
+            )
         if self._chat is None:
             return texts_of(row, source, self._config)
         messages = conversation_of(row, source, self._config)
         return self._chat.render(messages, source, tools_of(row))
+
+    def _text_with_images(
+        self, row: Row, source: str, vision: Vision
+    ) -> Rendered | tuple[str, str]:
+        """Returns what of a row is tokenised, the tokens of its images written out."""
+        pictures = pictures_of(row, source, self._config)
+        if self._chat is not None:
+            messages = with_parts(conversation_of(row, source, self._config), len(pictures))
+            rendered = self._chat.render(messages, source, tools_of(row))
+            return expand(rendered, pictures, vision, source)
+        prompt, response = texts_of(row, source, self._config)
+        if self._config.text_field is not None and pictures:
+            rendered = with_placeholders(
+                Rendered(response, [(0, len(response))]), len(pictures), vision
+            )
+            return expand(rendered, pictures, vision, source)
+        before = with_placeholders(Rendered(prompt, []), len(pictures), vision)
+        return expand(before, pictures, vision, source).text, response
 
     def _tokens(
         self, texts: Sequence[tuple[str, Row, Rendered | tuple[str, str]]]
@@ -234,7 +270,11 @@ class Formatter:
         if isinstance(tokens, RowError):
             raise tokens
         whole, bos = tokens, self._tokenizer.bos_token_id
-        tokens = cut(whole, self._max_length, self._config.truncate, bos)
+        images = pictures_of(row, source, self._config)
+        if images:
+            whole, tokens = self._around_images(source, tokens, images)
+        else:
+            tokens = cut(whole, self._max_length, self._config.truncate, bos)
         if not tokens.scored.any():
             raise RowError(source, self._nothing(whole))
         largest = int(tokens.ids.max())
@@ -252,7 +292,31 @@ class Formatter:
             scored=tokens.scored,
             truncated=len(tokens.ids) < len(whole.ids),
             source=source,
+            images=images,
         )
+
+    def _around_images(
+        self, source: str, tokens: Tokens, images: Sequence[Picture]
+    ) -> tuple[Tokens, Tokens]:
+        """Returns a row's tokens, none of its images' scored, whole and cut behind the images.
+
+        Raises:
+            RowError: there is no room for anything to score behind them.
+        """
+        assert self._vision is not None
+        taken = frozenset[int]().union(*(self._vision.special_ids(p.size) for p in images))
+        of_images = np.isin(tokens.ids, list(taken))
+        whole = Tokens(tokens.ids, tokens.scored & ~of_images)
+        shorter = cut(whole, self._max_length, "end", None)
+        if of_images[self._max_length :].any() or (
+            whole.scored[1:].any() and not shorter.scored.any()
+        ):
+            raise RowError(
+                source,
+                f"{len(whole.ids)} tokens with its images, of which none is cut, are too many for "
+                f"the maximum length of {self._max_length}: use a larger --max-length",
+            )
+        return whole, shorter
 
     def _nothing(self, whole: Tokens) -> str:
         """Returns why nothing of a row is scored."""

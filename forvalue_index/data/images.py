@@ -14,12 +14,13 @@ import io
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from forvalue_index.config import FormatConfig
+from forvalue_index.data.rows import Outcome, Rows
 from forvalue_index.data.tokens import Rendered, Span
 from forvalue_index.errors import RowError
 from forvalue_index.pictures import HASH, Picture, read
@@ -27,6 +28,8 @@ from forvalue_index.records import Row
 
 MARK = "<image>"
 """What stands for a picture in the text of many data sets, whatever the model's own word is."""
+
+_ENDING = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?)$", re.IGNORECASE)
 
 REMOTE_BYTES = 64 << 20  # of one picture, at most
 REMOTE_SECONDS = 30
@@ -40,6 +43,46 @@ class Vision(Protocol):
 
     def expansion(self, size: tuple[int, int]) -> str:
         """Returns the text of the tokens that a picture of a width and height takes."""
+
+    def special_ids(self, size: tuple[int, int]) -> frozenset[int]:
+        """Returns the ids that stand for a picture of a size, and those that frame it."""
+
+
+def with_images(rows: Rows, config: FormatConfig) -> Rows:
+    """Returns rows that keep their images as JSON (`settle`), or the rows if they can have none."""
+    if config.image_field is None and config.messages_field is None:
+        return rows
+    return ImageRows(rows, config)
+
+
+class ImageRows(Rows):
+    """Rows whose images are settled; decoded as well until all rows have been read once."""
+
+    def __init__(self, rows: Rows, config: FormatConfig) -> None:
+        self._rows = rows
+        self._config = config
+        self._checked = False
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yields the rows; one with an image that cannot be used has an error in its place."""
+        for place, row in self._rows.outcomes():
+            if isinstance(row, RowError):
+                yield place, row
+                continue
+            try:
+                yield (
+                    place,
+                    settle(
+                        row,
+                        place,
+                        self._config,
+                        check=not self._checked,
+                        allow_remote=self._rows.allow_remote,
+                    ),
+                )
+            except RowError as error:
+                yield place, error
+        self._checked = True
 
 
 def settle(
@@ -209,6 +252,24 @@ def _within(spans: Sequence[Span], start: int, end: int) -> list[Span]:
     return [(a, b) for a, b in parts if a < b]
 
 
+def looks_like_image(value: Any) -> bool:
+    """Returns whether a value is an image in one of its forms, or a list of them, by its looks."""
+    if isinstance(value, list):
+        return bool(value) and looks_like_image(value[0])
+    if isinstance(value, dict):
+        return HASH in value or isinstance(value.get("bytes"), str | bytes) or (
+            isinstance(value.get("path"), str) and looks_like_image(value["path"])
+        )
+    if isinstance(value, str):
+        return value.startswith("data:image/") or _ENDING.search(value) is not None
+    return isinstance(value, bytes) or _is_decoded(value)
+
+
+def _is_decoded(value: Any) -> bool:
+    """Returns whether a value is an image of Pillow."""
+    return hasattr(value, "save") and hasattr(value, "getbands")
+
+
 def _picture(value: Any, source: str, allow_remote: bool) -> Picture:
     """Returns an image in any of its forms as a picture."""
     if isinstance(value, dict):
@@ -217,7 +278,7 @@ def _picture(value: Any, source: str, allow_remote: bool) -> Picture:
         return _of_text(value, source, allow_remote)
     if isinstance(value, bytes | bytearray | memoryview):
         return Picture.of(bytes(value), None, source, embedded=True)
-    if hasattr(value, "save") and hasattr(value, "getbands"):  # a decoded one, of Pillow
+    if _is_decoded(value):
         buffer = io.BytesIO()
         value.save(buffer, "PNG")
         return Picture.of(buffer.getvalue(), None, source, embedded=True)

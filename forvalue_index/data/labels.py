@@ -17,6 +17,7 @@ from forvalue_index.data.formatting import (
     left_out,
     texts_of,
 )
+from forvalue_index.data.images import Vision
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row, Sample
 
@@ -121,6 +122,7 @@ def row_formatter(
     max_length: int,
     vocabulary: int | None,
     classes: Mapping[str, int] | None,
+    vision: Vision | None = None,
 ) -> RowFormatter:
     """Returns what makes samples of rows: of a classifier's, where the model has classes.
 
@@ -135,4 +137,4 @@ def row_formatter(
             "a field of labels is for sequence classifiers, and the model is none: leave it out, "
             "or give --task classification to read the model as one"
         )
-    return Formatter(tokenizer, config, max_length, vocabulary)
+    return Formatter(tokenizer, config, max_length, vocabulary, vision)

@@ -53,13 +53,20 @@ _Read = Callable[[], Iterator[Outcome]]
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-def open_rows(data: Data, *, split: str | None = None, subset: str | None = None) -> Rows:
+def open_rows(
+    data: Data,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    allow_remote: bool = False,
+) -> Rows:
     """Returns the rows of paths, of rows in memory, or of what this function returned before.
 
     Args:
         data: what to read.
         split: of a data set that has several, such as "train".
         subset: of a data set on the hub: its configuration, as `datasets` calls it.
+        allow_remote: fetch images that are URLs.
 
     Raises:
         InputError: a file does not exist or is of no known kind, or a split is to be chosen.
@@ -67,6 +74,12 @@ def open_rows(data: Data, *, split: str | None = None, subset: str | None = None
     """
     if isinstance(data, Rows):
         return data
+    rows = _opened(data, split, subset)
+    rows.allow_remote = allow_remote
+    return rows
+
+
+def _opened(data: Data, split: str | None, subset: str | None) -> Rows:
     if isinstance(data, str | Path):
         return Sources([data], split, subset)
     if is_dataset(data):

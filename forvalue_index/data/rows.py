@@ -16,6 +16,9 @@ Outcome: TypeAlias = tuple[str, Row | RowError]
 class Rows(ABC):
     """Rows with the place each came from, the same in every iteration."""
 
+    allow_remote = False
+    """Whether images that are URLs are fetched."""
+
     @abstractmethod
     def outcomes(self) -> Iterator[Outcome]:
         """Yields what stands at each place; a row that cannot be read does not end it.

@@ -49,9 +49,7 @@ def ids_of(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     """Returns the token ids of texts, nothing added, in one call."""
     if not texts:
         return []
-    encoded = tokenizer(
-        texts, add_special_tokens=False, return_attention_mask=False, verbose=False
-    )
+    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
     ids: list[list[int]] = encoded["input_ids"]
     return ids
 
@@ -117,8 +115,12 @@ def _without_offsets(tokenizer: Tokenizer, item: Rendered, source: str) -> Token
 
 
 def special_tokens(tokenizer: Any) -> dict[str, int]:
-    """Returns the tokens that stand for themselves in any text, and their ids."""
-    added = {str(token): id for id, token in tokenizer.added_tokens_decoder.items()}
+    """Returns the tokens that stand for themselves in any text, and their ids.
+
+    Runs of white space, which some tokenizers add as tokens, are text like any other.
+    """
+    texts = ((str(token), id) for id, token in tokenizer.added_tokens_decoder.items())
+    added = {text: id for text, id in texts if text.strip()}
     named = tokenizer.all_special_tokens
     return added | dict(zip(named, tokenizer.convert_tokens_to_ids(named), strict=True))
 

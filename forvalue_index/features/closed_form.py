@@ -23,6 +23,19 @@ def token_influence(a: TokenFactors, b: TokenFactors) -> Tensor:
     return (a.errors @ b.errors.T) * (a.hidden @ b.hidden.T)
 
 
+def precise_token_influence(a: TokenFactors, b: TokenFactors, block: int = 8192) -> Tensor:
+    """Returns what `token_influence` does, summed in float64, [n_a tokens, n_b tokens].
+
+    `block` entries of the vocabulary at a time, so that no error has to stand there in float64.
+    """
+    products = a.hidden.double() @ b.hidden.double().T
+    terms = torch.zeros_like(products)
+    for start in range(0, a.errors.shape[1], block):
+        part = slice(start, start + block)
+        terms += a.errors[:, part].double() @ b.errors[:, part].double().T
+    return terms * products
+
+
 def influence(a: TokenFactors, b: TokenFactors) -> Tensor:
     """Returns the influence matrix of two groups of samples, [a.n_samples, b.n_samples].
 

@@ -5,7 +5,9 @@ This module knows of no model and no file; it only names the tensors and their s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -23,3 +25,7 @@ class TokenFactors:
     errors: Tensor  # [n, v] float32, onehot(target) - softmax(logits), through the logits' chain
     owner: Tensor  # [n] int64, which sample (0 .. n_samples - 1) a token belongs to
     n_samples: int
+
+
+Transform: TypeAlias = Callable[[TokenFactors], TokenFactors]
+"""What changes the factors of every token by itself, such as a recipe."""

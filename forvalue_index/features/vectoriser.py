@@ -6,6 +6,9 @@ What the three learned from a part of the training set is saved beside the index
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,8 +26,28 @@ MEDIAN_NORM, LARGEST_NORM = 64.0, 8192.0
 """Of the stored vectors, unless the largest would be too near the end of float16."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """How the tokens of one checkpoint enter a vector."""
+
+    recipe: Recipe
+    sketch: Sketch
+    weight: float = 1.0  # of the checkpoint's influence in the sum
+
+    def __call__(self, tokens: TokenFactors) -> TokenFactors:
+        """Returns the factors whose inner products are the checkpoint's share of the influence."""
+        tokens = self.recipe(tokens)
+        if self.weight == 1:
+            return tokens
+        return replace(tokens, hidden=tokens.hidden * self.weight**0.5)
+
+
 class Vectoriser:
     """Sums tokens into the vectors of their samples.
+
+    A model that is read at several checkpoints has a part for each. Their sketches are drawn
+    independently and added up, so that inner products estimate the sum of the checkpoints'
+    influences: what is between two checkpoints has mean zero.
 
     Vectors are made for storing as float16, so they come multiplied by `scale`, a power of two:
     the influence of two samples is the inner product of their vectors over `scale` squared.
@@ -33,21 +56,31 @@ class Vectoriser:
     """
 
     def __init__(
-        self, recipe: Recipe, sketch: Sketch, projection: Projection | None, scale: float = 1.0
+        self, parts: Sequence[Part], projection: Projection | None, scale: float = 1.0
     ) -> None:
-        self.recipe = recipe
-        self.sketch = sketch
+        self.parts = tuple(parts)
         self.projection = projection  # None: the sketch is stored as it is
         self.scale = scale
 
     @classmethod
-    def fit(cls, config: VectorConfig, statistics: TokenStatistics) -> Vectoriser:
-        """Returns recipe and sketch with what they take from the statistics, and no projection."""
-        recipe = RECIPES[config.recipe]
-        sketch = SKETCHES[config.sketch].fit(
-            recipe.energy(statistics), statistics.directions()[1], config.sketch_dim, config.seed
-        )
-        return cls(recipe.fit(statistics), sketch, None)
+    def fit(
+        cls,
+        config: VectorConfig,
+        statistics: Sequence[TokenStatistics],
+        weights: Sequence[float] = (1.0,),
+    ) -> Vectoriser:
+        """Returns recipes and sketches with what they take from the statistics, no projection.
+
+        There are statistics and a weight for each checkpoint.
+        """
+        recipe, sketch = RECIPES[config.recipe], SKETCHES[config.sketch]
+        parts = []
+        for number, (own, weight) in enumerate(zip(statistics, weights, strict=True)):
+            seed = config.seed + (number << 64)
+            energy, directions = recipe.energy(own), own.directions()[1]
+            fitted = sketch.fit(energy, directions, config.sketch_dim, seed)
+            parts.append(Part(recipe.fit(own), fitted, weight))
+        return cls(parts, None)
 
     def fit_projection(
         self, config: VectorConfig, sketches: NDArray[np.float32], device: torch.device
@@ -59,28 +92,29 @@ class Vectoriser:
         )
         scale = 2.0 ** np.floor(np.log2(wanted))
         projection = None
-        if config.dim < self.sketch.dim:
+        if config.dim < self.dim:
             projection = fit_projection(sketches, config.dim, config.seed, device)
             # As it will be after it was saved as float16, for the same vectors before and after.
             projection.matrix = projection.matrix.half().float()
-        return Vectoriser(self.recipe, self.sketch, projection, scale)
+        return Vectoriser(self.parts, projection, scale)
 
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return self.projection.dim if self.projection is not None else self.sketch.dim
+        return self.projection.dim if self.projection is not None else self.parts[0].sketch.dim
 
     def zeros(self, n_samples: int) -> Tensor:
         """Returns the state of `n_samples` samples with no tokens yet."""
-        return self.sketch.zeros(n_samples)
+        return self.parts[0].sketch.zeros(n_samples)
 
-    def update(self, state: Tensor, tokens: TokenFactors) -> None:
-        """Adds tokens to the state of the samples that own them, in place."""
-        self.sketch.update(state, self.recipe(tokens))
+    def update(self, state: Tensor, tokens: TokenFactors, checkpoint: int = 0) -> None:
+        """Adds a checkpoint's tokens to the state of the samples that own them, in place."""
+        part = self.parts[checkpoint]
+        part.sketch.update(state, part(tokens))
 
     def finish(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the vectors [n, dim] float32, and the share of the sketch's energy kept [n]."""
-        return self.project(self.sketch.finish(state))
+        return self.project(self.parts[0].sketch.finish(state))
 
     def project(self, sketches: Tensor) -> tuple[Tensor, Tensor]:
         """Returns what `finish` does, of sketches [n, S] that were made before."""
@@ -91,8 +125,11 @@ class Vectoriser:
 
     def to_bytes(self) -> bytes:
         """Returns all that was learned, as a safetensors file; equal vectorisers, equal bytes."""
-        tensors = {f"recipe.{name}": value for name, value in self.recipe.tensors.items()}
-        tensors |= {f"sketch.{name}": value for name, value in self.sketch.tensors.items()}
+        tensors: dict[str, Tensor] = {}
+        for number, part in enumerate(self.parts):
+            for kind, values in (("recipe", part.recipe.tensors), ("sketch", part.sketch.tensors)):
+                tensors |= {f"{number}.{kind}.{name}": value for name, value in values.items()}
+            tensors[f"{number}.weight"] = torch.tensor(part.weight, dtype=torch.float64)
         if self.projection is not None:
             tensors["projection.matrix"] = self.projection.matrix.half()
             tensors["projection.learned"] = torch.tensor(self.projection.learned)
@@ -108,13 +145,21 @@ class Vectoriser:
         """
         tensors = {name: value.to(device) for name, value in load(data).items()}
         scale = float(tensors.pop("scale"))
-        parts: dict[str, dict[str, Tensor]] = {"recipe": {}, "sketch": {}, "projection": {}}
-        for name, value in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = value
         projection = None
-        if parts["projection"]:
-            matrix, learned = parts["projection"]["matrix"], parts["projection"]["learned"]
+        if "projection.matrix" in tensors:
+            matrix, learned = tensors["projection.matrix"], tensors["projection.learned"]
             projection = Projection(matrix.float(), int(learned))
-        sketch = SKETCHES[config.sketch](parts["sketch"])
-        return cls(RECIPES[config.recipe](parts["recipe"]), sketch, projection, scale)
+        parts: list[Part] = []
+        while (weight := tensors.get(f"{len(parts)}.weight")) is not None:
+            recipe = RECIPES[config.recipe](_under(tensors, f"{len(parts)}.recipe."))
+            sketch = SKETCHES[config.sketch](_under(tensors, f"{len(parts)}.sketch."))
+            parts.append(Part(recipe, sketch, float(weight)))
+        return cls(parts, projection, scale)
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

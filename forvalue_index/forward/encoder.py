@@ -15,10 +15,9 @@ from torch import Tensor
 
 from forvalue_index.errors import ModelError
 from forvalue_index.features.closed_form import influence, self_influence
-from forvalue_index.features.recipe import Recipe
-from forvalue_index.features.tokens import TokenFactors
+from forvalue_index.features.tokens import TokenFactors, Transform
 from forvalue_index.features.vectoriser import Vectoriser
-from forvalue_index.forward.batching import collate, plan_batches
+from forvalue_index.forward.batching import plan_batches
 from forvalue_index.forward.head import hidden_states
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Encoded, Sample
@@ -35,7 +34,7 @@ class Encoder:
     def __init__(self, lm: LanguageModel, token_budget: int | None = None) -> None:
         self._lm = lm
         kind = "cuda" if lm.device.type == "cuda" else "cpu"
-        self._token_budget = token_budget or TOKEN_BUDGET[kind]
+        self.token_budget = token_budget or TOKEN_BUDGET[kind]
         self._chunk = min(CHUNK_TOKENS[kind], max(1, CHUNK_BYTES[kind] // (4 * lm.head.vocabulary)))
 
     def encode(
@@ -48,32 +47,39 @@ class Encoder:
         Raises:
             ModelError: the model gives NaN or infinity for a sample.
         """
-        for positions in self._batches(samples, self._token_budget):
+        for positions in self._batches(samples, self.token_budget):
             state = vectoriser.zeros(len(positions))
             losses = torch.zeros(len(positions), device=self._lm.device)
-            for tokens, token_losses in self._chunks(samples, positions):
-                vectoriser.update(state, tokens)
-                losses.index_add_(0, tokens.owner, token_losses)
+            for number in range(len(self._lm.checkpoints)):
+                for tokens, token_losses in self._chunks(samples, positions, number):
+                    vectoriser.update(state, tokens, number)
+                    losses.index_add_(0, tokens.owner, token_losses)
+            losses /= len(self._lm.checkpoints)
             vectors, retained = vectoriser.finish(state)
             members = [samples[i] for i in positions]
             yield self._finish(members, positions, vectors, retained, losses)
 
-    def tokens(self, samples: Sequence[Sample]) -> Iterator[TokenFactors]:
+    def tokens(self, samples: Sequence[Sample], checkpoint: int = 0) -> Iterator[TokenFactors]:
         """Yields the factors of all scored tokens, a chunk at a time, in no order of samples."""
-        for positions in self._batches(samples, self._token_budget):
-            for tokens, _ in self._chunks(samples, positions):
+        for positions in self._batches(samples, self.token_budget):
+            for tokens, _ in self._chunks(samples, positions, checkpoint):
                 yield tokens
 
     def factors(
-        self, samples: Sequence[Sample], recipe: Recipe, n_bytes: int = FACTOR_BYTES
+        self,
+        samples: Sequence[Sample],
+        part: Transform,
+        checkpoint: int = 0,
+        n_bytes: int = FACTOR_BYTES,
     ) -> Iterator[tuple[list[int], TokenFactors]]:
         """Yields the exact factors of groups of samples, with their positions in `samples`.
 
+        `part` is what is done to them: a recipe, or a vectoriser's part for the checkpoint.
         Memory: a group's scored tokens times the vocabulary in float32, about `n_bytes`.
         """
-        budget = min(self._token_budget, max(1, n_bytes // (4 * self._lm.head.vocabulary)))
+        budget = min(self.token_budget, max(1, n_bytes // (4 * self._lm.head.vocabulary)))
         for positions in self._batches(samples, budget):
-            chunks = [recipe(tokens) for tokens, _ in self._chunks(samples, positions)]
+            chunks = [part(tokens) for tokens, _ in self._chunks(samples, positions, checkpoint)]
             yield (
                 positions,
                 TokenFactors(
@@ -85,43 +91,82 @@ class Encoder:
             )
 
     def influence(
-        self, queries: Sequence[Sample], samples: Sequence[Sample], recipe: Recipe
+        self, queries: Sequence[Sample], samples: Sequence[Sample], parts: Sequence[Transform]
     ) -> NDArray[np.float32]:
         """Returns the exact influence of every sample on every query, [queries, samples].
 
-        Every sample is run forward once for each group of queries that fits in memory.
+        It is the sum over the model's checkpoints, one of `parts` for each. Every sample is run
+        forward once for each group of queries that fits in memory.
         """
         result = np.zeros((len(queries), len(samples)), dtype=np.float32)
-        for rows, query in self.factors(queries, recipe, 4 * FACTOR_BYTES):
-            for columns, sample in self.factors(samples, recipe):
-                result[np.ix_(rows, columns)] = influence(query, sample).cpu().numpy()
+        for number, part in enumerate(parts):
+            for rows, query in self.factors(queries, part, number, 4 * FACTOR_BYTES):
+                for columns, sample in self.factors(samples, part, number):
+                    result[np.ix_(rows, columns)] += influence(query, sample).cpu().numpy()
         return result
 
-    def self_influence(self, samples: Sequence[Sample], recipe: Recipe) -> NDArray[np.float32]:
+    def self_influence(
+        self, samples: Sequence[Sample], parts: Sequence[Transform]
+    ) -> NDArray[np.float32]:
         """Returns the exact influence of every sample on itself, [samples]."""
         result = np.zeros(len(samples), dtype=np.float32)
-        for positions, tokens in self.factors(samples, recipe):
-            result[positions] = self_influence(tokens).cpu().numpy()
+        for number, part in enumerate(parts):
+            for positions, tokens in self.factors(samples, part, number):
+                result[positions] += self_influence(tokens).cpu().numpy()
+        return result
+
+    def losses(self, samples: Sequence[Sample]) -> NDArray[np.float64]:
+        """Returns the mean negative log-likelihood of each sample's scored tokens, [n] nats."""
+        result = np.zeros(len(samples))
+        for positions in self._batches(samples, self.token_budget):
+            for number in range(len(self._lm.checkpoints)):
+                for tokens, token_losses in self._chunks(samples, positions, number):
+                    own = np.bincount(
+                        tokens.owner.cpu(), token_losses.double().cpu(), len(positions)
+                    )
+                    result[positions] += own
+        scored = np.array([sample.n_scored for sample in samples])
+        means: NDArray[np.float64] = result / np.maximum(scored, 1) / len(self._lm.checkpoints)
+        return means
+
+    def states(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+        """Returns the mean of the states that predict each sample's scored tokens, [n, hidden].
+
+        The unembedding is not applied. Of several checkpoints the first one is read.
+        """
+        result = np.zeros((len(samples), self._lm.head.hidden), np.float32)
+        head = self._lm.activate(0)
+        for positions in self._batches(samples, self.token_budget):
+            batch = self._lm.collate(samples, positions).to(self._lm.device)
+            states = hidden_states(self._lm.model, head, batch.inputs)
+            hidden = states.reshape(-1, states.shape[-1])[batch.predictors].float()
+            total = hidden.new_zeros(len(positions), hidden.shape[1])
+            total.index_add_(0, batch.owner, hidden)
+            counts = torch.bincount(batch.owner, minlength=len(positions))[:, None]
+            result[positions] = (total / counts).cpu().numpy()
         return result
 
     def _batches(self, samples: Sequence[Sample], token_budget: int) -> list[list[int]]:
-        return plan_batches(samples, token_budget, same_length=self._lm.length_matters)
+        return plan_batches(
+            samples, token_budget, same_length=self._lm.length_matters, kind=self._lm.kind
+        )
 
     def _chunks(
-        self, samples: Sequence[Sample], positions: list[int]
+        self, samples: Sequence[Sample], positions: list[int], checkpoint: int
     ) -> Iterator[tuple[TokenFactors, Tensor]]:
         """Yields the factors and losses of a batch's scored tokens, a chunk at a time.
 
         Raises:
             ModelError: the model gives NaN or infinity for a sample.
         """
-        batch = collate(samples, positions).to(self._lm.device)
-        states = hidden_states(self._lm.model, self._lm.head, {"input_ids": batch.input_ids})
-        hidden = states.flatten(0, 1)[batch.predictors]  # [n, d]
+        batch = self._lm.collate(samples, positions).to(self._lm.device)
+        head = self._lm.activate(checkpoint)
+        states = hidden_states(self._lm.model, head, batch.inputs)
+        hidden = states.reshape(-1, states.shape[-1])[batch.predictors]  # [n, d]
         for start in range(0, len(hidden), self._chunk):
             part = slice(start, start + self._chunk)
             with torch.no_grad():
-                errors, losses = self._lm.head.errors(hidden[part], batch.targets[part])
+                errors, losses = head.errors(hidden[part], batch.targets[part])
             bad = ~torch.isfinite(losses)
             if bad.any():
                 sample = samples[batch.positions[int(batch.owner[part][bad][0])]]

@@ -36,10 +36,13 @@ def fit_vectoriser(
         ModelError: the model gives NaN or infinity for a sample.
     """
     encoder = Encoder(lm)
-    statistics = TokenStatistics(lm.head.vocabulary, lm.head.hidden, lm.device)
-    for tokens in encoder.tokens(_first(samples, TOKENS_PER_DIMENSION * lm.head.hidden)):
-        statistics.update(tokens)
-    wide = Vectoriser.fit(config, statistics)
+    first = _first(samples, TOKENS_PER_DIMENSION * lm.head.hidden)
+    statistics = []
+    for number in range(len(lm.checkpoints)):
+        statistics.append(TokenStatistics(lm.head.vocabulary, lm.head.hidden, lm.device))
+        for tokens in encoder.tokens(first, number):
+            statistics[-1].update(tokens)
+    wide = Vectoriser.fit(config, statistics, [checkpoint.weight for checkpoint in lm.checkpoints])
     losses = np.zeros(len(samples))
     with tempfile.TemporaryFile() as file:
         shape = (len(samples), wide.dim)

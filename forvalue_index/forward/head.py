@@ -2,42 +2,52 @@
 
 Most models end in `logits = W h`. Some scale (Cohere, Granite) or soft-cap (Gemma 2) what comes out
 of W. The influence is about W, so the error of a token goes back through that step by the chain
-rule. Which step a model has is not believed from its name: it is tried, and the logits of a real
-forward pass decide. A model that none of the known steps explains is refused.
+rule. Which step a model has is not believed from a name: numbers are put in the place of the
+unembedding's output, and what the model makes of them decides. What is no such step is refused.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from forvalue_index.errors import ModelError
 
-Step = Literal["none", "scale", "softcap"]
+PROBE = 6  # tokens of a trial
+HIGH = 1e4  # an output that every soft-cap cuts
+NUMBERS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "final_logit_softcapping")
+"""Settings that steps are named after; a measured number gives way to one that it equals."""
 
 
 class _HeadReachedError(Exception):
-    """Ends a forward pass at the unembedding: nothing behind it is needed."""
+    """Ends a forward pass at the head: nothing behind it is needed."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """The unembedding of a model and the step between its output z and the logits."""
+    """The last linear layer of a model and the step between its output z and the logits.
+
+    logits = scale * z, or, with a cap, cap * tanh(scale * z / cap).
+    """
 
     module: nn.Module
-    vocabulary: int  # rows of W
+    vocabulary: int  # rows of W that have a logit; of a classifier: its classes
     hidden: int  # columns of W
-    step: Step
-    amount: float  # logits = z * amount, or amount * tanh(z / amount)
+    scale: float = 1.0
+    cap: float | None = None
 
     def describe(self) -> str:
         """Returns the head in words, for the fingerprint."""
-        return f"{self.vocabulary} x {self.hidden}, {self.step} {self.amount:g}"
+        step = "" if self.scale == 1 else f", scale {self.scale:g}"
+        return f"{self.vocabulary} x {self.hidden}{step}" + (
+            "" if self.cap is None else f", soft-cap {self.cap:g}"
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns the logits [n, v] float32 of hidden states [n, d] in the model's dtype."""
@@ -56,10 +66,10 @@ class Head:
         # An error sums to nothing; 1 - p would lose the digits of a token that is known by heart.
         errors.scatter_(1, targets[:, None], 0)
         errors.scatter_(1, targets[:, None], -errors.sum(1, keepdim=True))
-        if self.step == "scale":
-            errors *= self.amount
-        elif self.step == "softcap":
-            errors *= 1 - torch.tanh(output / self.amount) ** 2
+        if self.scale != 1:
+            errors *= self.scale
+        if self.cap is not None:
+            errors *= 1 - torch.tanh(output * (self.scale / self.cap)) ** 2
         return errors, losses
 
     def _output(self, hidden: Tensor) -> Tensor:
@@ -71,24 +81,22 @@ class Head:
         weight: Any = self.module.weight
         if type(self.module) is not nn.Linear or weight.dtype == torch.float32:
             output: Tensor = self.module(hidden)
-            return output.float()
+            return output[..., : self.vocabulary].float()
         if hidden.is_cuda:  # half-precision products, summed and kept in float32
             output = torch.mm(hidden, weight.T, out_dtype=torch.float32)
         else:
             output = hidden.float() @ weight.float().T
         bias: Any = self.module.bias
-        return output if bias is None else output + bias.float()
+        return (output if bias is None else output + bias.float())[..., : self.vocabulary]
 
     def _step(self, output: Tensor) -> Tensor:
-        if self.step == "scale":
-            return output * self.amount
-        if self.step == "softcap":
-            return self.amount * torch.tanh(output / self.amount)
-        return output
+        if self.cap is not None:
+            return self.cap * torch.tanh(output * (self.scale / self.cap))
+        return output if self.scale == 1 else output * self.scale
 
 
 @contextmanager
-def _head_input(module: nn.Module, *, stop: bool) -> Iterator[Callable[[], Tensor]]:
+def head_input(module: nn.Module, *, stop: bool) -> Iterator[Callable[[], Tensor]]:
     """Records the input of `module` during a forward pass; with `stop`, ends the pass there."""
     seen: list[Tensor] = []
 
@@ -104,78 +112,170 @@ def _head_input(module: nn.Module, *, stop: bool) -> Iterator[Callable[[], Tenso
         handle.remove()
 
 
-def hidden_states(model: nn.Module, head: Head, inputs: dict[str, Tensor]) -> Tensor:
-    """Returns the states [b, t, d] that enter the unembedding, in the model's dtype.
+def whole(model: Any) -> Any:
+    """Returns the transformers model, also of one that PEFT has wrapped."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
-    The forward pass ends there, so that no logits are computed.
+
+def run(model: Any, inputs: dict[str, Tensor]) -> Any:
+    """Returns the output of a forward pass that keeps nothing for generation."""
+    if "use_cache" in inspect.signature(whole(model).forward).parameters:
+        return model(**inputs, use_cache=False)
+    return model(**inputs)
+
+
+def hidden_states(
+    model: Any, head: Head, inputs: dict[str, Tensor], *, gradients: bool = False
+) -> Tensor:
+    """Returns the states [b, t, d] that enter the head, in the model's dtype.
+
+    A classifier that picks a token first gives [b, d]. The forward pass ends there, so that no
+    logits are computed. With `gradients`, they carry them to the weights that want some.
 
     Raises:
-        ModelError: the model's forward pass does not use its unembedding.
+        ModelError: the model's forward pass does not use its head.
     """
-    with torch.no_grad(), _head_input(head.module, stop=True) as states:
+    with torch.set_grad_enabled(gradients), head_input(head.module, stop=True) as states:
         try:
-            model(**inputs, use_cache=False)
+            run(model, inputs)
         except _HeadReachedError:
             return states()
         except IndexError as error:
-            length = inputs["input_ids"].shape[1]
+            name, length = type(whole(model)).__name__, inputs["input_ids"].shape[1]
             raise ModelError(
-                f"{type(model).__name__} cannot read {length} tokens or the ids in them ({error}): "
+                f"{name} cannot read {length} tokens or the ids in them ({error}): "
                 "try a smaller --max-length, and make sure that the tokenizer is the model's"
             ) from error
-    raise ModelError(f"{type(model).__name__} gave logits without its unembedding module")
+    raise ModelError(f"{type(whole(model)).__name__} gave logits without its unembedding module")
 
 
 def find_head(model: Any) -> Head:
-    """Returns the head of a causal language model, checked on two short forward passes.
+    """Returns the head of a causal language model, checked on a few short forward passes.
 
     Raises:
         ModelError: there is no unembedding, its output does not explain the model's logits, or a
             token's state depends on those that follow it.
     """
-    name = type(model).__name__
-    module = model.get_output_embeddings()
+    name = type(whole(model)).__name__
+    module = effective(model.get_output_embeddings())
     if module is None or getattr(module, "weight", None) is None:
         raise ModelError(f"{name} has no unembedding (output embeddings) to attribute to")
     config = model.config.get_text_config()
-    probe = torch.arange(4, device=next(model.parameters()).device)[None] % config.vocab_size
-    other = probe.clone()
-    other[0, -1] = 4 % config.vocab_size
-    with torch.no_grad(), _head_input(module, stop=False) as states:
-        model(input_ids=other, use_cache=False)
-        after = states().reshape(-1, states().shape[-1])[-4:].float()
-        logits = model(input_ids=probe, use_cache=False).logits[0].float()  # [4, v]
+    probe = probe_ids(config.vocab_size, next(model.parameters()).device)
+    with torch.no_grad(), head_input(module, stop=False) as states:
+        try:
+            logits = run(model, {"input_ids": probe}).logits
+            hidden = states()
+        except IndexError as error:
+            raise ModelError(f"{name} does not use its unembedding to predict tokens") from error
+    if tuple(logits.shape[:-1]) != (1, PROBE) or hidden.numel() != PROBE * hidden.shape[-1]:
+        raise ModelError(
+            f"{name} has not one distribution for each token (its logits are "
+            f"{'x'.join(map(str, logits.shape))} for {PROBE} tokens): its closed form is not known"
+        )
+    logits, hidden = logits[0].float(), hidden.reshape(PROBE, -1)
     if not torch.isfinite(logits).all():
         raise ModelError(
             f"{name} gives NaN or infinity for a short input; "
             "check its weights, or try --dtype float32"
         )
-    hidden = states().reshape(-1, states().shape[-1])[-4:]
-    if (after[:-1] - hidden[:-1].float()).abs().max() > 0.02 * hidden.abs().max() + 1e-6:
+    _require_causal(model, module, probe, hidden)
+    scale, cap = _measured_step(model, module, probe, config)
+    head = Head(module, logits.shape[-1], hidden.shape[-1], scale, cap)
+    with torch.no_grad():
+        difference = (head.logits(hidden) - logits).abs().max()
+    if difference > 0.02 * logits.abs().max() + 1e-6:
+        raise _unexplained(name)
+    return head
+
+
+def effective(module: Any) -> Any:
+    """Returns the layer that works in the place of a module that PEFT trained a copy of."""
+    copies = getattr(module, "modules_to_save", None)
+    return module if copies is None else copies[module.active_adapters[0]]
+
+
+def probe_ids(vocabulary: int, device: torch.device) -> Tensor:
+    """Returns the ids of a trial, [1, t], from the middle of a vocabulary: no special tokens."""
+    return (torch.arange(PROBE, device=device)[None] + vocabulary // 2) % vocabulary
+
+
+def _require_causal(model: Any, module: nn.Module, probe: Tensor, hidden: Tensor) -> None:
+    """Makes sure that no state depends on what follows it.
+
+    Raises:
+        ModelError: one does.
+    """
+    other = probe.clone()
+    other[0, -1] = probe[0, 0]
+    with torch.no_grad(), head_input(module, stop=False) as states:
+        run(model, {"input_ids": other})
+        after = states().reshape(PROBE, -1)[:-1].float()
+    if (after - hidden[:-1].float()).abs().max() > 0.02 * hidden.abs().max() + 1e-6:
         raise ModelError(
-            f"{name} is not causal: a token's state depends on the tokens that follow it, so there "
-            "is no forward pass that predicts all of them; use a decoder (is_decoder=True)"
+            f"{type(whole(model)).__name__} is not causal: a token's state depends on the tokens "
+            "that follow it, so there is no forward pass that predicts all of them; use a decoder "
+            "(is_decoder=True)"
         )
-    for step, amount in _possible_steps(config):
-        head = Head(module, logits.shape[-1], hidden.shape[-1], step, amount)
-        with torch.no_grad():
-            difference = (head.logits(hidden) - logits).abs().max()
-        if difference <= 0.02 * logits.abs().max() + 1e-6:
-            return head
-    raise ModelError(
+
+
+def padding_matters(model: Any, head: Head) -> bool:
+    """Returns whether padding on the right changes the state of a token, as with a prefix model."""
+    probe = probe_ids(model.config.get_text_config().vocab_size, next(model.parameters()).device)
+    longer = torch.nn.functional.pad(probe, (0, 3))
+    alone, padded = (
+        hidden_states(model, head, {"input_ids": ids}).reshape(ids.shape[1], -1)[:PROBE].float()
+        for ids in (probe, longer)
+    )
+    return bool((alone - padded).abs().max() > 0.02 * alone.abs().max() + 1e-6)
+
+
+def _measured_step(
+    model: Any, module: nn.Module, probe: Tensor, config: Any
+) -> tuple[float, float | None]:
+    """Returns scale and cap of the step between the unembedding's output and the logits.
+
+    Raises:
+        ModelError: it is another kind of step.
+    """
+    draws = torch.Generator().manual_seed(0)
+
+    def logits_of(size: float) -> tuple[Tensor, Tensor]:
+        """Returns invented outputs up to `size`, and the logits that the model makes of them."""
+        invented: list[Tensor] = []
+
+        def replace(_: nn.Module, args: Any, output: Tensor) -> Tensor:
+            numbers = (2 * torch.rand(output.shape, generator=draws) - 1) * size
+            invented.append(numbers.to(output))
+            return invented[-1]
+
+        handle = module.register_forward_hook(replace)
+        try:
+            with torch.no_grad():
+                logits = run(model, {"input_ids": probe}).logits[0].float()
+        finally:
+            handle.remove()
+        outputs = invented[-1].reshape(PROBE, -1).float()
+        return outputs[:, : logits.shape[-1]], logits
+
+    small, made = logits_of(0.1)
+    scale = float((small * made).sum() / small.square().sum())
+    large, most = logits_of(HIGH)
+    highest = float(most.abs().max())
+    cap = None if highest > 0.5 * abs(scale) * float(large.abs().max()) else highest
+    names = [getattr(config, name, None) for name in NUMBERS]
+    known = [1.0] + [v for x in names if isinstance(x, int | float) and x for v in (x, 1 / x)]
+    scale = next((float(v) for v in known if abs(v - scale) < 2e-3 * abs(v)), scale)
+    head = Head(module, made.shape[-1], 0, scale, cap)
+    for outputs, logits in ((small, made), (large, most), logits_of(cap or 10.0)):
+        difference = (head._step(outputs) - logits).abs().max()
+        if not difference <= 0.02 * logits.abs().max():
+            raise _unexplained(type(whole(model)).__name__)
+    return scale, cap
+
+
+def _unexplained(name: str) -> ModelError:
+    return ModelError(
         f"{name}: its logits are not its unembedding's output, scaled or soft-capped; "
         "the closed form cannot be right for it"
     )
-
-
-def _possible_steps(config: Any) -> Iterator[tuple[Step, float]]:
-    """Yields what the configuration declares, then no step at all."""
-    for name in ("final_logit_softcapping", "logits_soft_cap"):
-        if cap := getattr(config, name, None):
-            yield "softcap", float(cap)
-    scales = (("logit_scale", False), ("lm_head_multiplier", False), ("logits_scaling", True))
-    for name, inverse in scales:
-        value = getattr(config, name, None)
-        if isinstance(value, float | int) and value:
-            yield "scale", 1 / value if inverse else float(value)
-    yield "none", 1.0

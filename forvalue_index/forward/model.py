@@ -1,4 +1,4 @@
-"""A causal language model, loaded from a path or the hub, and its identity.
+"""A model, loaded from a path or the hub, and its identity.
 
 Loading is transformers' own. What this file adds: one-line errors, a hash of the weights, and the
 length that a sample may have.
@@ -8,31 +8,75 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forvalue_index.config import ModelConfig
 from forvalue_index.errors import ModelError
-from forvalue_index.forward.head import Head, find_head
+from forvalue_index.forward.adapters import AdapterSet, load_adapters, no_adapters
+from forvalue_index.forward.batching import Batch, collate
+from forvalue_index.forward.classes import class_padding_matters, find_class_head
+from forvalue_index.forward.head import Head, find_head, padding_matters, whole
+from forvalue_index.forward.loading import load_pretrained
+from forvalue_index.forward.tokenizer import max_length, max_positions
+from forvalue_index.forward.vision import Vision
+from forvalue_index.records import Sample
 
-DEFAULT_MAX_LENGTH = 2048
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One state of the model that influence is measured at: itself, or under one adapter."""
+
+    head: Head
+    weight: float = 1.0  # of its influence in the sum
+    adapter: str | None = None  # its name in the model; None: there is nothing to switch
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model in evaluation mode with its tokenizer and its head."""
+    """A model in evaluation mode with its tokenizer and its head.
+
+    Usually it has one checkpoint; with several adapters it has as many, of heads of one size.
+    """
 
     name: str
-    model: Any  # a transformers model
+    model: Any  # a transformers model, or one that PEFT has wrapped
     tokenizer: Any
-    head: Head
+    checkpoints: tuple[Checkpoint, ...]
     device: torch.device
     max_positions: int | None  # the longest input it was made for; None: no limit known
+    task: str = "causal"  # or "classification", "image-text"
+    vision: Vision | None = None  # how it reads images, if it does
+    padding_matters: bool = False  # whether what is to the right of a token changes its state
+    collate: Callable[[Sequence[Sample], list[int]], Batch] = collate
+    """Makes the batch of the samples at some positions, with all that the model takes."""
+    kind: Callable[[Sample], Hashable] = lambda _: None
+    """Tells what samples must have in common to share a batch."""
+
+    @property
+    def head(self) -> Head:
+        """The head, of the first checkpoint if there are several."""
+        return self.checkpoints[0].head
+
+    def activate(self, checkpoint: int) -> Head:
+        """Switches the model to a checkpoint and returns its head."""
+        chosen = self.checkpoints[checkpoint]
+        if chosen.adapter is not None:
+            self.model.set_adapter(chosen.adapter)
+        return chosen.head
+
+    @property
+    def classes(self) -> dict[str, int] | None:
+        """The classes by name, of a sequence classifier."""
+        if self.task != "classification":
+            return None
+        return {name: number for number, name in self.model.config.id2label.items()}
 
     @property
     def length_matters(self) -> bool:
@@ -40,6 +84,8 @@ class LanguageModel:
 
         So it is with rotary positions that are stretched for long inputs.
         """
+        if self.padding_matters:
+            return True
         rope = getattr(self.model.config.get_text_config(), "rope_parameters", None) or {}
         nested = [value for value in rope.values() if isinstance(value, dict)]
         kinds = {part.get("rope_type") for part in (rope, *nested)}
@@ -51,22 +97,20 @@ class LanguageModel:
         Raises:
             ModelError: more is wanted than the model has positions for.
         """
-        if wanted is None:
-            return min(self.max_positions or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
-        if self.max_positions is not None and wanted > self.max_positions:
-            raise ModelError(
-                f"max length {wanted} is over the model's {self.max_positions} positions: "
-                f"use --max-length {self.max_positions} or less"
-            )
-        return wanted
+        return max_length(self.max_positions, wanted)
 
     def fingerprint(self) -> dict[str, Any]:
         """Returns the hashes that make this model and tokenizer the same as another's."""
-        return {
+        parts: dict[str, Any] = {
             "weights": _weights_hash(self.model),
             "tokenizer": _tokenizer_hash(self.tokenizer),
             "head": self.head.describe(),
         }
+        if self.vision is not None:
+            parts["image processor"] = self.vision.fingerprint()
+        if self.checkpoints[0].adapter is not None:
+            parts["adapter weights"] = [checkpoint.weight for checkpoint in self.checkpoints]
+        return parts
 
 
 def load_model(config: ModelConfig, device: str | None = None) -> LanguageModel:
@@ -75,39 +119,50 @@ def load_model(config: ModelConfig, device: str | None = None) -> LanguageModel:
     Raises:
         ModelError: there is no such model, it cannot be read, or its head is not understood.
     """
-    target = _device(device)
-    shared = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.name, **shared)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            config.name,
-            dtype=config.dtype if config.dtype == "auto" else getattr(torch, config.dtype),
-            output_loading_info=True,
-            **shared,
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"cannot load model {config.name}: {_first_line(error)}") from error
-    except Exception as error:
-        if type(error).__name__ == "SafetensorError":  # a truncated or damaged weights file
-            raise ModelError(f"cannot load model {config.name}: {_first_line(error)}") from error
-        raise
-    model, loading = loaded
-    lost = sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"]))
-    if lost:
-        raise ModelError(
-            f"model {config.name} lacks {len(lost)} of its weights, {lost[0]} first: they would be "
-            "random; get the whole checkpoint"
-        )
-    return wrap_model(model.to(target), tokenizer)
+    model, tokenizer, processor = load_pretrained(config, _device(device))
+    adapters = no_adapters()
+    if config.adapters:
+        model, adapters = load_adapters(model, config.adapters, config.adapter_weights)
+    return wrap_model(model, tokenizer, adapters, processor)
 
 
-def wrap_model(model: Any, tokenizer: Any) -> LanguageModel:
-    """Returns a loaded transformers model, as it is and where it is, made ready for reading."""
+def wrap_model(
+    model: Any, tokenizer: Any, adapters: AdapterSet | None = None, processor: Any = None
+) -> LanguageModel:
+    """Returns a loaded transformers model, as it is and where it is, made ready for reading.
+
+    `adapters` are those that PEFT has loaded into it whose influences are added up; without
+    them the model is read with what is active in it. With its processor it reads images as well.
+    """
     model = model.eval().requires_grad_(False)
-    device = next(model.parameters()).device
-    head = find_head(model)
+    classifies = type(whole(model)).__name__.endswith("ForSequenceClassification")
+    checkpoints, settings = [], dict[str, Any]()
+    for name, weight in adapters or no_adapters():
+        if name is not None:
+            model.set_adapter(name)
+        if classifies:
+            head, inputs = find_class_head(model)
+            settings = {
+                "task": "classification",
+                "padding_matters": class_padding_matters(model, head, inputs),
+                "collate": inputs.collate,
+            }
+        else:
+            head = find_head(model)
+            settings = {"padding_matters": padding_matters(model, head)}
+        checkpoints.append(Checkpoint(head, weight, name))
+    if processor is not None:
+        vision = Vision(processor, model.config)
+        settings |= {"task": "image-text", "vision": vision, "kind": vision.kind}
+        settings["collate"] = partial(vision.collate, dtype=model.dtype)
     return LanguageModel(
-        model.name_or_path, model, tokenizer, head, device, _max_positions(model.config)
+        whole(model).name_or_path,
+        model,
+        tokenizer,
+        tuple(checkpoints),
+        next(model.parameters()).device,
+        max_positions(model.config),
+        **settings,
     )
 
 
@@ -125,15 +180,6 @@ def _device(name: str | None) -> torch.device:
             f"device {name!r} is wanted, but torch sees {torch.cuda.device_count()} CUDA devices"
         )
     return device
-
-
-def _max_positions(config: Any) -> int | None:
-    text = config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        value = getattr(text, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
 
 
 def _weights_hash(model: nn.Module) -> str:
@@ -157,12 +203,8 @@ def _tokenizer_hash(tokenizer: Any) -> str:
         value = json.loads(backend.to_str())
         value.pop("truncation", None)  # a use of the tokenizer, not a part of it
         value.pop("padding", None)
-        text = json.dumps(value, sort_keys=True)
     else:
-        text = json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
+        value = [type(tokenizer).__name__, tokenizer.get_vocab()]
+    named = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    text = json.dumps([value, named], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -25,7 +25,8 @@ from numpy.typing import ArrayLike, NDArray
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError
 from forvalue_index.search.backend import faiss
 from forvalue_index.search.factory import Effort
-from forvalue_index.search.flat import FlatSearch, Ids, Scores, best_of, bits_of, selector_of
+from forvalue_index.search.flat import FlatSearch
+from forvalue_index.search.parts import Ids, Scores, best_of, bits_of, selector_of
 from forvalue_index.search.segments import SUFFIX, sync_folder, write_index
 
 _NEXT = "make it again with `forvalue optimize`, or search without it (--flat)"

@@ -3,16 +3,15 @@
 Answers from the segments and tombstones it was opened with, whatever a writer does meanwhile.
 Knows nothing of rows, keys or models.
 
-A segment is scanned vector by vector, so that a score does not depend on the segment that a vector
-is in, nor on the other queries of a batch: the same query and vector give the same bits.
+One query is a scan of everything (`parts.py`). Many at a time get candidates from one product of
+matrices (`many.py`), which the scan's own code then scores; where rounding leaves open whether
+another sample belongs among the best, a scan decides. So both give the same ids, and the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,14 +19,14 @@ from numpy.typing import ArrayLike, NDArray
 from forvalue_index.errors import CorruptIndexError, InputError
 from forvalue_index.records import Segment
 from forvalue_index.search.backend import faiss, one_thread
-from forvalue_index.search.segments import OpenSegment, open_segment
+from forvalue_index.search.many import MANY, Proposal, propose
+from forvalue_index.search.parts import Ids, Part, Scores, best_of, on_all_cores, parts_of
+from forvalue_index.search.resident import Resident
+from forvalue_index.search.segments import open_segment
 
-Scores = NDArray[np.float32]
-Ids = NDArray[np.int64]
-T = TypeVar("T")
-
-_LABELS = 2**22  # ids that one call of `scores` holds at a time: 32 MiB
+_PIECE = 2**12  # vectors that a thread scans at a time, at least
 _NUMBERS = 2**24  # of vectors that `blocks` holds at a time: 64 MiB
+_SCORED = 2**21  # of vectors that a thread scores one by one: 8 MiB
 
 
 class FlatSearch:
@@ -39,8 +38,11 @@ class FlatSearch:
         segments: Iterable[Segment],
         dim: int,
         removed: ArrayLike = (),
+        resident: Resident | None = None,
     ) -> None:
         """Maps the segments in `folder`; the ids in `removed` are in no answer.
+
+        `resident` has, or gets, their vectors on GPUs.
 
         Raises:
             CorruptIndexError: a segment is not what was committed, or an id is in two of them.
@@ -59,11 +61,14 @@ class FlatSearch:
                 "see `forvalue verify`, or build again"
             )
         self.dim = dim
+        self._resident = resident
         self._every = every
         self._starts = np.cumsum([0, *(len(segment.ids) for segment in opened)])[:-1]
         gone = np.unique(np.asarray(removed, np.int64))
         self._live = every[~_among(every, gone)] if len(gone) else every
-        self._parts = _parts(opened, None if len(self._live) == len(every) else self._live)
+        size = max(_PIECE, len(every) // (16 * faiss().omp_get_max_threads()))
+        self._pieces = [piece for segment in opened for piece in segment.pieces(size)]
+        self._parts = parts_of(self._pieces, None if len(self._live) == len(every) else self._live)
 
     @property
     def ntotal(self) -> int:
@@ -97,7 +102,7 @@ class FlatSearch:
             allowed: only these ids may be an answer; those that are not live are passed over.
             weights: a positive number for each of `ids`, in their order [ntotal]: 1 / length of
                 the vector makes the rank of cosines. FAISS cannot rank by them, so that all
-                scores are taken, which is some ten times slower than without.
+                scores of a single query are taken, which is slower than without.
 
         Raises:
             InputError: k, the shape of the queries or a weight is wrong, or a query is not finite.
@@ -107,25 +112,64 @@ class FlatSearch:
         if k < 1:
             raise InputError(f"k is {k}, but it counts samples: use 1 or more")
         table = None if weights is None else self._table(weights)
-        parts, live = self._parts, self.ntotal
+        parts, live = self._parts, self._live
         if allowed is not None:
-            wanted = self.live(allowed)
-            parts, live = _parts(self._opened, wanted), len(wanted)
-        k = min(k, live)
+            live = self.live(allowed)
+            parts = parts_of(self._pieces, live)
+        k = min(k, len(live))
         if not k or not len(queries):
             return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         if opponents:
             queries = -queries  # exactly the negated inner products, so -score is exact too
-        if table is None:
-            scores, ids = self._best(queries, k, parts)
-        else:
-            found = self._map(lambda part: part.search_weighted(queries, k, table), parts)
-            scores, ids = best_of([scores for scores, _ in found], [ids for _, ids in found], k)
+        scores, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        unsure = np.ones(len(queries), bool)
+        m = k + max(16, k // 4)  # more than k, for those that rounding makes equal
+        for propose in (self._on_gpus, self._together):
+            found = propose(queries[unsure], m, live, parts, table) if unsure.any() else None
+            if found is not None:
+                scores[unsure], ids[unsure] = self._confirmed(queries[unsure], k, found[0], table)
+                unsure[unsure] = ~(found[1] < scores[unsure, -1])
+        if unsure.any():
+            scores[unsure], ids[unsure] = self._scanned(queries[unsure], k, parts, table)
         return (-scores if opponents else scores), ids
 
-    def _best(self, queries: Scores, k: int, parts: list[_Part]) -> tuple[Scores, Ids]:
+    def _on_gpus(
+        self, queries: Scores, m: int, wanted: Ids, parts: list[Part], table: Scores | None
+    ) -> Proposal | None:
+        """Candidates among the vectors on GPUs, if there are any and they are of use."""
+        resident = self._resident
+        if resident is None or table is not None or m > len(wanted):
+            return None
+        if not resident.ready(len(queries), self._live, self.blocks):
+            return None
+        return resident.propose(queries, m, wanted)
+
+    def _together(
+        self, queries: Scores, m: int, wanted: Ids, parts: list[Part], table: Scores | None
+    ) -> Proposal | None:
+        """Candidates by products of matrices, if the queries are many."""
+        if len(queries) < MANY or 8 * m > len(wanted):
+            return None
+        return propose(parts, queries, m, table)
+
+    def _confirmed(
+        self, queries: Scores, k: int, candidates: Ids, table: Scores | None
+    ) -> tuple[Scores, Ids]:
+        """The k best of each query's candidates [q, m], by their exact scores; -1 is none."""
+        none = candidates < 0
+        scores = self._scored(queries, np.where(none, self._live[0], candidates), table)
+        scores[none] = -np.inf
+        return best_of([scores], [candidates], k)
+
+    def _scanned(
+        self, queries: Scores, k: int, parts: list[Part], table: Scores | None
+    ) -> tuple[Scores, Ids]:
+        """The k best of each query, by comparing it with every vector."""
+        if table is not None:
+            weighted = on_all_cores(lambda part: part.search_weighted(queries, k, table), parts)
+            return best_of([scores for scores, _ in weighted], [ids for _, ids in weighted], k)
         # One more than k, to see whether a tie goes on behind the last one.
-        found = self._map(lambda part: part.search(queries, k + 1), parts)
+        found = on_all_cores(lambda part: part.search(queries, k + 1), parts)
         scores, ids = best_of([scores for scores, _ in found], [ids for _, ids in found], k)
         for part, (part_scores, _) in zip(parts, found, strict=True):
             if part.live <= k:
@@ -133,7 +177,7 @@ class FlatSearch:
             for i in np.flatnonzero(part_scores[:, -1] == scores[:, -1]):
                 # FAISS keeps any of the equal ones: take them all, then the smallest ids.
                 more_scores, more_ids = part.at_least(queries[i], scores[i, -1])
-                others = ~np.isin(ids[i], part.segment.ids)
+                others = ~np.isin(ids[i], part.piece.ids)
                 scores[i], ids[i] = best_of(
                     [scores[i, others], more_scores], [ids[i, others], more_ids], k
                 )
@@ -152,7 +196,7 @@ class FlatSearch:
         table = None if weights is None else self._table(weights)
         out = np.empty((len(queries), self.ntotal), np.float32)
 
-        def fill(part: _Part) -> None:
+        def fill(part: Part) -> None:
             for start, scores, ids in part.every(queries):
                 columns = np.searchsorted(self._live, ids)
                 if table is not None:
@@ -160,7 +204,7 @@ class FlatSearch:
                 np.put_along_axis(out[start : start + len(ids)], columns, scores, axis=1)
 
         if len(queries):
-            self._map(fill, self._parts)
+            on_all_cores(fill, self._parts)
         return self._live, out
 
     def scores_of(self, queries: Scores, ids: Ids, *, weights: ArrayLike | None = None) -> Scores:
@@ -171,26 +215,30 @@ class FlatSearch:
         Raises:
             InputError: an id is not live, or as in `search`.
         """
-        queries = self.checked(queries)
         table = None if weights is None else self._table(weights)
-        ids = np.asarray(ids, np.int64)
+        return self._scored(self.checked(queries), np.asarray(ids, np.int64), table)
+
+    def _scored(self, queries: Scores, ids: Ids, table: Scores | None) -> Scores:
         out = np.empty(ids.shape, np.float32)
         if not ids.size:
             return out
         lib = faiss()
         kind, metric = lib.ScalarQuantizer.QT_fp16, lib.METRIC_INNER_PRODUCT
-        step = max(1, _NUMBERS // (ids.shape[1] * self.dim))
+        step = max(1, _SCORED // (ids.shape[1] * self.dim))
+
+        def score(start: int) -> None:
+            some = ids[start : start + step]
+            each, places = np.unique(some, return_inverse=True)
+            vectors, places = self.vectors(each), places.reshape(some.shape)
+            for i, row in enumerate(places, start):
+                # In an index of their own the same code compares them as in a segment.
+                few = lib.IndexScalarQuantizer(self.dim, kind, metric)
+                few.add(vectors[row])
+                scores, found = few.search(queries[i : i + 1], len(row))
+                out[i, found[0]] = scores[0]
+
         with one_thread():
-            for start in range(0, len(queries), step):
-                some = ids[start : start + step]
-                each, places = np.unique(some, return_inverse=True)
-                vectors, places = self.vectors(each), places.reshape(some.shape)
-                for i, row in enumerate(places, start):
-                    # In an index of their own the same code compares them as in a segment.
-                    few = lib.IndexScalarQuantizer(self.dim, kind, metric)
-                    few.add(vectors[row])
-                    scores, found = few.search(queries[i : i + 1], len(row))
-                    out[i, found[0]] = scores[0]
+            on_all_cores(score, range(0, len(queries), step))
         return out if table is None else out * table[ids]
 
     def vectors(self, ids: ArrayLike) -> Scores:
@@ -278,103 +326,6 @@ class FlatSearch:
             bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
             raise InputError(f"query {bad[0]} holds NaN or infinity: check the model and its dtype")
         return queries
-
-    def _map(self, function: Callable[[_Part], T], parts: list[_Part]) -> list[T]:
-        """`function` of each part, on all cores."""
-        cores = faiss().omp_get_max_threads()
-        if len(parts) < cores:  # FAISS itself shares out the queries
-            return [function(part) for part in parts]
-        one = faiss().omp_set_num_threads  # of the calling thread only
-        with ThreadPoolExecutor(cores, initializer=one, initargs=(1,)) as pool:
-            return list(pool.map(function, parts))
-
-
-class _Part:
-    """A segment and which of its vectors may be an answer."""
-
-    def __init__(self, segment: OpenSegment, live: int, selector: Any) -> None:
-        self.segment = segment
-        self.live = live
-        self._selector = selector  # faiss.IDSelector of ids; None: all of the segment
-
-    def _parameters(self) -> Any:
-        # New for each call: while IndexIDMap searches, it puts a selector of its own into them,
-        # so that two threads with the same ones crash.
-        return None if self._selector is None else faiss().SearchParameters(sel=self._selector)
-
-    def search(self, queries: Scores, k: int) -> tuple[Scores, Ids]:
-        """Scores and ids [q, min(k, live)], best first; equal scores in no order."""
-        k = min(k, self.live)
-        scores, ids = self.segment.index.search(queries, k, params=self._parameters())
-        # FAISS fills up with -1 where it finds fewer, as when a score is NaN.
-        if (ids < 0).any() or not np.isfinite(scores).all():
-            raise CorruptIndexError(
-                f"segment {self.segment.name} holds vectors whose scores are not finite: "
-                "see `forvalue verify`"
-            )
-        return scores, ids
-
-    def every(self, queries: Scores) -> Iterator[tuple[int, Scores, Ids]]:
-        """Yields some queries' first number, all their scores, and the ids [some, live] each."""
-        # A search for all of them: faster than range_search, and than decoding for BLAS
-        # unless there are many queries (one query, 100,000 x 1024: 70, 240, 300 ms).
-        step = max(1, _LABELS // self.live)
-        for start in range(0, len(queries), step):
-            yield start, *self.search(queries[start : start + step], self.live)
-
-    def search_weighted(self, queries: Scores, k: int, table: Scores) -> tuple[Scores, Ids]:
-        """As `search`, with scores times the weights in `table`; of equal ones the smaller ids."""
-        k = min(k, self.live)
-        best_scores = np.empty((len(queries), k), np.float32)
-        best_ids = np.empty((len(queries), k), np.int64)
-        for start, every_score, every_id in self.every(queries):
-            every_score *= table[every_id]
-            for i, (scores, ids) in enumerate(zip(every_score, every_id, strict=True), start):
-                kept = scores >= np.partition(scores, -k)[-k]
-                best_scores[i], best_ids[i] = best_of([scores[kept]], [ids[kept]], k)
-        return best_scores, best_ids
-
-    def at_least(self, query: Scores, score: np.float32) -> tuple[Scores, Ids]:
-        """All scores of one query [dim] that are `score` or more, and their ids, [m] each."""
-        below = float(np.nextafter(score, np.float32(-np.inf)))  # its radius is left out
-        _, scores, ids = self.segment.index.range_search(
-            query[None], below, params=self._parameters()
-        )
-        return scores, ids
-
-
-def _parts(segments: Iterable[OpenSegment], wanted: Ids | None) -> list[_Part]:
-    """The segments that hold some of `wanted` (ascending; None: everything), limited to these."""
-    if wanted is None:
-        return [_Part(segment, len(segment.ids), None) for segment in segments]
-    bits = bits_of(wanted)
-    selector = selector_of(bits)
-    parts = []
-    for segment in segments:
-        inside = segment.ids[: np.searchsorted(segment.ids, len(bits))]
-        live = int(np.count_nonzero(bits[inside]))
-        if live:
-            parts.append(_Part(segment, live, selector))
-    return parts
-
-
-def bits_of(ids: Ids) -> NDArray[np.bool_]:
-    """Whether a number is among `ids` (ascending), up to their last."""
-    bits = np.zeros(int(ids[-1]) + 1 if len(ids) else 0, bool)
-    bits[ids] = True
-    return bits
-
-
-def selector_of(bits: NDArray[np.bool_]) -> Any:
-    """FAISS's selector of the ids whose bit is set."""
-    return faiss().IDSelectorBitmap(np.packbits(bits, bitorder="little"))
-
-
-def best_of(scores: list[Scores], ids: list[Ids], k: int) -> tuple[Scores, Ids]:
-    """The k highest of lists of scores [..., m] and ids; of equal scores the smaller ids."""
-    every_score, every_id = np.concatenate(scores, axis=-1), np.concatenate(ids, axis=-1)
-    order = np.lexsort((every_id, -every_score), axis=-1)[..., :k]
-    return np.take_along_axis(every_score, order, -1), np.take_along_axis(every_id, order, -1)
 
 
 def _ascend(ids: Ids) -> bool:

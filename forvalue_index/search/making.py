@@ -30,7 +30,8 @@ from forvalue_index.search.derived import (
     write_info,
 )
 from forvalue_index.search.factory import Effort, new_index, train
-from forvalue_index.search.flat import FlatSearch, Ids, Scores, best_of
+from forvalue_index.search.flat import FlatSearch
+from forvalue_index.search.parts import Ids, Scores, best_of
 
 EXTEND_ABOVE = 0.1
 """The share of uncovered vectors above which `extend_derived` is worth its while."""

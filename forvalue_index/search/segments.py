@@ -41,6 +41,29 @@ class OpenSegment:
             self.quantiser.reconstruct_batch(np.ascontiguousarray(positions, np.int64), out)
         return out
 
+    def pieces(self, size: int) -> list[OpenSegment]:
+        """The segment as pieces of at most `size` vectors, which can be searched side by side.
+
+        They look at the same memory.
+        """
+        if len(self.ids) <= size:
+            return [self]
+        lib, codes = faiss(), self.quantiser.codes
+        memory = lib.rev_swig_ptr(codes.data(), codes.size())
+        width, found = self.quantiser.code_size, []
+        for start in range(0, len(self.ids), size):
+            ids = self.ids[start : start + size]
+            here = memory[start * width : (start + len(ids)) * width]
+            quantiser = lib.IndexScalarQuantizer(
+                self.quantiser.d, self.quantiser.sq.qtype, self.quantiser.metric_type
+            )
+            index = lib.IndexIDMap(quantiser)
+            quantiser.codes = type(codes).create_view(lib.swig_ptr(here), len(here), codes.owner)
+            lib.copy_array_to_vector(ids, index.id_map)
+            quantiser.ntotal = index.ntotal = len(ids)
+            found.append(OpenSegment(self.name, index, quantiser, ids))
+        return found
+
 
 def write_segment(
     folder: str | Path, name: str, ids: NDArray[np.int64], vectors: NDArray[np.float32]

@@ -1,16 +1,27 @@
-"""`forvalue evaluate`: how good an index is, measured against what is known."""
+"""Studies of an index that is there: how true its vectors are, and what they find."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
 from forvalue_index.cli import render
+from forvalue_index.cli.evaluate.tables import (
+    exact_option,
+    gradient_option,
+    number,
+    plot_option,
+    queries_option,
+    seed_option,
+    show,
+    table,
+)
 from forvalue_index.cli.options import (
+    F,
+    data_options,
     device_option,
     field_options,
     format_of,
@@ -21,28 +32,13 @@ from forvalue_index.cli.options import (
 from forvalue_index.cli.progress import build_progress
 
 if TYPE_CHECKING:
-    from forvalue_index.analysis.metrics import Figure
-
-data_option = click.option(
-    "--data", required=True, metavar="FILE", help="A JSON Lines file of queries (- is stdin)."
-)
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+    from forvalue_index.analysis.recall import Recall
 
 
-@click.group()
-def evaluate() -> None:
-    """Measure how good the answers of an index are.
-
-    \b
-    Example:
-      forvalue evaluate fidelity --index my.index --data questions.jsonl
-      forvalue evaluate recall --index my.index --data questions.jsonl --gold-field fact
-    """
-
-
-@evaluate.command()
+@click.command()
 @index_option
-@data_option
+@queries_option
+@data_options
 @field_options
 @click.option(
     "--sample",
@@ -57,9 +53,9 @@ def evaluate() -> None:
 def fidelity(
     directory: Path,
     data: str,
-    prompt_field: str | None,
-    response_field: str | None,
-    text_field: str | None,
+    split: str | None,
+    subset: str | None,
+    fields: dict[str, Any],
     sample: int | None,
     seed: int,
     as_json: bool,
@@ -77,18 +73,20 @@ def fidelity(
       forvalue evaluate fidelity --index my.index --data questions.jsonl --sample 1000
     """
     from forvalue_index.analysis import fidelity as analysis
+    from forvalue_index.data.readers import open_rows
     from forvalue_index.index import InfluenceIndex
 
+    rows = open_rows(data, split=split, subset=subset)
     with InfluenceIndex.open(directory, model=model, device=device) as index:
-        format = format_of(index.config.format, prompt_field, response_field, text_field)
+        format = format_of(index.config.format, fields)
         with build_progress() as progress:
             result = analysis.fidelity(
-                index, data, sample=sample, seed=seed, format=format, progress=progress
+                index, rows, sample=sample, seed=seed, format=format, progress=progress
             )
     if as_json:
         render.json_line(asdict(result))
         return
-    table = _table("", "mean", "spread over queries", "standard error")
+    shown = table("", "mean", "spread over queries", "standard error")
     for name, figure in (
         ("Pearson correlation", result.pearson),
         ("Spearman correlation", result.spearman),
@@ -97,9 +95,9 @@ def fidelity(
         ("exact top 10 in the stored top 100", result.top_10_in_100),
         ("error as a share of |v| |i|", result.error),
     ):
-        table.add_row(name, *map(_number, (figure.mean, figure.sd, figure.se)))
+        shown.add_row(name, *map(number, (figure.mean, figure.sd, figure.se)))
     console = render.console()
-    console.print(table)
+    console.print(shown)
     console.print(
         f"{result.queries:,} queries, {result.samples:,} training samples, recipe {result.recipe}, "
         f"{result.bytes_per_sample:,} bytes a sample",
@@ -107,34 +105,28 @@ def fidelity(
     )
 
 
-@evaluate.command()
-@index_option
-@data_option
-@field_options
+def compared(command: F) -> F:
+    """Adds the options of a study of what an index finds."""
+    for option in reversed(
+        (
+            *(index_option, queries_option, data_options, field_options),
+            *(exact_option, gradient_option, seed_option, plot_option, json_option),
+            *(model_option, device_option),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
 @click.option(
     "--gold-field",
     required=True,
     metavar="NAME",
     help="Field that a query and its true sources share.",
 )
-@click.option("--exact", is_flag=True, help="Also the exact form: two more passes of all samples.")
-@seed_option
-@json_option
-@model_option
-@device_option
-def recall(
-    directory: Path,
-    data: str,
-    prompt_field: str | None,
-    response_field: str | None,
-    text_field: str | None,
-    gold_field: str,
-    exact: bool,
-    seed: int,
-    as_json: bool,
-    model: str | None,
-    device: str | None,
-) -> None:
+@compared
+def recall(gold_field: str, as_json: bool, plot: Path | None, **values: Any) -> None:
     """Measure whether the true sources of an answer are found, where they are known.
 
     The sources of a query are the training rows with the same value of --gold-field. Influence,
@@ -145,52 +137,75 @@ def recall(
     Example:
       forvalue evaluate recall --index my.index --data questions.jsonl --gold-field fact
     """
-    from forvalue_index.analysis import recall as analysis
-    from forvalue_index.index import InfluenceIndex
-
-    with InfluenceIndex.open(directory, model=model, device=device) as index:
-        format = format_of(index.config.format, prompt_field, response_field, text_field)
-        with build_progress() as progress:
-            result = analysis.recall(
-                index,
-                data,
-                gold_field,
-                exact=exact,
-                seed=seed,
-                format=format,
-                progress=progress,
-            )
-    if as_json:
-        render.json_line(asdict(result))
-        return
-    table = _table("", "MRR", "hit@1", "hit@10", "AUC", "recall@gold")
-    for name, found in result.methods.items():
-        figures = (found.mrr, found.hit_1, found.hit_10, found.auc, found.recall)
-        table.add_row(name, *map(_with_error, figures))
-    console = render.console()
-    console.print(table)
-    console.print(
-        f"{result.queries:,} queries with {_number(result.sources.mean)} sources each of "
+    result = _sources(gold_field, **values)
+    columns = {"mrr": "MRR", "hit_1": "hit@1", "hit_10": "hit@10"}
+    columns |= {"auc": "AUC", "recall": "recall@gold"}
+    note = (
+        f"{result.queries:,} queries with {number(result.sources.mean)} sources each of "
         f"{result.samples:,} training samples; recipe {result.recipe}, {result.dim:,} numbers a "
         "vector; recall@gold: share of the n sources among the first n; ± standard error over "
-        "the queries",
-        style="dim",
+        "the queries"
     )
+    show(result, columns, note, title="Finding the sources", as_json=as_json, plot=plot)
 
 
-def _table(first: str, *columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(first, no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+@click.command()
+@click.option(
+    "--class-field", required=True, metavar="NAME", help="Field of the class, as rows have it."
+)
+@compared
+def identify(class_field: str, as_json: bool, plot: Path | None, **values: Any) -> None:
+    """Measure whether influence tells which class of the training data drove an output.
+
+    AUC: the chance that a training row of the query's class scores above another. Recall: the share
+    of its class among as many of the highest scores (For-Value, arXiv 2508.10180). The stored
+    vectors, and with --exact the exact form, stand beside last-layer and full gradients, BM25,
+    embedding similarity, loss, length and chance.
+
+    \b
+    Example:
+      forvalue evaluate identify --index my.index --data test.jsonl --class-field task --exact
+    """
+    result = _sources(class_field, **values)
+    note = (
+        f"{result.queries:,} queries, {result.samples:,} training samples, "
+        f"{number(result.sources.mean)} of the query's class; recipe {result.recipe}, "
+        f"{result.dim:,} numbers a vector; ± standard error over the queries"
+    )
+    columns = {"auc": "AUC", "recall": "recall"}
+    show(result, columns, note, title="Identifying the class", as_json=as_json, plot=plot)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _sources(
+    field: str,
+    directory: Path,
+    data: str,
+    split: str | None,
+    subset: str | None,
+    fields: dict[str, Any],
+    exact: bool,
+    gradient: bool,
+    seed: int,
+    model: str | None,
+    device: str | None,
+) -> Recall:
+    """Returns how well the samples are found that share a field with the query."""
+    from forvalue_index.analysis import recall as analysis
+    from forvalue_index.data.readers import open_rows
+    from forvalue_index.index import InfluenceIndex
 
-
-def _with_error(figure: Figure) -> str:
-    # Five of these and a name fit into 80 columns.
-    error = "" if figure.se is None else f" ±{figure.se:.3f}".replace("±0", "±")
-    return _number(figure.mean) + error
+    rows = open_rows(data, split=split, subset=subset)
+    with (
+        InfluenceIndex.open(directory, model=model, device=device) as index,
+        build_progress() as progress,
+    ):
+        return analysis.recall(
+            index,
+            rows,
+            field,
+            exact=exact,
+            gradient=gradient,
+            seed=seed,
+            format=format_of(index.config.format, fields),
+            progress=progress,
+        )

@@ -1,0 +1,274 @@
+"""What every training sample is worth to a set of targets: one pass over the stored vectors.
+
+    targets -> query vectors -> their mean (or all of them, for the maximum) -> one inner product
+    with every stored vector -> a value for each training sample
+
+Never holds a score for every pair of target and sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forvalue_index.adding import Progress
+from forvalue_index.analysis.fields import field_values, label
+from forvalue_index.config import RANKS, FormatConfig
+from forvalue_index.data.readers import Data
+from forvalue_index.errors import InputError
+from forvalue_index.index import InfluenceIndex
+from forvalue_index.records import Row, Sample
+
+COMBINES = ("mean", "max")
+_TARGETS = 512  # run forward, or compared with a block of vectors, at a time
+_PAGE = 1000  # rows in memory at a time
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The training samples of an index and what each is worth, in the order of their ids."""
+
+    ids: NDArray[np.int64]
+    value: Floats  # [n] for all targets
+    loss: Floats  # [n] nats
+    self_influence: Floats  # [n] of the stored vectors
+    targets: int
+    groups: dict[str, Floats] = field(default_factory=dict)  # name -> [n], for its targets alone
+    group_sizes: dict[str, int] = field(default_factory=dict)  # name -> its targets
+
+    def best(self, k: int) -> NDArray[np.intp]:
+        """Returns the positions of the k highest values, best first."""
+        return np.argsort(-self.value, kind="stable")[:k]
+
+    def worst(self, k: int) -> NDArray[np.intp]:
+        """Returns the positions of the k lowest values, lowest first."""
+        return np.argsort(self.value, kind="stable")[:k]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupValue:
+    """What the training samples that share a field's value are worth together."""
+
+    name: str
+    samples: int
+    mean: float
+    se: float | None  # standard error of the mean; None for one sample
+    sum: float
+    helpful: float  # share of the samples whose value is positive
+
+
+def values(
+    index: InfluenceIndex,
+    targets: Data | list[Sample],
+    *,
+    combine: str = "mean",
+    rank: str = "dot",
+    target_group: str | None = None,
+    where: Iterable[str] = (),
+    format: FormatConfig | None = None,
+    progress: Progress | None = None,
+) -> Values:
+    """Returns the value of every training sample: its mean (or highest) score over the targets.
+
+    Memory: a vector for each target and a few numbers for each sample.
+
+    Args:
+        index: the index.
+        targets: what the model should do well, in the form of the index's rows.
+        combine: "mean" or "max" over the targets.
+        rank: of the scores, as in `InfluenceIndex.query`; self-influence has none.
+        target_group: field of the targets; there is a value for each of its values, too.
+        where: only training samples that meet these conditions.
+        format: how targets become tokens, if not as the index's rows do.
+        progress: called as targets are run forward and vectors are read.
+
+    Raises:
+        InputError: there is no target, a target lacks the field, or a condition cannot be read.
+        RowError: a target lacks a field or holds nothing to score.
+    """
+    _check(combine, rank)
+    conditions = list(where)
+    samples = index.samples(targets, format)
+    members = _members(samples, target_group)
+    vectors = _vectors(index, samples, rank, progress)
+
+    def ask() -> Values:
+        flat = index.flat
+        ids = flat.live(index.store.catalog.where(conditions)) if conditions else flat.ids
+        if not len(ids):
+            raise InputError("no training sample is left to value: see --where")
+        by_group = _scores(index, ids, [vectors[rows] for rows in members.values()], combine)
+        if (weights := index.store.weights(rank)) is not None:
+            by_group *= weights[np.searchsorted(flat.ids, ids)]
+        sizes = {name: len(rows) for name, rows in members.items()}
+        shares = np.array(list(sizes.values())) / len(samples)
+        figures = index.store.catalog.figures()
+        places = np.searchsorted(figures.ids, ids)
+        return Values(
+            ids=ids,
+            value=shares @ by_group if combine == "mean" else by_group.max(0),
+            loss=figures.loss[places],
+            self_influence=(figures.norm[places] / index.vectoriser.scale) ** 2,
+            targets=len(samples),
+            groups={} if target_group is None else dict(zip(sizes, by_group, strict=True)),
+            group_sizes={} if target_group is None else sizes,
+        )
+
+    return index.store.answer(ask)
+
+
+def exact_values(
+    index: InfluenceIndex,
+    targets: Data | list[Sample],
+    ids: Sequence[int],
+    *,
+    combine: str = "mean",
+    rank: str = "dot",
+    format: FormatConfig | None = None,
+    progress: Progress | None = None,
+) -> Floats:
+    """Returns the values of the training samples `ids` by the exact form of the recipe, [n].
+
+    Runs the targets and, once for every so many of them, the samples forward. Arguments and errors
+    are those of `values`.
+    """
+    _check(combine, rank)
+    queries, samples = index.samples(targets, format), index.training_samples(ids)
+    result = np.full(len(samples), 0.0 if combine == "mean" else -np.inf)
+    tokens = 0
+    for start in range(0, len(queries), _TARGETS):
+        part = queries[start : start + _TARGETS]
+        scores = index.reader.exact(part, samples, rank)
+        if combine == "mean":
+            result += scores.sum(0) / len(queries)
+        else:
+            result = np.maximum(result, scores.max(0))
+        tokens += sum(len(query.input_ids) for query in part)
+        if progress is not None:
+            progress("exact", start + len(part), len(queries), tokens)
+    return result
+
+
+def group_values(index: InfluenceIndex, found: Values, name: str) -> list[GroupValue]:
+    """Returns what each value of a field of the training rows is worth, the highest mean first.
+
+    Raises:
+        InputError: no row has the field.
+    """
+    labels = field_values(index, found.ids, name)
+    names, of = np.unique(np.array(labels, dtype=object), return_inverse=True)
+    result = []
+    for number, group in enumerate(names):
+        own = found.value[of == number]
+        spread = float(own.std(ddof=1)) / len(own) ** 0.5 if len(own) > 1 else None
+        total, helpful = float(own.sum()), float((own > 0).mean())
+        result.append(GroupValue(group, len(own), float(own.mean()), spread, total, helpful))
+    return sorted(result, key=lambda group: -group.mean)
+
+
+def value_rows(
+    index: InfluenceIndex,
+    found: Values,
+    order: NDArray[np.intp],
+    exact: dict[int, float] | None = None,
+) -> Iterator[Row]:
+    """Yields a row for each position in `order`: the values, what is kept beside it, the sample.
+
+    `exact` has the exact values of some ids; the others' are null.
+    """
+    for start in range(0, len(order), _PAGE):
+        page = order[start : start + _PAGE]
+        stored = index.store.catalog.samples(found.ids[page].tolist())
+        for place, sample in zip(page.tolist(), stored.values(), strict=True):
+            row: Row = {"id": sample.id, "key": sample.key, "value": float(found.value[place])}
+            if found.groups:
+                row["values"] = {name: float(own[place]) for name, own in found.groups.items()}
+            if exact is not None:
+                row["exact"] = exact.get(sample.id)
+            yield row | {
+                "loss": sample.loss,
+                "tokens": sample.n_tokens,
+                "scored": sample.n_scored,
+                "self_influence": float(found.self_influence[place]),
+                "sample": sample.row,
+            }
+
+
+def flat_row(row: Row) -> Row:
+    """Returns a row of `value_rows` without nesting, for a table: value.GROUP, sample.FIELD."""
+    result: Row = {}
+    for name, value in row.items():
+        if name in ("values", "sample"):
+            prefix = name.removesuffix("s")
+            result |= {f"{prefix}.{inner}": own for inner, own in value.items()}
+        else:
+            result[name] = value
+    return result
+
+
+def _check(combine: str, rank: str) -> None:
+    for what, given, known in (("combine", combine, COMBINES), ("rank", rank, RANKS)):
+        if given not in known:
+            raise InputError(f"{what} {given!r} is not one of {', '.join(known)}")
+
+
+def _members(samples: Sequence[Sample], name: str | None) -> dict[str, list[int]]:
+    """Returns group -> positions of its targets, in the order in which the groups come."""
+    if name is None:
+        return {"": list(range(len(samples)))}
+    members: dict[str, list[int]] = {}
+    for position, sample in enumerate(samples):
+        group = label(sample.row, name)
+        if group is None:
+            there = ", ".join(sample.row)
+            raise InputError(f"{sample.source}: no field {name!r}; the row's fields are: {there}")
+        members.setdefault(group, []).append(position)
+    return members
+
+
+def _vectors(
+    index: InfluenceIndex, samples: list[Sample], rank: str, progress: Progress | None
+) -> NDArray[np.float32]:
+    """Returns the targets' vectors, such that inner products are scores but for sample weights."""
+    out = np.empty((len(samples), index.vectoriser.dim), np.float32)
+    tokens = 0
+    for start in range(0, len(samples), _TARGETS):
+        part = samples[start : start + _TARGETS]
+        vectors = index.vectors(part).astype(np.float64)
+        if rank == "cosine":
+            lengths = np.linalg.norm(vectors, axis=1)
+        else:
+            scored = [sample.n_scored if rank == "per-token" else 1 for sample in part]
+            lengths = np.array(scored) * index.vectoriser.scale**2
+        out[start : start + len(part)] = vectors / np.maximum(lengths, 1e-30)[:, None]
+        tokens += sum(len(sample.input_ids) for sample in part)
+        if progress is not None:
+            progress("targets", start + len(part), len(samples), tokens)
+    return out
+
+
+def _scores(
+    index: InfluenceIndex,
+    ids: NDArray[np.int64],
+    groups: list[NDArray[np.float32]],
+    combine: str,
+) -> Floats:
+    """Returns the mean or highest inner product of every sample with each group, [groups, n]."""
+    out = np.full((len(groups), len(ids)), -np.inf)
+    means = np.stack([own.mean(0, dtype=np.float64) for own in groups]).astype(np.float32)
+    at = 0
+    for block, vectors in index.flat.blocks(ids):
+        part = slice(at, at := at + len(block))
+        if combine == "mean":
+            out[:, part] = means @ vectors.T
+            continue
+        for row, own in zip(out, groups, strict=True):
+            for start in range(0, len(own), _TARGETS):
+                scores = (own[start : start + _TARGETS] @ vectors.T).max(0)
+                row[part] = np.maximum(row[part], scores)
+    return out

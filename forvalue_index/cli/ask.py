@@ -1,0 +1,170 @@
+"""`forvalue ask`: the model answers, and the answer is attributed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.text import Text
+
+from forvalue_index.cli import passages, render
+from forvalue_index.cli.asked import Part, Search, part_options, search_options
+from forvalue_index.cli.options import (
+    device_option,
+    index_option,
+    json_option,
+    model_option,
+    trust_option,
+)
+from forvalue_index.errors import InputError
+
+if TYPE_CHECKING:
+    from forvalue_index.config import FormatConfig
+    from forvalue_index.forward.generation import Sampling
+    from forvalue_index.index import InfluenceIndex
+    from forvalue_index.records import Row, Sample
+
+
+@click.command()
+@index_option
+@click.option("--prompt", metavar="TEXT", help="What to ask the model.")
+@click.option(
+    "--data",
+    metavar="FILE",
+    help="A file with one row without an answer instead, such as a conversation (- is stdin).",
+)
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="FILE",
+    help="An image that the prompt is about; repeatable.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Longest answer.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="How freely tokens are drawn; 0: always the most likely one.",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Draw from the most likely tokens that hold this probability together.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@part_options
+@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Hits.")
+@search_options
+@json_option
+@model_option
+@device_option
+@trust_option
+def ask(
+    directory: Path,
+    prompt: str | None,
+    data: str | None,
+    images: tuple[str, ...],
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    part: Part,
+    k: int,
+    search: Search,
+    as_json: bool,
+    model: str | None,
+    device: str | None,
+    trust_remote_code: bool,
+) -> None:
+    """Ask the model, and see which training samples its answer comes from.
+
+    The prompt is put to the model as the index's rows are (through the chat template, if they
+    are). Of each hit the tokens that carried the influence are coloured, green where they raised
+    the likelihood of the answer and red where they lowered it: exactly, from one more forward pass.
+
+    \b
+    Example:
+      forvalue ask --index my.index --prompt "Who wrote the Notes?" -k 5
+      forvalue ask --index my.index --prompt "Who wrote the Notes?" --span "Ada"
+      forvalue ask --index my.index --prompt "Tell a story." --temperature 0.8 --seed 1 --json
+    """
+    from forvalue_index.forward.generation import Sampling
+    from forvalue_index.index import InfluenceIndex
+
+    if (prompt is None) == (data is None):
+        raise click.UsageError("give --prompt or --data FILE")
+    if images and data is not None:
+        raise click.UsageError("--image goes with --prompt; a row of --data has its own images")
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    with InfluenceIndex.open(
+        directory, model=model, device=device, trust_remote_code=trust_remote_code
+    ) as index:
+        format = index.config.format
+        if data is not None:
+            row = _row(data)
+        else:
+            format = format.of_kind("prompt_field")
+            row = {format.prompt_field: prompt}
+        if images:
+            format = replace(format, image_field=format.image_field or "image")
+            row[format.image_field or ""] = list(images)
+        answer = _silent if as_json else _aloud
+        sample = answer(index, row, format, sampling)
+        query = part(index, sample)
+        hits = search(index, [query], k)
+        texts = index.contributions(query, hits)
+        if as_json:
+            named = [passages.hit_json(hit, text) for hit, text in zip(hits, texts, strict=True)]
+            render.json_line({"row": sample.row, "hits": named})
+            return
+        render.console().print(
+            render.hits_table(hits, index.config.format, texts=[*map(passages.snippet, texts)])
+        )
+
+
+def _row(data: str) -> Row:
+    """Returns the only row of a file."""
+    from forvalue_index.data.readers import open_rows
+
+    rows = [row for _, row in open_rows(data)]
+    if len(rows) != 1:
+        raise InputError(f"{data} holds {len(rows)} rows: ask takes one at a time")
+    return rows[0]
+
+
+def _silent(index: InfluenceIndex, row: Row, format: FormatConfig, sampling: Sampling) -> Sample:
+    return index.respond(row, sampling, format=format)
+
+
+def _aloud(index: InfluenceIndex, row: Row, format: FormatConfig, sampling: Sampling) -> Sample:
+    """Returns what the model answers, shown word by word."""
+    console = render.console()
+    title = render.one_line(str(row.get(format.prompt_field, "")))
+    if format.is_chat and title:
+        title += "\n"
+    waiting = [Text.assemble(("? ", "yellow"), (title, "dim"))]  # until there is an answer
+
+    def show(word: str) -> None:
+        lines = [render.one_line(line) for line in word.split("\n")]
+        text = Text("\n".join(lines), style="bold")
+        while waiting:
+            text = waiting.pop() + text
+        console.print(text, end="", soft_wrap=True)
+
+    sample = index.respond(row, sampling, format=format, report=show)
+    console.print("\n")
+    if sample.n_scored == sampling.max_new_tokens:
+        render.notes.print(f"The answer was ended at --max-new-tokens {sampling.max_new_tokens}.")
+    return sample

@@ -1,0 +1,195 @@
+"""What the commands that ask share: which query, which part of it, and how hits are chosen."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import click
+
+from forvalue_index.cli.options import data_options, remote_option, where_option
+from forvalue_index.config import RANKS, FormatConfig
+
+if TYPE_CHECKING:
+    from forvalue_index.data.rows import Rows
+    from forvalue_index.index import InfluenceIndex
+    from forvalue_index.records import Hit, Row, Sample
+
+F = TypeVar("F", bound=Callable[..., Any])
+Option = Callable[[Any], Any]
+
+
+def _slice(_: click.Context, __: click.Parameter, value: str | None) -> slice | None:
+    if value is None:
+        return None
+    start, colon, stop = value.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        return slice(int(start) if start else 0, int(stop) if stop else None)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a range such as 0:5, 3: or -4:") from None
+
+
+_QUERY: list[Option] = [
+    click.option("--prompt", metavar="TEXT", help="What the model was asked."),
+    click.option("--response", metavar="TEXT", help="What it answered, or should have."),
+    click.option("--text", metavar="TEXT", help="Plain text instead of the two."),
+    click.option(
+        "--image",
+        "images",
+        multiple=True,
+        metavar="FILE",
+        help="An image that goes with the prompt (repeatable).",
+    ),
+    click.option("--label", metavar="NAME", help="Its class, of a sequence classifier's text."),
+    click.option(
+        "--data", metavar="FILE", help="Queries: a file, as `build` reads it, or - (stdin)."
+    ),
+    data_options,
+    remote_option,
+]
+_PART: list[Option] = [
+    click.option("--span", metavar="TEXT", help="Ask about this part of the response only."),
+    click.option(
+        "--tokens",
+        metavar="A:B",
+        callback=_slice,
+        help="Ask about the response's tokens A to B only, counted from 0, B not included.",
+    ),
+]
+_SEARCH: list[Option] = [
+    click.option("--opponents", is_flag=True, help="Those that made the response less likely."),
+    click.option(
+        "--rank",
+        type=click.Choice(RANKS),
+        default="dot",
+        show_default=True,
+        help="dot: the influence; cosine: free of both lengths; per-token: per scored token of "
+        "both.",
+    ),
+    where_option,
+    click.option("--exact", is_flag=True, help="Run the best candidates again for exact scores."),
+    click.option(
+        "--candidates",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="How many of them.  [default: 10 k]",
+    ),
+    click.option("--flat", is_flag=True, help="Compare every vector, without a derived index."),
+]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which queries a command was given: one that was typed, or a file of them."""
+
+    prompt: str | None
+    response: str | None
+    text: str | None
+    images: tuple[str, ...]
+    label: str | None
+    data: str | None
+    split: str | None
+    subset: str | None
+    allow_remote: bool
+
+    def __post_init__(self) -> None:
+        typed = self.response is not None or self.prompt is not None
+        given = [typed, self.text is not None, self.data is not None]
+        if sum(given) != 1 or (self.prompt is not None and self.response is None):
+            raise click.UsageError("give --prompt and --response, or --text, or --data FILE")
+        if self.data is not None and self.label is not None:
+            raise click.UsageError("--label is for a query that is typed: rows have their own")
+        if self.images and self.data is not None:
+            raise click.UsageError("--image is for a query that is typed: rows have their own")
+
+    def rows(self, format: FormatConfig) -> tuple[Rows, FormatConfig]:
+        """Returns the queries as rows, and how they become tokens if the index's do by `format`."""
+        from forvalue_index.data.readers import open_rows
+
+        if self.data is not None:
+            rows = open_rows(
+                self.data, split=self.split, subset=self.subset, allow_remote=self.allow_remote
+            )
+            return rows, format
+        if (self.label is None) != (format.label_field is None):
+            wanted = "give its --label too" if self.label is None else "leave out --label"
+            kind = "a classifier's" if self.label is None else "not of a classifier"
+            raise click.UsageError(f"the index is {kind}: {wanted}")
+        more: Row = {} if format.label_field is None else {format.label_field: self.label}
+        if self.images:
+            format = replace(format, image_field=format.image_field or "image")
+            more[format.image_field or ""] = list(self.images)
+        if self.text is not None:
+            field = format.text_field or "text"
+            format = replace(format.of_kind("text_field"), text_field=field)
+            return open_rows({field: self.text} | more, allow_remote=self.allow_remote), format
+        row: Row = {format.prompt_field: self.prompt or "", format.response_field: self.response}
+        typed = open_rows(row | more, allow_remote=self.allow_remote)
+        return typed, format.of_kind("prompt_field")
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which samples are hits."""
+
+    opponents: bool
+    rank: str
+    where: tuple[str, ...]
+    exact: bool
+    candidates: int | None
+    flat: bool
+
+    def __call__(self, index: InfluenceIndex, queries: list[Sample], k: int) -> list[Hit]:
+        """Returns the hits of queries."""
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        return index.query(queries, k, **options)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of a response is asked about."""
+
+    span: str | None
+    tokens: slice | None
+
+    def __post_init__(self) -> None:
+        if self.span is not None and self.tokens is not None:
+            raise click.UsageError("give --span or --tokens, not both")
+
+    def __call__(self, index: InfluenceIndex, sample: Sample) -> Sample:
+        """Returns the part of a query, all of it unless a part was named."""
+        if self.span is None and self.tokens is None:
+            return sample
+        return index.part(sample, self.span, tokens=self.tokens)
+
+
+def query_options(command: F) -> F:
+    """Adds the options that give a query; the command gets them as `asked`."""
+    return _bundled(command, _QUERY, "asked", Asked)
+
+
+def search_options(command: F) -> F:
+    """Adds the options that say which samples are hits; the command gets them as `search`."""
+    return _bundled(command, _SEARCH, "search", Search)
+
+
+def part_options(command: F) -> F:
+    """Adds the options that name a part of a response; the command gets them as `part`."""
+    return _bundled(command, _PART, "part", Part)
+
+
+def _bundled(command: F, options: list[Option], name: str, kind: Callable[..., Any]) -> F:
+    names = [field.name for field in fields(cast(Any, kind))]
+
+    def bundled(*args: Any, **values: Any) -> Any:
+        values[name] = kind(**{name: values.pop(name) for name in names})
+        return command(*args, **values)
+
+    decorated: Any = functools.wraps(command)(bundled)
+    for option in reversed(options):
+        decorated = option(decorated)
+    return cast(F, decorated)

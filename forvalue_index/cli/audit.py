@@ -1,0 +1,173 @@
+"""`forvalue audit`: which training rows are likely wrong, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from forvalue_index.cli import render
+from forvalue_index.cli.options import (
+    data_options,
+    device_option,
+    field_options,
+    format_of,
+    index_option,
+    json_option,
+    model_option,
+    trust_option,
+    where_option,
+)
+from forvalue_index.cli.progress import build_progress
+from forvalue_index.config import FormatConfig
+from forvalue_index.records import Row
+
+_COLORS = {"suspect": "yellow", "near-duplicate": "dim"}
+
+
+@click.command()
+@index_option
+@click.option(
+    "--trusted",
+    metavar="DATA",
+    help="Rows that are known to be right: a file, or what build takes.",
+)
+@data_options
+@field_options
+@click.option(
+    "--class-field",
+    metavar="FIELD",
+    help="Field of training (and trusted) rows: a row is compared within its class.",
+)
+@where_option
+@click.option(
+    "--top",
+    default=100,
+    show_default=True,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Suspects to report; rows that stand twice are reported besides.",
+)
+@click.option(
+    "--nearly",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=0.98,
+    show_default=True,
+    metavar="COSINE",
+    help="From which two rows are near-duplicates.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write what was found: a .csv file for a spreadsheet, or .jsonl or .parquet.",
+)
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page to look through."
+)
+@click.option(
+    "-k", default=10, show_default=True, type=click.IntRange(min=0), help="Rows to show here."
+)
+@json_option
+@model_option
+@device_option
+@trust_option
+def audit(
+    directory: Path,
+    trusted: str | None,
+    split: str | None,
+    subset: str | None,
+    fields: dict[str, Any],
+    class_field: str | None,
+    where: tuple[str, ...],
+    top: int,
+    nearly: float,
+    output: Path | None,
+    html: Path | None,
+    k: int,
+    as_json: bool,
+    model: str | None,
+    device: str | None,
+    trust_remote_code: bool,
+) -> None:
+    """Find rows that are likely mislabelled, corrupted or there twice, with the reasons.
+
+    Two things tell most: whether a row's influence agrees with that of rows with similar prompts
+    (and of trusted rows, if there are any), and whether its prompt makes its response any
+    likelier. All rows are run forward again. With --json, a line for each row that was found.
+
+    \b
+    Example:
+      forvalue audit --index my.index --html review.html --output review.csv
+      forvalue audit --index my.index --trusted checked.jsonl --class-field topic
+      forvalue audit --index my.index --where source=crowd --top 500 --json > suspects.jsonl
+    """
+    from forvalue_index.analysis import audit as analysis
+    from forvalue_index.analysis import review
+    from forvalue_index.data.readers import open_rows
+    from forvalue_index.data.writers import check_suffix, write_rows, write_text
+    from forvalue_index.index import InfluenceIndex
+
+    if output is not None:
+        check_suffix(output)
+    with (
+        InfluenceIndex.open(
+            directory, model=model, device=device, trust_remote_code=trust_remote_code
+        ) as index,
+        build_progress() as progress,
+    ):
+        known = None if trusted is None else open_rows(trusted, split=split, subset=subset)
+        found = analysis.audit(
+            index,
+            trusted=known,
+            class_field=class_field,
+            where=where,
+            nearly=nearly,
+            format=format_of(index.config.format, fields),
+            progress=progress,
+        )
+        rows = review.review(index, found, top)
+        format = index.config.format
+    if html is not None:
+        title = f"{len(rows):,} of {len(found.ids):,} training rows to look at"
+        write_text(html, review.page(rows, format, title))
+    if output is not None:
+        flat = output.suffix != ".jsonl"
+        table = map(review.flat_row, rows) if flat else iter(rows)
+        write_rows(output, table, spreadsheet=output.suffix == ".csv")
+    if as_json:
+        for row in rows:
+            render.json_line(row)
+    else:
+        _show(rows, k, len(found.ids), format)
+    for path in filter(None, (output, html)):
+        render.notes.print(f"{len(rows):,} rows to look at in {path}", markup=False)
+
+
+def _show(rows: Sequence[Row], k: int, count: int, format: FormatConfig) -> None:
+    table = Table(box=None, pad_edge=False, expand=True)
+    table.add_column("suspicion", justify="right", no_wrap=True)
+    table.add_column("key", style="cyan", no_wrap=True, max_width=18)
+    table.add_column("reasons", ratio=2)
+    table.add_column("sample", ratio=3)
+    for row in rows[:k]:
+        color = _COLORS.get(row["kind"], "red")
+        reasons = Text("\n").join(Text(f"· {render.one_line(reason)}") for reason in row["reasons"])
+        table.add_row(
+            Text(f"{row['suspicion']:.3f}", style=color),
+            Text(render.one_line(row["key"])),
+            reasons,
+            render.sample_text(row["sample"], format),
+            end_section=True,
+        )
+    console = render.console()
+    if k and rows:
+        console.print(table, "", sep="\n")
+    kinds = Counter(row["kind"] for row in rows)
+    words = ", ".join(f"{number:,} {name}{'s' * (number > 1)}" for name, number in kinds.items())
+    console.print(f"{count:,} training rows: {words or 'nothing found'}", style="dim")

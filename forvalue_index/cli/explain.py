@@ -1,0 +1,175 @@
+"""`forvalue explain`: through which tokens a training sample drove an output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.markup import escape
+from rich.rule import Rule
+from rich.text import Text
+
+from forvalue_index.cli import passages, render
+from forvalue_index.cli.asked import (
+    Asked,
+    Part,
+    Search,
+    part_options,
+    query_options,
+    search_options,
+)
+from forvalue_index.cli.options import (
+    device_option,
+    field_options,
+    format_of,
+    index_option,
+    json_option,
+    model_option,
+    trust_option,
+)
+from forvalue_index.errors import InputError, StorageError
+
+if TYPE_CHECKING:
+    from forvalue_index.explaining import Explanation, Passage
+    from forvalue_index.index import InfluenceIndex
+    from forvalue_index.records import Sample
+
+
+@click.command()
+@index_option
+@click.option("--key", metavar="KEY", help="Key of the training sample.")
+@click.option(
+    "--hit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Or its rank among the hits of the query.  [default: 1]",
+)
+@query_options
+@click.option(
+    "--query",
+    "number",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Which query of the file, counted from 0.",
+)
+@field_options
+@part_options
+@search_options
+@click.option(
+    "--pairs", default=10, show_default=True, type=click.IntRange(min=0), help="Pairs to list."
+)
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a page with both texts and the heat map of all pairs.",
+)
+@json_option
+@model_option
+@device_option
+@trust_option
+def explain(
+    directory: Path,
+    key: str | None,
+    hit: int | None,
+    asked: Asked,
+    number: int,
+    fields: dict[str, Any],
+    part: Part,
+    search: Search,
+    pairs: int,
+    html: Path | None,
+    as_json: bool,
+    model: str | None,
+    device: str | None,
+    trust_remote_code: bool,
+) -> None:
+    """Show through which tokens a training sample drove an output.
+
+    The influence is a sum with a term for each pair of scored tokens, one of the query and one of
+    the sample. These terms are exact: both are run forward again, and no stored vector takes part.
+    Green tokens raised the likelihood of the response, red ones lowered it, dim ones are not
+    scored.
+
+    \b
+    Example:
+      forvalue explain --index my.index --prompt "Who wrote it?" --response " Ada." --key row-17
+      forvalue explain --index my.index --data questions.jsonl --hit 2 --html why.html
+      forvalue explain --index my.index --prompt "Who?" --response " Ada Byron." --span Byron
+    """
+    from forvalue_index.index import InfluenceIndex
+
+    if key is not None and hit is not None:
+        raise click.UsageError("give --key or --hit, not both")
+    with InfluenceIndex.open(
+        directory, model=model, device=device, trust_remote_code=trust_remote_code
+    ) as index:
+        rows, format = asked.rows(format_of(index.config.format, fields))
+        queries = index.samples(rows, format)
+        if number >= len(queries):
+            raise InputError(f"there is no query {number}: the data hold {len(queries)}, from 0")
+        query = part(index, queries[number])
+        key = key if key is not None else _key(index, query, hit or 1, search)
+        explanation = index.explain(query, key)
+    if html is not None:
+        _write(html, explanation)
+    if as_json:
+        render.json_line(_values(explanation))
+    else:
+        _show(explanation, pairs)
+
+
+def _key(index: InfluenceIndex, query: Sample, hit: int, search: Search) -> str:
+    hits = search(index, [query], hit)
+    if len(hits) < hit:
+        raise InputError(f"the query has {len(hits)} hits, so there is no hit {hit}")
+    return hits[hit - 1].key
+
+
+def _write(path: Path, explanation: Explanation) -> None:
+    from forvalue_index.analysis.heatmap import heatmap
+
+    try:
+        path.write_text(heatmap(explanation), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+    render.notes.print(f"{escape(str(path))} is written: open it in a browser")
+
+
+def _show(explanation: Explanation, pairs: int) -> None:
+    console = render.console()
+    score = explanation.score
+    console.print(
+        Text.assemble(
+            "influence ",
+            (f"{score:+.4g}", "bold green" if score >= 0 else "bold red"),
+            (f" (exact) of {render.one_line(explanation.key)}", ""),
+        )
+    )
+    for title, passage in (("query", explanation.query), ("sample", explanation.sample)):
+        console.print(Rule(title, align="left", style="dim"))
+        console.print(passages.whole(passage))
+    if pairs:
+        console.print(Rule("the pairs of tokens that count most", align="left", style="dim"))
+        console.print(passages.pairs(explanation, pairs))
+
+
+def _values(explanation: Explanation) -> dict[str, Any]:
+    def side(passage: Passage) -> dict[str, Any]:
+        return {
+            "tokens": passage.texts,
+            "scored": passage.scored.tolist(),
+            "contributions": passage.values.tolist(),
+        }
+
+    return {
+        "id": explanation.id,
+        "key": explanation.key,
+        "score": explanation.score,
+        "query": side(explanation.query),
+        "sample": side(explanation.sample),
+        "terms": explanation.terms.tolist(),
+    }

@@ -1,0 +1,115 @@
+"""`forvalue preview`: rows as the model sees them, before anybody spends an hour."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.text import Text
+
+from forvalue_index.cli import render
+from forvalue_index.cli.options import (
+    data_options,
+    format_for,
+    format_of,
+    format_options,
+    json_option,
+    trust_option,
+)
+from forvalue_index.config import ModelConfig
+from forvalue_index.errors import RowError
+
+if TYPE_CHECKING:
+    from forvalue_index.previewing import Preview
+
+OPEN, CLOSE = "⟦", "⟧"
+"""Around what is scored, where there is no colour to show it with."""
+
+
+@click.command()
+@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@click.option("--model", metavar="PATH_OR_ID", help="The model whose tokenizer reads the rows.")
+@click.option("--revision", metavar="REV", help="Revision of a model on the hub.")
+@click.option(
+    "--index",
+    "directory",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Read as an index does instead, with its model and its settings.",
+)
+@click.option("-n", default=3, show_default=True, type=click.IntRange(min=1), help="Rows.")
+@data_options
+@format_options
+@json_option
+@trust_option
+def preview(
+    data: tuple[str, ...],
+    model: str | None,
+    revision: str | None,
+    directory: Path | None,
+    n: int,
+    split: str | None,
+    subset: str | None,
+    fields: dict[str, Any],
+    as_json: bool,
+    trust_remote_code: bool,
+) -> None:
+    """Show the first rows as the model will see them: special tokens, and what is scored.
+
+    What is scored is highlighted, or stands between ⟦ and ⟧ where there are no colours. Only the
+    model's tokenizer is loaded. The options are those of build.
+
+    \b
+    Example:
+      forvalue preview train.jsonl --model path/to/model
+      forvalue preview chats.parquet --model path/to/model --last-turn -n 10
+      forvalue preview questions.jsonl --index my.index
+    """
+    from forvalue_index.data.readers import open_rows
+    from forvalue_index.previewing import preview
+
+    if (model is None) == (directory is None):
+        raise click.UsageError("give --model, or --index")
+    rows = open_rows(data, split=split, subset=subset)
+    if directory is not None:
+        from forvalue_index.index import InfluenceIndex
+
+        with InfluenceIndex.open(directory) as index:
+            model, revision = index.config.model.name, index.config.model.revision
+            format = format_of(index.config.format, fields)
+    else:
+        format = format_for(rows, fields)
+    config = ModelConfig(model or "", revision, trust_remote_code=trust_remote_code)
+    console, usable = render.console(), 0
+    colour = console.color_system is not None and not console.no_color
+    for shown in preview(rows, config, n=n, format=format):
+        if isinstance(shown, RowError):
+            render.notes.print(str(shown), style="red", markup=False, soft_wrap=True)
+            continue
+        usable += 1
+        if as_json:
+            render.json_line(asdict(shown))
+        else:
+            console.print(_head(shown), _body(shown, colour), "", sep="\n", soft_wrap=True)
+    if not usable:
+        raise click.ClickException("none of these rows can be used")
+
+
+def _head(shown: Preview) -> Text:
+    cut = f", {shown.cut:,} more cut off" if shown.cut else ""
+    counts = f"{len(shown.ids):,} tokens, {sum(shown.scored):,} scored{cut}"
+    return Text.assemble((shown.source, "cyan"), (f"  {counts}", "dim"))
+
+
+def _body(shown: Preview, colour: bool) -> Text:
+    text = Text()
+    tokens = zip(shown.scored, shown.tokens, strict=True)
+    for scored, run in groupby(tokens, key=lambda token: token[0]):
+        part = render.one_line("".join(token for _, token in run)).replace("⏎", "⏎\n")
+        if scored and not colour:
+            part = f"{OPEN}{part}{CLOSE}"
+        text.append(part, style="bold black on green" if scored else "")
+    return text

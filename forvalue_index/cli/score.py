@@ -1,0 +1,256 @@
+"""`forvalue score`: what every training sample is worth to a set of targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from forvalue_index.cli import render
+from forvalue_index.cli.options import (
+    data_options,
+    device_option,
+    field_options,
+    format_of,
+    index_option,
+    json_option,
+    model_option,
+    targets_option,
+    trust_option,
+    where_option,
+)
+from forvalue_index.cli.progress import build_progress
+from forvalue_index.config import RANKS, FormatConfig
+from forvalue_index.records import Row
+
+if TYPE_CHECKING:
+    from forvalue_index.analysis.values import GroupValue
+
+_BAR = 24  # characters of a bar at most
+_GROUPS = 40  # of a table for people; --json has all
+
+
+@click.command()
+@index_option
+@targets_option
+@data_options
+@field_options
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write all values, best first: a .jsonl, .csv or .parquet file.",
+)
+@click.option(
+    "--combine",
+    type=click.Choice(["mean", "max"]),
+    default="mean",
+    show_default=True,
+    help="Of the scores for all targets.",
+)
+@click.option(
+    "--rank",
+    type=click.Choice(RANKS),
+    default="dot",
+    show_default=True,
+    help="dot: the influence; cosine: free of both lengths; per-token: per scored token of both.",
+)
+@click.option(
+    "--target-group",
+    metavar="FIELD",
+    help="Field of the targets: also a value for each of its values.",
+)
+@click.option(
+    "--group-by",
+    metavar="FIELD",
+    help="Field of the training rows, such as a source: which helped, and which hurt.",
+)
+@where_option
+@click.option(
+    "-k",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Best and worst samples to list.",
+)
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Run targets and listed samples again: the listed get their exact value, too.",
+)
+@json_option
+@model_option
+@device_option
+@trust_option
+def score(
+    directory: Path,
+    data: str,
+    split: str | None,
+    subset: str | None,
+    fields: dict[str, Any],
+    output: Path | None,
+    combine: str,
+    rank: str,
+    target_group: str | None,
+    group_by: str | None,
+    where: tuple[str, ...],
+    k: int,
+    exact: bool,
+    as_json: bool,
+    model: str | None,
+    device: str | None,
+    trust_remote_code: bool,
+) -> None:
+    """Value every training sample for what the model should do well.
+
+    The value is the mean (or highest) influence on the targets: positive where training on the
+    sample raised their likelihood. One pass over the stored vectors, however many targets there
+    are. Values of the mean add up: the sum over a source is what the source did.
+
+    \b
+    Example:
+      forvalue score --index my.index --data targets.jsonl --output values.parquet
+      forvalue score --index my.index --data targets.jsonl --group-by source
+      forvalue score --index my.index --data targets.jsonl --target-group skill -k 20 --exact
+    """
+    from forvalue_index.analysis import values as analysis
+    from forvalue_index.data.readers import open_rows
+    from forvalue_index.data.writers import check_suffix, write_rows
+    from forvalue_index.index import InfluenceIndex
+
+    if output is not None:
+        check_suffix(output)
+    with (
+        InfluenceIndex.open(
+            directory, model=model, device=device, trust_remote_code=trust_remote_code
+        ) as index,
+        build_progress() as progress,
+    ):
+        format = format_of(index.config.format, fields)
+        targets = index.samples(open_rows(data, split=split, subset=subset), format)
+        found = analysis.values(
+            index,
+            targets,
+            combine=combine,
+            rank=rank,
+            target_group=target_group,
+            where=where,
+            progress=progress,
+        )
+        groups = analysis.group_values(index, found, group_by) if group_by else []
+        best = found.best(min(k, len(found.ids)))
+        worst = found.worst(min(k, len(found.ids) - len(best)))
+        listed: dict[int, float] | None = None
+        if exact:
+            ids = found.ids[np.concatenate([best, worst])].tolist()
+            true = analysis.exact_values(
+                index, targets, ids, combine=combine, rank=rank, progress=progress
+            )
+            listed = dict(zip(ids, true.tolist(), strict=True))
+            best = np.array(sorted(best, key=lambda i: -listed[int(found.ids[i])]), np.intp)
+            worst = np.array(sorted(worst, key=lambda i: listed[int(found.ids[i])]), np.intp)
+        sides = [list(analysis.value_rows(index, found, side, listed)) for side in (best, worst)]
+        if output is not None:
+            rows = analysis.value_rows(index, found, found.best(len(found.ids)), listed)
+            flat = output.suffix != ".jsonl"
+            write_rows(output, map(analysis.flat_row, rows) if flat else rows)
+    value = found.value
+    summary = {
+        "targets": found.targets,
+        "target_groups": found.group_sizes,
+        "samples": len(value),
+        "combine": combine,
+        "rank": rank,
+        "mean": float(value.mean()),
+        "helpful": float((value > 0).mean()),
+    }
+    if as_json:
+        lists = {"groups": [asdict(group) for group in groups], "best": sides[0], "worst": sides[1]}
+        render.json_line(summary | lists)
+    else:
+        _show(summary, groups, group_by, sides, index.config.format)
+    if output is not None:
+        render.notes.print(f"{len(value):,} values, best first, in {output}", markup=False)
+
+
+def _show(
+    summary: Row,
+    groups: Sequence[GroupValue],
+    group_by: str | None,
+    sides: Sequence[Sequence[Row]],
+    format: FormatConfig,
+) -> None:
+    console = render.console()
+    for title, rows in zip(("helped most", "hurt most"), sides, strict=True):
+        lowest = title == "hurt most"
+        if rows:
+            if lowest and rows[0]["value"] > 0:
+                title = "helped least"
+            console.print(_samples(title, rows, format), "", sep="\n")
+    if group_by:
+        console.print(_groups(group_by, groups), "", sep="\n")
+    console.print(
+        f"{summary['samples']:,} training samples, {summary['combine']} over "
+        f"{summary['targets']:,} targets; mean {summary['mean']:+.3g}, "
+        f"{summary['helpful']:.0%} helped",
+        style="dim",
+    )
+
+
+def _samples(title: str, rows: Sequence[Row], format: FormatConfig) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, expand=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    exact = "exact" in rows[0]
+    if exact:
+        table.add_column("exact", justify="right", no_wrap=True)
+    names = list(rows[0].get("values", {}))
+    shown = names if len(names) <= 4 else []
+    for name in shown:
+        table.add_column(Text(render.one_line(name)), justify="right", no_wrap=True, max_width=12)
+    table.add_column("loss", justify="right", no_wrap=True)
+    table.add_column("tokens", justify="right", no_wrap=True)
+    table.add_column("key", style="cyan", no_wrap=True, max_width=18)
+    table.add_column("sample", ratio=1)
+    for row in rows:
+        figures = [row["value"], *([row["exact"]] if exact else [])]
+        figures += [row["values"][name] for name in shown]
+        table.add_row(
+            *map(render.signed, figures),
+            f"{row['loss']:.2f}",
+            f"{row['tokens']:,}",
+            Text(render.one_line(row["key"])),
+            render.sample_text(row["sample"], format),
+        )
+    return table
+
+
+def _groups(name: str, groups: Sequence[GroupValue]) -> Table:
+    shown = [*groups] if len(groups) <= _GROUPS else [*groups[: _GROUPS // 2], *groups[-20:]]
+    longest = max(abs(group.mean) for group in groups) or 1.0
+    table = Table(box=None, pad_edge=False)
+    table.add_column(Text(render.one_line(name)), max_width=32, no_wrap=True)
+    for column in ("samples", "mean", "±", "sum", "helped"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("hurt", justify="right", no_wrap=True)
+    table.add_column("helped", no_wrap=True)
+    for group in shown:
+        bar = "█" * round(_BAR / 2 * abs(group.mean) / longest) or "▏"
+        table.add_row(
+            Text(render.one_line(group.name)),
+            f"{group.samples:,}",
+            render.signed(group.mean),
+            "–" if group.se is None else f"{group.se:.2g}",
+            f"{group.sum:+.3g}",
+            f"{group.helpful:.0%}",
+            Text(bar if group.mean < 0 else "", style="red"),
+            Text(bar if group.mean >= 0 else "", style="green"),
+        )
+    if len(shown) < len(groups):
+        table.caption = f"the first and last {_GROUPS // 2} of {len(groups):,}; --json has all"
+    return table

@@ -1,0 +1,201 @@
+"""`forvalue select`: the training rows to keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from forvalue_index.cli import render
+from forvalue_index.cli.options import (
+    data_options,
+    device_option,
+    field_options,
+    format_of,
+    index_option,
+    json_option,
+    model_option,
+    targets_option,
+    trust_option,
+    where_option,
+)
+from forvalue_index.cli.progress import build_progress
+from forvalue_index.config import RANKS
+from forvalue_index.records import Row
+
+_BAR = 30  # characters of a full bar
+
+
+@click.command()
+@index_option
+@targets_option
+@data_options
+@field_options
+@click.option("--budget", type=click.IntRange(min=1), metavar="N", help="Rows to keep.")
+@click.option(
+    "--ratio",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    metavar="R",
+    help="Share of the rows to keep instead, such as 0.1.",
+)
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The rows as they were given, in the order of choice: .jsonl, .csv or .parquet.",
+)
+@click.option(
+    "--balance",
+    metavar="FIELD",
+    help="As many rows of each of its values, as far as there are any.",
+)
+@click.option(
+    "--diversity",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="How much a row loses for what it repeats of chosen ones; 0: by value alone.",
+)
+@click.option(
+    "--dedup",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=0.98,
+    show_default=True,
+    metavar="COSINE",
+    help="Leave out rows this near to a chosen one; 1: only what is the same.",
+)
+@click.option(
+    "--combine",
+    type=click.Choice(["mean", "max"]),
+    default="mean",
+    show_default=True,
+    help="Of the scores for all targets.",
+)
+@click.option(
+    "--rank",
+    type=click.Choice(RANKS),
+    default="dot",
+    show_default=True,
+    help="dot: the influence; cosine: free of both lengths; per-token: per scored token of both.",
+)
+@where_option
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="FILE", help="The report as JSON."
+)
+@json_option
+@model_option
+@device_option
+@trust_option
+def select(
+    directory: Path,
+    data: str,
+    split: str | None,
+    subset: str | None,
+    fields: dict[str, Any],
+    budget: int | None,
+    ratio: float | None,
+    output: Path,
+    balance: str | None,
+    diversity: float,
+    dedup: float,
+    combine: str,
+    rank: str,
+    where: tuple[str, ...],
+    report: Path | None,
+    as_json: bool,
+    model: str | None,
+    device: str | None,
+    trust_remote_code: bool,
+) -> None:
+    """Choose the training rows to keep for what the model should do well.
+
+    Rows are taken by their value for the targets, greedily: what a row has in common with those
+    chosen before it counts no more, so that near-copies do not fill the budget. The first rows of
+    the output are the choice of a smaller budget.
+
+    \b
+    Example:
+      forvalue select --index my.index --data targets.jsonl --ratio 0.1 --output chosen.jsonl
+      forvalue select --index my.index --data targets.jsonl --budget 1000 --balance source \\
+        --output chosen.jsonl --report report.json
+    """
+    import json
+
+    from forvalue_index.analysis import select as analysis
+    from forvalue_index.data.readers import open_rows
+    from forvalue_index.data.writers import check_suffix, write_rows, write_text
+    from forvalue_index.index import InfluenceIndex
+
+    if (budget is None) == (ratio is None):
+        raise click.UsageError("give --budget N or --ratio R")
+    check_suffix(output)
+    with (
+        InfluenceIndex.open(
+            directory, model=model, device=device, trust_remote_code=trust_remote_code
+        ) as index,
+        build_progress() as progress,
+    ):
+        chosen = analysis.select(
+            index,
+            open_rows(data, split=split, subset=subset),
+            budget=budget,
+            ratio=ratio,
+            diversity=diversity,
+            dedup=dedup,
+            balance=balance,
+            combine=combine,
+            rank=rank,
+            where=where,
+            format=format_of(index.config.format, fields),
+            progress=progress,
+        )
+        write_rows(output, analysis.chosen_rows(index, chosen.ids))
+    found = chosen.report()
+    if report is not None:
+        write_text(report, json.dumps(found, indent=2) + "\n")
+    if as_json:
+        render.json_line(found)
+    else:
+        _show(found, balance)
+    render.notes.print(f"{found['chosen']:,} rows in {output}", markup=False)
+
+
+def _show(found: Row, balance: str | None) -> None:
+    console = render.console()
+    curve = Table(box=None, pad_edge=False)
+    for name in ("rows", "value", "by value alone"):
+        curve.add_column(name, justify="right", no_wrap=True)
+    curve.add_column("", no_wrap=True)
+    for point in found["curve"]:
+        share, best = (point[name] or 0.0 for name in ("share", "best"))
+        bar = Text("█" * round(_BAR * max(share, 0)), style="green")
+        bar.append("░" * (round(_BAR * max(best, 0)) - len(bar)), style="dim")
+        curve.add_row(f"{point['rows']:,}", f"{share:.1%}", f"{best:.1%}", bar)
+    curve.caption, curve.caption_justify = "share of the sum of all positive values", "left"
+    console.print(curve, "", sep="\n")
+    if "groups" in found:
+        groups = Table(box=None, pad_edge=False)
+        groups.add_column(Text(render.one_line(balance or "")), max_width=40, no_wrap=True)
+        for name in ("chosen", "of", "mean value"):
+            groups.add_column(name, justify="right", no_wrap=True)
+        for group in found["groups"]:
+            figures = f"{group['chosen']:,}", f"{group['of']:,}"
+            value = render.signed(group["mean_value"])
+            groups.add_row(Text(render.one_line(group["name"])), *figures, value)
+        console.print(groups, "", sep="\n")
+    console.print(
+        f"{found['chosen']:,} of {found['rows']:,} rows for {found['targets']:,} targets; mean "
+        f"value {found['mean_value']:+.3g}, of all rows {found['mean_value_of_all']:+.3g}; "
+        f"{found['near_copies']:,} near-copies left out",
+        style="dim",
+    )
+    if found["harmful"]:
+        render.notes.print(
+            f"Warning: {found['harmful']:,} of the chosen rows hurt the targets (their value is "
+            "negative): choose a smaller budget.",
+            style="yellow",
+        )

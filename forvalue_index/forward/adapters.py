@@ -1,0 +1,58 @@
+"""Adapters of a model (PEFT): loaded beside each other, so that one can be read after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from forvalue_index.errors import DependencyError, ModelError
+from forvalue_index.forward.tokenizer import first_line
+
+AdapterSet: TypeAlias = "list[tuple[str | None, float]]"
+"""The adapters that a model is read with: their names in it, and their weights."""
+
+
+def no_adapters() -> AdapterSet:
+    """Returns what stands for a model as it is."""
+    return [(None, 1.0)]
+
+
+def load_adapters(
+    model: Any, paths: Sequence[str], weights: Sequence[float]
+) -> tuple[Any, AdapterSet]:
+    """Returns a model with adapters, none of them merged, and their names and weights.
+
+    Raises:
+        ModelError: an adapter cannot be read, was made for another model, or adds tokens.
+        DependencyError: PEFT is not installed.
+    """
+    try:
+        from peft import PeftConfig, get_peft_model
+    except ImportError:
+        raise DependencyError('adapters need PEFT: pip install "forvalue-index[peft]"') from None
+    names: AdapterSet = []
+    for number, path in enumerate(paths):
+        name = f"adapter{number}"
+        try:
+            settings = PeftConfig.from_pretrained(path)
+            if settings.is_prompt_learning:
+                raise ModelError(
+                    f"adapter {path} puts learned tokens before a text: it moves what a prediction "
+                    "is read from, and is not supported"
+                )
+            if number == 0:
+                model = get_peft_model(model, settings, adapter_name=name)
+            found = model.load_adapter(path, adapter_name=name)
+            lost = [key for key in found.missing_keys if name in key] + found.unexpected_keys
+            if lost:
+                raise ValueError(f"it was made for another base ({lost[0]} has no counterpart)")
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            reason = first_line(error)
+            if Path(path).exists() and not (Path(path) / "adapter_config.json").exists():
+                reason = "it has no adapter_config.json"
+            raise ModelError(
+                f"cannot put adapter {path} on {model.name_or_path}: {reason}"
+            ) from error
+        names.append((name, weights[number] if weights else 1.0))
+    return model, names

@@ -1,0 +1,113 @@
+"""Models from a path or the hub: which kind they are of, and one-line errors where loading fails.
+
+Loading is transformers' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+)
+
+from forvalue_index.config import ModelConfig
+from forvalue_index.errors import DependencyError, ModelError
+from forvalue_index.forward.tokenizer import first_line, load_tokenizer, task_of
+
+LOADERS: dict[str, Any] = {
+    "causal": AutoModelForCausalLM,
+    "classification": AutoModelForSequenceClassification,
+    "image-text": AutoModelForImageTextToText,
+}
+PACKAGES = {
+    "bitsandbytes": "accelerate bitsandbytes",
+    "gptq": "accelerate optimum gptqmodel",
+    "awq": "accelerate gptqmodel",
+    "compressed-tensors": "accelerate compressed-tensors",
+}
+"""What to install for checkpoints that were quantised, by their method."""
+
+
+def load_pretrained(config: ModelConfig, device: torch.device) -> tuple[Any, Any, Any]:
+    """Returns the transformers model that `config` names, on a device, tokenizer and processor.
+
+    The processor is what prepares images; None if the model reads text only.
+
+    Raises:
+        ModelError: there is no such model, it cannot be read, or it is of a kind that has no
+            closed form.
+        DependencyError: it is quantised, and what reads it is not installed.
+    """
+    shared = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    _require_whole_model(config.name)
+    with load_errors(config.name):
+        settings = AutoConfig.from_pretrained(config.name, **shared)
+        task = task_of(config, settings)
+        tokenizer, processor = load_tokenizer(config.name, task, **shared)
+    quantised = getattr(settings, "quantization_config", None)
+    with load_errors(config.name), _quantised(config.name, quantised):
+        loaded: Any = LOADERS[task].from_pretrained(
+            config.name,
+            dtype=config.dtype if config.dtype == "auto" else getattr(torch, config.dtype),
+            output_loading_info=True,
+            device_map={"": device} if quantised else None,
+            **shared,
+        )
+    model, loading = loaded
+    lost = sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"]))
+    if lost:
+        raise ModelError(
+            f"model {config.name} lacks {len(lost)} of its weights, {lost[0]} first: they would be "
+            "random; get the whole checkpoint"
+        )
+    return (model if quantised else model.to(device)), tokenizer, processor
+
+
+def _require_whole_model(name: str) -> None:
+    """Raises ModelError if a folder holds nothing but an adapter."""
+    folder = Path(name)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ModelError(f"{name} is an adapter: give its base as --model, and it as --adapter")
+
+
+@contextmanager
+def load_errors(name: str) -> Iterator[None]:
+    """Raises ModelError with one line, whatever goes wrong in reading a model."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        hint = ""
+        if "trust_remote_code" in str(error):
+            hint = "; if you trust it, give --trust-remote-code"
+        raise ModelError(f"cannot load model {name}: {first_line(error)}{hint}") from error
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError":  # a truncated or damaged weights file
+            raise ModelError(f"cannot load model {name}: {first_line(error)}") from error
+        raise
+
+
+@contextmanager
+def _quantised(name: str, settings: Any) -> Iterator[None]:
+    """Says what to install where a quantised checkpoint lacks what reads it.
+
+    Raises:
+        DependencyError: a package is missing.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if not settings:
+            raise
+        asked = settings if isinstance(settings, dict) else settings.to_dict()
+        method = str(getattr(asked["quant_method"], "value", asked["quant_method"]))
+        packages = PACKAGES.get(method)
+        how = f"pip install {packages}" if packages else first_line(error)
+        raise DependencyError(f"{name} is quantised with {method}: {how}") from error

@@ -1,0 +1,174 @@
+"""The linear datamodeling score: what is measured is kept, and a planted truth is foretold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import tiny_model, tiny_tokenizer
+
+from forvalue_index import FormatConfig
+from forvalue_index.analysis import subsets as module
+from forvalue_index.analysis.lds import foretold, lds
+from forvalue_index.analysis.methods import samples_of
+from forvalue_index.analysis.subsets import SubsetConfig, SubsetRuns
+from forvalue_index.analysis.training import TrainConfig, sample_losses
+from forvalue_index.config import VectorConfig
+from forvalue_index.errors import InputError
+from forvalue_index.forward.model import LanguageModel, wrap_model
+from forvalue_index.records import Row, Sample
+
+CONFIG = SubsetConfig(train=TrainConfig(epochs=2, learning_rate=2e-3, batch_size=4))
+
+
+@pytest.fixture()
+def lm() -> LanguageModel:
+    return wrap_model(tiny_model("llama"), tiny_tokenizer())
+
+
+@pytest.fixture()
+def samples(lm: LanguageModel, rows: list[Row]) -> list[Sample]:
+    return samples_of(lm, rows, FormatConfig())
+
+
+@pytest.fixture()
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each fine-tuning got, as it happened."""
+    sizes: list[int] = []
+    real = module.fine_tune
+
+    def counted(lm: LanguageModel, samples: list[Sample], *rest: Any) -> LanguageModel:
+        sizes.append(len(samples))
+        return real(lm, samples, *rest)
+
+    monkeypatch.setattr(module, "fine_tune", counted)
+    return sizes
+
+
+def runs(lm: LanguageModel, samples: list[Sample], work: Path, **changes: Any) -> SubsetRuns:
+    return SubsetRuns(lm, samples[:12], samples[12:16], replace(CONFIG, **changes), work)
+
+
+def test_a_finished_run_is_not_made_again(
+    lm: LanguageModel, samples: list[Sample], tmp_path: Path, trained: list[int]
+) -> None:
+    two = runs(lm, samples, tmp_path).losses(2)
+    assert trained == [6, 6]
+    three = runs(lm, samples, tmp_path).losses(3)
+    assert trained == [6, 6, 6]
+    np.testing.assert_array_equal(three[:2], two)
+    assert not np.allclose(three[0], three[1])
+    (tmp_path / "subset-cut.part").write_text("[1.0")  # as a kill would leave it
+    assert runs(lm, samples, tmp_path).losses(3).shape == (3, 4)
+    assert len(trained) == 3
+
+
+def test_runs_of_other_settings_are_other_runs(
+    lm: LanguageModel, samples: list[Sample], tmp_path: Path, trained: list[int]
+) -> None:
+    runs(lm, samples, tmp_path).losses(1)
+    faster = replace(CONFIG.train, learning_rate=1e-2)
+    for changes in ({"seed": 1}, {"share": 0.25}, {"train": faster}):
+        runs(lm, samples, tmp_path, **changes).losses(1)
+    SubsetRuns(lm, samples[:12], samples[16:20], CONFIG, tmp_path).losses(1)
+    SubsetRuns(lm, samples[1:13], samples[12:16], CONFIG, tmp_path).losses(1)
+    other = wrap_model(tiny_model("llama", seed=1), tiny_tokenizer())
+    runs(other, samples, tmp_path).losses(1)
+    assert trained == [6, 6, 3, 6, 6, 6, 6]
+
+
+def test_the_model_of_all_rows_is_kept(
+    lm: LanguageModel, samples: list[Sample], tmp_path: Path, trained: list[int]
+) -> None:
+    first = sample_losses(runs(lm, samples, tmp_path).full(), samples)
+    again = sample_losses(runs(lm, samples, tmp_path).full(), samples)
+    assert trained == [12]
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, sample_losses(lm, samples))
+
+
+def test_subsets_are_shares_and_known_from_the_seed(
+    lm: LanguageModel, samples: list[Sample], tmp_path: Path
+) -> None:
+    chosen = runs(lm, samples, tmp_path).indicator(40)
+    assert (chosen.sum(1) == 6).all()
+    assert len({tuple(row) for row in chosen}) > 30
+    assert (chosen.mean(0) > 0.2).all()
+    np.testing.assert_array_equal(chosen[:5], runs(lm, samples, tmp_path).indicator(5))
+    for share in (0.01, 0.99):
+        with pytest.raises(InputError, match="12 rows are too few"):
+            runs(lm, samples, tmp_path, share=share)
+    with pytest.raises(InputError, match="share is 1"):
+        replace(CONFIG, share=1)
+
+
+def test_scores_of_forecasts() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(20, 5))
+    perfect = foretold(np.exp(truth), truth)  # the order is what counts
+    assert (perfect.mean, perfect.sd, perfect.se, perfect.n) == (pytest.approx(1), 0, 0, 5)
+    assert foretold(-truth, truth).mean == pytest.approx(-1)
+    assert foretold(np.ones((20, 5)), truth).mean == 0
+    noisy = foretold(truth + rng.normal(size=truth.shape), truth)
+    assert noisy.mean is not None
+    assert noisy.se is not None
+    assert 0.4 < noisy.mean < 0.9
+    # Five independent targets, each correlation with an error of about (1 - r^2) / sqrt(20).
+    assert 0.3 < noisy.se / ((1 - noisy.mean**2) / (5 * 20) ** 0.5) < 2
+
+
+def test_rows_that_stand_among_the_targets_are_foretold(
+    lm: LanguageModel, rows: list[Row], tmp_path: Path
+) -> None:
+    train = [row | {"response": f" {row['response'].strip()[::-1]} end"} for row in rows[:16]]
+    config = SubsetConfig(train=TrainConfig(epochs=6, learning_rate=3e-3, batch_size=4))
+    result = lds(
+        lm,
+        train,
+        train[:8],
+        tmp_path,
+        FormatConfig(),
+        subsets=12,
+        config=config,
+        vector=VectorConfig(dim=64, sketch_dim=256),
+        recipes=("raw",),
+        gradient=True,
+    )
+    assert (result.rows, result.targets, result.subsets) == (16, 8, 12)
+    assert result.loss_all < result.loss_subsets < result.loss_before
+    means = {name: found.lds.mean for name, found in result.methods.items()}
+    for name in ("raw, exact cosine", "raw, stored cosine", "full gradient", "bm25"):
+        assert means[name] > 0.4, means
+    assert abs(means["random"]) < 0.4
+
+
+def test_the_command(
+    rows: list[Row],
+    model_dir: Path,
+    tmp_path: Path,
+    trained: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from test_evaluate import run, run_well, write
+
+    train, targets = (
+        write(tmp_path / "a.jsonl", rows[:12]),
+        write(tmp_path / "b.jsonl", rows[12:15]),
+    )
+    work, picture = tmp_path / "runs", tmp_path / "lds.png"
+    arguments = ("lds", "--model", model_dir, "--data", train, "--targets", targets)
+    arguments += ("--work", work, "--subsets", 3, "--epochs", 1, "--recipe", "balanced")
+    result = json.loads(run_well(*arguments, "--json"))
+    assert trained == [12, 6, 6, 6]
+    assert set(result["methods"]["balanced, stored dot"]["lds"]) == {"mean", "sd", "se", "n"}
+    assert list(result["methods"])[6:] == ["bm25", "embedding", "loss", "length", "random"]
+    out = run_well(*arguments, "--plot", picture)
+    assert len(trained) == 4, "nothing is trained twice"
+    assert "balanced, exact cosine" in out
+    assert "3 subsets of 50% of 12 rows, 3 targets" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run(*arguments, "--subsets", 2).exit_code == 2

@@ -1,0 +1,260 @@
+"""`forvalue score`: values against plain sums over scores, and how they are written."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from forvalue_index import InfluenceIndex, VectorConfig
+from forvalue_index.analysis.values import exact_values, group_values, value_rows, values
+from forvalue_index.cli import main
+from forvalue_index.data.readers import open_rows
+from forvalue_index.data.writers import write_rows
+from forvalue_index.errors import InputError, StorageError
+from forvalue_index.records import Row
+from forvalue_index.search import flat
+
+TARGETS = [
+    {"prompt": f"ask {i}", "response": f" so {'abcde'[i]}{i}", "skill": "xy"[i % 2]}
+    for i in range(5)
+]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
+    path = tmp_path_factory.mktemp("values") / "my.index"
+    rows = [
+        {
+            "id": f"row-{i}",
+            "prompt": f"{'pqr'[i % 3]} word {i}",
+            "response": " " + "lmnop"[i % 5] * (1 + i % 4),
+            "source": "abc"[i % 3],
+            "meta": {"year": 2000 + i},
+        }
+        for i in range(30)
+    ]
+    vector = VectorConfig(recipe="raw", dim=256, sketch_dim=256)
+    InfluenceIndex.build(path, rows, str(model_dir), vector=vector)[0].close()
+    return path
+
+
+@pytest.fixture()
+def index(path: Path) -> Iterator[InfluenceIndex]:
+    with InfluenceIndex.open(path) as index:
+        yield index
+
+
+@pytest.mark.parametrize("combine", ["mean", "max"])
+@pytest.mark.parametrize("rank", ["dot", "cosine", "per-token"])
+def test_a_value_is_the_mean_or_highest_score(
+    index: InfluenceIndex, rank: str, combine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flat, "_NUMBERS", 7 * index.dim)  # vectors come in blocks of 7
+    monkeypatch.setattr("forvalue_index.analysis.values._TARGETS", 2)
+    samples = index.samples(TARGETS)
+    ids, scores = index.scores(samples)
+    stored = list(index.store.samples(ids.tolist()).values())
+    if rank == "cosine":
+        own = np.linalg.norm(index.vectors(samples), axis=1) / index.vectoriser.scale
+        theirs = np.array([sample.norm for sample in stored]) / index.vectoriser.scale
+        scores = scores / own[:, None] / theirs
+    elif rank == "per-token":
+        own, theirs = ([s.n_scored for s in side] for side in (samples, stored))
+        scores = scores / np.array(own)[:, None] / np.array(theirs)
+    found = values(index, TARGETS, combine=combine, rank=rank, target_group="skill")
+    method = getattr(np, combine)
+    np.testing.assert_array_equal(found.ids, ids)
+    np.testing.assert_allclose(found.value, method(scores, axis=0), rtol=1e-4, atol=1e-7)
+    assert found.group_sizes == {"x": 3, "y": 2}
+    for number, name in enumerate("xy"):
+        wanted = method(scores[number::2], axis=0)
+        np.testing.assert_allclose(found.groups[name], wanted, rtol=1e-4, atol=1e-7)
+    assert np.std(found.value) > 0
+    squares = [(sample.norm / index.vectoriser.scale) ** 2 for sample in stored]
+    np.testing.assert_allclose(found.self_influence, squares)
+
+
+@pytest.mark.parametrize("combine", ["mean", "max"])
+def test_exact_values_are_those_of_the_exact_form(
+    index: InfluenceIndex, combine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forvalue_index.analysis.values._TARGETS", 2)
+    ids = [3, 17, 4]
+    exact = index.influence(index.samples(TARGETS), index.training_samples(ids))
+    found = exact_values(index, TARGETS, ids, combine=combine)
+    np.testing.assert_allclose(found, getattr(np, combine)(exact, axis=0), rtol=1e-5)
+
+
+def test_conditions_leave_the_others_out(index: InfluenceIndex) -> None:
+    every = values(index, TARGETS)
+    some = values(index, TARGETS, where=["source=b"])
+    assert some.ids.tolist() == list(range(1, 30, 3))
+    np.testing.assert_allclose(some.value, every.value[1::3], rtol=1e-6)
+    with pytest.raises(InputError, match="no training sample is left to value"):
+        values(index, TARGETS, where=["source=b", "source=c"])
+
+
+def test_groups_add_up(index: InfluenceIndex) -> None:
+    found = values(index, TARGETS)
+    groups = group_values(index, found, "source")
+    assert [group.mean for group in groups] == sorted((g.mean for g in groups), reverse=True)
+    for group in groups:
+        own = found.value["abc".index(group.name) :: 3]
+        assert (group.samples, group.helpful) == (10, np.mean(own > 0))
+        assert group.sum == pytest.approx(own.sum())
+        assert group.se == pytest.approx(own.std(ddof=1) / 10**0.5)
+    assert len(group_values(index, found, "meta.year")) == 30
+    with pytest.raises(InputError, match=r"no training row has a field 'src': the fields are id"):
+        group_values(index, found, "src")
+
+
+def test_wrong_settings_are_named(index: InfluenceIndex) -> None:
+    for settings, message in (
+        ({"rank": "best"}, "rank 'best' is not one of dot"),
+        ({"combine": "sum"}, "combine 'sum' is not one of mean, max"),
+        ({"target_group": "kind"}, "row 1: no field 'kind'; the row's fields are: prompt"),
+    ):
+        with pytest.raises(InputError, match=message):
+            values(index, TARGETS, **settings)
+
+
+def test_rows_come_in_order_with_what_is_kept(index: InfluenceIndex) -> None:
+    found = values(index, TARGETS, target_group="skill")
+    rows = list(value_rows(index, found, found.best(30), {5: 0.5}))
+    assert [row["value"] for row in rows] == sorted(found.value, reverse=True)
+    for row in rows:
+        stored = index.store.samples([row["id"]])[row["id"]]
+        assert (row["loss"], row["tokens"], row["sample"]) == (
+            *(stored.loss, stored.n_tokens),
+            stored.row,
+        )
+        assert row["exact"] == (0.5 if row["id"] == 5 else None)
+        assert row["values"] == {name: own[row["id"]] for name, own in found.groups.items()}
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+@pytest.fixture()
+def targets(tmp_path: Path) -> Path:
+    path = tmp_path / "targets.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in TARGETS))
+    return path
+
+
+def run(path: Path, targets: Path, *arguments: Any) -> Result:
+    given = ["score", "--index", path, "--data", targets, *arguments]
+    return CliRunner().invoke(main, list(map(str, given)))
+
+
+def run_well(path: Path, targets: Path, *arguments: Any) -> str:
+    result = run(path, targets, *arguments)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def test_score_as_json(path: Path, targets: Path, index: InfluenceIndex) -> None:
+    arguments = ("--json", "--exact", "-k", 2, "--group-by", "source")
+    result = json.loads(run_well(path, targets, *arguments))
+    assert (result["targets"], result["samples"], result["combine"]) == (5, 30, "mean")
+    assert [group["name"] for group in result["groups"]] == [
+        group.name for group in group_values(index, values(index, TARGETS), "source")
+    ]
+    listed = result["best"] + result["worst"]
+    exact = exact_values(index, TARGETS, [row["id"] for row in listed])
+    np.testing.assert_allclose([row["exact"] for row in listed], exact, rtol=1e-5)
+    assert result["best"][0]["exact"] >= result["best"][1]["exact"] > result["worst"][0]["exact"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_all_values_are_written(path: Path, targets: Path, tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"values.{suffix}"
+    arguments = ("--output", file, "--exact", "-k", 1, "--target-group", "skill")
+    run_well(path, targets, *arguments)
+    if suffix == "csv":
+        with file.open(newline="") as lines:
+            rows: list[Any] = list(csv.DictReader(lines))
+    else:
+        rows = [row for _, row in open_rows(file)]
+    written = [float(row["value"]) for row in rows]
+    assert len(rows) == 30
+    assert written == sorted(written, reverse=True)
+    assert [i for i, row in enumerate(rows) if row["exact"] not in ("", None)] == [0, 29]
+    if suffix == "jsonl":
+        assert rows[0]["sample"]["meta"]["year"] >= 2000
+        assert set(rows[0]["values"]) == {"x", "y"}
+    else:
+        assert {"value.x", "value.y", "sample.source", "self_influence"} <= set(rows[0])
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_score_for_people(path: Path, targets: Path) -> None:
+    out = run_well(path, targets, "--group-by", "source", "--target-group", "skill", "-k", 2)
+    assert "helped most" in out
+    assert "█" in out
+    assert "30 training samples, mean over 5 targets" in out.replace("\n", " ")
+
+
+def test_errors_are_one_line(path: Path, targets: Path, tmp_path: Path) -> None:
+    for arguments, message in (
+        (("--output", tmp_path / "values.txt"), "name a file that ends in .jsonl, .csv, .parquet"),
+        (("--output", tmp_path / "no" / "v.csv"), "cannot be written"),
+        (("--group-by", "kind"), "no training row has a field 'kind'"),
+        (("--target-group", "kind"), "targets.jsonl:1: no field 'kind'"),
+    ):
+        result = run(path, targets, *arguments)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+MIXED: list[Row] = [
+    {"a": 1, "b": "x", "c": [1, 2], "d": None},
+    {"a": 2.5, "b": 3, "c": [], "e": {"f": "\ud800"}},
+]
+
+
+def test_parquet_keeps_types_and_falls_back_to_json(tmp_path: Path) -> None:
+    assert write_rows(tmp_path / "rows.parquet", MIXED) == 2
+    rows = [row for _, row in open_rows(tmp_path / "rows.parquet")]
+    assert [row["a"] for row in rows] == [1.0, 2.5]
+    assert [row["b"] for row in rows] == ["x", "3"]
+    assert [row["c"] for row in rows] == [[1, 2], []]
+    assert [row["d"] for row in rows] == [None, None]
+    assert [row["e"] for row in rows] == [None, '{"f": "\\ud800"}']
+
+
+def test_json_lines_are_the_rows(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", MIXED)
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == MIXED
+
+
+def test_a_spreadsheet_runs_no_formula(tmp_path: Path) -> None:
+    rows = [{"a": "=cmd|' /C calc'!A0", "b": -5}, {"a": "+1", "b": "fine"}]
+    for spreadsheet in (True, False):
+        write_rows(tmp_path / "rows.csv", rows, spreadsheet=spreadsheet)
+        with (tmp_path / "rows.csv").open(newline="") as file:
+            found = list(csv.DictReader(file))
+        mark = "'" if spreadsheet else ""
+        assert [row["a"] for row in found] == [mark + str(row["a"]) for row in rows]
+        assert [row["b"] for row in found] == ["-5", "fine"]
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    def broken() -> Iterator[Row]:
+        yield {"a": 1}
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"rows\.jsonl cannot be written: No space left"):
+        write_rows(tmp_path / "rows.jsonl", broken())
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,292 @@
+"""Vision-language models: the closed form against autograd, and rows with images of every kind."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_vision
+import torch
+from PIL import Image
+from tiny_vision import FAMILIES, picture, png
+
+from forvalue_index.config import FormatConfig, VectorConfig
+from forvalue_index.data.formatting import Formatter
+from forvalue_index.data.images import settle
+from forvalue_index.errors import RowError
+from forvalue_index.features.recipe import Raw
+from forvalue_index.forward.encoder import Encoder
+from forvalue_index.forward.fit import fit_vectoriser
+from forvalue_index.forward.model import LanguageModel, wrap_model
+from forvalue_index.records import Row, Sample
+
+FORMAT = FormatConfig(image_field="images", max_length=400)
+SIZES = [(40, 30), (30, 60), (24, 24)]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def lm(request: pytest.FixtureRequest) -> LanguageModel:
+    model, processor = tiny_vision.load(request.param)
+    return wrap_model(model, processor.tokenizer, processor=processor)
+
+
+def embedded(*seeds: int) -> list[dict[str, str]]:
+    return [{"bytes": base64.b64encode(png(seed, SIZES[seed % 3])).decode()} for seed in seeds]
+
+
+def rows() -> list[Row]:
+    """None, one and two images, of several sizes; some prompts say where."""
+    return [
+        {"prompt": "what is it?", "response": " a cat", "images": embedded(0)},
+        {"prompt": "no picture", "response": " at all, none", "images": None},
+        {"prompt": "compare <image>with <image>now", "response": " same", "images": embedded(1, 2)},
+        {"prompt": "what?", "response": " a dog that barks", "images": embedded(3)},
+        {"prompt": "", "response": " short", "images": []},
+        {"prompt": "what is it?", "response": " a cat", "images": embedded(4)},
+    ]
+
+
+def samples_of(lm: LanguageModel, rows: list[Row], format: FormatConfig = FORMAT) -> list[Sample]:
+    assert format.max_length is not None
+    formatter = Formatter(lm.tokenizer, format, format.max_length, vision=lm.vision)
+    return formatter.samples(
+        [(f"row {i}", settle(row, f"row {i}", format)) for i, row in enumerate(rows)]
+    )
+
+
+def oracle_inputs(lm: LanguageModel, sample: Sample) -> dict[str, torch.Tensor]:
+    """What the processor itself makes of a sample, with the response behind it."""
+    assert lm.vision is not None
+    prompt = sample.row["prompt"]
+    if lm.vision.placeholder != "<image>":
+        prompt = prompt.replace("<image>", lm.vision.insertion)
+    if sample.images and lm.vision.placeholder not in prompt:
+        prompt = lm.vision.insertion + prompt
+    images = [image.pixels("oracle") for image in sample.images]
+    values = lm.vision.processor(
+        images=images or None, text=[prompt], return_tensors="pt", add_special_tokens=False
+    )
+    response = lm.tokenizer(sample.row["response"], add_special_tokens=False)["input_ids"]
+    inputs = {name: value for name, value in values.items() if name != "attention_mask"}
+    ids = values["input_ids"].long()
+    inputs["input_ids"] = torch.cat([ids, torch.tensor([response])], 1)
+    for name in ("token_type_ids", "mm_token_type_ids"):
+        if name in inputs:
+            inputs[name] = torch.cat([inputs[name], torch.zeros(1, len(response)).long()], 1)
+    return inputs
+
+
+def gradients(lm: LanguageModel, samples: list[Sample]) -> torch.Tensor:
+    """Gradient of each summed response log-likelihood by the head's own weight."""
+    head, result = lm.model.get_output_embeddings(), []
+    for sample in samples:
+        inputs = oracle_inputs(lm, sample)
+        weight = torch.nn.Parameter(head.weight.detach().clone())
+        kept, head.weight = head.weight, weight
+        likelihood = torch.log_softmax(lm.model(**inputs).logits[0], -1)
+        ids = inputs["input_ids"][0]
+        first = len(ids) - len(lm.tokenizer(sample.row["response"])["input_ids"])
+        places = torch.arange(max(first, 1), len(ids))
+        total = likelihood[places - 1, ids[places]].sum()
+        result.append(torch.autograd.grad(total, weight)[0].flatten())
+        head.weight = kept
+    return torch.stack(result)
+
+
+def test_the_closed_form_is_the_product_of_gradients(lm: LanguageModel) -> None:
+    samples = samples_of(lm, rows())
+    for sample in samples:
+        ids = oracle_inputs(lm, sample)["input_ids"][0].numpy()
+        np.testing.assert_array_equal(sample.input_ids, ids)  # as the processor writes them
+    found = torch.from_numpy(Encoder(lm).influence(samples, samples, [Raw()])).double()
+    truth = gradients(lm, samples).double()
+    truth = truth @ truth.T
+    scale = torch.sqrt(truth.diagonal()[:, None] * truth.diagonal()[None])
+    assert ((found - truth).abs() / scale).max() < 1e-4
+    assert (truth.abs() / scale).min() < 0.9
+
+
+def test_a_vector_depends_on_its_sample_alone(lm: LanguageModel) -> None:
+    samples = samples_of(lm, rows())
+    settings = VectorConfig(dim=32, sketch_dim=512)
+    vectoriser, _ = fit_vectoriser(lm, samples, settings, lambda done: None)
+
+    def vectors(order: list[int], budget: int) -> np.ndarray:
+        result = np.zeros((len(samples), vectoriser.dim))
+        chosen = [samples[i] for i in order]
+        for batch in Encoder(lm, budget).encode(chosen, vectoriser):
+            for position, item in batch:
+                result[order[position]] = item.vector
+        return result / np.linalg.norm(result, axis=1, keepdims=True)
+
+    alone = vectors([0, 1, 2, 3, 4, 5], 1)
+    np.testing.assert_allclose(alone, vectors([0, 1, 2, 3, 4, 5], 4096), atol=1e-4)
+    np.testing.assert_allclose(alone, vectors([5, 2, 4, 0, 3, 1], 4096), atol=1e-4)
+    # Rows 0 and 5 have the same text: what tells them apart is the picture.
+    assert abs(alone[0] @ alone[5]) < 0.999
+    assert samples[0].content_hash != samples[5].content_hash
+
+
+def test_samples_with_and_without_images_share_no_batch_but_alike_ones_do() -> None:
+    model, processor = tiny_vision.load("llava")
+    lm = wrap_model(model, processor.tokenizer, processor=processor)
+    groups = Encoder(lm)._batches(samples_of(lm, rows()), 4096)
+    assert sorted(map(sorted, groups)) == [[0, 2, 3, 5], [1, 4]]
+
+
+@pytest.mark.parametrize("score", ["response", "all"])
+def test_tokens_of_images_are_never_scored(lm: LanguageModel, score: str) -> None:
+    assert lm.vision is not None
+    first, *_ = samples_of(lm, rows(), FormatConfig(image_field="images", max_length=400))
+    taken = lm.vision.special_ids(first.images[0].size)
+    for format in (
+        FormatConfig(image_field="images", score=score, max_length=400),
+        FormatConfig(image_field="images", text_field="response", max_length=400),
+    ):
+        for sample in samples_of(lm, rows(), format):
+            assert sample.scored.any()
+            assert not set(sample.input_ids[sample.scored].tolist()) & taken
+            assert len(sample.images) == len(sample.row["images"] or ())
+
+
+def test_messages_with_images_are_what_the_chat_template_writes(lm: LanguageModel) -> None:
+    format = FormatConfig(messages_field="messages", max_length=400)
+    (image,) = embedded(1)
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": "what?"}]
+    messages = [
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": " a cat"},
+        {"role": "user", "content": "sure?"},
+        {"role": "assistant", "content": " yes"},
+    ]
+    assert lm.vision is not None
+    (sample,) = samples_of(lm, [{"messages": messages}], format)
+    listed = [
+        {"role": m["role"], "content": [{"type": "text", "text": m["content"]}]}
+        for m in messages[1:]
+    ]
+    whole = lm.vision.processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, parts[1]]}, *listed], tokenize=False
+    )
+    pixels = sample.images[0].pixels("oracle")
+    expected = lm.vision.processor(images=[pixels], text=[whole], add_special_tokens=False)
+    assert sample.input_ids.tolist() == list(expected["input_ids"][0])
+    said = lm.tokenizer.decode(sample.input_ids[sample.scored].tolist())
+    assert said.replace(" ", "") == "acat</s>yes</s>"
+
+
+def test_the_same_picture_counts_the_same_in_the_messages_and_in_a_field() -> None:
+    model, processor = tiny_vision.load("llava")
+    lm = wrap_model(model, processor.tokenizer, processor=processor)
+    (image,) = embedded(1)
+    answer = {"role": "assistant", "content": " a cat"}
+    text = {"type": "text", "text": "what?"}
+
+    def ids(content: Any, **fields: Any) -> tuple[list[int], int]:
+        row = {"messages": [{"role": "user", "content": content}, answer], **fields}
+        format = FormatConfig(messages_field="messages", image_field="image", max_length=400)
+        (sample,) = samples_of(lm, [row], format)
+        return sample.input_ids.tolist(), len(sample.images)
+
+    url = f"data:image/png;base64,{image['bytes']}"
+    wanted = ids([{"type": "image", "image": image}, text])
+    assert wanted[1] == 1
+    assert ids([{"type": "image_url", "image_url": {"url": url}}, text]) == wanted
+    assert ids([{"type": "image"}, text], image=image) == wanted
+    assert ids("what?", image=[image]) == wanted
+    assert ids("<image>\nwhat?", image=url) == wanted
+    with pytest.raises(RowError, match="some images are in the messages and some are not"):
+        ids([{"type": "image", "image": image}, {"type": "image"}], image=image)
+    with pytest.raises(RowError, match="2 times, but the row has 1 images"):
+        ids([{"type": "image"}, {"type": "image"}], image=image)
+
+
+def test_a_long_row_loses_the_end_of_its_response_and_never_an_image(lm: LanguageModel) -> None:
+    row = {"prompt": "what?", "response": " a dog that barks", "images": embedded(0)}
+    (whole,) = samples_of(lm, [row])
+    response = int(whole.scored.sum())
+    room = len(whole.input_ids) - response
+    for side in ("unscored", "start", "end"):
+        format = FormatConfig(image_field="images", truncate=side, max_length=room + 3)
+        (sample,) = samples_of(lm, [row], format)
+        assert sample.truncated
+        np.testing.assert_array_equal(sample.input_ids, whole.input_ids[: room + 3])
+        assert sample.scored.sum() == 3
+    for short in (room, 4):
+        format = FormatConfig(image_field="images", max_length=short)
+        with pytest.raises(RowError, match="of which none is cut, are too many"):
+            samples_of(lm, [row], format)
+
+
+def test_pictures_are_found_wherever_a_row_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    data = png(0)
+    for place in (tmp_path / "data" / "images" / "a.png", tmp_path / "here" / "b.png"):
+        place.write_bytes(data)
+    monkeypatch.chdir(tmp_path / "here")
+    source = f"{tmp_path}/data/train.jsonl:7"
+    code = base64.b64encode(data).decode()
+    format = FormatConfig(image_field="image")
+
+    def stored(value: Any) -> Any:
+        return settle({"image": value}, source, format)["image"]
+
+    in_file = stored("images/a.png")
+    assert in_file["path"] == str(tmp_path / "data" / "images" / "a.png")
+    assert in_file["size"] == [40, 30]
+    assert "bytes" not in in_file
+    assert stored("b.png")["path"] == str(tmp_path / "here" / "b.png")
+    assert stored({"bytes": None, "path": "images/a.png"}) == in_file
+    for value in (data, code, {"bytes": code}, f"data:image/png;base64,{code}"):
+        assert stored(value) == {k: v for k, v in in_file.items() if k != "path"} | {"bytes": code}
+    assert stored(picture(0))["size"] == [40, 30]
+    assert stored([code, "b.png"])[1]["path"].endswith("b.png")
+    assert stored(None) is None
+    assert stored(in_file) == in_file  # a row that was exported can be built from again
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("gone.png", "image gone.png is not in the data file's folder, nor in the working"),
+        ("https://example.org/a.png", "is a URL: pass --allow-remote"),
+        (b"no picture", "image of the row cannot be decoded"),
+        (png(0)[:-40], "image of the row cannot be decoded"),
+        ({"bytes": "???"}, 'the "bytes" of an image are text, but not base64'),
+        ("data:image/png,abc", "a data: URI of an image holds no base64"),
+        ({"size": 3}, 'neither "bytes" nor "path"'),
+        (3, "an image is a path, bytes or base64, not int"),
+    ],
+)
+def test_what_is_no_picture_is_an_error_of_its_row(value: Any, message: str) -> None:
+    with pytest.raises(RowError, match=message) as error:
+        settle({"image": value}, "train.jsonl:3", FormatConfig(image_field="image"))
+    assert error.value.source == "train.jsonl:3"
+
+
+def test_a_picture_is_read_upright_and_in_rgb(tmp_path: Path) -> None:
+    lying = Image.new("P", (20, 10))
+    lying.putpalette([10, 20, 30] * 256)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying.save(tmp_path / "a.png", exif=exif, transparency=bytes(256))
+    format = FormatConfig(image_field="image")
+    row = settle({"image": str(tmp_path / "a.png")}, "row 1", format)
+    assert row["image"]["size"] == [10, 20]
+    from forvalue_index.pictures import Picture
+
+    pixels = Picture.from_json(row["image"]).pixels("row 1")
+    assert (pixels.mode, pixels.size) == ("RGB", (10, 20))
+    assert pixels.getpixel((0, 0)) == (10, 20, 30)
+
+
+def test_json_of_a_row_with_a_picture_is_json() -> None:
+    row = settle({"image": png(0)}, "row 1", FormatConfig(image_field="image"))
+    assert json.loads(json.dumps(row)) == row

@@ -1,0 +1,281 @@
+"""What building costs beside the forward pass it cannot do without.
+
+    python tools/bench_build.py --model MODEL
+    python tools/bench_build.py --model MODEL --random 128M --length 128 --rows 16 --json
+    python tools/bench_build.py --model MODEL --random 0.5B --dtype bfloat16 --device cuda
+
+For each length of row, in one process and in turns, medians over repeats:
+
+    forward    the model's own forward pass of the batches that the product plans, with the logits
+               of every position and the loss
+    add        `InfluenceIndex.add` of the same rows: reading, tokenising, vectors, files, catalogue
+    backward   forward, and backward through the whole model: what gradient methods start from
+
+Rows are random words of the model's vocabulary, cut to the length; every token is scored.
+`--random` takes random weights of a Llama of that size, with a vocabulary of 151,936 as Qwen's, and
+the tokenizer of MODEL: for speed, weights do not matter. Memory is the most that a step had taken
+beside what was there when it began.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from bench_recipes import machine
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from forvalue_index import FormatConfig, InfluenceIndex
+from forvalue_index.config import ModelConfig, VectorConfig
+from forvalue_index.forward.batching import plan_batches
+from forvalue_index.forward.encoder import Encoder
+from forvalue_index.forward.model import LanguageModel, load_model, wrap_model
+from forvalue_index.records import Row, Sample
+
+QWEN_VOCABULARY = 151_936
+SHAPES = {  # hidden, layers, inner, heads, key-value heads
+    "128M": (512, 12, 2048, 8, 8),
+    "0.5B": (896, 24, 4864, 14, 2),
+    "1.5B": (1536, 28, 8960, 12, 2),
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one row of the table has: medians over repeats."""
+
+    model: str
+    parameters: int
+    vocabulary: int
+    length: int  # tokens of a row
+    rows: int
+    forward_samples_s: float
+    forward_tokens_s: float
+    forward_mib: float
+    add_samples_s: float
+    add_tokens_s: float
+    add_mib: float
+    backward_samples_s: float | None
+    backward_mib: float | None
+    ratio_to_forward: float  # throughput of add over that of forward
+    ratio_to_backward: float | None
+    build_ratio_to_forward: float  # of a first build, which learns the vectoriser as well
+
+
+def random_model(size: str, model: str, dtype: str, device: str | None) -> LanguageModel:
+    """Returns a Llama of a size with random weights, and the tokenizer of `model`."""
+    hidden, layers, inner, heads, kv_heads = SHAPES[size]
+    config = LlamaConfig(
+        vocab_size=QWEN_VOCABULARY,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        intermediate_size=inner,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    made: Any = LlamaForCausalLM(config)
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    made = made.to(place, torch.float32 if dtype == "auto" else getattr(torch, dtype))
+    return wrap_model(made, AutoTokenizer.from_pretrained(model))
+
+
+class Memory:
+    """The most that was taken since `reset`, of the GPU's memory or the process's."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._before = 0
+
+    def reset(self) -> None:
+        """Begins to count."""
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")
+        self._before = self._now()
+
+    def taken(self) -> float:
+        """Returns MiB taken at most since then, beside what was there."""
+        if self._cuda:
+            return (torch.cuda.max_memory_allocated() - self._before) / 2**20
+        return (_status("VmHWM") - self._before) / 2**20
+
+    def _now(self) -> int:
+        return torch.cuda.memory_allocated() if self._cuda else _status("VmRSS")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def random_rows(tokenizer: Any, n: int, length: int, seed: int) -> list[Row]:
+    """Returns rows of random words, each of at least `length` tokens; not two are the same."""
+    rng = np.random.default_rng(seed)
+    words = rng.integers(0, len(tokenizer), (n, 2 * length))
+    return [{"text": tokenizer.decode(ids, skip_special_tokens=True)} for ids in words]
+
+
+def measure(
+    lm: LanguageModel, name: str, length: int, n: int, repeats: int, vector: VectorConfig
+) -> Figures:
+    """Returns the figures of rows of one length."""
+    format = FormatConfig(text_field="text", max_length=length)
+    memory = Memory(lm.device)
+    seconds: dict[str, list[float]] = {"forward": [], "add": [], "backward": [], "build": []}
+    taken: dict[str, list[float]] = {"forward": [], "add": [], "backward": [], "build": []}
+
+    def timed(what: str, work: Callable[[], object]) -> None:
+        memory.reset()
+        start = time.perf_counter()
+        work()
+        if lm.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds[what].append(time.perf_counter() - start)
+        taken[what].append(memory.taken())
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+
+        def build() -> None:
+            rows = random_rows(lm.tokenizer, n, length, 0)
+            build_in(path / f"build-{len(seconds['build'])}", rows).close()
+
+        def build_in(place: Path, rows: list[Row]) -> InfluenceIndex:
+            return InfluenceIndex.build(place, rows, lm, format=format, vector=vector)[0]
+
+        with build_in(path / "add", random_rows(lm.tokenizer, n, length, 1)) as index:
+            samples = index.samples(random_rows(lm.tokenizer, n, length, 2))
+            forward(lm, samples, backward=False)  # warm
+            for repeat in range(repeats):
+                rows = random_rows(lm.tokenizer, n, length, 3 + repeat)
+                timed("forward", lambda: forward(lm, samples, backward=False))
+                timed("add", lambda rows=rows: index.add(rows))  # type: ignore[misc]
+                timed("build", build)
+            backward = lm.model.dtype == torch.float32 or lm.device.type == "cuda"
+            if backward:
+                timed("backward", lambda: forward(lm, samples, backward=True))
+    middle = {what: statistics.median(times) for what, times in seconds.items() if times}
+    most = {what: statistics.median(values) for what, values in taken.items() if values}
+    tokens = sum(len(sample.input_ids) for sample in samples)
+    return Figures(
+        model=name,
+        parameters=sum(p.numel() for p in lm.model.parameters()),
+        vocabulary=lm.head.vocabulary,
+        length=length,
+        rows=n,
+        forward_samples_s=n / middle["forward"],
+        forward_tokens_s=tokens / middle["forward"],
+        forward_mib=most["forward"],
+        add_samples_s=n / middle["add"],
+        add_tokens_s=tokens / middle["add"],
+        add_mib=most["add"],
+        backward_samples_s=n / middle["backward"] if backward else None,
+        backward_mib=most["backward"] if backward else None,
+        ratio_to_forward=middle["forward"] / middle["add"],
+        ratio_to_backward=middle["backward"] / middle["add"] if backward else None,
+        build_ratio_to_forward=middle["forward"] / middle["build"],
+    )
+
+
+def forward(lm: LanguageModel, samples: list[Sample], *, backward: bool) -> None:
+    """Runs the model's own forward pass with its loss over the batches that are planned."""
+    lm.model.requires_grad_(backward)
+    with torch.set_grad_enabled(backward):
+        budget = Encoder(lm).token_budget
+        for positions in plan_batches(samples, budget, same_length=lm.length_matters):
+            inputs = lm.collate(samples, positions).to(lm.device).inputs
+            loss = lm.model(**inputs, labels=inputs["input_ids"], use_cache=False).loss
+            if backward:
+                loss.backward()
+                lm.model.zero_grad()
+            float(loss)
+    lm.model.requires_grad_(False)
+
+
+def show(results: list[Figures]) -> None:
+    """Prints the figures as a table."""
+    table = Table(title="tokens a second, and MiB taken at most", title_justify="left")
+    for column in ("model", "length", "forward", "add", "forward+backward"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for column in ("add / forward", "build / forward", "add / backward"):
+        table.add_column(column, justify="right")
+    for row in results:
+        backward = "–"
+        if row.backward_samples_s is not None:
+            tokens = row.backward_samples_s * row.forward_tokens_s / row.forward_samples_s
+            backward = f"{tokens:,.0f} ({row.backward_mib:,.0f})"
+        table.add_row(
+            f"{row.model}, {row.parameters / 1e6:.0f}M",
+            str(row.length),
+            f"{row.forward_tokens_s:,.0f} ({row.forward_mib:,.0f})",
+            f"{row.add_tokens_s:,.0f} ({row.add_mib:,.0f})",
+            backward,
+            f"{row.ratio_to_forward:.2f}",
+            f"{row.build_ratio_to_forward:.2f}",
+            f"{row.ratio_to_backward:.2f}" if row.ratio_to_backward else "–",
+        )
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    console.print(table)
+    console.print(machine())
+
+
+@click.command()
+@click.option("--model", required=True, help="A causal language model.")
+@click.option("--random", "size", type=click.Choice(list(SHAPES)), help="Random weights instead.")
+@click.option("--length", type=click.IntRange(2), multiple=True, default=(64, 128, 256, 512))
+@click.option("--tokens", type=int, default=32768, show_default=True, help="In all rows.")
+@click.option("--rows", type=int, help="Instead of --tokens.")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--dtype", default="auto", show_default=True)
+@click.option("--device", help="[default: CUDA if there is one]")
+@click.option("--recipe", default=VectorConfig().recipe, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="A list of rows, one for each setting.")
+def main(
+    model: str,
+    size: str | None,
+    length: tuple[int, ...],
+    tokens: int,
+    rows: int | None,
+    repeats: int,
+    dtype: str,
+    device: str | None,
+    recipe: str,
+    as_json: bool,
+) -> None:
+    """Time adding to an index beside the bare forward pass, and forward with backward.
+
+    Example: python tools/bench_build.py --model gpt2 --length 128
+    """
+    if size is None:
+        lm, name = load_model(ModelConfig(model, dtype=dtype), device), Path(model).name
+    else:
+        lm, name = random_model(size, model, dtype, device), f"random {size}"
+    results = []
+    for wanted in length:
+        n = rows or max(8, tokens // wanted)
+        results.append(measure(lm, name, wanted, n, repeats, VectorConfig(recipe=recipe)))
+        print(f"{name}, {wanted} tokens: done", file=sys.stderr, flush=True)
+    if as_json:
+        print(json.dumps([asdict(row) for row in results], indent=1))
+    else:
+        show(results)
+
+
+if __name__ == "__main__":
+    main()
