@@ -129,9 +129,7 @@ def _open(data: bytes, name: str, source: str) -> Image:
     try:
         import PIL.Image
     except ImportError:
-        raise DependencyError(
-            'images need Pillow: pip install "forvalue-index[vision]"'
-        ) from None
+        raise DependencyError('images need Pillow: pip install "forvalue-index[vision]"') from None
     try:
         return PIL.Image.open(io.BytesIO(data))
     except Exception as error:  # Pillow's decoders raise nearly anything

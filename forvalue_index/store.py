@@ -56,6 +56,7 @@ from forvalue_index.search.derived import (
 )
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.intact import require_intact
+from forvalue_index.search.resident import Resident, gpus
 from forvalue_index.search.segments import orphans, sync_folder, write_segment
 
 PAGE = 1000  # rows in memory at a time
@@ -83,6 +84,7 @@ class Store:
         self.catalog = catalog
         self.config = IndexConfig.from_json(catalog.config)
         self._view: View | None = None
+        self._resident: Resident | None = None  # outlives views: they share most vectors
 
     # -- making, opening, closing --------------------------------------------------------------
 
@@ -139,7 +141,7 @@ class Store:
     def close(self) -> None:
         """Lets go of the catalogue and the segments."""
         self.catalog.close()
-        self._view = None
+        self._view = self._resident = None
 
     def destroy(self, *, itself: bool) -> None:
         """Deletes a store that was created and never filled; `itself`: the directory too.
@@ -390,7 +392,11 @@ class Store:
             folder = self.directory / SEGMENTS
             try:
                 require_intact(folder, snapshot.segments, self.directory / CHECKED)
-                flat = FlatSearch(folder, snapshot.segments, self.dim, snapshot.removed)
+                if self._resident is None:
+                    self._resident = Resident(self.dim, gpus())
+                flat = FlatSearch(
+                    folder, snapshot.segments, self.dim, snapshot.removed, self._resident
+                )
             except CorruptIndexError:
                 # A compaction replaces files: it may have come between the two steps.
                 if self.catalog.generation() == snapshot.generation:

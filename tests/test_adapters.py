@@ -194,7 +194,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, folder: Path) -> 
     settings = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
     other = get_peft_model(tiny_model("gpt2"), settings)
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(ModelError, match="cannot put adapter .*other on .*base: "):
+    with pytest.raises(ModelError, match=r"cannot put adapter .*other on .*base: "):
         load_model(ModelConfig(str(folder / "base"), adapters=(str(tmp_path / "other"),)), "cpu")
 
 
@@ -202,7 +202,7 @@ def test_an_adapter_of_a_base_of_another_size_is_refused(tmp_path: Path, folder:
     model = tiny_model("llama")
     model.model.layers[0].self_attn.q_proj = torch.nn.Linear(24, 36, bias=False)
     get_peft_model(model, LoraConfig(r=2, target_modules=LAYERS)).save_pretrained(tmp_path / "w")
-    with pytest.raises(ModelError, match="cannot put adapter .*w on "):
+    with pytest.raises(ModelError, match=r"cannot put adapter .*w on "):
         load_model(ModelConfig(str(folder / "base"), adapters=(str(tmp_path / "w"),)), "cpu")
 
 
@@ -215,7 +215,7 @@ def test_an_adapter_of_a_deeper_base_is_refused(tmp_path: Path, folder: Path) ->
 
 def test_what_is_no_adapter_is_refused(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="it has no adapter_config.json"):
+    with pytest.raises(ModelError, match=r"it has no adapter_config\.json"):
         load_model(ModelConfig(str(folder / "base"), adapters=(str(tmp_path / "empty"),)), "cpu")
     with pytest.raises(ModelError, match="is an adapter: give its base as --model"):
         load_model(ModelConfig(str(folder / "first")), "cpu")

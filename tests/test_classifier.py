@@ -243,8 +243,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(*arguments: str | Path) -> Any:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    return result
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def test_an_index_of_a_classifier_by_command(tmp_path: Path, model_dir: Path) -> None:

@@ -95,7 +95,7 @@ def test_padding_never_contributes(lm: LanguageModel, rows: list[Row], pad_id: i
         found.append(states.flatten(0, 1)[batch.predictors])
     torch.testing.assert_close(found[0], found[1])
     short = int(np.argmin(lengths))
-    past = batch.inputs["input_ids"].shape[1] * short + lengths[short]  # the first state of the padding
+    past = other.shape[1] * short + lengths[short]  # the first state of the padding
     states = hidden_states(lm.model, lm.head, {"input_ids": other}).flatten(0, 1)
     assert not torch.allclose(states[past], states[past - 1])
 
@@ -106,9 +106,10 @@ def test_left_padding_gives_the_same_states(kind: str, rows: list[Row]) -> None:
     lm = wrap_model(tiny_model(kind), tiny_tokenizer())
     samples = samples_of(lm, rows)
     batch = collate(samples, list(range(len(samples))))
-    states = hidden_states(lm.model, lm.head, {"input_ids": batch.inputs["input_ids"]})
-    width = batch.inputs["input_ids"].shape[1]
-    ids, mask = torch.zeros_like(batch.inputs["input_ids"]), torch.zeros_like(batch.inputs["input_ids"])
+    states = hidden_states(lm.model, lm.head, batch.inputs)
+    right = batch.inputs["input_ids"]
+    width = right.shape[1]
+    ids, mask = torch.zeros_like(right), torch.zeros_like(right)
     for row, sample in enumerate(samples):
         ids[row, width - len(sample.input_ids) :] = torch.from_numpy(sample.input_ids.astype(int))
         mask[row, width - len(sample.input_ids) :] = 1

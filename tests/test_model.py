@@ -17,7 +17,6 @@ from transformers import (
     BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
-    CpmAntConfig,
     LlamaConfig,
     MixtralConfig,
     OPTConfig,
@@ -27,6 +26,7 @@ from transformers import (
 
 from forvalue_index.config import ModelConfig, VectorConfig
 from forvalue_index.errors import DependencyError, InputError, ModelError
+from forvalue_index.features.recipe import Raw
 from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.fit import fit_vectoriser
 from forvalue_index.forward.model import LanguageModel, load_model, wrap_model
@@ -139,17 +139,22 @@ def test_logits_that_no_known_step_explains_are_refused() -> None:
         wrap_model(model, tiny_tokenizer())
 
 
-def test_a_model_that_reads_a_prefix_in_both_directions_is_never_padded() -> None:
-    config = CpmAntConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=24,
-        num_attention_heads=2,
-        dim_head=12,
-        dim_ff=48,
-        num_hidden_layers=2,
-    )
-    assert load(config).length_matters
-    assert not load(OPTConfig(**SIZES, ffn_dim=48)).length_matters
+def test_a_model_that_changes_with_padding_is_never_padded() -> None:
+    model = tiny_model("llama")
+    forward = model.model.forward
+
+    def longer(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        output.last_hidden_state = output.last_hidden_state * output.last_hidden_state.shape[1]
+        return output
+
+    assert not wrap_model(model, None).length_matters
+    model.model.forward = longer
+    lm = wrap_model(model, None)
+    assert lm.length_matters
+    rows = samples_of([5, 9, 7])
+    together = Encoder(lm).influence(rows, rows, [Raw()])
+    np.testing.assert_allclose(together, Encoder(lm, 1).influence(rows, rows, [Raw()]), rtol=1e-3)
 
 
 def test_positions_that_begin_behind_padding_are_fewer() -> None:

@@ -78,7 +78,9 @@ def test_the_lazy_choice_is_the_greedy_one(
 ) -> None:
     monkeypatch.setattr(module, "_BATCH", batch)
     chosen = select(index, TARGETS, budget=50, diversity=diversity, dedup=dedup)
-    assert chosen.ids.tolist() == greedy(index, 50, diversity, dedup)
+    # A row and its copy are worth the same: either may come first.
+    wanted = greedy(index, 50, diversity, dedup)
+    assert (chosen.ids % 40).tolist() == [id % 40 for id in wanted]
     assert chosen.copies == 50 - len(chosen.ids) >= 10
     few = select_rows(index, TARGETS, 12, diversity=diversity, dedup=dedup)
     assert few.tolist() == chosen.ids[:12].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,22 @@ import numpy as np
 import pytest
 import tiny_vision
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from tiny_vision import FAMILIES, picture, png
 
+from forvalue_index.cli import main
 from forvalue_index.config import FormatConfig, VectorConfig
 from forvalue_index.data.formatting import Formatter
 from forvalue_index.data.images import settle
-from forvalue_index.errors import RowError
+from forvalue_index.data.readers import open_rows
+from forvalue_index.errors import InputError, KeyConflictError, RowError
 from forvalue_index.features.recipe import Raw
 from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.fit import fit_vectoriser
 from forvalue_index.forward.model import LanguageModel, wrap_model
+from forvalue_index.index import InfluenceIndex
+from forvalue_index.pictures import Picture
 from forvalue_index.records import Row, Sample
 
 FORMAT = FormatConfig(image_field="images", max_length=400)
@@ -280,8 +286,6 @@ def test_a_picture_is_read_upright_and_in_rgb(tmp_path: Path) -> None:
     format = FormatConfig(image_field="image")
     row = settle({"image": str(tmp_path / "a.png")}, "row 1", format)
     assert row["image"]["size"] == [10, 20]
-    from forvalue_index.pictures import Picture
-
     pixels = Picture.from_json(row["image"]).pixels("row 1")
     assert (pixels.mode, pixels.size) == ("RGB", (10, 20))
     assert pixels.getpixel((0, 0)) == (10, 20, 30)
@@ -290,3 +294,193 @@ def test_a_picture_is_read_upright_and_in_rgb(tmp_path: Path) -> None:
 def test_json_of_a_row_with_a_picture_is_json() -> None:
     row = settle({"image": png(0)}, "row 1", FormatConfig(image_field="image"))
     assert json.loads(json.dumps(row)) == row
+
+
+@pytest.fixture(scope="module")
+def llava_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_vision.save(tmp_path_factory.mktemp("models") / "llava", "llava")
+
+
+@pytest.fixture()
+def data(tmp_path: Path) -> Path:
+    """Eight rows in a file beside their pictures; the last one has none."""
+    (tmp_path / "images").mkdir()
+    for seed in range(8):
+        (tmp_path / "images" / f"{seed}.png").write_bytes(png(seed))
+    listed: list[Row] = [
+        {"id": f"r{i}", "prompt": "what?", "response": f" it is {i}", "image": f"images/{i}.png"}
+        for i in range(7)
+    ]
+    listed.append({"id": "r7", "prompt": "what?", "response": " none", "image": None})
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in listed))
+    return path
+
+
+def index_of(directory: Path, data: Path, model: Path, **settings: Any) -> InfluenceIndex:
+    format = FormatConfig(image_field="image", key_field="id")
+    vector = VectorConfig(dim=32, sketch_dim=512)
+    index, _ = InfluenceIndex.build(
+        directory, data, str(model), format=format, vector=vector, **settings
+    )
+    return index
+
+
+def test_an_index_of_images_is_built_asked_extended_and_verified(
+    tmp_path: Path, data: Path, llava_dir: Path
+) -> None:
+    query = {"prompt": "what?", "response": " it is 3", "image": str(tmp_path / "images/3.png")}
+    with index_of(tmp_path / "ix", data, llava_dir) as index:
+        hits = index.query(query, k=3, rank="cosine")
+        assert hits[0].key == "r3"
+        assert hits[0].sample["image"]["path"] == str(tmp_path / "images" / "3.png")
+        assert hits[0].sample["image"]["size"] == [40, 30]
+        exact = index.query(query, k=3, rank="cosine", exact=True)
+        assert exact[0].key == "r3"
+        assert exact[0].score == pytest.approx(1, abs=1e-4)
+        other = query | {"image": str(tmp_path / "images/5.png")}
+        assert index.query(other, k=1, rank="cosine")[0].score < hits[0].score
+        new = {"id": "new", "prompt": "what?", "response": " it is 3", "image": png(3)}
+        assert index.add([new]).added == 1
+        assert index.add([new, new | {"id": "newer", "image": png(99)}]).added == 1
+        tied = index.query(query, k=2, rank="cosine")
+        assert {hit.key for hit in tied} == {"r3", "new"}
+        assert index.get("new").row["image"]["bytes"]
+        assert index.remove(["r3"]) == 1
+        assert index.query(query, k=1, rank="cosine")[0].key == "new"
+        assert index.verify() == []
+    with InfluenceIndex.open(tmp_path / "ix") as index:
+        assert index.query(query, k=1, rank="cosine", exact=True)[0].key == "new"
+        assert index.add(data).added == 1  # the one that was removed
+
+
+def test_the_bytes_of_a_picture_are_its_content_wherever_it_is(
+    tmp_path: Path, data: Path, llava_dir: Path
+) -> None:
+    with index_of(tmp_path / "ix", data, llava_dir) as index:
+        moved = tmp_path / "moved"
+        moved.mkdir()
+        (tmp_path / "images").rename(moved / "images")
+        data.rename(moved / "train.jsonl")
+        assert index.add(moved / "train.jsonl").added == 0
+        query = {"prompt": "what?", "response": " it is 3"}
+        with pytest.raises(RowError, match=r"sample 'r\d'.*0.png cannot be read \(No such file"):
+            index.query(query, k=8, exact=True)
+        (moved / "images" / "0.png").write_bytes(png(77))
+        with pytest.raises(KeyConflictError, match="'r0' is in the index already, with other"):
+            index.add(moved / "train.jsonl")
+        (moved / "images").rename(tmp_path / "images")
+        with pytest.raises(RowError, match="0.png was changed since it was indexed"):
+            index.query(query, k=8, exact=True)
+        assert len(index.query(query, k=8)) == 8  # stored vectors need no pictures
+
+
+def test_rows_whose_images_cannot_be_used_are_rejected_and_the_build_goes_on(
+    tmp_path: Path, data: Path, llava_dir: Path
+) -> None:
+    (tmp_path / "images" / "2.png").write_bytes(png(2)[:-30])
+    (tmp_path / "images" / "4.png").unlink()
+    with pytest.raises(RowError, match=r"train.jsonl:3: image .*2.png cannot be decoded"):
+        index_of(tmp_path / "ix", data, llava_dir)
+    with index_of(tmp_path / "ix", data, llava_dir, on_error="skip") as index:
+        assert len(index) == 6
+    notes = [
+        json.loads(line) for line in (tmp_path / "ix" / "rejects.jsonl").read_text().splitlines()
+    ]
+    assert [note["line"] for note in notes] == [3, 5]
+    assert "cannot be decoded" in notes[0]["reason"]
+
+
+def test_a_model_of_texts_refuses_rows_with_images(
+    tmp_path: Path, data: Path, model_dir: Path
+) -> None:
+    with pytest.raises(InputError, match='reads text only: .* --image-field ""'):
+        index_of(tmp_path / "ix", data, model_dir)
+
+
+def test_urls_are_fetched_only_when_that_is_allowed_and_kept(
+    tmp_path: Path, llava_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def answer(url: str, timeout: int) -> io.BytesIO:
+        asked.append(url)
+        return io.BytesIO(png(1))
+
+    monkeypatch.setattr("urllib.request.urlopen", answer)
+    row = {"prompt": "what?", "response": " a cat", "image": "https://example.org/a.png"}
+    format = FormatConfig(image_field="image")
+    with pytest.raises(RowError, match="row 1: image https://example.org/a.png is a URL"):
+        InfluenceIndex.build(tmp_path / "ix", [row], str(llava_dir), format=format)
+    assert not asked
+    rows = open_rows([row], allow_remote=True)
+    index, _ = InfluenceIndex.build(tmp_path / "ix", rows, str(llava_dir), format=format)
+    with index:
+        asked.clear()
+        monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked again"))
+        query = {"prompt": "what?", "response": " a cat", "image": png(1)}
+        (hit,) = index.query(query, k=1, exact=True)
+        assert hit.sample["image"]["path"] == "https://example.org/a.png"
+
+
+def test_the_commands_read_images_and_show_them(
+    tmp_path: Path, data: Path, llava_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    index, image = str(tmp_path / "ix"), str(tmp_path / "images" / "3.png")
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    built = run("build", str(data), "--index", index, "--model", str(llava_dir), "--dim", "32")
+    assert "images in 'image', as the names of the fields suggest" in built
+    asked = ("query", "--index", index, "--prompt", "what?", "--response", " it is 3")
+    shown = run(*asked, "--image", image, "-k", "2", "--rank", "cosine")
+    assert shown.count(f"[{image} 40x30] what? it is 3") == 2  # the query and its own row
+    (hit,) = [
+        json.loads(line)
+        for line in run(*asked, "--image", image, "-k1", "--rank", "cosine", "--json").split("\n")[
+            :-1
+        ]
+    ]
+    assert hit["sample"]["image"]["size"] == [40, 30]
+    assert f"[{image} 40x30]" in run("show", hit["key"], "--index", index)
+    without = run("build", str(data), "--index", f"{index}2", "--model", str(llava_dir),
+                  "--image-field", "", "--dim", "32")  # fmt: skip
+    assert "images" not in without
+    refused = CliRunner().invoke(main, [*asked[:3], "--data", str(data), "--image", image])
+    assert "--image is for a query that is typed" in refused.output
+
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no model and data of images beside the repository")
+def test_a_real_model_finds_the_class_of_a_picture(tmp_path: Path) -> None:
+    folder = SHARED / "data" / "fashion"
+    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    listed: list[Row] = [
+        {
+            "prompt": "<s><image>",
+            "response": line["caption"],
+            "image": str(folder / line["file_name"]),
+            "class": line["class"],
+        }
+        for line in lines
+    ]
+    train, test = listed[::8], listed[1::45]
+    model = str(SHARED / "models" / "tiny-llava-emoji")
+    format = FormatConfig(image_field="image")
+    index, report = InfluenceIndex.build(tmp_path / "ix", train, model, format=format)
+    with index:
+        assert report.added == len(train)
+        hits = index.query(test, k=5, rank="cosine")
+        right = [hit.sample["class"] == test[hit.query]["class"] for hit in hits]
+        assert np.mean(right) > 0.7
+        assert index.add(listed[2::90]).added > 0
+        assert index.remove(where=["class=bag"]) > 0
+        best = index.query(test[:2], k=1, exact=True)
+        assert [hit.exact for hit in best] == [True, True]
+        assert index.verify() == []

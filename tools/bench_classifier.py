@@ -43,7 +43,7 @@ def study(
     draws = np.random.default_rng(seed)
     order = draws.permutation(len(rows))
     held = len(rows) // 4
-    samples = [
+    samples: list[dict[str, Any]] = [
         {
             "key": str(number),
             "text": str(rows[place][arguments.text_field]),
@@ -59,7 +59,9 @@ def study(
     texts, labels = [row["text"] for row in training], [row["label"] for row in training]
     model, tokenizer = train(arguments.encoder, texts, labels, names, arguments.epochs, seed)
     scores = {"held-out accuracy": _held_out(model, tokenizer, clean)}
-    scores |= _scores(wrap_model(model, tokenizer), clean, training, ~wrong, arguments.recipe, draws)
+    scores |= _scores(
+        wrap_model(model, tokenizer), clean, training, ~wrong, arguments.recipe, draws
+    )
     return scores
 
 
@@ -89,9 +91,10 @@ def _scores(
             losses = np.array([sample.loss for sample in index.rows()])
             norms = np.array([sample.norm for sample in index.rows()])
             exact = index.influence(queries, index.training_samples(ids.tolist()))
-    own = np.array([row["label"] for row in rows])[None] == np.array(
-        [row["label"] for row in clean]
-    )[:, None]  # [q, n]
+    own = (
+        np.array([row["label"] for row in rows])[None]
+        == np.array([row["label"] for row in clean])[:, None]
+    )  # [q, n]
     positive = right[[int(row["key"]) - len(clean) for row in rows]]
     values = {
         "influence": _mean(stored, own),
@@ -130,12 +133,18 @@ def main() -> None:
         chosen = np.random.default_rng(0).permutation(len(rows))[: arguments.rows]
         rows = [rows[place] for place in chosen]
     found = [study(rows, names, arguments, seed) for seed in range(arguments.seeds)]
-    print(f"\n{len(rows)} rows, {len(names)} classes, {arguments.flip:.0%} wrong, {torch.__version__}")
+    print(
+        f"\n{len(rows)} rows, {len(names)} classes, {arguments.flip:.0%} wrong, {torch.__version__}"
+    )
     for name in found[0]:
         values = [item[name] for item in found]
         print(f"{name:20} {np.mean(values):.3f} ± {np.std(values):.3f}")
     if arguments.json:
-        print(json.dumps({"settings": vars(arguments) | {"data": str(arguments.data)}} | {"runs": found}))
+        print(
+            json.dumps(
+                {"settings": vars(arguments) | {"data": str(arguments.data)}} | {"runs": found}
+            )
+        )
 
 
 if __name__ == "__main__":

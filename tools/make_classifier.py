@@ -52,8 +52,9 @@ def train(
     model.train()
     for epoch in range(epochs):
         total = 0.0
-        for part in torch.randperm(len(texts)).split(BATCH):
-            chosen = part.tolist()
+        order = torch.randperm(len(texts)).tolist()
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
             inputs = tokenizer(
                 [texts[i] for i in chosen],
                 padding=True,

@@ -7,6 +7,7 @@ trained on is what was valued.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ def fine_tune(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     done = tokens = 0
     for positions in order:
-        loss = token_losses(tuned, tuned.collate(samples, positions).to(tuned.device)).mean()
+        loss = _step_losses(tuned, [samples[i] for i in positions]).mean()
         if not torch.isfinite(loss):
             raise ModelError("the loss became NaN or infinity: try a smaller --learning-rate")
         optimizer.zero_grad()
@@ -91,7 +92,9 @@ def sample_losses(lm: LanguageModel, samples: Sequence[Sample]) -> NDArray[np.fl
     """Returns the mean negative log-likelihood of each sample's scored tokens, [n], in nats."""
     result = np.zeros(len(samples))
     budget = TOKEN_BUDGET["cuda" if lm.device.type == "cuda" else "cpu"]
-    for positions in plan_batches(samples, budget, same_length=lm.length_matters):
+    for positions in plan_batches(
+        samples, budget, same_length=lm.length_matters, kind=lm.kind
+    ):
         batch = lm.collate(samples, positions).to(lm.device)
         with torch.no_grad():
             losses = token_losses(lm, batch).double()
@@ -99,6 +102,14 @@ def sample_losses(lm: LanguageModel, samples: Sequence[Sample]) -> NDArray[np.fl
         counts = torch.bincount(batch.owner, minlength=len(positions))
         result[positions] = (sums / counts).cpu().numpy()
     return result
+
+
+def _step_losses(lm: LanguageModel, samples: Sequence[Sample]) -> Tensor:
+    """Returns the losses of a step's scored tokens, of samples that may not share a batch."""
+    batches = plan_batches(samples, sys.maxsize, same_length=lm.length_matters, kind=lm.kind)
+    return torch.cat(
+        [token_losses(lm, lm.collate(samples, part).to(lm.device)) for part in batches]
+    )
 
 
 def token_losses(lm: LanguageModel, batch: Batch) -> Tensor:

@@ -16,8 +16,8 @@ from forvalue_index.cli.options import (
     index_option,
     model_option,
     on_error_option,
-    remote_option,
     reading_options,
+    remote_option,
     trust_option,
 )
 from forvalue_index.cli.progress import build_progress

@@ -62,7 +62,10 @@ def show(key: str, directory: Path, as_json: bool) -> None:
     if as_json:
         render.json_line(values)
         return
-    row = values.pop("row")
+    row = {
+        name: " ".join(render.pictures_text(value)) or value
+        for name, value in values.pop("row").items()
+    }
     render.console().print(render.properties(values), "", render.properties(row), sep="\n")
 
 

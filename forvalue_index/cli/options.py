@@ -283,11 +283,9 @@ def format_for(rows: Rows, fields: dict[str, Any]) -> FormatConfig:
     format = format_of(FormatConfig(), fields)
     if _kinds(fields):
         return format if "image_field" in fields else _with_images(format, rows)
-    guessed, words = guess_format(rows, format)
+    guessed, words = guess_format(rows, format, images="image_field" not in fields)
     if guessed != format:  # not the names that are there by default
         render.notes.print(f"Reading {words}, as the names of the fields suggest", markup=False)
-    if "image_field" in fields:
-        guessed = replace(guessed, image_field=format.image_field)
     return replace(guessed, template=format.template or guessed.template)
 
 

@@ -120,10 +120,7 @@ def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
     except InputError:  # a row of another kind, such as a query
         prompt, response = "", json.dumps(row, ensure_ascii=False, default=str)
     text = Text()
-    for picture in pictures_in(row):
-        width, height = picture.size
-        name = one_line(picture.path or "in the row")
-        text.append(f"[{name} {width}x{height}] ", style="blue")
+    text.append("".join(f"{words} " for words in pictures_text(row)), style="blue")
     room = max(limit - len(response), 40)
     prompt, response = one_line(prompt), one_line(response)
     text.append("…" + prompt[-room:] if len(prompt) > room else prompt, style="dim")
@@ -132,6 +129,14 @@ def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
     if format.label_field is not None:
         text.append(" → ", style="dim").append(one_line(str(row.get(format.label_field, ""))), style="bold")
     return text
+
+
+def pictures_text(value: Any) -> list[str]:
+    """Returns where the pictures in a row are, and how large."""
+    return [
+        f"[{one_line(picture.path or 'in the row')} {picture.size[0]}x{picture.size[1]}]"
+        for picture in pictures_in(value)
+    ]
 
 
 def signed(value: float) -> Text:

@@ -83,8 +83,12 @@ def guess_images(row: Row) -> str | None:
     return None
 
 
-def guess_format(rows: Rows, base: FormatConfig | None = None) -> tuple[FormatConfig, str]:
+def guess_format(
+    rows: Rows, base: FormatConfig | None = None, *, images: bool = True
+) -> tuple[FormatConfig, str]:
     """Returns `base` with the fields that the first row's names suggest, and the guess in words.
+
+    `images`: guess the field of images too.
 
     Raises:
         InputError: there is no row to look at, or its names do not tell.
@@ -92,9 +96,9 @@ def guess_format(rows: Rows, base: FormatConfig | None = None) -> tuple[FormatCo
     for _, row in rows.outcomes():
         if isinstance(row, dict):
             settings, words = guess(row)
-            images = guess_images(row)
-            if images is not None:
-                settings |= {"image_field": images}
-                words += f", images in {images!r}"
+            field = guess_images(row) if images else None
+            if field is not None:
+                settings |= {"image_field": field}
+                words += f", images in {field!r}"
             return replace(base or FormatConfig(), **settings), words  # type: ignore[arg-type]
     raise InputError("there are no rows in the data that can be read")

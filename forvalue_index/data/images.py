@@ -167,7 +167,7 @@ def pictures_of(row: Row, source: str, config: FormatConfig) -> tuple[Picture, .
             "some images are in the messages and some are not: put all of them there, or all into "
             "an image field",
         )
-    return tuple(Picture.from_json(part) for part in parts)
+    return tuple(Picture.from_json(part) for part in parts if part)
 
 
 def with_parts(messages: Sequence[dict[str, Any]], images: int) -> list[dict[str, Any]]:
@@ -257,8 +257,10 @@ def looks_like_image(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and looks_like_image(value[0])
     if isinstance(value, dict):
-        return HASH in value or isinstance(value.get("bytes"), str | bytes) or (
-            isinstance(value.get("path"), str) and looks_like_image(value["path"])
+        return (
+            HASH in value
+            or isinstance(value.get("bytes"), str | bytes)
+            or (isinstance(value.get("path"), str) and looks_like_image(value["path"]))
         )
     if isinstance(value, str):
         return value.startswith("data:image/") or _ENDING.search(value) is not None
@@ -322,6 +324,8 @@ def _of_text(value: str, source: str, allow_remote: bool) -> Picture:
     if data is not None:
         return Picture.of(data, None, source, embedded=True)
     shown = value if len(value) < 200 else value[:200] + "…"
+    if Path(shown).is_absolute():
+        raise RowError(source, f"image {shown} does not exist")
     raise RowError(
         source, f"image {shown} is not in the data file's folder, nor in the working directory"
     )

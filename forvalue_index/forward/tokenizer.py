@@ -67,7 +67,8 @@ def load_tokenizer(name: str, task: str, **shared: Any) -> tuple[Any, Any]:
     """Returns a model's tokenizer, and its processor if it is read with images."""
     if task != "image-text":
         return AutoTokenizer.from_pretrained(name, **shared), None
-    processor = AutoProcessor.from_pretrained(name, **shared)
+    loader: Any = AutoProcessor
+    processor = loader.from_pretrained(name, **shared)
     tokenizer = processor.tokenizer
     tokenizer.chat_template = processor.chat_template or tokenizer.chat_template
     return tokenizer, processor

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -108,6 +107,7 @@ class Vision:
         """
         batch = collate(samples, positions)
         members = [samples[i] for i in positions]
+        assert len({self.kind(sample) for sample in members}) == 1
         if not members[0].images:
             return batch
         trials = [
@@ -186,9 +186,11 @@ class Vision:
             self.processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
             for parts in ([text], [{"type": "image"}, text])
         )
-        start = len(os.path.commonprefix([without, written]))
-        rest = len(without) - start
-        found: str = written[start : len(written) - rest]
+        # They part where the picture begins; what follows it is the same in both.
+        start = next(
+            (i for i, (a, b) in enumerate(zip(without, written, strict=False)) if a != b), 0
+        )
+        found: str = written[start : start + len(written) - len(without)]
         return found if found.count(self.placeholder) == 1 else self.placeholder
 
 

@@ -124,8 +124,8 @@ class FlatSearch:
         scores, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         unsure = np.ones(len(queries), bool)
         m = k + max(16, k // 4)  # more than k, for those that rounding makes equal
-        for propose in (self._on_gpus, self._together):
-            found = propose(queries[unsure], m, live, parts, table) if unsure.any() else None
+        for way in (self._on_gpus, self._together):
+            found = way(queries[unsure], m, live, parts, table) if unsure.any() else None
             if found is not None:
                 scores[unsure], ids[unsure] = self._confirmed(queries[unsure], k, found[0], table)
                 unsure[unsure] = ~(found[1] < scores[unsure, -1])
@@ -137,12 +137,9 @@ class FlatSearch:
         self, queries: Scores, m: int, wanted: Ids, parts: list[Part], table: Scores | None
     ) -> Proposal | None:
         """Candidates among the vectors on GPUs, if there are any and they are of use."""
-        resident = self._resident
-        if resident is None or table is not None or m > len(wanted):
+        if self._resident is None or table is not None or m > len(wanted):
             return None
-        if not resident.ready(len(queries), self._live, self.blocks):
-            return None
-        return resident.propose(queries, m, wanted)
+        return self._resident.propose(queries, m, wanted, self._live, self.blocks)
 
     def _together(
         self, queries: Scores, m: int, wanted: Ids, parts: list[Part], table: Scores | None

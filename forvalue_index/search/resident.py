@@ -92,7 +92,7 @@ class Resident:
     """Vectors on devices under their ids. For many threads: one at a time."""
 
     def __init__(self, dim: int, devices: Sequence[Device]) -> None:
-        """Nothing is copied before `ready` is asked for.
+        """Nothing is copied yet.
 
         Args:
             dim: of the vectors.
@@ -101,70 +101,75 @@ class Resident:
         self._dim = dim
         self._devices = devices
         self._shards: list[list[_Shard]] = [[] for _ in devices]
+        self._covered: Ids | None = None  # all of these are on the devices
         self._longest = 0.0
         self._asked = 0
         self._lock = Lock()
 
-    def ready(self, queries: int, live: Ids, blocks: Blocks) -> bool:
-        """Whether all of `live` are on the devices; copies what is missing, if that pays.
+    def propose(
+        self, queries: Scores, m: int, wanted: Ids, live: Ids, blocks: Blocks
+    ) -> Proposal | None:
+        """The m best of `wanted` for each query by approximate scores, [q, m], and a bound, [q].
 
-        If they do not fit, or a device fails, that is logged, and from then on it is False.
+        -1 stands where fewer were found. No other vector of `wanted` has a score above the bound,
+        as with `many.propose`. What is missing on the devices is copied first.
+
+        None if that does not pay yet, or they cannot give so many; also if there is no room, or a
+        device fails, which is logged, and from then on.
 
         Args:
-            queries: how many are about to be asked.
-            live: ids, ascending.
+            queries: [q, dim] float32.
+            m: candidates.
+            wanted: ids that may be an answer, ascending, m or more.
+            live: all that may ever be, ascending.
             blocks: yields some ids and their vectors.
         """
         with self._lock:
-            self._asked += queries
-            if not self._devices or self._asked < WORTH:
-                return False
-            here = [shard.ids for shards in self._shards for shard in shards]
-            missing = np.setdiff1d(live, np.concatenate([np.empty(0, np.int64), *here]))
-            if not len(missing):
-                return True
-            if sum(map(len, here)) > 2 * len(live):  # most of it was removed
-                self._shards = [[] for _ in self._devices]
-                missing = live
+            self._asked += len(queries)
+            if not self._devices or self._asked < WORTH or m > _MOST:
+                return None
             try:
-                self._require_room(len(missing))
-                for ids, vectors in blocks(missing):
-                    self._add(ids, vectors)
-            except (MemoryError, RuntimeError) as error:  # what FAISS raises if CUDA fails
-                self._give_up(error)
-                return False
-            return True
+                if live is not self._covered:
+                    self._cover(live, blocks)
+                return self._best(queries, m, wanted)
+            except (MemoryError, RuntimeError) as error:  # FAISS raises these if CUDA fails
+                reason = str(error).strip().splitlines()[-1]
+                log.warning("searching on the CPU, for the GPUs cannot be used: %s", reason)
+                self._devices, self._shards = (), []
+                return None
 
-    def propose(self, queries: Scores, m: int, live: Ids) -> Proposal | None:
-        """The m best of `live` for each query by approximate scores, [q, m], and a bound, [q].
+    def _cover(self, live: Ids, blocks: Blocks) -> None:
+        """Copies to the devices what is not there yet."""
+        here = [shard.ids for shards in self._shards for shard in shards]
+        missing = np.setdiff1d(live, np.concatenate([np.empty(0, np.int64), *here]))
+        if sum(map(len, here)) > 2 * len(live):  # most of it was removed
+            self._shards, missing = [[] for _ in self._devices], live
+        share = 2 * self._dim * -(-len(missing) // len(self._devices))
+        needed = share + min(share, 2 * _SHARD) + (0 if any(self._shards) else _SCRATCH)
+        for device in self._devices if len(missing) else ():
+            if (free := device.free()) < needed:
+                raise MemoryError(f"{needed:,} bytes of memory are needed, {free:,} are free")
+        for ids, vectors in blocks(missing):
+            self._add(ids, vectors)
+        self._covered = live
 
-        -1 stands where fewer were found. No other vector of `live` has a score above the bound,
-        as with `many.propose`; `ready` has said that all of them are here. None: a device failed.
-        """
+    def _best(self, queries: Scores, m: int, wanted: Ids) -> Proposal:
         lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
         # In float16, numbers beyond 65,504 would be infinite, and small ones nothing.
         units = (queries / np.maximum(lengths, 1e-300)[:, None]).astype(np.float32)
-        with self._lock:
-            total = sum(len(shard.ids) for shards in self._shards for shard in shards)
-            fetched = min(_MOST, int(1.25 * m * total / len(live)) + 16)
-            try:
-                with ThreadPoolExecutor(len(self._devices)) as pool:
-                    found = list(pool.map(lambda s: _search(s, units, fetched), self._shards))
-            except RuntimeError as error:
-                self._give_up(error)
-                return None
+        total = sum(len(shard.ids) for shards in self._shards for shard in shards)
+        fetched = min(_MOST, int(1.25 * m * total / len(wanted)) + 16)
+        with ThreadPoolExecutor(len(self._devices)) as pool:
+            found = list(pool.map(lambda shards: _search(shards, units, fetched), self._shards))
         scores = np.concatenate([scores for scores, _, _ in found], axis=1)
         ids = np.concatenate([ids for _, ids, _ in found], axis=1)
-        places = np.minimum(np.searchsorted(live, ids), len(live) - 1)
-        none = live[places] != ids
+        others = np.max([bound for _, _, bound in found], axis=0)
+        none = wanted[np.minimum(np.searchsorted(wanted, ids), len(wanted) - 1)] != ids
         scores[none], ids[none] = -np.inf, -1
         if scores.shape[1] > m:
-            best = np.argpartition(-scores, m - 1, axis=1)
-            rest = np.take_along_axis(scores, best[:, m:], 1).max(axis=1)
-            ids = np.take_along_axis(ids, best[:, :m], 1)
-        else:
-            rest = np.full(len(queries), -np.inf)
-        others = np.max([rest, *(bound for _, _, bound in found)], axis=0)
+            order = np.argpartition(-scores, m, axis=1)
+            others = np.maximum(others, np.take_along_axis(scores, order[:, m:], 1).max(axis=1))
+            ids = np.take_along_axis(ids, order[:, :m], 1)
         # Half a step of float16, what that leaves of the smallest numbers, and tensor cores,
         # which cut off what they add up where a CPU rounds.
         rounding = 2.0**-11 + self._dim**0.5 * 2.0**-25 + self._dim * 2.0**-22
@@ -180,18 +185,8 @@ class Resident:
         shards[-1].index.add(vectors)
         shards[-1].ids = np.concatenate([shards[-1].ids, ids])
         squares = np.einsum("nd,nd->n", vectors, vectors)
-        self._longest = max(self._longest, float(squares.max()) ** 0.5 * (1 + self._dim * 2.0**-23))
-
-    def _require_room(self, vectors: int) -> None:
-        share = 2 * self._dim * -(-vectors // len(self._devices))
-        wanted = share + min(share, 2 * _SHARD) + _SCRATCH
-        for device in self._devices:
-            if (free := device.free()) < wanted:
-                raise MemoryError(f"{wanted:,} bytes of a GPU are needed, {free:,} are free")
-
-    def _give_up(self, error: Exception) -> None:
-        log.warning("searching on the CPU: %s", str(error).strip().splitlines()[-1])
-        self._devices, self._shards = (), []
+        longest = squares.max() ** 0.5 * (1 + self._dim * 2.0**-23)
+        self._longest = float(np.maximum(self._longest, longest))  # NaN stays, and bounds nothing
 
 
 def _search(

@@ -1,0 +1,253 @@
+"""Search with vectors on GPUs gives what the CPU gives, to the bit.
+
+The laws run with indexes on the CPU in the place of GPUs (float16 queries, no selector, at most
+2,048 candidates, as there), and with the marker `gpu` on real ones.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from forvalue_index.records import Segment
+from forvalue_index.search import resident as resident_module
+from forvalue_index.search.backend import faiss
+from forvalue_index.search.flat import FlatSearch
+from forvalue_index.search.resident import WORTH, Resident, gpus
+from forvalue_index.search.segments import write_segment
+
+DIM, N = 48, 3000
+
+
+class HalfIndex:
+    """What a FAISS index on a GPU does, as far as is used."""
+
+    def __init__(self, dim: int) -> None:
+        lib = faiss()
+        kind = lib.ScalarQuantizer.QT_fp16
+        self._index = lib.IndexScalarQuantizer(dim, kind, lib.METRIC_INNER_PRODUCT)
+
+    def add(self, vectors: NDArray[np.float32]) -> None:
+        self._index.add(vectors)
+
+    def search(self, queries: NDArray[np.float32], k: int) -> Any:
+        assert k <= 2048
+        return self._index.search(queries.astype(np.float16).astype(np.float32), k)
+
+
+class FakeGpu:
+    """A device on the CPU; counts what was made and asked."""
+
+    def __init__(self, memory: int = 2**40) -> None:
+        self.memory = memory
+        self.made: list[HalfIndex] = []
+
+    def new_index(self, dim: int) -> Any:
+        self.made.append(HalfIndex(dim))
+        return self.made[-1]
+
+    def free(self) -> int:
+        return self.memory
+
+
+def fake_devices() -> list[Any]:
+    return [FakeGpu(), FakeGpu()]
+
+
+def real_devices() -> list[Any]:
+    found = gpus()
+    if not found:
+        pytest.skip("no GPU that both faiss-gpu and torch can use")
+    return list(found)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(fake_devices, id="cpu"),
+        pytest.param(real_devices, id="gpu", marks=pytest.mark.gpu),
+    ]
+)
+def devices(request: pytest.FixtureRequest) -> list[Any]:
+    make: Callable[[], list[Any]] = request.param
+    return make()
+
+
+def vectors_of(n: int, seed: int = 0) -> NDArray[np.float32]:
+    rng = np.random.default_rng(seed)
+    lengths = np.exp(rng.standard_normal((n, 1)))
+    return (rng.standard_normal((n, DIM)) * lengths).astype(np.float32)
+
+
+QUERIES = np.concatenate([vectors_of(20, seed=1), 1e-6 * vectors_of(5, 2), 1e6 * vectors_of(5, 3)])
+
+
+def write(folder: Path, ids: NDArray[np.int64], name: str) -> list[Segment]:
+    """Segments of vectors that depend on their id alone."""
+    parts = np.array_split(ids, 3)
+    return [
+        write_segment(folder, f"{name}{i}.faiss", part, vectors_of(2 * N)[part])
+        for i, part in enumerate(parts)
+    ]
+
+
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many queries each search left to a scan."""
+    counts: list[int] = []
+    scanned = FlatSearch._scanned
+
+    def count(self: FlatSearch, queries: Any, *rest: Any) -> Any:
+        counts.append(len(queries))
+        return scanned(self, queries, *rest)
+
+    monkeypatch.setattr(FlatSearch, "_scanned", count)
+    return counts
+
+
+def assert_same(found: tuple[Any, Any], wanted: tuple[Any, Any]) -> None:
+    np.testing.assert_array_equal(found[1], wanted[1])
+    np.testing.assert_array_equal(found[0], wanted[0])
+
+
+@pytest.mark.parametrize("shard", [2**30, 700 * DIM])
+def test_gpus_give_the_bits_of_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: list[Any], shard: int
+) -> None:
+    monkeypatch.setattr(resident_module, "_SHARD", shard)
+    monkeypatch.setattr("forvalue_index.search.flat._NUMBERS", 300 * DIM)
+    ids = np.arange(0, 2 * N, 2)
+    segments = write(tmp_path, ids, "s")
+    cpu = FlatSearch(tmp_path, segments, DIM, ids[::7])
+    gpu = FlatSearch(tmp_path, segments, DIM, ids[::7], Resident(DIM, devices))
+    counts = scans(monkeypatch)
+    for k in (1, 10, 100):
+        for opponents in (False, True):
+            for allowed in (None, ids[100:900]):
+                wanted = cpu.search(QUERIES, k, opponents=opponents, allowed=allowed)
+                counts.clear()
+                found = gpu.search(QUERIES, k, opponents=opponents, allowed=allowed)
+                assert sum(counts) < len(QUERIES) / 2
+                assert_same(found, wanted)
+                one = gpu.search(QUERIES[3:4], k, opponents=opponents, allowed=allowed)
+                assert_same(one, (wanted[0][3:4], wanted[1][3:4]))
+    if isinstance(devices[0], FakeGpu):
+        assert all((len(device.made) > 1) == (shard < 2**30) for device in devices)
+
+
+def test_few_that_are_allowed_are_left_to_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: list[Any]
+) -> None:
+    """More candidates than a GPU gives would be needed to see them."""
+    monkeypatch.setattr(resident_module, "_MOST", 64)
+    ids = np.arange(N)
+    segments = write(tmp_path, ids, "s")
+    cpu = FlatSearch(tmp_path, segments, DIM)
+    gpu = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, devices))
+    counts = scans(monkeypatch)
+    allowed = ids[::50]
+    assert_same(gpu.search(QUERIES, 10, allowed=allowed), cpu.search(QUERIES, 10, allowed=allowed))
+    assert_same(gpu.search(QUERIES, 200), cpu.search(QUERIES, 200))
+    assert counts[0] > len(QUERIES) / 2
+    # Ranks with weights are the CPU's as well.
+    weights = np.linspace(1, 2, N)
+    assert_same(gpu.search(QUERIES, 5, weights=weights), cpu.search(QUERIES, 5, weights=weights))
+
+
+def test_vectors_stay_while_the_index_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: list[Any]
+) -> None:
+    resident, ids = Resident(DIM, devices), np.arange(N)
+    copied: list[int] = []
+    add = Resident._add
+
+    def count(self: Resident, ids: Any, vectors: Any) -> None:
+        copied.append(len(ids))
+        add(self, ids, vectors)
+
+    monkeypatch.setattr(Resident, "_add", count)
+
+    def search(segments: list[Segment], removed: Any) -> None:
+        flat = FlatSearch(tmp_path, segments, DIM, removed, resident)
+        assert_same(
+            flat.search(QUERIES, 10),
+            FlatSearch(tmp_path, segments, DIM, removed).search(QUERIES, 10),
+        )
+
+    first = write(tmp_path, ids[:1000], "a")
+    search(first, ())
+    assert sum(copied) == 1000
+    more = write(tmp_path, ids[1000:1300], "b")  # added, and some removed
+    search(first + more, ids[:1000:3])
+    assert sum(copied) == 1300
+    live = np.setdiff1d(ids[:1300], ids[:1000:3])
+    search(write(tmp_path, live, "c"), ())  # compacted: other files, the same vectors
+    assert sum(copied) == 1300
+    search(write(tmp_path, live[-200:], "d"), ())  # so many removed that a fresh copy is better
+    assert sum(copied) == 1500
+
+
+def test_a_copy_waits_until_it_pays(tmp_path: Path) -> None:
+    device = FakeGpu()
+    flat = FlatSearch(
+        tmp_path, write(tmp_path, np.arange(N), "s"), DIM, resident=Resident(DIM, [device])
+    )
+    for i in range(WORTH - 1):
+        flat.search(QUERIES[i : i + 1], 3)
+    assert not device.made
+    flat.search(QUERIES[:1], 3)
+    assert device.made
+
+
+def test_without_room_the_cpu_answers_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    segments = write(tmp_path, np.arange(N), "s")
+    wanted = FlatSearch(tmp_path, segments, DIM).search(QUERIES, 3)
+    small = FakeGpu(memory=10**6)
+    flat = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, [FakeGpu(), small]))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert_same(flat.search(QUERIES, 3), wanted)
+    assert [r.message for r in caplog.records if "1,000,000 are free" in r.message] != []
+    assert len(caplog.records) == 1
+    assert not small.made
+
+
+def test_a_gpu_that_fails_leaves_it_to_the_cpu(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segments = write(tmp_path, np.arange(N), "s")
+    wanted = FlatSearch(tmp_path, segments, DIM).search(QUERIES, 3)
+    flat = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, fake_devices()))
+    assert_same(flat.search(QUERIES, 3), wanted)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("Error in CUDA:\\nout of memory")
+
+    monkeypatch.setattr(HalfIndex, "search", fail)
+    for _ in range(2):
+        assert_same(flat.search(QUERIES, 3), wanted)
+    assert [record.message for record in caplog.records if "cannot be used" in record.message]
+    assert len(caplog.records) == 1
+
+
+def test_threads_share_a_gpu(tmp_path: Path, devices: list[Any]) -> None:
+    segments = write(tmp_path, np.arange(N), "s")
+    wanted = FlatSearch(tmp_path, segments, DIM).search(QUERIES, 5)
+    flat = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, devices))
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            found = list(pool.map(lambda query: flat.search(query[None], 5), QUERIES))
+            np.testing.assert_array_equal(np.concatenate([ids for _, ids in found]), wanted[1])
+
+
+def test_without_faiss_gpu_there_are_no_gpus() -> None:
+    if hasattr(faiss(), "GpuIndexFlatIP"):
+        pytest.skip("faiss-gpu is installed")
+    assert gpus() == []
