@@ -281,7 +281,7 @@ def describe(lm: LanguageModel) -> str:
     words += [] if head.cap is None else ["soft-capped"]
     words += [] if getattr(head.module, "bias", None) is None else ["bias"]
     if head.hidden != lm.model.config.get_text_config().hidden_size:
-        words.append("projected")
+        words.append("other width")
     return ", ".join(words) or "linear"
 
 

@@ -61,12 +61,11 @@ def lds(
     config: SubsetConfig | None = None,
     vector: VectorConfig | None = None,
     recipes: Sequence[str] = RECIPES,
+    at: str = "tuned",
     gradient: bool = False,
     progress: Progress | None = None,
 ) -> Lds:
     """Returns the linear datamodeling scores of an index by every recipe, and of its rivals.
-
-    Influence is read from the model that was fine-tuned on all rows.
 
     Args:
         lm: the model that all fine-tuning begins with.
@@ -78,6 +77,7 @@ def lds(
         config: which rows they are fine-tuned on, and how.
         vector: how vectors are made, but for the recipe.
         recipes: names of recipes.
+        at: which model influence is read from: "tuned", on all rows, or "base", `lm` itself.
         gradient: also score by the gradients of the whole model, a backward pass a sample.
         progress: called as the work goes on.
 
@@ -99,7 +99,14 @@ def lds(
     methods = {
         name: Foretold(foretold(chosen @ scores.T, -measured))
         for name, scores in _methods(
-            tuned, rows, queries, format, vector, recipes, gradient, progress
+            tuned if at == "tuned" else lm,
+            rows,
+            queries,
+            format,
+            vector,
+            recipes,
+            gradient,
+            progress,
         )
     }
     return Lds(

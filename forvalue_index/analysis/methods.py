@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from forvalue_index.adding import Progress
 from forvalue_index.analysis.baselines import baselines
+from forvalue_index.analysis.decorrelate import decorrelated_scores
 from forvalue_index.analysis.exact import exact_scores
 from forvalue_index.analysis.gradients import gradient_scores
 from forvalue_index.config import FormatConfig, VectorConfig
@@ -40,6 +41,8 @@ def influences(
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yields the scores [q, n] of an index under every rank, by stored vectors and exact form.
 
+    And with what the samples have in common taken out, by stored vectors.
+
     Args:
         index: the index.
         queries: the q queries.
@@ -52,6 +55,7 @@ def influences(
     n_scored = np.array([item.n_scored for item in stored])
     for name, scores in ranks(index.scores(queries)[1], lengths, n_scored):
         yield f"stored {name}", scores
+    yield "stored decorrelated", decorrelated_scores(index, queries)
     if exact:
         true = exact_scores(index, queries, np.array([item.id for item in stored]), progress)
         for name, scores in ranks(true.scores, true.sample_lengths, n_scored):

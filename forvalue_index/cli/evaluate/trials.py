@@ -244,6 +244,13 @@ def select(
     multiple=True,
     help="To be compared; may be repeated.  [default: all]",
 )
+@click.option(
+    "--at",
+    type=click.Choice(["tuned", "base"]),
+    default="tuned",
+    show_default=True,
+    help="Influence is read from the model fine-tuned on all rows, or from the one before.",
+)
 @seed_option
 @gradient_option
 @plot_option
@@ -263,6 +270,7 @@ def lds(
     learning_rate: float,
     batch_size: int,
     recipes: tuple[str, ...],
+    at: str,
     seed: int,
     gradient: bool,
     plot: Path | None,
@@ -273,8 +281,7 @@ def lds(
 
     The model is fine-tuned on random subsets of the rows. For each target, the losses that they end
     with are ranked beside the summed influence of the rows they were trained on: the linear
-    datamodeling score, 1 for a perfect forecast, 0 for none. Influence is read from the model
-    fine-tuned on all rows.
+    datamodeling score, 1 for a perfect forecast, 0 for none.
 
     \b
     Example:
@@ -296,6 +303,7 @@ def lds(
             subsets=subsets,
             config=SubsetConfig(share, seed, TrainConfig(epochs, learning_rate, batch_size)),
             recipes=recipes or RECIPES,
+            at=at,
             gradient=gradient,
             progress=progress,
         )
