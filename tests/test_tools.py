@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+from bench_search import measure, write  # noqa: E402
 from make_facts import STYLES, make_study  # noqa: E402
 
 
@@ -39,3 +40,12 @@ def test_the_shipped_questions_are_about_the_shipped_rows() -> None:
         assert answers == {question["response"]}
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert size < 6e6
+
+
+def test_the_search_bench_measures_every_way(tmp_path: Path) -> None:
+    (tmp_path / "segments").mkdir()
+    sizes = [segment.ntotal for segment in write(tmp_path / "segments", 700, 8, 300)]
+    assert sizes == [300, 300, 100]
+    rows = measure(tmp_path, n=700, dim=32, batch=40, size=300, k=5, repeats=2)
+    assert {row["way"] for row in rows} >= {"forvalue", "faiss fp16", "faiss.knn", "numpy", "torch"}
+    assert all(0 < row["p50"] <= row["p95"] and row["batch_seconds"] > 0 for row in rows)

@@ -231,7 +231,7 @@ def measure(
         test, queries = texts(data / f"{task}_test.jsonl", folder, "test")
         same = np.array([[a["variation"] == b["variation"] for b in rows] for a in queries])
         taken: dict[str, list[tuple[Step, Step]]] = {}
-        found = []
+        found: list[dict[str, Any]] = []
         for turn in range(repeats):
             for number, peer in enumerate(peers(folder)):
                 some, whole = folder / f"few-{number}-{turn}", folder / f"all-{number}-{turn}"

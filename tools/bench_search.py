@@ -13,9 +13,10 @@ medians over the turns, so that what else the machine does meets them all alike.
 - knn: `faiss.knn` on float32 (twice the bytes); numpy, torch: a product with float32 vectors and
   the best of the scores.
 
-`single` is one query at a time, another one each time, p50 and p95; `batch` --batch queries in one
-call. `open` is the time to map the segments. On the GPU (--gpu) the same with resident vectors,
-against a read of the same bytes there.
+p50 and p95 are of one query at a time, another one each time; a batch is --batch queries in one
+call, and `/ single` its queries per second over those of one at a time. Where there are GPUs that
+FAISS can use, "forvalue on GPUs" has the vectors there; its `/ read` is against a sum of the same
+bytes on the first of them.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from rich.table import Table
 from forvalue_index.records import Segment
 from forvalue_index.search.backend import faiss
 from forvalue_index.search.flat import FlatSearch
+from forvalue_index.search.resident import WORTH, Resident, gpus
 from forvalue_index.search.segments import write_segment
 
 CHUNK = 8192
@@ -83,6 +85,12 @@ def readers(halves: NDArray[np.float16]) -> dict[str, Callable[[], object]]:
     }
 
 
+def gpu_reader(halves: NDArray[np.float16]) -> Callable[[], object]:
+    """Returns a way to read all bytes once on a GPU, and wait for it."""
+    tensor = torch.from_numpy(halves).to("cuda").view(torch.int32)
+    return lambda: tensor.amax().item()
+
+
 def competitors(halves: NDArray[np.float16], k: int) -> dict[str, Search]:
     """Returns name -> a plain search of the same vectors; float32 where it fits into memory."""
     lib = faiss()
@@ -120,13 +128,20 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Returns a row for each way to search, for one n and dim."""
     segments = write(folder, n, dim, size)
+    queries = np.random.default_rng(0).standard_normal((batch, dim), np.float32)
     halves = np.concatenate([vectors.astype(np.float16) for _, vectors in chunks(n, dim)])
     flat = FlatSearch(folder, segments, dim)
     opened = [seconds(lambda: FlatSearch(folder, segments, dim)) for _ in range(3)]
     ways: dict[str, Search] = {"forvalue": lambda q: flat.search(q, k)}
     ways |= competitors(halves, k)
-    reads = readers(halves)
-    queries = np.random.default_rng(0).standard_normal((batch, dim), np.float32)
+    reads, limits = readers(halves), {}
+    if gpus():
+        on_gpus = FlatSearch(folder, segments, dim, resident=Resident(dim, gpus()))
+        ways["forvalue on GPUs"] = lambda q: on_gpus.search(q, k)
+        on_gpus.search(queries[:WORTH], k)  # copies the vectors
+        read_there = gpu_reader(halves)
+        limits["forvalue on GPUs"] = float(np.median([seconds(read_there) for _ in range(9)]))
+        del read_there
     single: dict[str, list[float]] = {name: [] for name in ways}
     read: dict[str, list[float]] = {name: [] for name in reads}
     for turn in itertools.count(-1):  # the first turn only warms up
@@ -147,10 +162,10 @@ def measure(
                 "n": n,
                 "dim": dim,
                 "way": name,
-                "read_seconds": limit,
+                "read_seconds": limits.get(name, limit),
                 "p50": float(p50),
                 "p95": float(p95),
-                "ratio_to_read": float(p50) / limit,
+                "ratio_to_read": float(p50) / limits.get(name, limit),
                 "batch": batch,
                 "batch_seconds": together,
                 "batch_queries_per_second": batch / together,

@@ -92,9 +92,7 @@ def sample_losses(lm: LanguageModel, samples: Sequence[Sample]) -> NDArray[np.fl
     """Returns the mean negative log-likelihood of each sample's scored tokens, [n], in nats."""
     result = np.zeros(len(samples))
     budget = TOKEN_BUDGET["cuda" if lm.device.type == "cuda" else "cpu"]
-    for positions in plan_batches(
-        samples, budget, same_length=lm.length_matters, kind=lm.kind
-    ):
+    for positions in plan_batches(samples, budget, same_length=lm.length_matters, kind=lm.kind):
         batch = lm.collate(samples, positions).to(lm.device)
         with torch.no_grad():
             losses = token_losses(lm, batch).double()
