@@ -2,16 +2,20 @@
 
     rows -> checked -> those not there yet -> samples -> vectors -> store, chunk by chunk
 
+While a chunk is encoded, the samples of the next one are made and the last one is committed.
 Encoding never happens inside a transaction; how a chunk becomes part of the index is `store.py`'s.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from forvalue_index import upkeep
+from forvalue_index.ahead import ahead
 from forvalue_index.data.checking import CheckedRows, Rejects, chunks_of
 from forvalue_index.data.labels import RowFormatter
 from forvalue_index.data.rows import Rows
@@ -20,6 +24,8 @@ from forvalue_index.errors import InputError, KeyConflictError, RowError
 from forvalue_index.forward.fit import fit_vectoriser
 from forvalue_index.reading import Reader
 from forvalue_index.records import Encoded, Row, Sample
+from forvalue_index.store import Store
+from forvalue_index.workers import Workers
 
 CHUNK = 1024
 """Samples that are encoded, written and committed together: the steps at which a build resumes."""
@@ -51,9 +57,10 @@ def add(
     rejects: Rejects,
     progress: Progress | None,
     update: bool = False,
+    devices: Sequence[str] = (),
 ) -> AddReport:
     """Adds checked rows and returns what was done; see `InfluenceIndex.add`."""
-    store, format = reader.store, reader.config.format
+    store = reader.store
     wanted = checked.contents
     with store.lock():
         known = store.catalog.known(list(wanted))
@@ -66,32 +73,27 @@ def add(
         old = store.catalog.ids_of(changed)
         missing = {key for key in wanted if key not in known} | set(changed)
         total, before = len(missing), len(rejects)
-        ready = _fit(reader, rows, wanted, missing, rejects, progress) if missing else {}
         added, updated, truncated, tokens, retained = 0, 0, 0, 0, 0.0
-        for chunk in chunks_of(rows, missing, format, rejects, CHUNK):
-            samples = _samples(reader.formatter(), chunk, rejects)
-            if not samples:
-                continue
-            left = total - (len(rejects) - before)
 
-            def report(
-                done: int,
-                done_tokens: int,
-                added: int = added,
-                tokens: int = tokens,
-                left: int = left,
-            ) -> None:
-                if progress is not None:
-                    progress("encoding", added + done, left, tokens + done_tokens)
+        def report(done: int, done_tokens: int) -> None:
+            if progress is not None:
+                left = total - (len(rejects) - before)
+                progress("encoding", added + done, left, tokens + done_tokens)
 
-            encoded = reader.encode(samples, report, ready)
-            replaced = [old[sample.key] for sample in samples if sample.key in old]
-            store.commit(samples, encoded, replaced)
-            updated += len(replaced)
-            retained += sum(item.retained for item in encoded)
-            added += len(samples)
-            truncated += sum(sample.truncated for sample in samples)
-            tokens += sum(len(sample.input_ids) for sample in samples)
+        with ExitStack() as stack:
+            workers = stack.enter_context(Workers(reader, devices if missing else ()))
+            ready = _fit(reader, rows, wanted, missing, rejects, progress) if missing else {}
+            chunks = ahead(_prepared(reader, rows, missing, rejects))
+            stack.enter_context(closing(chunks))
+            commits = stack.enter_context(_Commits(store))
+            for samples, encoded in workers.encode(chunks, ready, report):
+                replaced = [old[sample.key] for sample in samples if sample.key in old]
+                commits.add(samples, encoded, replaced)
+                updated += len(replaced)
+                retained += sum(item.retained for item in encoded)
+                added += len(samples)
+                truncated += sum(sample.truncated for sample in samples)
+                tokens += sum(len(sample.input_ids) for sample in samples)
         if added:
             store.refresh()
             upkeep.extend(store)
@@ -116,6 +118,47 @@ def add(
         retained=retained / added if added else 1.0,
         expected=float(store.fingerprint["retained"]),
     )
+
+
+class _Commits:
+    """Commits chunks in their order, each in a thread while the next is encoded.
+
+    At the end of the `with` block all that were added are committed, or the error of the first
+    that was not is raised, and none after it was tried.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._pool = ThreadPoolExecutor(1, "commit")
+        self._last: Future[None] | None = None
+
+    def add(
+        self, samples: Sequence[Sample], encoded: Sequence[Encoded], replaced: Sequence[int]
+    ) -> None:
+        """Begins to commit a chunk, once the one before it is."""
+        self._wait()
+        self._last = self._pool.submit(self._store.commit, samples, encoded, replaced)
+
+    def __enter__(self) -> _Commits:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+        self._wait()
+
+    def _wait(self) -> None:
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+
+def _prepared(
+    reader: Reader, rows: Rows, missing: set[str], rejects: Rejects
+) -> Iterator[list[Sample]]:
+    """Yields the samples of the missing rows, a chunk at a time."""
+    for chunk in chunks_of(rows, missing, reader.config.format, rejects, CHUNK):
+        if samples := _samples(reader.formatter(), chunk, rejects):
+            yield samples
 
 
 def _fit(

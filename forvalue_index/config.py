@@ -10,7 +10,8 @@ from forvalue_index.errors import InputError
 
 RECIPES = ("balanced", "kfac", "raw")
 SKETCHES = ("block", "tensor")
-RANKS = ("dot", "cosine", "per-token")
+DERIVED_RANKS = ("dot", "cosine", "per-token")
+RANKS = (*DERIVED_RANKS, "decorrelated")  # a matter of the query: the index for dot serves it, too
 SCORES = ("response", "all")
 TRUNCATIONS = ("unscored", "start", "end")  # what goes first when a row is too long
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -11,10 +11,13 @@
     ├── SchemaError                 the catalogue's schema is not this version's
     ├── LockedError                 another process is writing
     ├── StorageError                the disk is full, or cannot be written
+    ├── WorkerError                 a process that has a device of its own died
     └── DependencyError             an optional package is missing
 
 A message says what happened, with both values, and what to do next.
 """
+
+from __future__ import annotations
 
 
 class ForvalueError(Exception):
@@ -32,6 +35,9 @@ class RowError(InputError):
         super().__init__(f"{source}: {reason}")
         self.source = source
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[RowError], tuple[str, str]]:
+        return RowError, (self.source, self.reason)  # from one process to another
 
 
 class KeyConflictError(ForvalueError):
@@ -64,6 +70,10 @@ class LockedError(ForvalueError):
 
 class StorageError(ForvalueError):
     """The disk is full, or a file cannot be written."""
+
+
+class WorkerError(ForvalueError):
+    """A process that has a device of its own died."""
 
 
 class DependencyError(ForvalueError):

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -44,6 +44,7 @@ from forvalue_index.search.factory import auto_factory
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.store import Store, migrate
 from forvalue_index.upkeep import CompactReport
+from forvalue_index.workers import settle_devices
 
 
 class InfluenceIndex:
@@ -105,7 +106,7 @@ class InfluenceIndex:
         config = IndexConfig(settings, format, vector or VectorConfig())
         store = Store.create(path, config, fingerprint(config, lm), catalog)
         index = cls(store, config, device)
-        index.reader.use(lm)
+        index.reader.use(lm, given=isinstance(model, LanguageModel))
         return index
 
     @classmethod
@@ -140,7 +141,7 @@ class InfluenceIndex:
         config = replace(store.config, model=settings)
         index = cls(store, config, device)
         if isinstance(model, LanguageModel):
-            index.reader.use(model)
+            index.reader.use(model, given=True)
         return index
 
     @classmethod
@@ -154,6 +155,7 @@ class InfluenceIndex:
         vector: VectorConfig | None = None,
         catalog: str | None = None,
         device: str | None = None,
+        devices: str | Sequence[str | int] | None = None,
         on_error: str = "stop",
         progress: Progress | None = None,
     ) -> tuple[InfluenceIndex, AddReport]:
@@ -164,6 +166,8 @@ class InfluenceIndex:
         again with the same settings. Arguments and errors are those of the two; without a
         `format`, the fields are guessed from the names that those of the first row have.
         """
+        names = settle_devices(devices) if devices is not None else []
+        device = names[0] if names else device
         path = Path(directory)
         existed, made = path.exists(), not is_index(path)
         if made:
@@ -182,7 +186,10 @@ class InfluenceIndex:
                 index._require_settings(format, vector)
                 wanted = check_rows(rows, format, rejects, progress)
             try:
-                return index, adding.add(index.reader, rows, wanted, rejects, progress)
+                if names:
+                    index.reader.move(names[0])
+                report = adding.add(index.reader, rows, wanted, rejects, progress, devices=names)
+                return index, report
             except BaseException:
                 if made:
                     with suppress(LockedError):  # another process has begun to fill it
@@ -219,6 +226,7 @@ class InfluenceIndex:
         update: bool = False,
         on_error: str = "stop",
         progress: Progress | None = None,
+        devices: str | Sequence[str | int] | None = None,
     ) -> AddReport:
         """Adds the rows that are not there yet, and returns what was done.
 
@@ -234,9 +242,14 @@ class InfluenceIndex:
             on_error: "stop" at the first row that cannot be used, or "skip" such rows: they are
                 written to rejects.jsonl in the index's directory, and counted.
             progress: called as the work goes on.
+            devices: encode on several: "0,1" or [0, 1] (GPUs), "all" (of them), or names such as
+                "cuda:1" and "cpu". Each but the first gets a process of its own; a script that
+                uses this needs `if __name__ == "__main__":` around what it does.
 
         Raises:
-            InputError: a file does not exist.
+            InputError: a file does not exist; or there are several devices, for a model that is
+                in memory already.
+            WorkerError: the process of a device died; what was committed stays.
             RowError: a row is not JSON, lacks a field, or holds nothing to score.
             KeyConflictError: a key stands in the input twice, or in the index with other content.
             FingerprintError: the model is not the one that the index was made with.
@@ -244,10 +257,13 @@ class InfluenceIndex:
             LockedError: another process is writing to the index.
             StorageError: the disk is full; what was committed stays.
         """
+        names = settle_devices(devices) if devices is not None else []
+        if names:
+            self.reader.move(names[0])
         rows = with_images(open_rows(data), self.config.format)
         with Rejects(on_error) as rejects:
             checked = check_rows(rows, self.config.format, rejects, progress)
-            return adding.add(self.reader, rows, checked, rejects, progress, update)
+            return adding.add(self.reader, rows, checked, rejects, progress, update, names)
 
     # -- asking --------------------------------------------------------------------------------
 

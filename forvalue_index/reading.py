@@ -29,11 +29,28 @@ class Reader:
         self.config = config
         self._device = device
         self._lm: LanguageModel | None = None
+        self._given = False  # whether the model was handed over, and not loaded by its name
+        self._encoder: Encoder | None = None
         self._vectoriser: Vectoriser | None = None
 
     def close(self) -> None:
         """Lets go of the model and the vectoriser."""
-        self._lm = self._vectoriser = None
+        self._lm = self._vectoriser = self._encoder = None
+
+    def move(self, device: str) -> None:
+        """Reads on another device from now on.
+
+        Raises:
+            InputError: the model was handed over, so that it is where it is.
+        """
+        if self._given:
+            raise InputError(
+                "a model that is in memory is on one device: name it by its path or hub id, so "
+                "that it can be loaded on others, or leave out the devices"
+            )
+        if device != self._device:
+            self.close()
+            self._device = device
 
     @property
     def lm(self) -> LanguageModel:
@@ -43,8 +60,8 @@ class Reader:
         assert self._lm is not None
         return self._lm
 
-    def use(self, lm: LanguageModel) -> None:
-        """Takes a loaded model for the index's own.
+    def use(self, lm: LanguageModel, *, given: bool = False) -> None:
+        """Takes a loaded model for the index's own; `given`: it is the caller's.
 
         Raises:
             FingerprintError: it is another one.
@@ -59,7 +76,7 @@ class Reader:
                 f"{self.store.directory} was made with another {' and '.join(differing)} than "
                 f"{lm.name} has ({details}): give the original with --model, or build a new index"
             )
-        self._lm = lm
+        self._lm, self._given = lm, given
 
     @property
     def vectoriser(self) -> Vectoriser:
@@ -101,31 +118,28 @@ class Reader:
         rows = [(f"sample {sample.key!r}", sample.row) for sample in stored.values()]
         return self.formatter().samples(rows)
 
-    def encode(
-        self,
-        samples: list[Sample],
-        report: Callable[[int, int], None] | None = None,
-        ready: dict[str, Encoded] | None = None,
-    ) -> list[Encoded]:
-        """Returns the vectors of samples, in order, those in `ready` (by key) as they are there.
+    @property
+    def encoder(self) -> Encoder:
+        """What runs the model; it remembers which batches fit into the memory."""
+        if self._encoder is None:
+            self._encoder = Encoder(self.lm)
+        return self._encoder
 
-        `report` gets the samples and tokens done.
-        """
-        ready = ready or {}
-        encoded = [ready.get(sample.key) for sample in samples]
-        open_places = [i for i, item in enumerate(encoded) if item is None]
-        done = len(samples) - len(open_places)
-        tokens = sum(len(s.input_ids) for s in samples if s.key in ready)
-        rest = [samples[i] for i in open_places]
-        for batch in Encoder(self.lm).encode(rest, self.vectoriser):
+    def encode(
+        self, samples: list[Sample], report: Callable[[int, int], None] | None = None
+    ) -> list[Encoded]:
+        """Returns the vectors of samples, in order; `report` gets the samples and tokens done."""
+        encoded: list[Encoded | None] = [None] * len(samples)
+        done = tokens = 0
+        for batch in self.encoder.encode(samples, self.vectoriser):
             for position, item in batch:
-                encoded[open_places[position]] = item
-                tokens += len(rest[position].input_ids)
+                encoded[position] = item
+                tokens += len(samples[position].input_ids)
             done += len(batch)
             if report is not None:
                 report(done, tokens)
-        if report is not None:
-            report(done, tokens)
+        if report is not None and not samples:
+            report(0, 0)
         return [item for item in encoded if item is not None]
 
     def vectors(self, samples: list[Sample]) -> NDArray[np.float32]:
@@ -134,7 +148,7 @@ class Reader:
 
     def influence(self, queries: list[Sample], samples: list[Sample]) -> NDArray[np.float32]:
         """Returns the exact influence of samples on queries [q, n], by running both forward."""
-        return Encoder(self.lm).influence(queries, samples, self.vectoriser.parts)
+        return self.encoder.influence(queries, samples, self.vectoriser.parts)
 
     def exact(self, queries: list[Sample], samples: list[Sample], rank: str) -> NDArray[np.float64]:
         """Returns the exact scores of samples under a rank, [queries, samples]."""
@@ -144,7 +158,7 @@ class Reader:
         lengths = []
         for side in (queries, samples):
             if rank == "cosine":
-                squares = Encoder(self.lm).self_influence(side, self.vectoriser.parts)
+                squares = self.encoder.self_influence(side, self.vectoriser.parts)
                 lengths.append(np.sqrt(np.maximum(squares.astype(np.float64), 1e-60)))
             else:
                 lengths.append(np.array([sample.n_scored for sample in side], dtype=np.float64))

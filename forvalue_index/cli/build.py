@@ -11,6 +11,7 @@ from forvalue_index.cli import render
 from forvalue_index.cli.options import (
     data_options,
     device_option,
+    devices_option,
     format_for,
     format_options,
     index_option,
@@ -81,6 +82,7 @@ from forvalue_index.config import RECIPES, SKETCHES, ModelConfig, VectorConfig
 )
 @on_error_option
 @device_option
+@devices_option
 def build(
     data: tuple[str, ...],
     directory: Path,
@@ -98,6 +100,7 @@ def build(
     catalog: str | None,
     on_error: str,
     device: str | None,
+    devices: str | None,
 ) -> None:
     """Build an index of training rows: files, patterns, a data set folder, or a hub id.
 
@@ -114,7 +117,7 @@ def build(
       forvalue build "data/train-*.parquet" --index my.index --model my-model --on-error skip
       forvalue build reviews.csv --index my.index --model my-classifier \\
         --text-field review --label-field stars
-      forvalue build org/data-set --split train --index my.index --model my-model
+      forvalue build org/data-set --split train --index my.index --model my-model --devices all
     """
     from forvalue_index.data.readers import open_rows
     from forvalue_index.index import InfluenceIndex
@@ -130,6 +133,7 @@ def build(
             vector=VectorConfig(recipe, dim, sketch, sketch_dim, fit_samples, seed),
             catalog=catalog,
             device=device,
+            devices=devices,
             on_error=on_error,
             progress=progress,
         )
@@ -146,6 +150,7 @@ def build(
 @on_error_option
 @model_option
 @device_option
+@devices_option
 @trust_option
 def add(
     data: tuple[str, ...],
@@ -157,6 +162,7 @@ def add(
     on_error: str,
     model: str | None,
     device: str | None,
+    devices: str | None,
     trust_remote_code: bool,
 ) -> None:
     """Add rows to an index; those that are there already cost no forward pass.
@@ -178,5 +184,7 @@ def add(
         ) as index,
         build_progress() as progress,
     ):
-        report = index.add(rows, update=update, on_error=on_error, progress=progress)
+        report = index.add(
+            rows, update=update, on_error=on_error, progress=progress, devices=devices
+        )
     render.added(directory, report)

@@ -35,7 +35,15 @@ index_option = click.option(
     help="Directory of the index.",
 )
 device_option = click.option(
-    "--device", metavar="NAME", help="cpu, cuda or cuda:N.  [default: cuda if there is one]"
+    "--device",
+    metavar="NAME",
+    help="cpu, cuda, cuda:N; or auto: all that there are, for a model too big for one.  "
+    "[default: cuda if there is one]",
+)
+devices_option = click.option(
+    "--devices",
+    metavar="LIST",
+    help="Encode on several, a process each: 0,1 (GPUs), all (GPUs), or names.",
 )
 model_option = click.option(
     "--model", metavar="PATH", help="Where the model is now, if it has moved since the build."

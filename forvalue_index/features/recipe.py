@@ -8,6 +8,7 @@ What it learned from a part of the training set is in its tensors, which belong 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import ClassVar, Self
 
 import torch
@@ -93,11 +94,10 @@ class Kfac(Recipe):
 
     def __call__(self, tokens: TokenFactors) -> TokenFactors:
         """Returns the factors, each multiplied by the inverse root of its curvature."""
-        return TokenFactors(
-            tokens.hidden @ self.tensors["whitening"],
-            tokens.errors * self.tensors["error_scale"],
-            tokens.owner,
-            tokens.n_samples,
+        return replace(
+            tokens,
+            hidden=tokens.hidden @ self.tensors["whitening"],
+            errors=tokens.errors * self.tensors["error_scale"],
         )
 
 
@@ -128,9 +128,7 @@ class Balanced(Recipe):
         """
         hidden = torch.nn.functional.normalize(tokens.hidden @ self.tensors["whitening"], dim=1)
         norms = torch.linalg.vector_norm(tokens.errors, dim=1, keepdim=True)  # [n, 1]
-        return TokenFactors(
-            hidden / (norms + ERROR_FLOOR), tokens.errors, tokens.owner, tokens.n_samples
-        )
+        return replace(tokens, hidden=hidden / (norms + ERROR_FLOOR))
 
 
 RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (Raw, Kfac, Balanced)}

@@ -118,9 +118,8 @@ class BlockSketch(Sketch):
         if "directions" in self.tensors:
             hidden = hidden @ self.tensors["directions"]
         hidden = hidden[:, self.tensors["orders"]] * self.tensors["order_signs"]  # [n, slots, d]
-        owners, counts = torch.unique_consecutive(tokens.owner, return_counts=True)
         start = 0
-        for owner, count in zip(owners.tolist(), counts.tolist(), strict=True):
+        for owner, count in tokens.runs():
             part = slice(start, start + count)
             state[owner].addmm_(errors[part].flatten(0, 1).T, hidden[part].flatten(0, 1))
             start += count

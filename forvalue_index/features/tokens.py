@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 
@@ -25,6 +26,18 @@ class TokenFactors:
     errors: Tensor  # [n, v] float32, onehot(target) - softmax(logits), through the logits' chain
     owner: Tensor  # [n] int64, which sample (0 .. n_samples - 1) a token belongs to
     n_samples: int
+    known_runs: list[tuple[int, int]] | None = None
+    """What `runs` returns, where the host knows it."""
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Returns the samples in the order of their tokens, each with the number of its tokens.
+
+        What is not known has to be fetched from the device.
+        """
+        if self.known_runs is not None:
+            return self.known_runs
+        owners, counts = torch.unique_consecutive(self.owner, return_counts=True)
+        return list(zip(owners.tolist(), counts.tolist(), strict=True))
 
 
 Transform: TypeAlias = Callable[[TokenFactors], TokenFactors]

@@ -22,6 +22,13 @@ class Batch:
     predictors: Tensor  # [n] int64, indices into the flattened states: what a target is read from
     targets: Tensor  # [n] int64, the tokens or classes that are scored
     owner: Tensor  # [n] int64, the sample (0 .. b - 1) that each belongs to
+    counts: list[int]  # [b], how many targets each sample has: what `owner` says, on the host
+
+    def runs(self, part: slice) -> list[tuple[int, int]]:
+        """Returns the samples that a part of the targets belongs to, each with its number there."""
+        owner = np.repeat(np.arange(len(self.counts)), self.counts)[part]
+        samples, counts = np.unique(owner, return_counts=True)
+        return list(zip(samples.tolist(), counts.tolist(), strict=True))
 
     def to(self, device: torch.device) -> Batch:
         """Returns the batch on `device`."""
@@ -38,6 +45,7 @@ class Batch:
             change(self.predictors),
             change(self.targets),
             change(self.owner),
+            self.counts,
         )
 
 
@@ -88,6 +96,7 @@ def collate(samples: Sequence[Sample], positions: list[int]) -> Batch:
         torch.from_numpy(np.concatenate(predictors)),
         torch.from_numpy(np.concatenate(targets)),
         torch.from_numpy(np.concatenate(owner)),
+        list(map(len, targets)),
     )
 
 

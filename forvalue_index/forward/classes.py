@@ -64,6 +64,7 @@ class ClassInputs:
             rows if self.pool == "before" else rows * length + places,
             torch.tensor([sample.label for sample in members]),
             rows,
+            [1] * len(members),
         )
 
     def _place(self, ids: Any) -> int:

@@ -1,31 +1,66 @@
 """Samples through the model: to vectors, or to the exact factors of their tokens.
 
 The hidden states of a batch are computed once; the unembedding is applied to the scored positions
-only, a chunk at a time, so that no batch x tokens x vocabulary tensor ever exists.
+only, a chunk at a time, so that no batch x tokens x vocabulary tensor ever exists. The next batch
+is put together in a thread while the model reads one, and a GPU is given the next one before the
+results of the last are fetched. Where memory runs out, batches become smaller and the work goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from forvalue_index.ahead import ahead
 from forvalue_index.errors import ModelError
 from forvalue_index.features.closed_form import influence, self_influence
 from forvalue_index.features.tokens import TokenFactors, Transform
 from forvalue_index.features.vectoriser import Vectoriser
-from forvalue_index.forward.batching import plan_batches
+from forvalue_index.forward.batching import Batch, plan_batches
 from forvalue_index.forward.head import hidden_states
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Encoded, Sample
 
-TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens of a batch, padding included
+TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens of a batch, padding included, at most
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}  # of one float32 chunk of errors, at most
 CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}  # of a chunk, at most; on a CPU it should stay in cache
+SMALLEST_CHUNK = 16  # tokens; a GPU or CPU that has no room for their logits is not for the model
 FACTOR_BYTES = 128 << 20  # of the errors of one group of samples, where they are needed exactly
+STATES = 64
+"""Numbers of the hidden size that a forward pass has of each token at a time, roughly and with room
+to spare: a first guess that an out-of-memory error corrects."""
+NO_ROOM = "DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"
+"""What is in the message of a RuntimeError that means that there is no memory."""
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class _Fetch:
+    """A result on its way from the device, [b, width] float32; a CPU's is there at once."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values.to("cpu", non_blocking=True)
+        self._done: Any = None
+        if values.is_cuda:
+            self._done = torch.cuda.Event()
+            self._done.record(torch.cuda.current_stream(values.device))
+
+    def get(self) -> NDArray[np.float32]:
+        """Returns it, once it is there: what the device was given later is not waited for."""
+        if self._done is not None:
+            self._done.synchronize()
+        values: NDArray[np.float32] = self._values.numpy()
+        return values
 
 
 class Encoder:
@@ -33,9 +68,9 @@ class Encoder:
 
     def __init__(self, lm: LanguageModel, token_budget: int | None = None) -> None:
         self._lm = lm
-        kind = "cuda" if lm.device.type == "cuda" else "cpu"
-        self.token_budget = token_budget or TOKEN_BUDGET[kind]
-        self._chunk = min(CHUNK_TOKENS[kind], max(1, CHUNK_BYTES[kind] // (4 * lm.head.vocabulary)))
+        tokens, chunk = _room(lm)
+        self.token_budget = token_budget or tokens
+        self._chunk = chunk
 
     def encode(
         self, samples: Sequence[Sample], vectoriser: Vectoriser
@@ -45,25 +80,39 @@ class Encoder:
         A sample's vector depends on the sample alone, up to float32 rounding.
 
         Raises:
-            ModelError: the model gives NaN or infinity for a sample.
+            ModelError: the model gives NaN or infinity for a sample, or one alone is too long for
+                the memory.
         """
-        for positions in self._batches(samples, self.token_budget):
-            state = vectoriser.zeros(len(positions))
-            losses = torch.zeros(len(positions), device=self._lm.device)
+
+        def work(batch: Batch) -> _Fetch:
+            state, losses = vectoriser.zeros(len(batch.positions)), self._no_losses(batch)
             for number in range(len(self._lm.checkpoints)):
-                for tokens, token_losses in self._chunks(samples, positions, number):
+                hidden = self._hidden(batch, number)
+                for tokens in self._chunks(batch, hidden, number, losses):
                     vectoriser.update(state, tokens, number)
-                    losses.index_add_(0, tokens.owner, token_losses)
-            losses /= len(self._lm.checkpoints)
             vectors, retained = vectoriser.finish(state)
-            members = [samples[i] for i in positions]
-            yield self._finish(members, positions, vectors, retained, losses)
+            norms = torch.linalg.vector_norm(vectors, dim=1)
+            figures = torch.stack([losses.float(), norms, retained], dim=1)  # [b, 3]
+            return _Fetch(torch.cat([vectors, figures], dim=1))
+
+        before: tuple[Batch, _Fetch] | None = None
+        for made in self._each(samples, work):
+            if before is not None:
+                yield self._finished(samples, *before)
+            before = made
+        if before is not None:
+            yield self._finished(samples, *before)
 
     def tokens(self, samples: Sequence[Sample], checkpoint: int = 0) -> Iterator[TokenFactors]:
-        """Yields the factors of all scored tokens, a chunk at a time, in no order of samples."""
-        for positions in self._batches(samples, self.token_budget):
-            for tokens, _ in self._chunks(samples, positions, checkpoint):
-                yield tokens
+        """Yields the factors of all scored tokens, a chunk at a time, in no order of samples.
+
+        Raises:
+            ModelError: as in `encode`; after the last chunk of a batch with NaN or infinity.
+        """
+        for batch, hidden in self._each(samples, partial(self._hidden, checkpoint=checkpoint)):
+            losses = self._no_losses(batch)
+            yield from self._chunks(batch, hidden, checkpoint, losses)
+            _require_finite(samples, batch, losses.cpu().numpy())
 
     def factors(
         self,
@@ -77,18 +126,22 @@ class Encoder:
         `part` is what is done to them: a recipe, or a vectoriser's part for the checkpoint.
         Memory: a group's scored tokens times the vocabulary in float32, about `n_bytes`.
         """
-        budget = min(self.token_budget, max(1, n_bytes // (4 * self._lm.head.vocabulary)))
-        for positions in self._batches(samples, budget):
-            chunks = [part(tokens) for tokens, _ in self._chunks(samples, positions, checkpoint)]
-            yield (
-                positions,
-                TokenFactors(
-                    torch.cat([chunk.hidden for chunk in chunks]),
-                    torch.cat([chunk.errors for chunk in chunks]),
-                    torch.cat([chunk.owner for chunk in chunks]),
-                    len(positions),
-                ),
+
+        def work(batch: Batch) -> tuple[TokenFactors, Tensor]:
+            hidden, losses = self._hidden(batch, checkpoint), self._no_losses(batch)
+            chunks = [part(tokens) for tokens in self._chunks(batch, hidden, checkpoint, losses)]
+            tokens = TokenFactors(
+                torch.cat([chunk.hidden for chunk in chunks]),
+                torch.cat([chunk.errors for chunk in chunks]),
+                torch.cat([chunk.owner for chunk in chunks]),
+                len(batch.positions),
             )
+            return tokens, losses
+
+        limit = max(1, n_bytes // (4 * self._lm.head.vocabulary))
+        for batch, (tokens, losses) in self._each(samples, work, limit):
+            _require_finite(samples, batch, losses.cpu().numpy())
+            yield batch.positions, tokens
 
     def influence(
         self, queries: Sequence[Sample], samples: Sequence[Sample], parts: Sequence[Transform]
@@ -117,81 +170,178 @@ class Encoder:
 
     def losses(self, samples: Sequence[Sample]) -> NDArray[np.float64]:
         """Returns the mean negative log-likelihood of each sample's scored tokens, [n] nats."""
-        result = np.zeros(len(samples))
-        for positions in self._batches(samples, self.token_budget):
+
+        def work(batch: Batch) -> Tensor:
+            losses = self._no_losses(batch)
             for number in range(len(self._lm.checkpoints)):
-                for tokens, token_losses in self._chunks(samples, positions, number):
-                    own = np.bincount(
-                        tokens.owner.cpu(), token_losses.double().cpu(), len(positions)
-                    )
-                    result[positions] += own
-        scored = np.array([sample.n_scored for sample in samples])
-        means: NDArray[np.float64] = result / np.maximum(scored, 1) / len(self._lm.checkpoints)
-        return means
+                for _ in self._chunks(batch, self._hidden(batch, number), number, losses):
+                    pass
+            return losses
+
+        result = np.zeros(len(samples))
+        for batch, losses in self._each(samples, work):
+            result[batch.positions] = losses.cpu().numpy()
+            _require_finite(samples, batch, result[batch.positions])
+        return result
 
     def states(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
         """Returns the mean of the states that predict each sample's scored tokens, [n, hidden].
 
         The unembedding is not applied. Of several checkpoints the first one is read.
         """
+
+        def work(batch: Batch) -> Tensor:
+            hidden = self._hidden(batch, 0).float()
+            total = hidden.new_zeros(len(batch.positions), hidden.shape[1])
+            return total.index_add_(0, batch.owner, hidden)
+
         result = np.zeros((len(samples), self._lm.head.hidden), np.float32)
-        head = self._lm.activate(0)
-        for positions in self._batches(samples, self.token_budget):
-            batch = self._lm.collate(samples, positions).to(self._lm.device)
-            states = hidden_states(self._lm.model, head, batch.inputs)
-            hidden = states.reshape(-1, states.shape[-1])[batch.predictors].float()
-            total = hidden.new_zeros(len(positions), hidden.shape[1])
-            total.index_add_(0, batch.owner, hidden)
-            counts = torch.bincount(batch.owner, minlength=len(positions))[:, None]
-            result[positions] = (total / counts).cpu().numpy()
+        for batch, total in self._each(samples, work):
+            counts = np.array(batch.counts, dtype=np.float32)[:, None]
+            result[batch.positions] = total.cpu().numpy() / counts
         return result
+
+    def _each(
+        self, samples: Sequence[Sample], work: Callable[[Batch], T], limit: int = sys.maxsize
+    ) -> Iterator[tuple[Batch, T]]:
+        """Yields batches of all samples, with what `work` makes of each.
+
+        A batch that does not fit into the memory is tried again in smaller ones.
+
+        Raises:
+            ModelError: not even one sample fits.
+        """
+        left = list(range(len(samples)))
+        while left:
+            done: set[int] = set()
+            groups = self._batches([samples[i] for i in left], min(limit, self.token_budget))
+            planned = (self._collated(samples, [left[i] for i in group]) for group in groups)
+            with closing(ahead(planned)) as batches:
+                for batch in batches:
+                    made = self._attempt(work, batch)
+                    if made is None:
+                        self._shrink(samples, batch)
+                        break
+                    done.update(batch.positions)
+                    yield made
+            left = [i for i in left if i not in done]
 
     def _batches(self, samples: Sequence[Sample], token_budget: int) -> list[list[int]]:
         return plan_batches(
             samples, token_budget, same_length=self._lm.length_matters, kind=self._lm.kind
         )
 
-    def _chunks(
-        self, samples: Sequence[Sample], positions: list[int], checkpoint: int
-    ) -> Iterator[tuple[TokenFactors, Tensor]]:
-        """Yields the factors and losses of a batch's scored tokens, a chunk at a time.
+    def _collated(self, samples: Sequence[Sample], positions: list[int]) -> Batch:
+        batch = self._lm.collate(samples, positions)
+        return batch.pin_memory() if self._lm.device.type == "cuda" else batch
+
+    def _attempt(self, work: Callable[[Batch], T], batch: Batch) -> tuple[Batch, T] | None:
+        """Returns the batch on the device and what `work` makes of it; None: there is no room."""
+        try:
+            batch = batch.to(self._lm.device)
+            return batch, work(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+        # Here, with the error, all is gone that was in memory.
+        if self._lm.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _shrink(self, samples: Sequence[Sample], batch: Batch) -> None:
+        """Halves what is done at a time, after a batch that did not fit.
 
         Raises:
-            ModelError: the model gives NaN or infinity for a sample.
+            ModelError: it is little already.
         """
-        batch = self._lm.collate(samples, positions).to(self._lm.device)
+        n_tokens = batch.inputs["input_ids"].numel()
+        if len(batch.positions) > 1:
+            self.token_budget = n_tokens // 2
+        elif self._chunk > SMALLEST_CHUNK:
+            self._chunk //= 2
+        else:
+            sample = samples[batch.positions[0]]
+            raise ModelError(
+                f"{sample.source}: sample {sample.key!r} of {n_tokens} tokens does not fit into "
+                f"the memory of {self._lm.device}: use a smaller --max-length, or --device auto"
+            )
+        log.info("out of memory at %d tokens; budget %d now", n_tokens, self.token_budget)
+
+    def _hidden(self, batch: Batch, checkpoint: int) -> Tensor:
+        """Returns the states that the batch's targets are read from, [n, d], in the model's dtype.
+
+        The checkpoint is active afterwards.
+        """
         head = self._lm.activate(checkpoint)
         states = hidden_states(self._lm.model, head, batch.inputs)
-        hidden = states.reshape(-1, states.shape[-1])[batch.predictors]  # [n, d]
+        return states.reshape(-1, states.shape[-1])[batch.predictors]
+
+    def _chunks(
+        self, batch: Batch, hidden: Tensor, checkpoint: int, losses: Tensor
+    ) -> Iterator[TokenFactors]:
+        """Yields the factors of a batch's scored tokens, a chunk at a time.
+
+        `losses` [b] grow by their share of the mean over each sample's tokens and checkpoints.
+        """
+        lm = self._lm
+        share = 1 / (len(lm.checkpoints) * torch.tensor(batch.counts, dtype=torch.float64))
+        share = share.to(hidden.device, non_blocking=True)
         for start in range(0, len(hidden), self._chunk):
             part = slice(start, start + self._chunk)
+            owner = batch.owner[part]
             with torch.no_grad():
-                errors, losses = head.errors(hidden[part], batch.targets[part])
-            bad = ~torch.isfinite(losses)
-            if bad.any():
-                sample = samples[batch.positions[int(batch.owner[part][bad][0])]]
-                raise ModelError(
-                    f"{sample.source}: the model gives NaN or infinity for sample {sample.key!r}; "
-                    "check its weights, or try --dtype float32"
+                errors, own = lm.checkpoints[checkpoint].head.errors(
+                    hidden[part], batch.targets[part]
                 )
-            tokens = TokenFactors(
-                hidden[part].float(), errors, batch.owner[part], len(batch.positions)
+            losses.index_add_(0, owner, own * share[owner])
+            yield TokenFactors(
+                hidden[part].float(), errors, owner, len(batch.positions), batch.runs(part)
             )
-            yield tokens, losses
 
-    def _finish(
-        self,
-        samples: list[Sample],
-        positions: list[int],
-        vectors: Tensor,
-        retained: Tensor,
-        losses: Tensor,
+    def _no_losses(self, batch: Batch) -> Tensor:
+        return torch.zeros(len(batch.positions), dtype=torch.float64, device=self._lm.device)
+
+    def _finished(
+        self, samples: Sequence[Sample], batch: Batch, fetch: _Fetch
     ) -> list[tuple[int, Encoded]]:
-        norms = torch.linalg.vector_norm(vectors, dim=1).tolist()
-        arrays = vectors.cpu().numpy()
-        means = (losses.cpu() / torch.tensor([sample.n_scored for sample in samples])).tolist()
-        kept = retained.cpu().tolist()
+        values = fetch.get()
+        vectors, (losses, norms, retained) = values[:, :-3], values[:, -3:].T
+        _require_finite(samples, batch, losses)
         return [
-            (position, Encoded(arrays[row], means[row], norms[row], kept[row]))
-            for row, position in enumerate(positions)
+            (position, Encoded(vectors[row], float(losses[row]), float(norms[row]), float(kept)))
+            for row, (position, kept) in enumerate(zip(batch.positions, retained, strict=True))
         ]
+
+
+def _room(lm: LanguageModel) -> tuple[int, int]:
+    """Returns the tokens of a batch and of a chunk of logits that there should be memory for."""
+    kind = "cuda" if lm.device.type == "cuda" else "cpu"
+    tokens, n_bytes = TOKEN_BUDGET[kind], CHUNK_BYTES[kind]
+    if kind == "cuda":
+        free = torch.cuda.mem_get_info(lm.device)[0]
+        free += torch.cuda.memory_reserved(lm.device) - torch.cuda.memory_allocated(lm.device)
+        token = STATES * lm.head.hidden * lm.model.dtype.itemsize
+        tokens, n_bytes = min(tokens, max(1, free // (2 * token))), min(n_bytes, free // 32)
+    chunk = min(CHUNK_TOKENS[kind], n_bytes // (4 * lm.head.vocabulary))
+    return tokens, max(SMALLEST_CHUNK, chunk)
+
+
+def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in NO_ROOM)
+
+
+def _require_finite(samples: Sequence[Sample], batch: Batch, losses: NDArray[Any]) -> None:
+    """Makes sure that the model made sense of every sample of a batch; `losses` [b].
+
+    Raises:
+        ModelError: of one it did not.
+    """
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad):
+        sample = samples[batch.positions[bad[0]]]
+        raise ModelError(
+            f"{sample.source}: the model gives NaN or infinity for sample {sample.key!r}; "
+            "check its weights, or try --dtype float32"
+        )

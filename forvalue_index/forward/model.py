@@ -119,7 +119,7 @@ def load_model(config: ModelConfig, device: str | None = None) -> LanguageModel:
     Raises:
         ModelError: there is no such model, it cannot be read, or its head is not understood.
     """
-    model, tokenizer, processor = load_pretrained(config, _device(device))
+    model, tokenizer, processor = load_pretrained(config, find_device(device))
     adapters = no_adapters()
     if config.adapters:
         model, adapters = load_adapters(model, config.adapters, config.adapter_weights)
@@ -166,7 +166,12 @@ def wrap_model(
     )
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
+    """Returns a device by its name (default: CUDA if there is one).
+
+    Raises:
+        ModelError: it is not there.
+    """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
