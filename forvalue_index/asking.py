@@ -54,6 +54,18 @@ def query(
     return reader.store.answer(ask)
 
 
+def scores(
+    reader: Reader, samples: list[Sample], rank: str
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Returns the ids of all training samples and their scores; see `InfluenceIndex.scores`."""
+    vectors, store = reader.vectors(samples), reader.store
+    ids, found = store.answer(
+        lambda: store.flat.scores(store.turned(vectors, rank), weights=store.weights(rank))
+    )
+    weights = _query_weights(reader, samples, vectors, rank).astype(np.float32)
+    return ids, found * weights[:, None]
+
+
 def _query_weights(
     reader: Reader, samples: list[Sample], vectors: NDArray[np.float32], rank: str
 ) -> NDArray[np.float64]:

@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from forvalue_index import adding, asking, explaining, responding, upkeep
 from forvalue_index.adding import AddReport, Progress
 from forvalue_index.catalog.catalog import Catalog
-from forvalue_index.config import RANKS, FormatConfig, IndexConfig, ModelConfig, VectorConfig
+from forvalue_index.config import (
+    PAIR_RANKS,
+    FormatConfig,
+    IndexConfig,
+    ModelConfig,
+    VectorConfig,
+    check_rank,
+)
 from forvalue_index.data.checking import Rejects, check_rows
 from forvalue_index.data.columns import guess_format
 from forvalue_index.data.formatting import settled
@@ -167,6 +174,8 @@ class InfluenceIndex:
         `format`, the fields are guessed from the names that those of the first row have.
         """
         names = settle_devices(devices) if devices is not None else []
+        if names and device is not None:
+            raise InputError("give a device or devices, not both")
         device = names[0] if names else device
         path = Path(directory)
         existed, made = path.exists(), not is_index(path)
@@ -289,26 +298,26 @@ class InfluenceIndex:
                 samples, such as `respond` and `part` return.
             k: hits per query.
             opponents: return those that most lowered it instead, the most harmful first.
-            rank: "dot", the influence; "cosine", free of how large both gradients are; or
-                "per-token", the influence over the scored tokens of both.
+            rank: "dot", the influence; "cosine", free of how large both gradients are;
+                "per-token", the influence over the scored tokens of both; or "decorrelated", the
+                influence with what many samples share damped (`search/decorrelate.py`).
             where: conditions on the rows' fields, such as "source=math"; all must hold.
             exact: run the best candidates forward again, and rank and score them by the exact form
-                of the recipe.
+                of the recipe; "decorrelated" has none.
             candidates: how many are run; default: 10 k.
             flat: compare every vector, even when there is a derived index (see `optimize`).
             format: how queries become tokens, if not as the index's rows do.
 
         Raises:
-            InputError: k is not positive, there is no query, a file does not exist, or a condition
-                cannot be read.
+            InputError: k is not positive, there is no query, a file does not exist, a condition
+                cannot be read, or the rank is not known or has no exact form.
             RowError: a query lacks a field or holds nothing to score.
             FingerprintError: the model is not the one that the index was made with.
             CorruptIndexError: a segment is not what was committed.
         """
         if k < 1:
             raise InputError(f"k is {k}, but it counts hits: use 1 or more")
-        if rank not in RANKS:
-            raise InputError(f"rank {rank!r} is not one of {', '.join(RANKS)}")
+        check_rank(rank, exact=exact)
         return asking.query(
             self.reader,
             self.samples(data, format),
@@ -417,14 +426,16 @@ class InfluenceIndex:
         """Returns the vectors of samples, [n, dim] float32, in the scale that is stored."""
         return self.reader.vectors(samples)
 
-    def scores(self, samples: list[Sample]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Returns the ids of all training samples [n] and their influence on queries [q, n].
+    def scores(
+        self, samples: list[Sample], rank: str = "dot"
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Returns the ids of all training samples [n] and their scores for queries [q, n].
 
-        As the stored vectors have it; see `influence` for the exact form.
+        Under the rank "dot" these are influence. As the stored vectors have it; see `influence`
+        for the exact form.
         """
-        vectors = self.vectors(samples)
-        ids, scores = self.store.answer(lambda: self.flat.scores(vectors))
-        return ids, scores / np.float32(self.vectoriser.scale**2)
+        check_rank(rank)
+        return asking.scores(self.reader, samples, rank)
 
     def influence(self, queries: list[Sample], samples: list[Sample]) -> NDArray[np.float32]:
         """Returns the exact influence of samples on queries [q, n], by running both forward."""
@@ -520,14 +531,20 @@ class InfluenceIndex:
         Args:
             factory: a FAISS factory string, such as "IVF1024,SQ8"; default: what suits the number
                 of samples, their vectors and the memory.
-            rank: as in `query`.
+            rank: as in `query`; the index for "dot" also serves "decorrelated".
             memory: bytes that it may take; default: half of what the machine has.
             progress: called with a stage, steps done and steps in all.
 
         Raises:
-            InputError: FAISS does not know the factory, or there are too few samples for it.
+            InputError: FAISS does not know the factory, there are too few samples for it, or the
+                rank has no derived index of its own.
             LockedError: another process is writing to the index.
         """
+        if rank not in PAIR_RANKS:
+            raise InputError(
+                f"rank {rank!r} has no derived index: make one for {', '.join(PAIR_RANKS)}; "
+                "that for dot also serves decorrelated"
+            )
         reason = "it was asked for"
         if factory is None:
             machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from forvalue_index.catalog import migrations
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.lock import WriterLock
-from forvalue_index.config import IndexConfig
+from forvalue_index.config import PAIR_RANKS, IndexConfig
 from forvalue_index.directory import (
     CATALOG,
     CATALOG_URL,
@@ -46,6 +46,7 @@ from forvalue_index.errors import (
     InputError,
 )
 from forvalue_index.records import Encoded, Sample, StoredSample
+from forvalue_index.search.decorrelate import decorrelation
 from forvalue_index.search.derived import (
     DerivedInfo,
     DerivedSearch,
@@ -73,6 +74,7 @@ class View:
     flat: FlatSearch
     weights: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # rank -> [ntotal]
     derived: dict[str, DerivedSearch | None] = field(default_factory=dict)  # rank -> if any
+    turns: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # rank -> [dim, dim]
 
 
 class Store:
@@ -297,7 +299,7 @@ class Store:
         Raises:
             CorruptIndexError: a sample of `flat` is gone; `answer` asks again then.
         """
-        if rank == "dot":
+        if rank in ("dot", "decorrelated"):
             return None
         view = self._opened()
         if rank not in view.weights:
@@ -312,6 +314,20 @@ class Store:
             lengths = (figures.norm if rank == "cosine" else figures.n_scored)[places]
             view.weights[rank] = (1 / np.maximum(lengths, 1e-30)).astype(np.float32)
         return view.weights[rank]
+
+    def turned(self, queries: NDArray[np.float32], rank: str) -> NDArray[np.float32]:
+        """Returns queries [q, dim] as they are compared with the stored vectors under a rank.
+
+        All ranks but "decorrelated" leave them as they are; that one reads all vectors once, and
+        again when the index has changed.
+        """
+        if rank != "decorrelated":
+            return queries
+        view = self._opened()
+        if rank not in view.turns:
+            view.turns[rank] = decorrelation(view.flat)
+        turned: NDArray[np.float32] = (queries @ view.turns[rank]).astype(np.float32)
+        return turned
 
     def search(
         self,
@@ -331,7 +347,8 @@ class Store:
         Raises:
             CorruptIndexError: the derived index, or a segment, is damaged.
         """
-        derived = None if flat else self._derived(rank)
+        queries = self.turned(queries, rank)
+        derived = None if flat else self._derived(rank if rank in PAIR_RANKS else "dot")
         if derived is not None:
             return derived.search(queries, k, opponents=opponents, allowed=allowed)
         return self.flat.search(

@@ -24,6 +24,7 @@ from queue import SimpleQueue
 from types import TracebackType
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from forvalue_index.config import IndexConfig
 from forvalue_index.errors import InputError, WorkerError
@@ -35,6 +36,7 @@ from forvalue_index.store import Store
 Report = Callable[[int, int], None]
 """Called with the samples and tokens done of a chunk."""
 
+STOP = signal.SIGUSR1  # to a process: give up the chunk at hand
 AHEAD = 2  # chunks for each device that are under way
 
 
@@ -45,9 +47,9 @@ def settle_devices(devices: str | Sequence[str | int]) -> list[str]:
         ModelError: one is not there.
         InputError: there is none.
     """
-    parts = devices.split(",") if isinstance(devices, str) else list(devices)
-    if parts == ["all"]:
-        parts = list(range(torch.cuda.device_count()))
+    parts = devices.split(",") if isinstance(devices, str) else devices
+    if list(parts) == ["all"]:
+        parts = range(torch.cuda.device_count())
         if not parts:
             raise InputError("all GPUs are wanted, but torch sees none: name devices, or leave out")
     names = [str(part).strip() for part in parts]
@@ -55,7 +57,8 @@ def settle_devices(devices: str | Sequence[str | int]) -> list[str]:
     if not names:
         raise InputError("there is no device in the list of devices")
     for name in names:
-        find_device(name)
+        if find_device(name) is None:
+            raise InputError("auto is one model on all devices: give it as --device auto")
     return names
 
 
@@ -134,12 +137,17 @@ class Workers:
 
     def _encode_here(self, samples: list[Sample]) -> list[Encoded]:
         torch.set_num_threads(self._share)
+        return self._reader.encode(samples, _until(self._stop))
 
-        def report(*_: int) -> None:
-            if self._stop.is_set():
-                raise CancelledError
 
-        return self._reader.encode(samples, report)
+def _until(stop: threading.Event) -> Report:
+    """Returns what ends the encoding of a chunk after the batch in which `stop` is set."""
+
+    def report(*_: int) -> None:
+        if stop.is_set():
+            raise CancelledError
+
+    return report
 
 
 def _encode(
@@ -183,22 +191,26 @@ class _Process:
             ) from error
 
     def end(self, *, now: bool) -> None:
-        """Ends the process; `now`: also in the middle of its work."""
+        """Ends the process; `now`: in the middle of its work, after the batch at hand."""
         if now and self._pid.done() and not self._pid.cancelled() and not self._pid.exception():
             with suppress(ProcessLookupError):
-                os.kill(self._pid.result(), signal.SIGTERM)
+                os.kill(self._pid.result(), STOP)
         self._pool.shutdown(cancel_futures=True)
 
 
 # -- in the process ------------------------------------------------------------------------------
 
 _readers: list[Reader] = []
+_stop = threading.Event()
 
 
 def _begin(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that began decides what it means
+    signal.signal(STOP, lambda *_: _stop.set())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    hide_bars: Callable[[], None] = disable_progress_bar
+    hide_bars()  # those of the first model are enough
 
 
 def _end_with_parent() -> None:
@@ -217,4 +229,4 @@ def _load(directory: Path, config: IndexConfig, device: str) -> int:
 
 
 def _encode_in_process(samples: list[Sample]) -> list[Encoded]:
-    return _readers[0].encode(samples)
+    return _readers[0].encode(samples, _until(_stop))

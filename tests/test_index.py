@@ -12,7 +12,7 @@ from conftest import save_model, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
-from forvalue_index.config import RANKS
+from forvalue_index.config import PAIR_RANKS, RANKS
 from forvalue_index.errors import (
     FingerprintError,
     IndexMissingError,
@@ -271,7 +271,7 @@ def exact_scores(index: InfluenceIndex, rows: list[Row], rank: str) -> np.ndarra
     return exact / np.outer(lengths, lengths)
 
 
-@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("rank", PAIR_RANKS)
 @pytest.mark.parametrize("opponents", [False, True])
 def test_ranks_order_by_what_they_say(
     index: InfluenceIndex, rows: list[Row], rank: str, opponents: bool
@@ -293,6 +293,19 @@ def test_ranks_order_by_what_they_say(
     if rank != "dot":
         plain = index.query(rows[:6], k=30, opponents=opponents)
         assert [hit.key for hit in plain] != [hit.key for hit in hits]
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_scores_of_all_samples_are_those_of_hits(
+    index: InfluenceIndex, rows: list[Row], rank: str
+) -> None:
+    ids, scores = index.scores(index.samples(rows[:3]), rank)
+    assert scores.shape == (3, len(index))
+    place = {id: number for number, id in enumerate(ids.tolist())}
+    hits = index.query(rows[:3], k=30, rank=rank)
+    assert len(hits) == scores.size
+    for hit in hits:
+        assert hit.score == pytest.approx(scores[hit.query, place[hit.id]], rel=1e-5)
 
 
 def test_exact_scores_are_those_of_float64_gradients(

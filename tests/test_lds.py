@@ -13,9 +13,8 @@ from conftest import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig
 from forvalue_index.analysis import subsets as module
-from forvalue_index.analysis.decorrelate import decorrelated_scores
 from forvalue_index.analysis.lds import foretold, lds
-from forvalue_index.analysis.methods import samples_of, temporary_index
+from forvalue_index.analysis.methods import samples_of
 from forvalue_index.analysis.subsets import SubsetConfig, SubsetRuns
 from forvalue_index.analysis.training import TrainConfig, sample_losses
 from forvalue_index.config import VectorConfig
@@ -120,24 +119,6 @@ def test_scores_of_forecasts() -> None:
     assert 0.4 < noisy.mean < 0.9
     # Five independent targets, each correlation with an error of about (1 - r^2) / sqrt(20).
     assert 0.3 < noisy.se / ((1 - noisy.mean**2) / (5 * 20) ** 0.5) < 2
-
-
-def test_decorrelated_scores_are_those_of_the_ridge(lm: LanguageModel, rows: list[Row]) -> None:
-    vector = VectorConfig(recipe="balanced", dim=32, sketch_dim=128)
-    doubled = [*rows[:20], *rows[:10]]
-    with temporary_index(doubled, lm, FormatConfig(), vector) as (index, stored):
-        queries = index.samples(rows[20:26])
-        scores = decorrelated_scores(index, queries)
-        plain = index.scores(queries)[1]
-        x, q = (index.vectors(s).astype(float) for s in (index.samples(doubled), queries))
-        x, q = x / index.vectoriser.scale, q / index.vectoriser.scale
-    gram = x @ x.T
-    mean = np.trace(gram) / len(gram)
-    expected = mean * q @ x.T @ np.linalg.inv(gram + mean * np.eye(len(gram)))
-    np.testing.assert_allclose(scores, expected, atol=2e-3 * np.abs(expected).max())
-    np.testing.assert_allclose(plain, q @ x.T, atol=2e-3 * np.abs(plain).max())
-    assert not np.allclose(scores, plain, atol=0.1 * np.abs(plain).max())
-    assert len(stored) == 30
 
 
 def test_rows_that_stand_among_the_targets_are_foretold(

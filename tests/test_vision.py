@@ -16,6 +16,8 @@ from click.testing import CliRunner
 from PIL import Image
 from tiny_vision import FAMILIES, picture, png
 
+from forvalue_index.analysis.metrics import auc
+from forvalue_index.analysis.mislabel import _split, corrupt
 from forvalue_index.cli import main
 from forvalue_index.config import FormatConfig, VectorConfig
 from forvalue_index.data.formatting import Formatter
@@ -370,7 +372,7 @@ def test_the_bytes_of_a_picture_are_its_content_wherever_it_is(
         with pytest.raises(KeyConflictError, match="'r0' is in the index already, with other"):
             index.add(moved / "train.jsonl")
         (moved / "images").rename(tmp_path / "images")
-        with pytest.raises(RowError, match="0.png was changed since it was indexed"):
+        with pytest.raises(RowError, match=r"0\.png was changed since it was indexed"):
             index.query(query, k=8, exact=True)
         assert len(index.query(query, k=8)) == 8  # stored vectors need no pictures
 
@@ -394,7 +396,7 @@ def test_rows_whose_images_cannot_be_used_are_rejected_and_the_build_goes_on(
 def test_a_model_of_texts_refuses_rows_with_images(
     tmp_path: Path, data: Path, model_dir: Path
 ) -> None:
-    with pytest.raises(InputError, match='reads text only: .* --image-field ""'):
+    with pytest.raises(InputError, match=r'reads text only: .* --image-field ""'):
         index_of(tmp_path / "ix", data, model_dir)
 
 
@@ -410,7 +412,7 @@ def test_urls_are_fetched_only_when_that_is_allowed_and_kept(
     monkeypatch.setattr("urllib.request.urlopen", answer)
     row = {"prompt": "what?", "response": " a cat", "image": "https://example.org/a.png"}
     format = FormatConfig(image_field="image")
-    with pytest.raises(RowError, match="row 1: image https://example.org/a.png is a URL"):
+    with pytest.raises(RowError, match=r"row 1: image https://example\.org/a\.png is a URL"):
         InfluenceIndex.build(tmp_path / "ix", [row], str(llava_dir), format=format)
     assert not asked
     rows = open_rows([row], allow_remote=True)
@@ -449,7 +451,7 @@ def test_the_commands_read_images_and_show_them(
     assert f"[{image} 40x30]" in run("show", hit["key"], "--index", index)
     without = run("build", str(data), "--index", f"{index}2", "--model", str(llava_dir),
                   "--image-field", "", "--dim", "32")  # fmt: skip
-    assert "images" not in without
+    assert "images in" not in without
     refused = CliRunner().invoke(main, [*asked[:3], "--data", str(data), "--image", image])
     assert "--image is for a query that is typed" in refused.output
 
@@ -484,3 +486,23 @@ def test_a_real_model_finds_the_class_of_a_picture(tmp_path: Path) -> None:
         best = index.query(test[:2], k=1, exact=True)
         assert [hit.exact for hit in best] == [True, True]
         assert index.verify() == []
+
+
+@pytest.mark.parametrize("field", ["response", None])
+def test_a_wrong_caption_does_not_give_itself_away_in_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str | None
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+    import bench_images
+
+    lines = [{"file_name": f"{i}.png", "caption": f"class {i % 10}"} for i in range(600)]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rng = np.random.default_rng(0)
+    known, rest = _split(bench_images.rows_of(tmp_path, "<image>"), 0.1, field, rng)
+    changed, wrong = corrupt(rest, "response", 0.2, field, rng)
+    assert wrong.mean() > 0.15
+    # Equal captions, and nothing of the pictures: chance, if the true class is not used.
+    equal = np.array([[one["response"] == row["response"] for row in changed] for one in known])
+    claimed = equal if field else np.ones_like(equal)
+    values = (equal * claimed).sum(0) / np.maximum(claimed.sum(0), 1)
+    assert auc(-values, wrong) == pytest.approx(0.5, abs=0.1)

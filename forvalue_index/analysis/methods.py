@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from forvalue_index.adding import Progress
 from forvalue_index.analysis.baselines import baselines
-from forvalue_index.analysis.decorrelate import decorrelated_scores
 from forvalue_index.analysis.exact import exact_scores
 from forvalue_index.analysis.gradients import gradient_scores
 from forvalue_index.config import FormatConfig, VectorConfig
@@ -41,7 +40,7 @@ def influences(
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yields the scores [q, n] of an index under every rank, by stored vectors and exact form.
 
-    And with what the samples have in common taken out, by stored vectors.
+    "decorrelated" has no exact form.
 
     Args:
         index: the index.
@@ -55,7 +54,7 @@ def influences(
     n_scored = np.array([item.n_scored for item in stored])
     for name, scores in ranks(index.scores(queries)[1], lengths, n_scored):
         yield f"stored {name}", scores
-    yield "stored decorrelated", decorrelated_scores(index, queries)
+    yield "stored decorrelated", index.scores(queries, "decorrelated")[1]
     if exact:
         true = exact_scores(index, queries, np.array([item.id for item in stored]), progress)
         for name, scores in ranks(true.scores, true.sample_lengths, n_scored):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from forvalue_index.adding import Progress
 from forvalue_index.analysis.fields import field_values, label
-from forvalue_index.config import RANKS, FormatConfig
+from forvalue_index.config import FormatConfig, check_rank
 from forvalue_index.data.readers import Data
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
@@ -102,7 +102,8 @@ def values(
         ids = flat.live(index.store.catalog.where(conditions)) if conditions else flat.ids
         if not len(ids):
             raise InputError("no training sample is left to value: see --where")
-        by_group = _scores(index, ids, [vectors[rows] for rows in members.values()], combine)
+        turned = index.store.turned(vectors, rank)
+        by_group = _scores(index, ids, [turned[rows] for rows in members.values()], combine)
         if (weights := index.store.weights(rank)) is not None:
             by_group *= weights[np.searchsorted(flat.ids, ids)]
         sizes = {name: len(rows) for name, rows in members.items()}
@@ -137,7 +138,7 @@ def exact_values(
     Runs the targets and, once for every so many of them, the samples forward. Arguments and errors
     are those of `values`.
     """
-    _check(combine, rank)
+    _check(combine, rank, exact=True)
     queries, samples = index.samples(targets, format), index.training_samples(ids)
     result = np.full(len(samples), 0.0 if combine == "mean" else -np.inf)
     tokens = 0
@@ -211,10 +212,10 @@ def flat_row(row: Row) -> Row:
     return result
 
 
-def _check(combine: str, rank: str) -> None:
-    for what, given, known in (("combine", combine, COMBINES), ("rank", rank, RANKS)):
-        if given not in known:
-            raise InputError(f"{what} {given!r} is not one of {', '.join(known)}")
+def _check(combine: str, rank: str, *, exact: bool = False) -> None:
+    if combine not in COMBINES:
+        raise InputError(f"combine {combine!r} is not one of {', '.join(COMBINES)}")
+    check_rank(rank, exact=exact)
 
 
 def _members(samples: Sequence[Sample], name: str | None) -> dict[str, list[int]]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from forvalue_index.cli.options import data_options, remote_option, where_option
-from forvalue_index.config import RANKS, FormatConfig
+from forvalue_index.cli.options import data_options, rank_option, remote_option, where_option
+from forvalue_index.config import FormatConfig, check_rank
 
 if TYPE_CHECKING:
     from forvalue_index.data.rows import Rows
@@ -62,14 +62,7 @@ _PART: list[Option] = [
 ]
 _SEARCH: list[Option] = [
     click.option("--opponents", is_flag=True, help="Those that made the response less likely."),
-    click.option(
-        "--rank",
-        type=click.Choice(RANKS),
-        default="dot",
-        show_default=True,
-        help="dot: the influence; cosine: free of both lengths; per-token: per scored token of "
-        "both.",
-    ),
+    rank_option,
     where_option,
     click.option("--exact", is_flag=True, help="Run the best candidates again for exact scores."),
     click.option(
@@ -142,6 +135,9 @@ class Search:
     exact: bool
     candidates: int | None
     flat: bool
+
+    def __post_init__(self) -> None:
+        check_rank(self.rank, exact=self.exact)  # before a model is loaded
 
     def __call__(self, index: InfluenceIndex, queries: list[Sample], k: int) -> list[Hit]:
         """Returns the hits of queries."""

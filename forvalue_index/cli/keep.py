@@ -62,10 +62,7 @@ def show(key: str, directory: Path, as_json: bool) -> None:
     if as_json:
         render.json_line(values)
         return
-    row = {
-        name: " ".join(render.pictures_text(value)) or value
-        for name, value in values.pop("row").items()
-    }
+    row = render.without_bytes(values.pop("row"))
     render.console().print(render.properties(values), "", render.properties(row), sep="\n")
 
 

@@ -9,7 +9,7 @@ import click
 from forvalue_index.cli import render
 from forvalue_index.cli.options import index_option, json_option
 from forvalue_index.cli.progress import build_progress
-from forvalue_index.config import RANKS
+from forvalue_index.config import PAIR_RANKS
 
 
 @click.command()
@@ -18,10 +18,10 @@ from forvalue_index.config import RANKS
 @click.option("--auto", is_flag=True, help="Choose one by samples, numbers and memory.")
 @click.option(
     "--rank",
-    type=click.Choice(RANKS),
+    type=click.Choice(PAIR_RANKS),
     default="dot",
     show_default=True,
-    help="The rank of the queries that it is for.",
+    help="The rank of the queries that it is for; dot: also for decorrelated.",
 )
 @click.option("--memory", type=float, metavar="GB", help="What it may take.  [default: half]")
 @json_option

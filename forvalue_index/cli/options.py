@@ -14,6 +14,7 @@ from forvalue_index.cli import render
 from forvalue_index.config import (
     DTYPES,
     ON_ERROR,
+    RANKS,
     SCORES,
     TASKS,
     TRUNCATIONS,
@@ -34,15 +35,27 @@ index_option = click.option(
     metavar="DIR",
     help="Directory of the index.",
 )
+
+
+def _one_way(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuses --device beside --devices."""
+    other = "devices" if parameter.name == "device" else "device"
+    if value is not None and context.params.get(other) is not None:
+        raise click.UsageError("give --device or --devices, not both")
+    return value
+
+
 device_option = click.option(
     "--device",
     metavar="NAME",
+    callback=_one_way,
     help="cpu, cuda, cuda:N; or auto: all that there are, for a model too big for one.  "
     "[default: cuda if there is one]",
 )
 devices_option = click.option(
     "--devices",
     metavar="LIST",
+    callback=_one_way,
     help="Encode on several, a process each: 0,1 (GPUs), all (GPUs), or names.",
 )
 model_option = click.option(
@@ -57,6 +70,15 @@ where_option = click.option(
     multiple=True,
     metavar="CONDITION",
     help='Only samples whose field meets it: "source=math", "year>2020", "lang in de,fr".',
+)
+rank_option = click.option(
+    "--rank",
+    type=click.Choice(RANKS),
+    default="dot",
+    show_default=True,
+    help="dot: the influence; cosine: free of both lengths, best to find sources; per-token: per "
+    "scored token of both; decorrelated: what many samples share counts less, best to foretell "
+    "what training on a choice of rows does.",
 )
 targets_option = click.option(
     "--data",

@@ -18,7 +18,7 @@ from rich.text import Text
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatting import texts_of
 from forvalue_index.errors import InputError
-from forvalue_index.pictures import pictures_in
+from forvalue_index.pictures import HASH, Picture, pictures_in
 from forvalue_index.records import Hit, Row, StoredSample
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
     except InputError:  # a row of another kind, such as a query
         prompt, response = "", json.dumps(row, ensure_ascii=False, default=str)
     text = Text()
-    text.append("".join(f"{words} " for words in pictures_text(row)), style="blue")
+    for picture in pictures_in(row):
+        text.append(f"{_picture(picture)} ", style="blue")
     room = max(limit - len(response), 40)
     prompt, response = one_line(prompt), one_line(response)
     text.append("…" + prompt[-room:] if len(prompt) > room else prompt, style="dim")
@@ -131,12 +132,20 @@ def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
     return text
 
 
-def pictures_text(value: Any) -> list[str]:
-    """Returns where the pictures in a row are, and how large."""
-    return [
-        f"[{one_line(picture.path or 'in the row')} {picture.size[0]}x{picture.size[1]}]"
-        for picture in pictures_in(value)
-    ]
+def without_bytes(value: Any) -> Any:
+    """Returns a value of a row in which a picture is where it is and how large."""
+    if isinstance(value, list):
+        return [without_bytes(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if HASH in value:
+        return _picture(Picture.from_json(value))
+    return {name: without_bytes(item) for name, item in value.items()}
+
+
+def _picture(picture: Picture) -> str:
+    width, height = picture.size
+    return f"[{one_line(picture.path or 'in the row')} {width}x{height}]"
 
 
 def signed(value: float) -> Text:

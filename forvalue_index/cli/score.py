@@ -21,12 +21,13 @@ from forvalue_index.cli.options import (
     index_option,
     json_option,
     model_option,
+    rank_option,
     targets_option,
     trust_option,
     where_option,
 )
 from forvalue_index.cli.progress import build_progress
-from forvalue_index.config import RANKS, FormatConfig
+from forvalue_index.config import FormatConfig, check_rank
 from forvalue_index.records import Row
 
 if TYPE_CHECKING:
@@ -54,13 +55,7 @@ _GROUPS = 40  # of a table for people; --json has all
     show_default=True,
     help="Of the scores for all targets.",
 )
-@click.option(
-    "--rank",
-    type=click.Choice(RANKS),
-    default="dot",
-    show_default=True,
-    help="dot: the influence; cosine: free of both lengths; per-token: per scored token of both.",
-)
+@rank_option
 @click.option(
     "--target-group",
     metavar="FIELD",
@@ -111,19 +106,22 @@ def score(
 
     The value is the mean (or highest) influence on the targets: positive where training on the
     sample raised their likelihood. One pass over the stored vectors, however many targets there
-    are. Values of the mean add up: the sum over a source is what the source did.
+    are. Values of the mean add up: the sum over a source is what the source did. With --rank
+    decorrelated, they foretell better what training on a part of the rows does.
 
     \b
     Example:
       forvalue score --index my.index --data targets.jsonl --output values.parquet
       forvalue score --index my.index --data targets.jsonl --group-by source
       forvalue score --index my.index --data targets.jsonl --target-group skill -k 20 --exact
+      forvalue score --index my.index --data targets.jsonl --rank decorrelated --json
     """
     from forvalue_index.analysis import values as analysis
     from forvalue_index.data.readers import open_rows
     from forvalue_index.data.writers import check_suffix, write_rows
     from forvalue_index.index import InfluenceIndex
 
+    check_rank(rank, exact=exact)
     if output is not None:
         check_suffix(output)
     with (

@@ -18,12 +18,12 @@ from forvalue_index.cli.options import (
     index_option,
     json_option,
     model_option,
+    rank_option,
     targets_option,
     trust_option,
     where_option,
 )
 from forvalue_index.cli.progress import build_progress
-from forvalue_index.config import RANKS
 from forvalue_index.records import Row
 
 _BAR = 30  # characters of a full bar
@@ -75,13 +75,7 @@ _BAR = 30  # characters of a full bar
     show_default=True,
     help="Of the scores for all targets.",
 )
-@click.option(
-    "--rank",
-    type=click.Choice(RANKS),
-    default="dot",
-    show_default=True,
-    help="dot: the influence; cosine: free of both lengths; per-token: per scored token of both.",
-)
+@rank_option
 @where_option
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="FILE", help="The report as JSON."

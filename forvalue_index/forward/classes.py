@@ -27,6 +27,7 @@ from forvalue_index.forward.head import (
     run,
     whole,
 )
+from forvalue_index.forward.spread import input_device, stay
 from forvalue_index.records import Sample
 
 Pool = Literal["before", "first", "last"]
@@ -102,8 +103,9 @@ def find_class_head(model: Any) -> tuple[Head, ClassInputs]:
         for pool, place in _POOLS:
             if output.dim() == (2 if pool == "before" else 3) and _same(output[place], logits):
                 layer = effective(module)
+                stay(layer)
                 head = Head(layer, n_labels, hidden.shape[-1])
-                if _same(head.logits(hidden[place]), logits):
+                if _same(head.logits(hidden[place].to(layer.weight.device)), logits):
                     return head, _inputs(model, pool)
     raise ModelError(
         f"{name}: its logits are not the output of a linear layer; "
@@ -134,16 +136,16 @@ def class_padding_matters(model: Any, head: Head, inputs: ClassInputs) -> bool:
     texts = [_text(ids), _text(np.concatenate([ids[:-1], ids]))]
     states = []
     for rows in ([0], [0, 1]):
-        batch = inputs.collate(texts, rows).to(next(model.parameters()).device)
+        batch = inputs.collate(texts, rows).to(input_device(model))
         found = hidden_states(model, head, batch.inputs)
-        states.append(found.reshape(-1, found.shape[-1])[batch.predictors[0]])
+        states.append(found.reshape(-1, found.shape[-1])[batch.predictors[0].to(found.device)])
     return differ(*states)
 
 
 def _probe(model: Any) -> Tensor:
     """Returns the ids of a trial, [1, t], ended by the end token: encoder-decoders pool there."""
     config = model.config.get_text_config()
-    probe = probe_ids(config.vocab_size, next(model.parameters()).device)
+    probe = probe_ids(config.vocab_size, input_device(model))
     end = config.eos_token_id
     if isinstance(end, int) and 0 <= end < config.vocab_size:
         probe[0, -1] = end
@@ -156,7 +158,7 @@ def _text(ids: Any) -> Sample:
 
 def _same(a: Tensor, b: Tensor) -> bool:
     """Returns whether tensors are equal, up to the rounding of half precision."""
-    return a.shape == b.shape and not differ(a, b)
+    return a.shape == b.shape and not differ(a, b.to(a.device))
 
 
 @contextmanager

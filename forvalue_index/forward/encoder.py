@@ -52,8 +52,7 @@ class _Fetch:
         self._values = values.to("cpu", non_blocking=True)
         self._done: Any = None
         if values.is_cuda:
-            self._done = torch.cuda.Event()
-            self._done.record(torch.cuda.current_stream(values.device))
+            self._done = torch.cuda.current_stream(values.device).record_event()
 
     def get(self) -> NDArray[np.float32]:
         """Returns it, once it is there: what the device was given later is not waited for."""

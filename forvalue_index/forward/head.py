@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from forvalue_index.errors import ModelError
+from forvalue_index.forward.spread import input_device, stay
 
 PROBE = 6  # tokens of a trial
 HIGH = 1e4  # an output that every soft-cap cuts
@@ -41,6 +42,13 @@ class Head:
     hidden: int  # columns of W
     scale: float = 1.0
     cap: float | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it works."""
+        weight: Any = self.module.weight
+        device: torch.device = weight.device
+        return device
 
     def describe(self) -> str:
         """Returns the head in words, for the fingerprint."""
@@ -99,9 +107,11 @@ class Head:
 def head_input(module: nn.Module, *, stop: bool) -> Iterator[Callable[[], Tensor]]:
     """Records the input of `module` during a forward pass; with `stop`, ends the pass there."""
     seen: list[Tensor] = []
+    weight: Any = module.weight
 
     def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(args[0] if args else next(iter(kwargs.values())))
+        states = args[0] if args else next(iter(kwargs.values()))
+        seen.append(states.to(weight.device))
         if stop:
             raise _HeadReachedError
 
@@ -162,8 +172,9 @@ def find_head(model: Any) -> Head:
     module = effective(model.get_output_embeddings())
     if module is None or getattr(module, "weight", None) is None:
         raise ModelError(f"{name} has no unembedding (output embeddings) to attribute to")
+    stay(module)
     config = model.config.get_text_config()
-    probe = probe_ids(config.vocab_size, next(model.parameters()).device)
+    probe = probe_ids(config.vocab_size, input_device(model))
     with torch.no_grad(), head_input(module, stop=False) as states:
         try:
             logits = run(model, {"input_ids": probe}).logits
@@ -175,7 +186,7 @@ def find_head(model: Any) -> Head:
             f"{name} has not one distribution for each token (its logits are "
             f"{'x'.join(map(str, logits.shape))} for {PROBE} tokens): its closed form is not known"
         )
-    logits, hidden = logits[0].float(), hidden.reshape(PROBE, -1)
+    logits, hidden = logits[0].float().to(hidden.device), hidden.reshape(PROBE, -1)
     if not torch.isfinite(logits).all():
         raise ModelError(
             f"{name} gives NaN or infinity for a short input; "
@@ -223,7 +234,7 @@ def _require_causal(model: Any, module: nn.Module, probe: Tensor, hidden: Tensor
 
 def padding_matters(model: Any, head: Head) -> bool:
     """Returns whether padding on the right changes the state of a token, as with a prefix model."""
-    probe = probe_ids(model.config.get_text_config().vocab_size, next(model.parameters()).device)
+    probe = probe_ids(model.config.get_text_config().vocab_size, input_device(model))
     longer = torch.nn.functional.pad(probe, (0, 3))
     alone, padded = (
         hidden_states(model, head, {"input_ids": ids}).reshape(ids.shape[1], -1)[:PROBE]
@@ -264,7 +275,7 @@ def _measured_step(
         finally:
             handle.remove()
         outputs = invented[-1].reshape(PROBE, -1).float()
-        return outputs[:, : logits.shape[-1]], logits
+        return outputs[:, : logits.shape[-1]], logits.to(outputs.device)
 
     small, made = logits_of(0.1)
     scale = float((small * made).sum() / small.square().sum())

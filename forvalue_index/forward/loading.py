@@ -20,6 +20,7 @@ from transformers import (
 
 from forvalue_index.config import ModelConfig
 from forvalue_index.errors import DependencyError, ModelError
+from forvalue_index.forward.spread import require_accelerate
 from forvalue_index.forward.tokenizer import first_line, load_tokenizer, task_of
 
 LOADERS: dict[str, Any] = {
@@ -36,29 +37,33 @@ PACKAGES = {
 """What to install for checkpoints that were quantised, by their method."""
 
 
-def load_pretrained(config: ModelConfig, device: torch.device) -> tuple[Any, Any, Any]:
+def load_pretrained(config: ModelConfig, device: torch.device | None) -> tuple[Any, Any, Any]:
     """Returns the transformers model that `config` names, on a device, tokenizer and processor.
 
+    Without a device, accelerate spreads the model over those that there are.
     The processor is what prepares images; None if the model reads text only.
 
     Raises:
         ModelError: there is no such model, it cannot be read, or it is of a kind that has no
             closed form.
-        DependencyError: it is quantised, and what reads it is not installed.
+        DependencyError: what reads it is not installed: it is quantised, or spread.
     """
     shared = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     _require_whole_model(config.name)
+    if device is None:
+        require_accelerate()
     with load_errors(config.name):
         settings = AutoConfig.from_pretrained(config.name, **shared)
         task = task_of(config, settings)
         tokenizer, processor = load_tokenizer(config.name, task, **shared)
     quantised = getattr(settings, "quantization_config", None)
+    placed: Any = "auto" if device is None else {"": device} if quantised else None
     with load_errors(config.name), _quantised(config.name, quantised):
         loaded: Any = LOADERS[task].from_pretrained(
             config.name,
             dtype=config.dtype if config.dtype == "auto" else getattr(torch, config.dtype),
             output_loading_info=True,
-            device_map={"": device} if quantised else None,
+            device_map=placed,
             **shared,
         )
     model, loading = loaded
@@ -68,7 +73,7 @@ def load_pretrained(config: ModelConfig, device: torch.device) -> tuple[Any, Any
             f"model {config.name} lacks {len(lost)} of its weights, {lost[0]} first: they would be "
             "random; get the whole checkpoint"
         )
-    return (model if quantised else model.to(device)), tokenizer, processor
+    return (model.to(device) if placed is None else model), tokenizer, processor
 
 
 def _require_whole_model(name: str) -> None:

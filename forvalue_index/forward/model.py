@@ -24,6 +24,7 @@ from forvalue_index.forward.batching import Batch, collate
 from forvalue_index.forward.classes import class_padding_matters, find_class_head
 from forvalue_index.forward.head import Head, find_head, padding_matters, whole
 from forvalue_index.forward.loading import load_pretrained
+from forvalue_index.forward.spread import kept, own_names
 from forvalue_index.forward.tokenizer import max_length, max_positions
 from forvalue_index.forward.vision import Vision
 from forvalue_index.records import Sample
@@ -116,7 +117,10 @@ class LanguageModel:
 def load_model(config: ModelConfig, device: str | None = None) -> LanguageModel:
     """Returns the model and tokenizer that `config` names, on `device` (default: CUDA if any).
 
+    "auto" lets accelerate spread it over all devices, as far as it is needed.
+
     Raises:
+        DependencyError: something optional is missing, accelerate for one.
         ModelError: there is no such model, it cannot be read, or its head is not understood.
     """
     model, tokenizer, processor = load_pretrained(config, find_device(device))
@@ -160,26 +164,28 @@ def wrap_model(
         model,
         tokenizer,
         tuple(checkpoints),
-        next(model.parameters()).device,
+        checkpoints[0].head.device,
         max_positions(model.config),
         **settings,
     )
 
 
-def find_device(name: str | None) -> torch.device:
-    """Returns a device by its name (default: CUDA if there is one).
+def find_device(name: str | None) -> torch.device | None:
+    """Returns a device by its name (default: CUDA if there is one); None for "auto": several.
 
     Raises:
         ModelError: it is not there.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return None
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
-        raise ModelError(f"device {name!r} is not one to use: cpu, cuda or cuda:N are")
+        raise ModelError(f"device {name!r} is not one to use: cpu, cuda, cuda:N or auto are")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(
             f"device {name!r} is wanted, but torch sees {torch.cuda.device_count()} CUDA devices"
@@ -189,16 +195,15 @@ def find_device(name: str | None) -> torch.device:
 
 def _weights_hash(model: nn.Module) -> str:
     """Returns a hash over every parameter and buffer in its own dtype; tied ones count once."""
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
 
     def digest(name: str) -> bytes:
-        tensor = tensors[name].detach().contiguous().cpu()
+        tensor = kept(model, name).contiguous().cpu()
         header = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
         data = tensor.reshape(-1).view(torch.uint8).numpy().data
         return hashlib.blake2b(data, digest_size=16, key=hashlib.sha256(header).digest()).digest()
 
     with ThreadPoolExecutor() as pool:  # hashlib releases the lock
-        digests = list(pool.map(digest, sorted(tensors)))
+        digests = list(pool.map(digest, sorted(own_names(model))))
     return hashlib.sha256(b"".join(digests)).hexdigest()[:32]
 
 

@@ -33,5 +33,4 @@ def decorrelation(flat: FlatSearch) -> NDArray[np.float64]:
     damping = float((moment**2).sum() / energy)
     moment[np.diag_indices(flat.dim)] += damping
     # At most 1 + sqrt(D) of condition, so that the inverse is as good as a solve.
-    inverse: NDArray[np.float64] = np.linalg.inv(moment)
-    return damping * inverse
+    return np.asarray(damping * np.linalg.inv(moment), np.float64)
