@@ -452,7 +452,7 @@ def test_rows_that_fail_later_are_skipped_too(
     rows: list[Row],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("forvalue_index.reading.Formatter", Fussy)
+    monkeypatch.setattr("forvalue_index.data.labels.Formatter", Fussy)
     monkeypatch.setattr("forvalue_index.adding.CHUNK", 4)
     vector = VectorConfig(dim=32, sketch_dim=512, fit_samples=fit_samples)
     settings: dict[str, Any] = {"format": KEYED, "vector": vector}
@@ -491,7 +491,7 @@ def test_nothing_is_made_of_rows_that_are_all_bad(
 ) -> None:
     with pytest.raises(InputError, match=r"none of the 2 rows can be used; the first: row 1: f"):
         InfluenceIndex.build(tmp_path / "a", [{"text": ""}, {"a": 1}], lm, on_error="skip")
-    monkeypatch.setattr("forvalue_index.reading.Formatter", Fussy)
+    monkeypatch.setattr("forvalue_index.data.labels.Formatter", Fussy)
     rows = [{"prompt": "a", "response": "b", "bad": 1}]
     with pytest.raises(InputError, match=r"none of the rows can be used; the first: row 1: no"):
         InfluenceIndex.build(tmp_path / "a", rows, lm, on_error="skip")
