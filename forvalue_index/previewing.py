@@ -73,6 +73,4 @@ def preview(
 def _formatter(side: TextSide, format: FormatConfig, length: int | None = None) -> RowFormatter:
     format = replace(format, key_field=None)  # a key is not looked at
     length = length or max_length(side.max_positions, format.max_length)
-    return row_formatter(
-        side.tokenizer, format, length, side.vocabulary, side.classes, side.vision
-    )
+    return row_formatter(side.tokenizer, format, length, side.vocabulary, side.classes, side.vision)

@@ -154,11 +154,11 @@ def test_chunks_of_logits_that_do_not_fit_are_halved(
     expected = vectors_of(Encoder(lm), samples, vectoriser)
     errors, sizes = type(lm.head).errors, []
 
-    def limited(self: Any, hidden: torch.Tensor, targets: torch.Tensor) -> Any:
+    def limited(self: Any, hidden: torch.Tensor, targets: torch.Tensor, room: Any = None) -> Any:
         sizes.append(len(hidden))
         if len(hidden) > 20:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return errors(self, hidden, targets)
+        return errors(self, hidden, targets, room)
 
     monkeypatch.setattr(type(lm.head), "errors", limited)
     long = Formatter(lm.tokenizer, FormatConfig(text_field="text"), 64).samples(

@@ -204,7 +204,7 @@ def forward(lm: LanguageModel, samples: list[Sample], *, backward: bool) -> None
             if backward:
                 loss.backward()
                 lm.model.zero_grad()
-            float(loss)
+            loss.detach().item()
     lm.model.requires_grad_(False)
 
 

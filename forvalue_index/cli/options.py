@@ -147,7 +147,8 @@ _FIELDS: list[Callable[[Any], Any]] = [
     click.option(
         "--image-field",
         metavar="NAME",
-        help='Field of an image or several.  [default: image or images, if it holds some; "": none]',
+        help="Field of an image or several.  [default: image or images, if it holds some; "
+        '"": none]',
     ),
     click.option(
         "--label-field",

@@ -128,7 +128,9 @@ def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
     style = "bold" if format.label_field is None else ""
     text.append(response[:limit] + "…" if len(response) > limit else response, style=style)
     if format.label_field is not None:
-        text.append(" → ", style="dim").append(one_line(str(row.get(format.label_field, ""))), style="bold")
+        text.append(" → ", style="dim").append(
+            one_line(str(row.get(format.label_field, ""))), style="bold"
+        )
     return text
 
 

@@ -26,13 +26,13 @@ from forvalue_index.features.closed_form import influence, self_influence
 from forvalue_index.features.tokens import TokenFactors, Transform
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.batching import Batch, plan_batches
-from forvalue_index.forward.head import hidden_states
+from forvalue_index.forward.head import Room, hidden_states
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Encoded, Sample
 
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens of a batch, padding included, at most
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}  # of one float32 chunk of errors, at most
-CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}  # of a chunk, at most; on a CPU it should stay in cache
+CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}  # of a chunk, at most; on a CPU it should stay in cache
 SMALLEST_CHUNK = 16  # tokens; a GPU or CPU that has no room for their logits is not for the model
 FACTOR_BYTES = 128 << 20  # of the errors of one group of samples, where they are needed exactly
 STATES = 64
@@ -83,11 +83,13 @@ class Encoder:
                 the memory.
         """
 
+        room = Room()
+
         def work(batch: Batch) -> _Fetch:
             state, losses = vectoriser.zeros(len(batch.positions)), self._no_losses(batch)
             for number in range(len(self._lm.checkpoints)):
                 hidden = self._hidden(batch, number)
-                for tokens in self._chunks(batch, hidden, number, losses):
+                for tokens in self._chunks(batch, hidden, number, losses, room):
                     vectoriser.update(state, tokens, number)
             vectors, retained = vectoriser.finish(state)
             norms = torch.linalg.vector_norm(vectors, dim=1)
@@ -105,12 +107,15 @@ class Encoder:
     def tokens(self, samples: Sequence[Sample], checkpoint: int = 0) -> Iterator[TokenFactors]:
         """Yields the factors of all scored tokens, a chunk at a time, in no order of samples.
 
+        A chunk's errors are gone when the next one comes.
+
         Raises:
             ModelError: as in `encode`; after the last chunk of a batch with NaN or infinity.
         """
+        room = Room()
         for batch, hidden in self._each(samples, partial(self._hidden, checkpoint=checkpoint)):
             losses = self._no_losses(batch)
-            yield from self._chunks(batch, hidden, checkpoint, losses)
+            yield from self._chunks(batch, hidden, checkpoint, losses, room)
             _require_finite(samples, batch, losses.cpu().numpy())
 
     def factors(
@@ -276,11 +281,17 @@ class Encoder:
         return states.reshape(-1, states.shape[-1])[batch.predictors]
 
     def _chunks(
-        self, batch: Batch, hidden: Tensor, checkpoint: int, losses: Tensor
+        self,
+        batch: Batch,
+        hidden: Tensor,
+        checkpoint: int,
+        losses: Tensor,
+        room: Room | None = None,
     ) -> Iterator[TokenFactors]:
         """Yields the factors of a batch's scored tokens, a chunk at a time.
 
         `losses` [b] grow by their share of the mean over each sample's tokens and checkpoints.
+        With `room` a chunk's errors are gone when the next one comes.
         """
         lm = self._lm
         share = 1 / (len(lm.checkpoints) * torch.tensor(batch.counts, dtype=torch.float64))
@@ -290,7 +301,7 @@ class Encoder:
             owner = batch.owner[part]
             with torch.no_grad():
                 errors, own = lm.checkpoints[checkpoint].head.errors(
-                    hidden[part], batch.targets[part]
+                    hidden[part], batch.targets[part], room
                 )
             losses.index_add_(0, owner, own * share[owner])
             yield TokenFactors(

@@ -9,7 +9,8 @@ unembedding's output, and what the model makes of them decides. What is no such 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,24 @@ NUMBERS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "final_logit_s
 
 class _HeadReachedError(Exception):
     """Ends a forward pass at the head: nothing behind it is needed."""
+
+
+class Room:
+    """Memory for the logits and errors of a chunk of tokens, taken again by the next chunk.
+
+    New memory costs a CPU as much as the softmax: the system clears every page of it.
+    """
+
+    def __init__(self) -> None:
+        self._taken: dict[str, Tensor] = {}
+
+    def tensor(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Returns a tensor of a shape, float32 and on the device of `like`, with any content."""
+        size = math.prod(shape)
+        taken = self._taken.get(name)
+        if taken is None or len(taken) < size or taken.device != like.device:
+            taken = self._taken[name] = torch.empty(size, device=like.device)
+        return taken[:size].view(*shape)
 
 
 @dataclass(frozen=True)
@@ -61,41 +80,53 @@ class Head:
         """Returns the logits [n, v] float32 of hidden states [n, d] in the model's dtype."""
         return self._step(self._output(hidden))
 
-    def errors(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def errors(
+        self, hidden: Tensor, targets: Tensor, room: Room | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Returns the errors [n, v] and losses [n] (nats) of tokens, both float32.
 
         An error is the gradient of the token's log-likelihood with respect to W h:
-        onehot(target) - softmax(logits), through the chain of the step.
+        onehot(target) - softmax(logits), through the chain of the step. With `room` the errors
+        stand in memory that the next call with it takes again.
         """
-        output = self._output(hidden)  # [n, v]
-        log_likelihood = torch.log_softmax(self._step(output), dim=-1)
-        losses = -log_likelihood.gather(1, targets[:, None]).squeeze(1)
-        errors = log_likelihood.exp_().neg_()
+        output = self._output(hidden, room)  # [n, v]
+        logits, targets = self._step(output), targets[:, None]
+        out = None if room is None else room.tensor("errors", logits.shape, logits)
+        errors = torch.softmax(logits, dim=-1, out=out)
+        # The greatest logit has the share 1 / sum(exp(logit - greatest)).
+        lead = logits.amax(1) - logits.gather(1, targets).squeeze(1)
+        losses = lead - errors.amax(1).log()
         # An error sums to nothing; 1 - p would lose the digits of a token that is known by heart.
-        errors.scatter_(1, targets[:, None], 0)
-        errors.scatter_(1, targets[:, None], -errors.sum(1, keepdim=True))
+        errors.neg_().scatter_(1, targets, 0)
+        errors.scatter_(1, targets, -errors.sum(1, keepdim=True))
         if self.scale != 1:
             errors *= self.scale
         if self.cap is not None:
             errors *= 1 - torch.tanh(output * (self.scale / self.cap)) ** 2
         return errors, losses
 
-    def _output(self, hidden: Tensor) -> Tensor:
+    def _output(self, hidden: Tensor, room: Room | None = None) -> Tensor:
         """Returns W h + b in float32, also for half-precision weights.
 
         Rounded to half precision, logits would have errors of a hundredth. A head that is more
         than a linear layer (quantised, or with an adapter) is left to its own arithmetic.
         """
         weight: Any = self.module.weight
-        if type(self.module) is not nn.Linear or weight.dtype == torch.float32:
+        if type(self.module) is not nn.Linear:
             output: Tensor = self.module(hidden)
             return output[..., : self.vocabulary].float()
-        if hidden.is_cuda:  # half-precision products, summed and kept in float32
+        if weight.dtype == torch.float32 and room is not None:
+            output = room.tensor("logits", (len(hidden), len(weight)), hidden)
+            torch.mm(hidden, weight.T, out=output)
+        elif weight.dtype != torch.float32 and hidden.is_cuda:
+            # Half-precision products, summed and kept in float32.
             output = torch.mm(hidden, weight.T, out_dtype=torch.float32)
         else:
             output = hidden.float() @ weight.float().T
         bias: Any = self.module.bias
-        return (output if bias is None else output + bias.float())[..., : self.vocabulary]
+        if bias is not None:
+            output += bias.float()
+        return output[..., : self.vocabulary]
 
     def _step(self, output: Tensor) -> Tensor:
         if self.cap is not None:
