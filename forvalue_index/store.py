@@ -386,6 +386,10 @@ class Store:
         if self._view is not None and self._view.generation != self.catalog.generation():
             self._view = None
 
+    def reopen(self) -> None:
+        """Sees all of it anew, what is derived as well, whose making is no change that counts."""
+        self._view = None
+
     def answer(self, ask: Callable[[], T]) -> T:
         """Returns what `ask` finds in the index as it is now: nothing that is removed already.
 

@@ -147,7 +147,7 @@ def optimize(store: Store, factory: str, rank: str, progress: Making | None = No
     """
     with store.lock(), storing(store.directory):
         store.refresh()
-        return make_derived(
+        info = make_derived(
             store.directory / DERIVED,
             store.flat,
             factory,
@@ -157,6 +157,8 @@ def optimize(store: Store, factory: str, rank: str, progress: Making | None = No
             generation=store.catalog.generation(),
             progress=progress,
         )
+        store.reopen()
+        return info
 
 
 def extend(store: Store) -> None:

@@ -24,6 +24,7 @@ from forvalue_index.errors import (
 from forvalue_index.features.recipe import ERROR_FLOOR
 from forvalue_index.forward.model import wrap_model
 from forvalue_index.records import Row
+from forvalue_index.search.derived import DerivedSearch
 
 KEYED = FormatConfig(key_field="id")
 SMALL = VectorConfig(dim=64, sketch_dim=512)
@@ -378,6 +379,24 @@ def test_a_derived_index_answers_as_comparing_all_does(
     assert not caplog.records
     with pytest.raises(InputError):
         index.optimize("no such factory")
+
+
+def test_an_index_that_was_asked_before_uses_what_is_derived_from_it(
+    index: InfluenceIndex, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.query(rows[0])
+    index.optimize("IVF4,SQ8")
+    search, calls = DerivedSearch.search, []
+
+    def counted(self: DerivedSearch, *args: Any, **settings: Any) -> Any:
+        calls.append(args)
+        return search(self, *args, **settings)
+
+    monkeypatch.setattr(DerivedSearch, "search", counted)
+    index.query(rows[0])
+    assert len(calls) == 1
+    index.query(rows[0], flat=True)
+    assert len(calls) == 1
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path, rows: list[Row]) -> None:
