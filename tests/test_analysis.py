@@ -123,10 +123,16 @@ def test_recall_against_plain_loops(index: InfluenceIndex) -> None:
     exact = exact_scores(index, queries, ids)
     vectors = explicit(index.training_samples(ids.tolist()))[0]
     lengths = np.linalg.norm(vectors, axis=1)
+    kept = index.flat.vectors(ids).astype(np.float64)
+    moment = kept.T @ kept / len(kept)
+    damping = np.trace(moment @ moment) / np.trace(moment)
+    turned = np.linalg.solve(moment + damping * np.eye(len(moment)), index.vectors(queries).T).T
+    decorrelated = damping * turned @ kept.T
     scores = {
         "stored dot": stored,
         "stored cosine": stored / np.linalg.norm(index.flat.vectors(ids), axis=1),
         "stored per-token": stored / n_scored,
+        "stored decorrelated": decorrelated,
         "exact dot": exact.scores,
         "exact cosine": exact.scores / lengths,
         "exact per-token": exact.scores / n_scored,
@@ -157,7 +163,8 @@ def test_recall_against_plain_loops(index: InfluenceIndex) -> None:
             assert figure.sd == pytest.approx(np.std(numbers, ddof=1), rel=1e-5)
         seen.add(result.methods[name].auc.mean)
     assert len(seen) > 3  # the ways to rank are different ones
-    assert list(result.methods)[6:] == ["bm25", "embedding", "loss", "length", "random"]
+    besides = ["last-layer gradient", "bm25", "embedding", "loss", "length", "random"]
+    assert list(result.methods) == [*scores, *besides]
     assert result.methods["bm25"].auc.mean > 0.6 > result.methods["random"].auc.mean
     assert result.sources.mean == N / GROUPS
 

@@ -77,6 +77,7 @@ class BlockSketch(Sketch):
         self.tensors = tensors
         self._slots, self._hidden = tensors["orders"].shape
         self._blocks = int(tensors["blocks"])
+        self._signed = tensors["bucket_signs"].new_empty(0)  # memory that each update takes again
 
     @classmethod
     def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
@@ -112,7 +113,11 @@ class BlockSketch(Sketch):
         """Adds tokens to the state of the samples that own them, in place."""
         n = len(tokens.owner)
         errors = tokens.errors.new_zeros(n, self._blocks * self._slots)
-        errors.index_add_(1, self.tensors["buckets"], tokens.errors * self.tensors["bucket_signs"])
+        if self._signed.numel() < tokens.errors.numel():
+            self._signed = torch.empty_like(tokens.errors).flatten()
+        signed = self._signed[: tokens.errors.numel()].view_as(tokens.errors)
+        torch.mul(tokens.errors, self.tensors["bucket_signs"], out=signed)
+        errors.index_add_(1, self.tensors["buckets"], signed)
         errors = errors.view(n, self._blocks, self._slots).transpose(1, 2)  # [n, slots, blocks]
         hidden = tokens.hidden
         if "directions" in self.tensors:
