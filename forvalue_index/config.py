@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from forvalue_index.errors import InputError
+from forvalue_index.errors import InputError, SchemaError
 
 RECIPES = ("balanced", "kfac", "raw")
 SKETCHES = ("block", "tensor")
@@ -152,12 +152,21 @@ class IndexConfig:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> IndexConfig:
-        """Returns the configuration that `to_json` wrote."""
-        return cls(
-            model=ModelConfig(
-                **value["model"]
-                | {name: tuple(value["model"][name]) for name in ("adapters", "adapter_weights")}
-            ),
-            format=FormatConfig(**value["format"]),
-            vector=VectorConfig(**value["vector"]),
-        )
+        """Returns the configuration that `to_json` wrote.
+
+        Raises:
+            SchemaError: another version of this package did, with other settings.
+        """
+        try:
+            model = value["model"]
+            several = {name: tuple(model[name]) for name in ("adapters", "adapter_weights")}
+            return cls(
+                model=ModelConfig(**model | several),
+                format=FormatConfig(**value["format"]),
+                vector=VectorConfig(**value["vector"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise SchemaError(
+                f"the index was made by a version of this package with other settings ({error}): "
+                "build it again"
+            ) from None
