@@ -1,4 +1,4 @@
-"""An explanation as one HTML page: both texts, coloured, and the heat map of every pair of tokens."""
+"""An explanation as one HTML page: both texts, coloured, and the heat map of all their tokens."""
 
 from __future__ import annotations
 
