@@ -23,6 +23,8 @@ from transformers import (
     Qwen2Config,
 )
 
+pytest_plugins = ("catalogs", "derived_data", "indexes")  # whose fixtures several files share
+
 VOCABULARY = 96
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,

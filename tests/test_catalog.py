@@ -1,84 +1,26 @@
-"""The catalogue against a plain dict, its refusals, and who may write."""
+"""The catalogue: making, opening, adding and reading, and all of it against a plain dict."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import re
-import signal
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from catalogs import CONFIG, FINGERPRINT, add, sample, segment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine
-from sqlalchemy.exc import IntegrityError
 
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.engine import make_engine, reading, writing
-from forvalue_index.catalog.lock import WriterLock
 from forvalue_index.errors import (
     CorruptIndexError,
     FingerprintError,
     IndexMissingError,
     InputError,
     KeyConflictError,
-    LockedError,
 )
-from forvalue_index.records import Row, Segment, StoredSample
-
-CONFIG = {"dim": 4, "model": {"name": "tiny", "revision": None}}
-FINGERPRINT = {"model": "abc", "scale": 0.1}
-
-
-@pytest.fixture
-def url(tmp_path: Path, database: str | None) -> str:
-    return database or f"sqlite:///{tmp_path / 'catalog.db'}"
-
-
-def change(url: str, statement: str) -> int:
-    """Runs SQL behind the catalogue's back; the number of rows it changed."""
-    engine = create_engine(url)
-    try:
-        with engine.begin() as connection:
-            return connection.exec_driver_sql(statement).rowcount
-    finally:
-        engine.dispose()
-
-
-@pytest.fixture
-def catalog(url: str) -> Iterator[Catalog]:
-    with Catalog.create(url, CONFIG, FINGERPRINT) as catalog:
-        yield catalog
-
-
-def sample(id: int, key: str | None = None, row: Row | None = None) -> StoredSample:
-    return StoredSample(
-        id=id,
-        key=f"k{id}" if key is None else key,
-        content_hash=f"hash{id}",
-        row={"prompt": f"p{id}", "n": id} if row is None else row,
-        n_tokens=10 + id,
-        n_scored=5 + id,
-        truncated=bool(id % 2),
-        loss=1 / (id + 1),
-        norm=0.1 * id,
-    )
-
-
-def segment(name: str, ntotal: int) -> Segment:
-    return Segment(f"{name}.faiss", ntotal, ntotal * 8, "0" * 64)
-
-
-def add(catalog: Catalog, name: str, ids: range, **options: object) -> list[StoredSample]:
-    samples = [sample(id) for id in ids]
-    catalog.commit_segment(segment(name, len(samples)), samples, **options)  # type: ignore[arg-type]
-    return samples
-
+from forvalue_index.records import Row, StoredSample
 
 # -- making and opening ------------------------------------------------------------------------
 
@@ -253,160 +195,8 @@ def test_rows_that_are_not_json_and_losses_that_are_not_numbers(catalog: Catalog
     assert catalog.segments() == []
 
 
-def test_the_database_itself_keeps_live_keys_apart(catalog: Catalog, url: str) -> None:
-    add(catalog, "a", range(2))
-    with pytest.raises(IntegrityError, match=r"UNIQUE|duplicate key"):
-        change(url, "UPDATE samples SET key = 'k0'")
-
-
-# -- removing and replacing --------------------------------------------------------------------
-
-
-def test_removed_is_removed_and_its_key_is_free(catalog: Catalog) -> None:
-    samples = add(catalog, "a", range(4)) + add(catalog, "b", range(4, 6))
-    assert catalog.remove(["k1", "k5", "nobody", "k1"]).tolist() == [1, 5]
-    generation = catalog.generation()
-    assert catalog.remove(["k1", "k5"]).tolist() == []
-    assert catalog.generation() == generation
-    assert catalog.count() == 4
-    assert catalog.removed_ids().tolist() == [1, 5]
-    assert catalog.live_ids("a.faiss").tolist() == [0, 2, 3]
-    assert catalog.live_ids("b.faiss").tolist() == [4]
-    assert catalog.segment_ids("b.faiss").tolist() == [4, 5]
-    assert catalog.known(["k0", "k1"]) == {"k0": "hash0"}
-    assert [s.id for s in catalog.iterate()] == catalog.figures().ids.tolist() == [0, 2, 3, 4]
-    # A reader that opened before can still name its hit.
-    assert catalog.samples([1]) == {1: samples[1]}
-    again = sample(6, "k1")
-    catalog.commit_segment(segment("c", 1), [again])
-    assert catalog.samples([1, 6]) == {1: samples[1], 6: again}
-    assert catalog.ids_of(["k1"]) == {"k1": 6}
-
-
-def test_replacing_is_one_transaction(catalog: Catalog) -> None:
-    add(catalog, "a", range(3))
-    new = sample(3, "k1")
-    catalog.commit_segment(segment("b", 1), [new], replaces=[1])
-    assert catalog.ids_of(["k0", "k1", "k2"]) == {"k0": 0, "k1": 3, "k2": 2}
-    with pytest.raises(CorruptIndexError, match="samples 1 are not live"):
-        catalog.commit_segment(segment("c", 1), [sample(4, "k1")], replaces=[1])
-    with pytest.raises(KeyConflictError, match="k1"):
-        catalog.commit_segment(segment("c", 1), [sample(4, "k1")], replaces=[0])
-    assert catalog.removed_ids().tolist() == [1]
-    assert catalog.count() == 3
-
-
-def test_a_segment_takes_the_place_of_others(catalog: Catalog) -> None:
-    for name, ids in (("a", range(4)), ("b", range(4, 6)), ("c", range(6, 7))):
-        add(catalog, name, ids)
-    live = [s for s in catalog.iterate() if s.id not in (1, 5)]
-    catalog.remove(["k1", "k5"])
-    before = catalog.generation()
-    with pytest.raises(CorruptIndexError, match=r"2 segments with 5 live .* has 2 with 4"):
-        catalog.replace_segments(["a.faiss", "b.faiss"], segment("d", 5))
-    with pytest.raises(CorruptIndexError, match=r"2 segments with 4 live .* has 1 with 3"):
-        catalog.replace_segments(["a.faiss", "nothing.faiss"], segment("d", 4))
-    assert catalog.generation() == before
-    catalog.replace_segments(["a.faiss", "b.faiss"], segment("d", 4), retained_energy=0.5)
-    assert catalog.segments() == [segment("c", 1), segment("d", 4)]
-    assert catalog.segment_ids("d.faiss").tolist() == [0, 2, 3, 4]
-    assert catalog.retained_energy() == {"d.faiss": 0.5}
-    assert list(catalog.iterate()) == live
-    assert len(catalog.removed_ids()) == 0
-    with pytest.raises(CorruptIndexError, match="samples 1 have no row"):
-        catalog.samples([0, 1])
-    assert catalog.generation() == catalog.snapshot().generation == before + 1
-    catalog.remove(["k6"])
-    catalog.replace_segments(["c.faiss"], None)
-    assert catalog.segments() == [segment("d", 4)]
-    assert catalog.next_id() == 7
-    catalog.vacuum()
-    assert catalog.check() == []
-
-
-def test_a_snapshot_is_of_one_moment(catalog: Catalog) -> None:
-    add(catalog, "a", range(4))
-    catalog.remove(["k2"])
-    first = catalog.snapshot()
-    assert (first.segments, first.count) == ([segment("a", 4)], 3)
-    assert first.removed.tolist() == [2]
-    add(catalog, "b", range(4, 5))
-    second = catalog.snapshot()
-    assert second.generation == catalog.generation() == first.generation + 1
-    assert second.count == 4
-
-
-def test_a_reader_sees_one_moment_while_another_writes(catalog: Catalog, url: str) -> None:
-    add(catalog, "a", range(2))
-    engine = make_engine(url)
-    count = "SELECT count(*) FROM samples"
-    with reading(engine) as connection:
-        assert connection.exec_driver_sql(count).scalar() == 2
-        add(catalog, "b", range(2, 4))
-        assert catalog.count() == 4
-        assert connection.exec_driver_sql(count).scalar() == 2
-    with reading(engine) as connection:
-        assert connection.exec_driver_sql(count).scalar() == 4
-    engine.dispose()
-
-
-def test_a_second_writer_is_told_so(
-    catalog: Catalog, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    add(catalog, "a", range(3))
-    monkeypatch.setattr("forvalue_index.catalog.engine.BUSY_SECONDS", 0.01)
-    engine = make_engine(url)
-    place = r"catalog\.db" if engine.name == "sqlite" else "postgresql"
-    with (
-        Catalog.open(url) as second,
-        writing(engine) as connection,
-        pytest.raises(LockedError, match=place),
-    ):
-        connection.exec_driver_sql("UPDATE index_info SET next_id = next_id")
-        second.remove(["k1"])
-    engine.dispose()
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [
-        "UPDATE samples SET row = replace(row, 'p1', 'px')",
-        "UPDATE samples SET key = 'renamed' WHERE id = 1",
-        "UPDATE samples SET id = 7 WHERE id = 1",
-        "UPDATE samples SET loss = loss + 0.001 WHERE id = 1",
-        "UPDATE samples SET truncated = 0 WHERE id = 1",
-        "UPDATE samples SET removed_at = 'now' WHERE id = 1",
-        "UPDATE samples SET removed_at = NULL WHERE id = 3",
-        "DELETE FROM samples WHERE id = 1",
-    ],
-)
-def test_a_row_changed_by_hand_is_refused(catalog: Catalog, url: str, edit: str) -> None:
-    add(catalog, "a", range(4))
-    catalog.remove(["k3"])
-    assert len(catalog.samples(range(4))) == 4
-    assert catalog.check() == []
-    if "truncated = 0" in edit:
-        edit = edit.replace("0", "(id = 0)")  # of the type that the database has for it
-    assert change(url, edit) > 0
-    with pytest.raises(CorruptIndexError, match=r"\b[137]\b"):
-        catalog.samples([0, 1, 2, 3, *([7] if "id = 7" in edit else [])])
-    if "DELETE" not in edit:
-        (problem,) = catalog.check()
-        assert re.search(r"sample [137]\b.* was changed", problem)
-    if "DELETE" in edit or "removed_at" in edit:
-        with pytest.raises(
-            CorruptIndexError, match=r"[234] live and [012] removed.*committed were 3"
-        ):
-            catalog.snapshot()
-
-
-def test_a_changed_fingerprint_is_refused(catalog: Catalog, url: str) -> None:
-    change(url, "UPDATE index_info SET fingerprint = '{}'")
-    with pytest.raises(CorruptIndexError, match="fingerprint"):
-        Catalog.open(url)
-
-
 # -- against a plain dict ----------------------------------------------------------------------
+
 
 operations = st.lists(
     st.tuples(st.sampled_from(["add", "update", "remove", "reopen"]), st.sets(st.integers(0, 7))),
@@ -459,56 +249,3 @@ def test_any_sequence_agrees_with_a_dict(
     per_segment = [catalog.live_ids(s.name) for s in catalog.segments()]
     assert sorted(np.concatenate([[], *per_segment]).tolist()) == [s.id for s in expected]
     catalog.close()
-
-
-# -- the writer's lock -------------------------------------------------------------------------
-
-
-def test_the_second_writer_learns_who_the_first_is(tmp_path: Path) -> None:
-    with (
-        WriterLock(tmp_path, "forvalue add rows.jsonl"),
-        pytest.raises(
-            LockedError, match=rf"process {os.getpid()} on .*forvalue add rows\.jsonl, since 20"
-        ),
-    ):
-        WriterLock(tmp_path).acquire()
-    with WriterLock(tmp_path, "another"), pytest.raises(LockedError, match="another"):
-        WriterLock(tmp_path).acquire()
-    with pytest.raises(ZeroDivisionError), WriterLock(tmp_path):
-        _ = 1 / 0
-    WriterLock(tmp_path).acquire()
-
-
-def test_a_lock_that_cannot_be_written_is_not_held(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("os.pwrite", full)
-        with pytest.raises(OSError, match="No space"):
-            WriterLock(tmp_path).acquire()
-    with WriterLock(tmp_path) as lock:
-        assert not lock.interrupted
-
-
-def _hold(folder: Path, ready: multiprocessing.synchronize.Event) -> None:
-    WriterLock(folder, "held").acquire()
-    ready.set()
-    time.sleep(60)
-
-
-def test_a_killed_writer_holds_nothing(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    process = context.Process(target=_hold, args=(tmp_path, ready))
-    process.start()
-    assert ready.wait(30)
-    with pytest.raises(LockedError, match=f"process {process.pid} .*held"):
-        WriterLock(tmp_path).acquire()
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    with WriterLock(tmp_path):
-        pass

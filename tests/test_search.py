@@ -1,231 +1,21 @@
-"""Segments on disk and exact search, against numpy on the same fp16 numbers."""
+"""Exact search over all segments, against numpy on the same fp16 numbers."""
 
 from __future__ import annotations
 
-import hashlib
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from vectors import DIM, exact, fp16, random, write
 
-from forvalue_index.errors import CorruptIndexError, DependencyError, InputError, ModelError
-from forvalue_index.records import Segment
-from forvalue_index.search import backend, many
+from forvalue_index.errors import CorruptIndexError, DependencyError, InputError
+from forvalue_index.search import backend
 from forvalue_index.search import flat as flat_module
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.segments import open_segment, orphans, verify_segment, write_segment
-
-DIM = 16
-
-
-def random(n: int, dim: int = DIM, seed: int = 0) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
-
-
-def fp16(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    return vectors.astype(np.float16).astype(np.float32)
-
-
-def write(
-    folder: Path, parts: Sequence[tuple[Any, NDArray[np.float32]]], name: str = "s"
-) -> list[Segment]:
-    return [
-        write_segment(folder, f"{name}{i}.faiss", np.array(ids, np.int64), vectors)
-        for i, (ids, vectors) in enumerate(parts)
-    ]
-
-
-def exact(
-    queries: NDArray[np.float32], vectors: NDArray[np.float32], ids: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Scores and ids of the k best in double precision, smaller ids first."""
-    scores = queries.astype(np.float64) @ fp16(vectors).T.astype(np.float64)
-    order = np.stack([np.lexsort((ids, -row)) for row in scores])[:, :k]
-    return np.take_along_axis(scores, order, 1), ids[order]
-
-
-# -- one segment -------------------------------------------------------------------------------
-
-
-def test_a_segment_is_what_was_written(tmp_path: Path) -> None:
-    vectors, ids = random(50), np.random.default_rng(1).permutation(500)[:50]
-    segment = write_segment(tmp_path, "a.faiss", ids, vectors)
-    data = (tmp_path / "a.faiss").read_bytes()
-    assert segment == Segment("a.faiss", 50, len(data), hashlib.sha256(data).hexdigest())
-    assert [path.name for path in tmp_path.iterdir()] == ["a.faiss"]
-    opened = open_segment(tmp_path, segment, DIM)
-    order = np.argsort(ids)
-    np.testing.assert_array_equal(opened.ids, ids[order])
-    np.testing.assert_array_equal(opened.vectors(np.arange(50)), fp16(vectors[order]))
-    assert verify_segment(tmp_path, segment, DIM, ids) == []
-
-
-def test_a_stored_segment_written_again_is_the_same_file(tmp_path: Path) -> None:
-    vectors, ids = random(20), np.arange(20)
-    first = write_segment(tmp_path, "a.faiss", ids, vectors)
-    stored = open_segment(tmp_path, first, DIM).vectors(ids)
-    assert write_segment(tmp_path, "b.faiss", ids, stored).sha256 == first.sha256
-    # What an interrupted writer left is replaced.
-    (tmp_path / "c.faiss").write_bytes(b"half a file")
-    assert write_segment(tmp_path, "c.faiss", ids[::-1], vectors[::-1]).sha256 == first.sha256
-
-
-def test_an_open_segment_is_mapped_not_copied(tmp_path: Path) -> None:
-    [segment] = write(tmp_path, [(range(4096), random(4096, 1024))])
-    process = psutil.Process()
-    before = process.memory_full_info().uss
-    opened = open_segment(tmp_path, segment, 1024)
-    assert segment.bytes > 8e6
-    assert process.memory_full_info().uss - before < 2e6
-    assert any(Path(m.path).name == "s0.faiss" for m in process.memory_maps())
-    # Its file may go (compaction) while a reader has it open.
-    (tmp_path / "s0.faiss").unlink()
-    assert np.isfinite(opened.vectors(np.arange(4096))).all()
-
-
-BAD = [(np.nan, "NaN"), (np.inf, "NaN or inf"), (7e4, "fp16.*7e\\+04")]
-
-
-@pytest.mark.parametrize(("value", "message"), BAD)
-def test_what_fp16_cannot_keep_is_refused(tmp_path: Path, value: float, message: str) -> None:
-    vectors = random(5)
-    vectors[3] = 0
-    vectors[3, 2] = value
-    with pytest.raises(ModelError, match=rf"samples 13 .*{message}"):
-        write_segment(tmp_path, "a.faiss", np.arange(10, 15), vectors)
-    assert list(tmp_path.iterdir()) == []
-    vectors[3, 2] = 6.55e4  # the largest number is kept, and so is next to nothing
-    vectors[4] = 1e-9
-    write_segment(tmp_path, "a.faiss", np.arange(10, 15), vectors)
-
-
-@pytest.mark.parametrize(
-    ("ids", "vectors"),
-    [
-        (np.arange(3), random(4)),
-        (np.array([1, 2, 2, 3]), random(4)),
-        (np.array([-1, 2, 3, 4]), random(4)),
-        (np.arange(4, dtype=np.int32), random(4)),
-        (np.arange(4), random(4).astype(np.float64)),
-        (np.arange(4), random(4)[0]),
-        (np.arange(0), random(0)),
-        (np.arange(4), random(4)[:, :0]),
-    ],
-)
-def test_arrays_that_do_not_fit_are_our_bug(tmp_path: Path, ids: Any, vectors: Any) -> None:
-    with pytest.raises(ValueError, match="ids"):
-        write_segment(tmp_path, "a.faiss", ids, vectors)
-    for name in ("a", "../a.faiss", "/a.faiss"):
-        with pytest.raises(ValueError, match="named"):
-            write_segment(tmp_path, name, np.arange(4), random(4))
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("step", ["fsync", "write_index", "replace"])
-def test_a_failed_write_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    owner = {"fsync": "os", "write_index": "faiss", "replace": "pathlib.Path"}[step]
-    monkeypatch.setattr(f"{owner}.{step}", full)
-    with pytest.raises(OSError, match="No space"):
-        write_segment(tmp_path, "a.faiss", np.arange(4), random(4))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
-    ids = np.arange(0, 9, 3)
-    [segment] = write(tmp_path, [(ids, random(3, 4))])
-    path = tmp_path / "s0.faiss"
-    good = path.read_bytes()
-    assert verify_segment(tmp_path, segment, 4, ids) == []
-    for position in range(len(good)):
-        bad = bytearray(good)
-        bad[position] ^= 1 << position % 8
-        path.write_bytes(bad)
-        problems = verify_segment(tmp_path, segment, 4, ids)
-        assert f"s0.faiss has sha256 {hashlib.sha256(bad).hexdigest()}" in problems[0]
-
-
-def test_what_differs_is_named(tmp_path: Path) -> None:
-    ids = np.arange(5)
-    segment, other, nan = write(tmp_path, [(ids, random(5)), (ids, random(5, 8)), (ids, random(5))])
-    path = tmp_path / nan.name
-    stored = fp16(random(5)).astype(np.float16).tobytes()
-    data = path.read_bytes()
-    assert stored in data
-    path.write_bytes(data.replace(stored[:2], np.float16("nan").tobytes(), 1))
-    cases = [
-        (replace(segment, ntotal=6), DIM, r"s0\.faiss: vectors 5, committed 6"),
-        (replace(segment, bytes=7), DIM, rf"s0\.faiss: bytes {segment.bytes}, committed 7"),
-        (other, DIM, r"s1\.faiss: dim 8, committed 16"),
-        (replace(segment, name="x.faiss"), DIM, r"x\.faiss is missing"),
-    ]
-    for wrong, dim, message in cases:
-        with pytest.raises(CorruptIndexError, match=message):
-            open_segment(tmp_path, wrong, dim)
-        [*_, problem] = verify_segment(tmp_path, wrong, dim, ids)
-        assert message.replace("\\", "") in problem
-    digest, finite = verify_segment(tmp_path, nan, DIM, ids)
-    assert "sha256" in digest
-    assert "not finite: ids 0" in finite
-    surplus, absent = verify_segment(tmp_path, segment, DIM, np.arange(2, 9))
-    assert "vectors without a row in the catalogue: ids 0, 1" in surplus
-    assert "no vectors for rows of the catalogue: ids 5, 6, 7, 8" in absent
-    path.write_bytes(b"x" * nan.bytes)
-    with pytest.raises(CorruptIndexError, match=r"s2\.faiss cannot be read"):
-        open_segment(tmp_path, nan, DIM)
-
-
-def _foreign(kind: str) -> Any:
-    faiss = backend.faiss()
-    if kind == "flat":
-        return faiss.IndexFlatIP(DIM)
-    quantiser = faiss.ScalarQuantizer.QT_bf16 if kind == "bf16" else faiss.ScalarQuantizer.QT_fp16
-    metric = faiss.METRIC_L2 if kind == "l2" else faiss.METRIC_INNER_PRODUCT
-    return faiss.IndexScalarQuantizer(DIM, quantiser, metric)
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"), [("flat", "quantiser"), ("bf16", "quantiser kind"), ("l2", "metric")]
-)
-def test_a_foreign_index_is_not_a_segment(tmp_path: Path, kind: str, message: str) -> None:
-    faiss = backend.faiss()
-    index = faiss.IndexIDMap(_foreign(kind))
-    index.add_with_ids(random(5), np.arange(5))
-    faiss.write_index(index, str(tmp_path / "a.faiss"))
-    segment = Segment("a.faiss", 5, (tmp_path / "a.faiss").stat().st_size, "")
-    with pytest.raises(CorruptIndexError, match=rf"a\.faiss: {message} "):
-        open_segment(tmp_path, segment, DIM)
-
-
-def test_ids_out_of_order_are_not_opened(tmp_path: Path) -> None:
-    [segment] = write(tmp_path, [(range(5), random(5))])
-    path = tmp_path / "s0.faiss"
-    path.write_bytes(path.read_bytes()[:-40] + np.array([0, 1, 3, 2, 4]).tobytes())
-    with pytest.raises(CorruptIndexError, match="do not ascend"):
-        open_segment(tmp_path, segment, DIM)
-
-
-def test_orphans_are_what_was_not_committed(tmp_path: Path) -> None:
-    segments = write(tmp_path, [(range(3), random(3)), (range(3, 6), random(3))])
-    (tmp_path / "s2.faiss.tmp").touch()
-    (tmp_path / "notes.txt").touch()
-    assert [path.name for path in orphans(tmp_path, segments[:1])] == ["s1.faiss", "s2.faiss.tmp"]
-
-
-# -- all segments ------------------------------------------------------------------------------
 
 
 @settings(
@@ -302,109 +92,6 @@ def test_no_split_batch_or_call_changes_a_bit(tmp_path: Path) -> None:
         np.testing.assert_array_equal(flat.scores(queries[:1])[1], every[:1])
 
 
-@pytest.fixture
-def unsure(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many queries of each batch were left to a scan; batches are of 4 queries or more."""
-    counts: list[int] = []
-    scanned = FlatSearch._scanned
-
-    def count(self: FlatSearch, queries: Any, *rest: Any) -> Any:
-        counts.append(len(queries))
-        return scanned(self, queries, *rest)
-
-    monkeypatch.setattr(flat_module, "MANY", 4)
-    monkeypatch.setattr(FlatSearch, "_scanned", count)
-    return counts
-
-
-@pytest.mark.parametrize("restricted", [False, True])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("dim", [100, 128])
-def test_a_batch_gives_the_bits_of_its_queries(
-    tmp_path: Path,
-    unsure: list[int],
-    monkeypatch: pytest.MonkeyPatch,
-    dim: int,
-    weighted: bool,
-    restricted: bool,
-) -> None:
-    """Candidates come from BLAS, whose scores differ in the last bits; hits must not."""
-    n, rng = 2000, np.random.default_rng(0)
-    vectors, queries, ids = random(n, dim), random(9, dim, seed=1), 3 * np.arange(n)
-    vectors *= np.exp(rng.standard_normal(n)).astype(np.float32)[:, None]
-    parts = [
-        (ids[:700], vectors[:700]),
-        (ids[700:705], vectors[700:705]),
-        (ids[705:], vectors[705:]),
-    ]
-    flat = FlatSearch(tmp_path, write(tmp_path, parts), dim, removed=ids[::11])
-    how: dict[str, Any] = {"allowed": ids[5:1500] if restricted else None}
-    if weighted:
-        how["weights"] = 1 / np.linalg.norm(flat.vectors(flat.ids), axis=1)
-    for step in (2**20, 40 * dim):  # in other blocks
-        monkeypatch.setattr(many, "_NUMBERS", step)
-        for k in (1, 10, 60):
-            for opponents in (False, True):
-                unsure.clear()
-                scores, found = flat.search(queries, k, opponents=opponents, **how)
-                assert unsure == []
-                for i in range(len(queries)):
-                    one = flat.search(queries[i : i + 1], k, opponents=opponents, **how)
-                    np.testing.assert_array_equal(one[0][0], scores[i])
-                    np.testing.assert_array_equal(one[1][0], found[i])
-    # It could fail: the scores of BLAS are others.
-    blas = queries @ fp16(vectors)[found[:, 0] // 3].T
-    assert (scores[:, 0] != np.diagonal(blas)).any()
-
-
-def test_a_batch_leaves_what_rounding_hides_to_a_scan(tmp_path: Path, unsure: list[int]) -> None:
-    """Vectors that differ by less than the scores of BLAS and of a scan do."""
-    n, dim = 1200, 64
-    near = random(1, dim).repeat(n // 2, 0)
-    near[:, 0] = 2.0**-24 * np.arange(n // 2)  # the steps of float16 near 0
-    vectors, ids = np.concatenate([near, random(n // 2, dim, seed=3)]), np.arange(n)
-    queries = np.concatenate([near[:3], random(3, dim, seed=4)])
-    flat = FlatSearch(
-        tmp_path, write(tmp_path, [(ids[:500], vectors[:500]), (ids[500:], vectors[500:])]), dim
-    )
-    scores, found = flat.search(queries, 20)
-    assert 0 < sum(unsure) < len(queries)
-    for i in range(len(queries)):
-        one = flat.search(queries[i : i + 1], 20)
-        np.testing.assert_array_equal(one[0][0], scores[i])
-        np.testing.assert_array_equal(one[1][0], found[i])
-
-
-@pytest.mark.parametrize("dim", [16, 1024])
-def test_the_bound_on_rounding_holds(dim: int) -> None:
-    queries, vectors = random(50, dim), random(50, dim, seed=1)
-    exactly = queries.astype(np.float64) @ vectors.T.astype(np.float64)
-    longest = float(np.linalg.norm(vectors.astype(np.float64), axis=1).max())
-    off = np.abs(queries @ vectors.T - exactly).max(axis=1)
-    assert (off > 0).all()
-    assert (2 * off < many.slack(queries, longest)).all()
-    # Queries of float16, all of whose numbers are off by nearly half a step, and to one side.
-    queries, vectors = (
-        np.full((1, dim), np.float32(1 + 0.99 * 2**-11)),
-        np.ones((1, dim), np.float32),
-    )
-    off = abs(float((fp16(queries) @ vectors.T)[0, 0]) - float(queries[0, 0]) * dim)
-    assert many.slack(queries, dim**0.5)[0] < off < many.slack(queries, dim**0.5, 2.0**-11)[0]
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_a_batch_refuses_damage(tmp_path: Path, unsure: list[int], weighted: bool) -> None:
-    vectors = random(200)
-    [segment] = write(tmp_path, [(range(200), vectors)])
-    path = tmp_path / "s0.faiss"
-    first = vectors.astype(np.float16).tobytes()[:2]
-    path.write_bytes(path.read_bytes().replace(first, np.float16("nan").tobytes(), 1))
-    flat = FlatSearch(tmp_path, [segment], DIM)
-    with pytest.raises(CorruptIndexError, match=r"s0\.faiss holds vectors"):
-        flat.search(random(6, seed=1), 3, weights=np.ones(200) if weighted else None)
-    assert not unsure
-
-
 def test_a_large_segment_is_searched_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,57 +150,6 @@ def test_scores_in_blocks_are_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     np.testing.assert_array_equal(flat.scores(queries)[1], whole)
 
 
-def test_weights_change_the_rank_exactly(tmp_path: Path) -> None:
-    """Whole numbers and powers of two, so that numpy has the same scores and equal ones occur."""
-    rng = np.random.default_rng(0)
-    n = 200
-    vectors = rng.integers(-2, 3, (n, 4)).astype(np.float32)
-    ids = np.sort(rng.choice(1000, n, replace=False))
-    queries = rng.integers(-2, 3, (7, 4)).astype(np.float32)
-    parts = [(ids[i::5], vectors[i::5]) for i in range(5)]
-    removed = ids[::7]
-    live = ~np.isin(ids, removed)
-    flat = FlatSearch(tmp_path, write(tmp_path, parts), 4, removed)
-    weights = 2.0 ** rng.integers(-3, 4, live.sum())
-    weighted = vectors[live] * weights[:, None]
-    np.testing.assert_array_equal(flat.scores(queries, weights=weights)[1], queries @ weighted.T)
-    allowed = rng.choice(1000, 300, replace=False)
-    for restriction in (None, allowed):
-        kept = np.isin(ids[live], ids if restriction is None else restriction)
-        for k in (1, 10, n + 1):
-            for opponents, sign in ((False, 1), (True, -1)):
-                scores, found = flat.search(
-                    queries, k, opponents=opponents, allowed=restriction, weights=weights
-                )
-                want_scores, want = exact(sign * queries, weighted[kept], ids[live][kept], k)
-                np.testing.assert_array_equal(found, want)
-                np.testing.assert_array_equal(scores, sign * want_scores)
-    # It could fail: without weights the order is another one.
-    assert (flat.search(queries, 10)[1] != flat.search(queries, 10, weights=weights)[1]).any()
-
-
-def test_cosines_are_cosines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors, queries, ids = random(300), random(20, seed=1), np.arange(300)
-    vectors *= np.geomspace(0.1, 10, 300, dtype=np.float32)[:, None]
-    flat = FlatSearch(
-        tmp_path, write(tmp_path, [(ids[:99], vectors[:99]), (ids[99:], vectors[99:])]), DIM
-    )
-    lengths = np.linalg.norm(fp16(vectors), axis=1)
-    scores, found = flat.search(queries, 12, weights=1 / lengths)
-    cosines = queries @ (fp16(vectors) / lengths[:, None]).T
-    np.testing.assert_array_equal(found, np.argsort(-cosines, axis=1)[:, :12])
-    np.testing.assert_allclose(scores, np.take_along_axis(cosines, found, 1), rtol=1e-4)
-    # To the bit, and in blocks too, what `scores` and `scores_of` say.
-    every = flat.scores(queries, weights=1 / lengths)[1]
-    np.testing.assert_array_equal(np.take_along_axis(every, found, 1), scores)
-    monkeypatch.setattr("forvalue_index.search.parts._LABELS", 100)
-    monkeypatch.setattr("forvalue_index.search.flat._SCORED", 24 * DIM)
-    again = flat.search(queries, 12, weights=1 / lengths)
-    np.testing.assert_array_equal(again[0], scores)
-    np.testing.assert_array_equal(again[1], found)
-    np.testing.assert_array_equal(flat.scores_of(queries, found, weights=1 / lengths), scores)
-
-
 def test_scores_of_chosen_samples_are_those_of_search(tmp_path: Path) -> None:
     dim = 100
     vectors, queries, ids = random(300, dim), random(9, dim, seed=1), 3 * np.arange(300)
@@ -529,24 +165,6 @@ def test_scores_of_chosen_samples_are_those_of_search(tmp_path: Path) -> None:
     for missing in (6, 7, -1):
         with pytest.raises(InputError, match=f"id {missing} "):
             flat.scores_of(queries, np.full((9, 1), missing))
-
-
-@pytest.mark.parametrize("bad", [0, -1, np.nan, np.inf, 1e-50, 1e50])
-def test_weights_that_are_none_are_refused(tmp_path: Path, bad: float) -> None:
-    flat = FlatSearch(tmp_path, write(tmp_path, [(range(5), random(5))]), DIM, removed=[0])
-    weights = np.array([1, 2, bad, 1])
-    for method in (
-        lambda w: flat.search(random(1), 2, weights=w),
-        lambda w: flat.scores(random(1), weights=w),
-        lambda w: flat.scores_of(random(1), np.array([[1]]), weights=w),
-    ):
-        with (
-            np.errstate(over="ignore"),
-            pytest.raises(InputError, match=r"weight of sample 3 is .*positive and finite"),
-        ):
-            method(weights)
-        with pytest.raises(InputError, match=r"\(5,\) weights for 4 samples"):
-            method(np.ones(5))
 
 
 def test_blocks_are_all_vectors_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

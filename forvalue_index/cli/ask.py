@@ -12,11 +12,11 @@ from rich.text import Text
 from forvalue_index.cli import passages, render
 from forvalue_index.cli.asked import Part, Search, part_options, search_options
 from forvalue_index.cli.options import (
-    device_option,
+    Opening,
     index_option,
     json_option,
-    model_option,
-    trust_option,
+    opening_options,
+    seed_option,
 )
 from forvalue_index.errors import InputError
 
@@ -63,14 +63,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Draw from the most likely tokens that hold this probability together.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@seed_option
 @part_options
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Hits.")
 @search_options
 @json_option
-@model_option
-@device_option
-@trust_option
+@opening_options
 def ask(
     directory: Path,
     prompt: str | None,
@@ -84,9 +82,7 @@ def ask(
     k: int,
     search: Search,
     as_json: bool,
-    model: str | None,
-    device: str | None,
-    trust_remote_code: bool,
+    opening: Opening,
 ) -> None:
     """Ask the model, and see which training samples its answer comes from.
 
@@ -108,9 +104,7 @@ def ask(
     if images and data is not None:
         raise click.UsageError("--image goes with --prompt; a row of --data has its own images")
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    with InfluenceIndex.open(
-        directory, model=model, device=device, trust_remote_code=trust_remote_code
-    ) as index:
+    with InfluenceIndex.open(directory, **opening) as index:
         format = index.config.format
         if data is not None:
             row = _row(data)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING
 
 import click
 
+from forvalue_index.cli.bundles import F, Option, bundled
 from forvalue_index.cli.options import data_options, rank_option, remote_option, where_option
 from forvalue_index.config import FormatConfig, check_rank
 
@@ -16,9 +15,6 @@ if TYPE_CHECKING:
     from forvalue_index.data.rows import Rows
     from forvalue_index.index import InfluenceIndex
     from forvalue_index.records import Hit, Row, Sample
-
-F = TypeVar("F", bound=Callable[..., Any])
-Option = Callable[[Any], Any]
 
 
 def _slice(_: click.Context, __: click.Parameter, value: str | None) -> slice | None:
@@ -165,27 +161,14 @@ class Part:
 
 def query_options(command: F) -> F:
     """Adds the options that give a query; the command gets them as `asked`."""
-    return _bundled(command, _QUERY, "asked", Asked)
+    return bundled(command, _QUERY, "asked", Asked)
 
 
 def search_options(command: F) -> F:
     """Adds the options that say which samples are hits; the command gets them as `search`."""
-    return _bundled(command, _SEARCH, "search", Search)
+    return bundled(command, _SEARCH, "search", Search)
 
 
 def part_options(command: F) -> F:
     """Adds the options that name a part of a response; the command gets them as `part`."""
-    return _bundled(command, _PART, "part", Part)
-
-
-def _bundled(command: F, options: list[Option], name: str, kind: Callable[..., Any]) -> F:
-    names = [field.name for field in fields(cast(Any, kind))]
-
-    def bundled(*args: Any, **values: Any) -> Any:
-        values[name] = kind(**{name: values.pop(name) for name in names})
-        return command(*args, **values)
-
-    decorated: Any = functools.wraps(command)(bundled)
-    for option in reversed(options):
-        decorated = option(decorated)
-    return cast(F, decorated)
+    return bundled(command, _PART, "part", Part)

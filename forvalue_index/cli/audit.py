@@ -13,14 +13,13 @@ from rich.text import Text
 
 from forvalue_index.cli import render
 from forvalue_index.cli.options import (
+    Opening,
     data_options,
-    device_option,
     field_options,
     format_of,
     index_option,
     json_option,
-    model_option,
-    trust_option,
+    opening_options,
     where_option,
 )
 from forvalue_index.cli.progress import build_progress
@@ -74,9 +73,7 @@ _COLORS = {"suspect": "yellow", "near-duplicate": "dim"}
     "-k", default=10, show_default=True, type=click.IntRange(min=0), help="Rows to show here."
 )
 @json_option
-@model_option
-@device_option
-@trust_option
+@opening_options
 def audit(
     directory: Path,
     trusted: str | None,
@@ -91,9 +88,7 @@ def audit(
     html: Path | None,
     k: int,
     as_json: bool,
-    model: str | None,
-    device: str | None,
-    trust_remote_code: bool,
+    opening: Opening,
 ) -> None:
     """Find rows that are likely mislabelled, corrupted or there twice, with the reasons.
 
@@ -115,12 +110,7 @@ def audit(
 
     if output is not None:
         check_suffix(output)
-    with (
-        InfluenceIndex.open(
-            directory, model=model, device=device, trust_remote_code=trust_remote_code
-        ) as index,
-        build_progress() as progress,
-    ):
+    with InfluenceIndex.open(directory, **opening) as index, build_progress() as progress:
         known = None if trusted is None else open_rows(trusted, split=split, subset=subset)
         found = analysis.audit(
             index,

@@ -28,7 +28,6 @@ from forvalue_index.config import RECIPES, SKETCHES, ModelConfig, VectorConfig
 @click.command()
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
 @index_option
-@click.option("--model", required=True, metavar="PATH_OR_ID", help="The fine-tuned model.")
 @reading_options
 @data_options
 @remote_option

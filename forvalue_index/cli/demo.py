@@ -121,7 +121,7 @@ def _table(hits: list[Hit], fact: str) -> Table:
         text = Text(hit.sample["prompt"])
         text.append(hit.sample["response"], style="bold")
         table.add_row(
-            Text(f"{hit.score:+.3g}", style="green" if hit.score >= 0 else "red"),
+            render.signed(hit.score),
             Text("✓", style="bold green") if source else Text(" "),
             text,
         )

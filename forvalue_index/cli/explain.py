@@ -20,13 +20,12 @@ from forvalue_index.cli.asked import (
     search_options,
 )
 from forvalue_index.cli.options import (
-    device_option,
+    Opening,
     field_options,
     format_of,
     index_option,
     json_option,
-    model_option,
-    trust_option,
+    opening_options,
 )
 from forvalue_index.errors import InputError, StorageError
 
@@ -68,9 +67,7 @@ if TYPE_CHECKING:
     help="Write a page with both texts and the heat map of all pairs.",
 )
 @json_option
-@model_option
-@device_option
-@trust_option
+@opening_options
 def explain(
     directory: Path,
     key: str | None,
@@ -83,9 +80,7 @@ def explain(
     pairs: int,
     html: Path | None,
     as_json: bool,
-    model: str | None,
-    device: str | None,
-    trust_remote_code: bool,
+    opening: Opening,
 ) -> None:
     """Show through which tokens a training sample drove an output.
 
@@ -104,9 +99,7 @@ def explain(
 
     if key is not None and hit is not None:
         raise click.UsageError("give --key or --hit, not both")
-    with InfluenceIndex.open(
-        directory, model=model, device=device, trust_remote_code=trust_remote_code
-    ) as index:
+    with InfluenceIndex.open(directory, **opening) as index:
         rows, format = asked.rows(format_of(index.config.format, fields))
         queries = index.samples(rows, format)
         if number >= len(queries):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
 from forvalue_index.cli import render
+from forvalue_index.cli.bundles import F, Option, bundled, with_options
 from forvalue_index.config import (
     DTYPES,
     ON_ERROR,
@@ -24,8 +23,6 @@ from forvalue_index.config import (
 
 if TYPE_CHECKING:
     from forvalue_index.data.rows import Rows
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 index_option = click.option(
     "--index",
@@ -86,6 +83,14 @@ targets_option = click.option(
     metavar="TARGETS",
     help="What the model should do well: a file of rows (- is stdin), or what build takes.",
 )
+combine_option = click.option(
+    "--combine",
+    type=click.Choice(["mean", "max"]),
+    default="mean",
+    show_default=True,
+    help="Of the scores for all targets.",
+)
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(DTYPES),
@@ -106,7 +111,21 @@ remote_option = click.option(
     "--allow-remote", is_flag=True, help="Fetch images that are URLs; they are kept in the index."
 )
 
-_DATA: list[Callable[[Any], Any]] = [
+
+class Opening(TypedDict):
+    """How the model of an index is opened: keywords of `InfluenceIndex.open`."""
+
+    model: str | None
+    device: str | None
+    trust_remote_code: bool
+
+
+def opening_options(command: F) -> F:
+    """Adds the options of an index's model; the command gets them as `opening`."""
+    return bundled(command, [model_option, device_option, trust_option], "opening", Opening)
+
+
+_DATA: list[Option] = [
     click.option("--split", metavar="NAME", help="Of a data set with several, such as train."),
     click.option("--subset", metavar="NAME", help="Of a data set on the hub: its configuration."),
 ]
@@ -114,9 +133,7 @@ _DATA: list[Callable[[Any], Any]] = [
 
 def data_options(command: F) -> F:
     """Adds the options that say which part of a data set is read."""
-    for option in reversed(_DATA):
-        command = option(command)
-    return command
+    return with_options(command, _DATA)
 
 
 def _content(_: click.Context, param: click.Parameter, path: Path | None) -> str | None:
@@ -127,7 +144,7 @@ def _content(_: click.Context, param: click.Parameter, path: Path | None) -> str
         raise click.BadParameter(f"cannot read {path}: {error}", param=param) from None
 
 
-_FIELDS: list[Callable[[Any], Any]] = [
+_FIELDS: list[Option] = [
     click.option("--prompt-field", metavar="NAME", help="Field of the prompt.  [default: prompt]"),
     click.option(
         "--response-field",
@@ -157,7 +174,7 @@ _FIELDS: list[Callable[[Any], Any]] = [
     ),
 ]
 
-_FORMAT: list[Callable[[Any], Any]] = [
+_FORMAT: list[Option] = [
     click.option("--key-field", metavar="NAME", help="Your own id.  [default: content hash]"),
     click.option(
         "--template",
@@ -212,7 +229,10 @@ _FORMAT: list[Callable[[Any], Any]] = [
 _KINDS = (("text_field",), ("messages_field",), ("prompt_field", "response_field"))
 """The fields of a row that is plain text, a conversation, or a prompt and a response."""
 
-_READING: list[Callable[[Any], Any]] = [
+_READING: list[Option] = [
+    click.option(
+        "--model", "name", required=True, metavar="PATH_OR_ID", help="The fine-tuned model."
+    ),
     click.option("--revision", metavar="REV", help="Revision of a model on the hub."),
     click.option(
         "--task",
@@ -243,51 +263,32 @@ _READING: list[Callable[[Any], Any]] = [
 
 
 def reading_options(command: F) -> F:
-    """Adds the options of how a model is read; the command gets a ModelConfig as `model`."""
-
-    def bundled(*args: Any, model: str, **values: Any) -> Any:
-        settings = {name: values.pop(name) for name in names}
-        return command(*args, model=ModelConfig(model, **settings), **values)
-
-    decorated: Any = functools.wraps(command)(bundled)
-    before = len(getattr(command, "__click_params__", ()))
-    for option in reversed(_READING):
-        decorated = option(decorated)
-    names = [param.name for param in decorated.__click_params__[before:]]
-    return cast(F, decorated)
+    """Adds the options of a model and how it is read; the command gets a ModelConfig as `model`."""
+    return bundled(command, _READING, "model", ModelConfig)
 
 
 def field_options(command: F) -> F:
     """Adds the options that name the fields of a row; the command gets them as `fields`."""
-    return _bundled(command, _FIELDS)
+    return bundled(command, _FIELDS, "fields", _named)
 
 
 def format_options(command: F) -> F:
     """Adds all options of how a row becomes tokens; the command gets them as `fields`."""
-    return _bundled(command, _FIELDS + _FORMAT)
+    return bundled(command, _FIELDS + _FORMAT, "fields", _named)
 
 
-def _bundled(command: F, options: list[Callable[[Any], Any]]) -> F:
-    """Returns a command that gets the values of `options` in one dict, those that were given.
+def _named(**values: Any) -> dict[str, Any]:
+    """Returns the values that were given.
 
-    Called, it raises click.UsageError at the fields of two kinds of rows, before it opens a file.
+    Raises:
+        click.UsageError: they are fields of two kinds of rows.
     """
-
-    def bundled(*args: Any, **values: Any) -> Any:
-        given = {name: values.pop(name) for name in names}
-        fields = {name: value for name, value in given.items() if value is not None}
-        kinds = _kinds(fields)
-        if len(kinds) > 1:
-            options = " or ".join(f"--{kind[0].replace('_', '-')}" for kind in kinds)
-            raise click.UsageError(f"a row is of one kind: give {options}, not both")
-        return command(*args, fields=fields, **values)
-
-    decorated: Any = functools.wraps(command)(bundled)
-    before = len(getattr(command, "__click_params__", ()))
-    for option in reversed(options):
-        decorated = option(decorated)
-    names = [param.name for param in decorated.__click_params__[before:]]
-    return cast(F, decorated)
+    fields = {name: value for name, value in values.items() if value is not None}
+    kinds = _kinds(fields)
+    if len(kinds) > 1:
+        options = " or ".join(f"--{kind[0].replace('_', '-')}" for kind in kinds)
+        raise click.UsageError(f"a row is of one kind: give {options}, not both")
+    return fields
 
 
 def _kinds(fields: dict[str, Any]) -> list[tuple[str, ...]]:

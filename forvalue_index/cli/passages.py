@@ -66,7 +66,7 @@ def pairs(explanation: Explanation, n: int) -> Table:
         value = float(terms[row, column])
         table.add_row(
             f"{abs(value) / max(total, 1e-300):.1%}",
-            Text(f"{value:+.3g}", style="green" if value >= 0 else "red"),
+            render.signed(value),
             _around(explanation.query, int(row)),
             _around(explanation.sample, int(column)),
         )

@@ -18,13 +18,12 @@ from forvalue_index.cli.asked import (
     search_options,
 )
 from forvalue_index.cli.options import (
-    device_option,
+    Opening,
     field_options,
     format_of,
     index_option,
     json_option,
-    model_option,
-    trust_option,
+    opening_options,
 )
 
 
@@ -41,9 +40,7 @@ from forvalue_index.cli.options import (
     help="Show which tokens of the hits carried the influence: runs query and hits again.",
 )
 @json_option
-@model_option
-@device_option
-@trust_option
+@opening_options
 def query(
     directory: Path,
     asked: Asked,
@@ -53,9 +50,7 @@ def query(
     search: Search,
     highlight: bool,
     as_json: bool,
-    model: str | None,
-    device: str | None,
-    trust_remote_code: bool,
+    opening: Opening,
 ) -> None:
     """Show the training samples that made a response more (or less) likely.
 
@@ -70,9 +65,7 @@ def query(
     """
     from forvalue_index.index import InfluenceIndex
 
-    with InfluenceIndex.open(
-        directory, model=model, device=device, trust_remote_code=trust_remote_code
-    ) as index:
+    with InfluenceIndex.open(directory, **opening) as index:
         queries, format = asked.rows(format_of(index.config.format, fields))
         samples = [part(index, sample) for sample in index.samples(queries, format)]
         hits = search(index, samples, k)

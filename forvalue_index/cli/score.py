@@ -14,16 +14,16 @@ from rich.text import Text
 
 from forvalue_index.cli import render
 from forvalue_index.cli.options import (
+    Opening,
+    combine_option,
     data_options,
-    device_option,
     field_options,
     format_of,
     index_option,
     json_option,
-    model_option,
+    opening_options,
     rank_option,
     targets_option,
-    trust_option,
     where_option,
 )
 from forvalue_index.cli.progress import build_progress
@@ -48,13 +48,7 @@ _GROUPS = 40  # of a table for people; --json has all
     metavar="FILE",
     help="Write all values, best first: a .jsonl, .csv or .parquet file.",
 )
-@click.option(
-    "--combine",
-    type=click.Choice(["mean", "max"]),
-    default="mean",
-    show_default=True,
-    help="Of the scores for all targets.",
-)
+@combine_option
 @rank_option
 @click.option(
     "--target-group",
@@ -80,9 +74,7 @@ _GROUPS = 40  # of a table for people; --json has all
     help="Run targets and listed samples again: the listed get their exact value, too.",
 )
 @json_option
-@model_option
-@device_option
-@trust_option
+@opening_options
 def score(
     directory: Path,
     data: str,
@@ -98,9 +90,7 @@ def score(
     k: int,
     exact: bool,
     as_json: bool,
-    model: str | None,
-    device: str | None,
-    trust_remote_code: bool,
+    opening: Opening,
 ) -> None:
     """Value every training sample for what the model should do well.
 
@@ -124,12 +114,7 @@ def score(
     check_rank(rank, exact=exact)
     if output is not None:
         check_suffix(output)
-    with (
-        InfluenceIndex.open(
-            directory, model=model, device=device, trust_remote_code=trust_remote_code
-        ) as index,
-        build_progress() as progress,
-    ):
+    with InfluenceIndex.open(directory, **opening) as index, build_progress() as progress:
         format = format_of(index.config.format, fields)
         targets = index.samples(open_rows(data, split=split, subset=subset), format)
         found = analysis.values(

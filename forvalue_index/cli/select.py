@@ -11,16 +11,16 @@ from rich.text import Text
 
 from forvalue_index.cli import render
 from forvalue_index.cli.options import (
+    Opening,
+    combine_option,
     data_options,
-    device_option,
     field_options,
     format_of,
     index_option,
     json_option,
-    model_option,
+    opening_options,
     rank_option,
     targets_option,
-    trust_option,
     where_option,
 )
 from forvalue_index.cli.progress import build_progress
@@ -68,22 +68,14 @@ _BAR = 30  # characters of a full bar
     metavar="COSINE",
     help="Leave out rows this near to a chosen one; 1: only what is the same.",
 )
-@click.option(
-    "--combine",
-    type=click.Choice(["mean", "max"]),
-    default="mean",
-    show_default=True,
-    help="Of the scores for all targets.",
-)
+@combine_option
 @rank_option
 @where_option
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="FILE", help="The report as JSON."
 )
 @json_option
-@model_option
-@device_option
-@trust_option
+@opening_options
 def select(
     directory: Path,
     data: str,
@@ -101,9 +93,7 @@ def select(
     where: tuple[str, ...],
     report: Path | None,
     as_json: bool,
-    model: str | None,
-    device: str | None,
-    trust_remote_code: bool,
+    opening: Opening,
 ) -> None:
     """Choose the training rows to keep for what the model should do well.
 
@@ -127,12 +117,7 @@ def select(
     if (budget is None) == (ratio is None):
         raise click.UsageError("give --budget N or --ratio R")
     check_suffix(output)
-    with (
-        InfluenceIndex.open(
-            directory, model=model, device=device, trust_remote_code=trust_remote_code
-        ) as index,
-        build_progress() as progress,
-    ):
+    with InfluenceIndex.open(directory, **opening) as index, build_progress() as progress:
         chosen = analysis.select(
             index,
             open_rows(data, split=split, subset=subset),

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forvalue_index.cli import render
+from forvalue_index.cli.bundles import F, with_options
 from forvalue_index.cli.evaluate.tables import (
     exact_option,
     gradient_option,
     number,
     plot_option,
     queries_option,
-    seed_option,
     show,
     table,
 )
 from forvalue_index.cli.options import (
-    F,
     data_options,
     device_option,
     field_options,
@@ -28,6 +27,7 @@ from forvalue_index.cli.options import (
     index_option,
     json_option,
     model_option,
+    seed_option,
 )
 from forvalue_index.cli.progress import build_progress
 
@@ -107,15 +107,12 @@ def fidelity(
 
 def compared(command: F) -> F:
     """Adds the options of a study of what an index finds."""
-    for option in reversed(
-        (
-            *(index_option, queries_option, data_options, field_options),
-            *(exact_option, gradient_option, seed_option, plot_option, json_option),
-            *(model_option, device_option),
-        )
-    ):
-        command = option(command)
-    return command
+    options = (
+        *(index_option, queries_option, data_options, field_options),
+        *(exact_option, gradient_option, seed_option, plot_option, json_option),
+        *(model_option, device_option),
+    )
+    return with_options(command, options)
 
 
 @click.command()

@@ -11,7 +11,7 @@ import click
 from rich.table import Table
 
 from forvalue_index.cli import render
-from forvalue_index.cli.options import F
+from forvalue_index.cli.bundles import F, with_options
 
 if TYPE_CHECKING:
     from forvalue_index.analysis.metrics import Figure
@@ -22,7 +22,6 @@ queries_option = click.option(
     metavar="FILE",
     help="Queries, in a file as `build` reads it.",
 )
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
 exact_option = click.option(
     "--exact",
     is_flag=True,
@@ -72,9 +71,7 @@ _TRAIN = [
 
 def train_options(command: F) -> F:
     """Adds the options of how models are fine-tuned, but for the epochs."""
-    for option in reversed(_TRAIN):
-        command = option(command)
-    return command
+    return with_options(command, _TRAIN)
 
 
 def show(

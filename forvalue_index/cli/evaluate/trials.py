@@ -12,7 +12,6 @@ from forvalue_index.cli.evaluate.tables import (
     gradient_option,
     number,
     plot_option,
-    seed_option,
     show,
     train_options,
 )
@@ -26,6 +25,7 @@ from forvalue_index.cli.options import (
     index_option,
     json_option,
     model_option,
+    seed_option,
 )
 from forvalue_index.cli.progress import build_progress
 from forvalue_index.config import RECIPES, VectorConfig

@@ -1,0 +1,86 @@
+"""Fields that are guessed from their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from indexes import SMALL
+from row_files import to_csv, to_jsonl
+from test_cli import run
+
+from forvalue_index import FormatConfig, InfluenceIndex
+from forvalue_index.data.columns import guess, guess_format
+from forvalue_index.data.readers import open_rows
+from forvalue_index.errors import InputError
+from forvalue_index.forward.model import LanguageModel
+from forvalue_index.records import Row
+
+
+@pytest.mark.parametrize(
+    ("row", "settings"),
+    [
+        (
+            {"prompt": "a", "response": "b"},
+            {"prompt_field": "prompt", "response_field": "response"},
+        ),
+        ({"completion": "b", "prompt": "a"}, {"response_field": "completion"}),
+        (
+            {"Question": "a", "Answer": "b"},
+            {"prompt_field": "Question", "response_field": "Answer"},
+        ),
+        ({"prompt": "a", "messages": []}, {"messages_field": "messages"}),
+        ({"conversations": [{"from": "human"}]}, {"messages_field": "conversations"}),
+        ({"messages": '[{"role": "user"}]'}, {"messages_field": "messages"}),
+        ({"text": "a", "source": "b"}, {"text_field": "text"}),
+        ({"input": "a", "output": "b"}, {"prompt_field": "input", "response_field": "output"}),
+        ({"instruction": "a", "output": "b"}, {"prompt_field": "instruction"}),
+    ],
+)
+def test_fields_are_guessed_from_their_names(row: Row, settings: Row) -> None:
+    found, words = guess(row)
+    assert settings.items() <= found.items()
+    assert "template" not in found
+    assert all(repr(name) in words for name in found.values())
+    format, _ = guess_format(open_rows([row]), FormatConfig(max_length=9))
+    assert format == FormatConfig(**found, max_length=9)
+
+
+@pytest.mark.parametrize("row", [{"chosen": "a", "rejected": "b"}, {"messages": "a"}, {}])
+def test_names_that_do_not_tell_are_refused(row: Row) -> None:
+    with pytest.raises(InputError, match=r"does not show from their names .*give --prompt-field"):
+        guess(row)
+
+
+def test_an_instruction_is_followed_by_its_input(tmp_path: Path, lm: LanguageModel) -> None:
+    rows = [
+        {"instruction": "add", "input": "1 2", "output": " 3"},
+        {"instruction": "hello", "input": "", "output": " you"},
+        {"instruction": "hello", "input": None, "output": " you"},
+    ]
+    index, _ = InfluenceIndex.build(tmp_path / "i", rows, lm, vector=SMALL)
+    with index:
+        samples = index.samples([*rows])
+    texts = [lm.tokenizer.decode(s.input_ids[~s.scored]) for s in samples]
+    assert texts == ["add\n\n1 2".replace("\n", "<unk>"), "hello", "hello"]
+
+
+def test_the_guess_is_printed_kept_and_overridden(
+    tmp_path: Path, model_dir: Path, rows: list[Row]
+) -> None:
+    renamed = [{"question": row["prompt"], "answer": row["response"]} for row in rows]
+    path = to_csv(tmp_path / "rows.csv", renamed)
+    made = ("--model", model_dir, "--dim", 64, "--sketch-dim", 512)
+    result = run("build", path, "--index", tmp_path / "i", *made)
+    assert result.exit_code == 0, result.stderr
+    assert "Reading prompt in 'question', response in 'answer'" in result.stderr
+    with InfluenceIndex.open(tmp_path / "i") as index:
+        assert index.config.format.response_field == "answer"
+    result = run("query", "--index", tmp_path / "i", "--data", path, "-k", 1, "--json")
+    assert len(result.stdout.splitlines()) == 30
+    result = run("build", path, "--index", tmp_path / "j", *made, "--text-field", "answer")
+    assert result.exit_code == 0 and "Reading" not in result.stderr
+    path = to_jsonl(tmp_path / "rows.jsonl", [{"a": "x", "b": "y"}])
+    result = run("build", path, "--index", tmp_path / "k", *made)
+    assert result.exit_code == 1
+    assert "does not show from their names (a, b): give --prompt-field" in result.stderr
