@@ -151,6 +151,7 @@ def class_tasks(
                 judge=judge_clean
                 if study == "mislabel"
                 else judge_sources("class", ("auc", "recall")),
+                k=n_rows,
             )
 
 
@@ -302,7 +303,6 @@ def run(
     tasks: Iterator[Task],
     recipes: Sequence[str],
     rank: Sequence[str],
-    candidates: int,
     vector: VectorConfig,
     file: Path | None,
 ) -> None:
@@ -313,7 +313,7 @@ def run(
         name = (task.study, task.set, task.seed)
         new = [result for result in known if (result.study, result.set, result.seed) == name]
         if not new:
-            new = list(measure(task, recipes, rank, candidates, vector))
+            new = list(measure(task, recipes, rank, vector))
             keep(file, [asdict(result) for result in new])
         results += new
     if results:
@@ -346,9 +346,6 @@ def keep(file: Path | None, results: Sequence[Row]) -> None:
     show_default=True,
 )
 @click.option(
-    "--candidates", type=click.IntRange(1), default=100, show_default=True, help="Re-ranked."
-)
-@click.option(
     "--sketch-dim", type=int, default=VectorConfig().sketch_dim, show_default=True, help="Width."
 )
 @click.option(
@@ -375,7 +372,6 @@ def main(
     data: Path | None,
     recipe: tuple[str, ...],
     rank: tuple[str, ...],
-    candidates: int,
     sketch_dim: int,
     fit_samples: int,
     seeds: int,
@@ -395,7 +391,7 @@ def main(
     if "recall" in chosen:
         if work is None:
             raise click.UsageError("recall needs --work FOLDER, where the trained models are kept")
-        run(recall_tasks(work, seeds, people, epochs), recipes, rank, candidates, vector, results)
+        run(recall_tasks(work, seeds, people, epochs), recipes, rank, vector, results)
     if chosen == ("recall",):
         return
     if model is None or data is None:
@@ -404,7 +400,7 @@ def main(
     for name in chosen:
         if name in ("identify", "mislabel"):
             tasks = class_tasks(name, lm, data, seeds, rows, queries)
-            run(tasks, recipes, rank, candidates, vector, results)
+            run(tasks, recipes, rank, vector, results)
     if "fidelity" in chosen:
         show_fidelity(lm, data, recipes, vector, results)
 

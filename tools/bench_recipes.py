@@ -48,6 +48,7 @@ class Task:
     queries: list[Row]
     format: FormatConfig
     judge: Callable[[Sequence[Sample], Sequence[StoredSample]], Judge]
+    k: int = 10  # hits that are looked at; ten times as many are re-ranked, as `query` does
     is_distraction: Callable[[Row], bool] | None = None  # of a row that BM25 is tried without, too
 
 
@@ -68,7 +69,6 @@ def measure(
     task: Task,
     recipes: Sequence[str],
     wanted: Sequence[str],
-    candidates: int,
     vector: VectorConfig,
 ) -> Iterator[Result]:
     """Yields the results of all recipes, sizes and ways to rank, and once those of the baselines.
@@ -77,7 +77,6 @@ def measure(
         task: what is measured.
         recipes: names of recipes.
         wanted: ways to rank: "dot", "cosine", "per-token".
-        candidates: how many samples are re-ranked.
         vector: the rest of how vectors are made.
     """
 
@@ -111,7 +110,7 @@ def measure(
                 yield result(recipe, size, rank, stored[rank])
                 # A mislabelled row is looked for among all rows, so that nothing is re-ranked.
                 if RERANKED.startswith(size) and task.study != "mislabel":
-                    both = reranked(stored[rank], exact[rank], candidates)
+                    both = reranked(stored[rank], exact[rank], 10 * task.k)
                     yield result(recipe, RERANKED, rank, both)
 
 
