@@ -10,9 +10,10 @@ import torch
 from conftest import CONFIGS, VOCABULARY, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig
 
-from forvalue_index.features.closed_form import influence, token_influence
+from forvalue_index.features.closed_form import gradients_pay, influence, token_influence
 from forvalue_index.features.recipe import Raw
 from forvalue_index.features.tokens import TokenFactors
+from forvalue_index.forward import encoder as encoder_module
 from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import wrap_model
 from forvalue_index.records import Sample
@@ -102,6 +103,28 @@ def test_self_influence_is_the_diagonal() -> None:
     encoder = Encoder(wrap_model(model, tiny_tokenizer()))
     diagonal = torch.from_numpy(encoder.self_influence(samples, [Raw()]))
     torch.testing.assert_close(diagonal, exact(model, samples).diagonal())
+
+
+def test_gradients_that_are_formed_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, samples = tiny_model("llama"), make_samples()
+    encoder = Encoder(wrap_model(model, tiny_tokenizer()), token_budget=40)  # several batches
+    found = []
+    for pays in (False, True):
+        monkeypatch.setattr(encoder_module, "gradients_pay", lambda *_, pays=pays: pays)
+        found.append(encoder.influence(samples[:4], samples, [Raw()]))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(torch.from_numpy(found[1]), exact(model, samples)[:4])
+
+
+def test_gradients_are_formed_for_many_long_queries_of_a_small_model() -> None:
+    def factors(n: int, n_samples: int, v: int, d: int) -> TokenFactors:
+        owner = torch.arange(n) % n_samples
+        return TokenFactors(torch.empty(n, d), torch.empty(n, v), owner, n_samples)
+
+    assert gradients_pay(factors(2000, 20, 8192, 256), 100)
+    assert not gradients_pay(factors(100, 1, 8192, 256), 100)  # one query
+    assert not gradients_pay(factors(60, 20, 8192, 256), 3)  # short ones
+    assert not gradients_pay(factors(2000, 20, 150_000, 512), 100)  # 6 GB
 
 
 def test_prompt_tokens_do_not_count() -> None:

@@ -4,15 +4,20 @@
 
 (Eq. 2, arXiv 2508.10180.) G has one entry per vocabulary item and hidden unit; the factorised form
 needs two small Gram matrices instead. Nothing here knows of recipes or sketches: those change the
-factors or approximate the result.
+factors or approximate the result. Only for many long queries of a small model is forming G cheaper.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from forvalue_index.features.tokens import TokenFactors
+
+GRADIENT_BYTES = 1 << 30  # of the gradients of a group of queries, at most
+FORMED = 8  # gradients of training samples that stand in memory at a time
 
 
 def token_influence(a: TokenFactors, b: TokenFactors) -> Tensor:
@@ -49,10 +54,59 @@ def influence(a: TokenFactors, b: TokenFactors) -> Tensor:
 
 
 def self_influence(tokens: TokenFactors) -> Tensor:
-    """Returns the influence of each sample on itself, [n_samples]: its squared length."""
-    own = tokens.owner[:, None] == tokens.owner[None]
-    terms = (token_influence(tokens, tokens) * own).sum(1)  # [n tokens]
-    return terms.new_zeros(tokens.n_samples).index_add_(0, tokens.owner, terms)
+    """Returns the influence of each sample on itself, [n_samples]: its squared length.
+
+    The tokens of a sample stand next to each other. Memory: the square of the longest's tokens.
+    """
+    result = tokens.hidden.new_zeros(tokens.n_samples)
+    for owner, part in _samples(tokens):
+        hidden, errors = tokens.hidden[part], tokens.errors[part]
+        result[owner] = ((errors @ errors.T) * (hidden @ hidden.T)).sum()
+    return result
+
+
+def gradients(tokens: TokenFactors) -> Tensor:
+    """Returns G of each sample, flattened, [n_samples, v * d].
+
+    The tokens of a sample stand next to each other. Memory: v * d numbers a sample.
+    """
+    shape = tokens.n_samples, tokens.errors.shape[1], tokens.hidden.shape[1]
+    result = tokens.hidden.new_zeros(shape)
+    for owner, part in _samples(tokens):
+        torch.mm(tokens.errors[part].T, tokens.hidden[part], out=result[owner])
+    return result.flatten(1)
+
+
+def gradients_pay(a: TokenFactors, length: float) -> bool:
+    """Returns whether `gradients` of a are cheaper than pairs of tokens, and fit in memory.
+
+    `length` is the number of tokens of each sample that they will be compared with.
+    """
+    n, (n_tokens, v), d = a.n_samples, a.errors.shape, a.hidden.shape[1]
+    return 4 * n * v * d <= GRADIENT_BYTES and d * (length + n) < length * n_tokens
+
+
+def gradient_influence(a: Tensor, b: TokenFactors) -> Tensor:
+    """Returns what `influence` does, of the gradients [n_a, v * d] of one side."""
+    v, d = b.errors.shape[1], b.hidden.shape[1]
+    result = a.new_zeros(len(a), b.n_samples)
+    room = a.new_empty(FORMED, v, d)
+    samples = list(_samples(b))
+    for start in range(0, len(samples), FORMED):
+        several = samples[start : start + FORMED]
+        for own, (_, part) in zip(room, several, strict=False):
+            torch.mm(b.errors[part].T, b.hidden[part], out=own)
+        owners = [owner for owner, _ in several]
+        result[:, owners] = a @ room[: len(several)].flatten(1).T
+    return result
+
+
+def _samples(tokens: TokenFactors) -> Iterator[tuple[int, slice]]:
+    """Yields samples that have tokens, and where these are."""
+    start = 0
+    for owner, count in tokens.runs():
+        yield owner, slice(start, start + count)
+        start += count
 
 
 def similarity(a: TokenFactors, b: TokenFactors) -> Tensor:

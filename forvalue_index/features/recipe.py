@@ -144,4 +144,5 @@ def _whitening(statistics: TokenStatistics) -> Tensor:
 
 def _length(vectors: Tensor) -> Tensor:
     """Returns the length of each row, [n, 1]; never 0, so that it can be divided by."""
-    return torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(1e-18)
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return lengths.clamp_min(1e-18)

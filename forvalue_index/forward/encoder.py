@@ -22,7 +22,13 @@ from torch import Tensor
 
 from forvalue_index.ahead import ahead
 from forvalue_index.errors import ModelError
-from forvalue_index.features.closed_form import influence, self_influence
+from forvalue_index.features.closed_form import (
+    gradient_influence,
+    gradients,
+    gradients_pay,
+    influence,
+    self_influence,
+)
 from forvalue_index.features.tokens import TokenFactors, Transform
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.batching import Batch, plan_batches
@@ -156,10 +162,17 @@ class Encoder:
         forward once for each group of queries that fits in memory.
         """
         result = np.zeros((len(queries), len(samples)), dtype=np.float32)
+        length = sum(sample.n_scored for sample in samples) / max(1, len(samples))
         for number, part in enumerate(parts):
             for rows, query in self.factors(queries, part, number, 4 * FACTOR_BYTES):
+                formed = gradients(query) if gradients_pay(query, length) else None
                 for columns, sample in self.factors(samples, part, number):
-                    result[np.ix_(rows, columns)] += influence(query, sample).cpu().numpy()
+                    scores = (
+                        influence(query, sample)
+                        if formed is None
+                        else gradient_influence(formed, sample)
+                    )
+                    result[np.ix_(rows, columns)] += scores.cpu().numpy()
         return result
 
     def self_influence(
