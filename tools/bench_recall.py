@@ -127,10 +127,16 @@ def judge_sources(
 
 
 def class_tasks(
-    study: str, lm: LanguageModel, data: Path, seeds: int, n_rows: int, n_queries: int
+    study: str,
+    sets: Sequence[str],
+    lm: LanguageModel,
+    data: Path,
+    seeds: int,
+    n_rows: int,
+    n_queries: int,
 ) -> Iterator[Task]:
     """Yields the tasks on rows of known classes, a draw of rows and queries for each seed."""
-    for name in CLASS_SETS:
+    for name in sets:
         for seed in range(seeds):
             rng = np.random.default_rng(seed)
             try:
@@ -337,6 +343,13 @@ def keep(file: Path | None, results: Sequence[Row]) -> None:
 @click.option("--work", type=click.Path(path_type=Path), help="Keeps facts and trained models.")
 @click.option("--model", metavar="MODEL", help="A causal language model, for all but recall.")
 @click.option("--data", type=click.Path(path_type=Path), help="Data sets, for all but recall.")
+@click.option(
+    "--set",
+    "sets",
+    type=click.Choice(CLASS_SETS),
+    multiple=True,
+    help="Of identify and mislabel.  [default: all]",
+)
 @click.option("--recipe", type=click.Choice(RECIPES), multiple=True, help="[default: all]")
 @click.option(
     "--rank",
@@ -370,6 +383,7 @@ def main(
     work: Path | None,
     model: str | None,
     data: Path | None,
+    sets: tuple[str, ...],
     recipe: tuple[str, ...],
     rank: tuple[str, ...],
     sketch_dim: int,
@@ -399,7 +413,7 @@ def main(
     lm = load_model(ModelConfig(model))
     for name in chosen:
         if name in ("identify", "mislabel"):
-            tasks = class_tasks(name, lm, data, seeds, rows, queries)
+            tasks = class_tasks(name, sets or CLASS_SETS, lm, data, seeds, rows, queries)
             run(tasks, recipes, rank, vector, results)
     if "fidelity" in chosen:
         show_fidelity(lm, data, recipes, vector, results)
