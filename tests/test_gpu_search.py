@@ -159,6 +159,46 @@ def test_few_that_are_allowed_are_left_to_the_cpu(
     assert_same(gpu.search(QUERIES, 5, weights=weights), cpu.search(QUERIES, 5, weights=weights))
 
 
+def test_more_than_a_gpu_gives_is_left_to_the_cpu(tmp_path: Path, devices: list[Any]) -> None:
+    segments = write(tmp_path, np.arange(N), "s")
+    cpu = FlatSearch(tmp_path, segments, DIM)
+    gpu = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, devices))
+    assert_same(gpu.search(QUERIES, 1500), cpu.search(QUERIES, 1500))
+    for opponents in (False, True):
+        found = gpu.search(QUERIES, 2100, opponents=opponents)
+        assert found[1].shape == (len(QUERIES), 2100)
+        assert_same(found, cpu.search(QUERIES, 2100, opponents=opponents))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("n", "dim"), [(100_000, 512), (20_000, 4096)])
+def test_long_vectors_on_tensor_cores_are_within_the_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int, dim: int
+) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((n, dim), np.float32)
+    segments = [write_segment(tmp_path, "a.faiss", np.arange(n), vectors)]
+    queries = rng.standard_normal((40, dim), np.float32) + vectors[:40]
+    cpu = FlatSearch(tmp_path, segments, dim)
+    gpu = FlatSearch(tmp_path, segments, dim, resident=Resident(dim, real_devices()))
+    wanted = cpu.search(queries, 10)
+    counts = scans(monkeypatch)
+    proposed: list[Any] = []
+    propose = Resident.propose
+
+    def record(self: Resident, *arguments: Any) -> Any:
+        proposed.append(propose(self, *arguments))
+        return proposed[-1]
+
+    monkeypatch.setattr(Resident, "propose", record)
+    assert_same(gpu.search(queries, 10), wanted)
+    ids, bounds = proposed[0]
+    others = wanted[0].copy()
+    others[(wanted[1][:, :, None] == ids[:, None]).any(2)] = -np.inf
+    assert (others <= bounds[:, None]).all()
+    assert sum(counts) < len(queries) / 2
+
+
 def test_vectors_stay_while_the_index_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: list[Any]
 ) -> None:
@@ -245,6 +285,23 @@ def test_threads_share_a_gpu(tmp_path: Path, devices: list[Any]) -> None:
         for _ in range(3):
             found = list(pool.map(lambda query: flat.search(query[None], 5), QUERIES))
             np.testing.assert_array_equal(np.concatenate([ids for _, ids in found]), wanted[1])
+
+
+def test_faiss_is_not_asked_for_gpus_where_there_is_no_driver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would end the process."""
+
+    class Lib:
+        GpuIndexFlatIP = None
+        get_num_gpus = staticmethod(lambda: 2)
+
+    monkeypatch.setattr(resident_module, "faiss", lambda: Lib)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert [gpu.number for gpu in gpus()] == [0]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr(Lib, "get_num_gpus", lambda: pytest.fail("it was asked"))
+    assert gpus() == []
 
 
 def test_without_faiss_gpu_there_are_no_gpus() -> None:

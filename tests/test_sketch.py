@@ -85,7 +85,9 @@ def test_is_the_same_on_the_gpu() -> None:
         tokens.hidden.to(device), tokens.errors.to(device), tokens.owner.to(device), 3
     )
     sketch.update(state, moved)
-    torch.testing.assert_close(sketch.finish(state).cpu(), sketch_of(tokens, 512, 0))
+    torch.testing.assert_close(
+        sketch.finish(state).cpu(), sketch_of(tokens, 512, 0), atol=1e-4, rtol=1e-4
+    )
 
 
 def block_sketch(dim: int, seed: int, hidden: int = D) -> BlockSketch:

@@ -98,12 +98,13 @@ class Memory:
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
+        self._device = device
         self._before = 0
 
     def reset(self) -> None:
         """Begins to count."""
         if self._cuda:
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.reset_peak_memory_stats(self._device)
         else:
             Path("/proc/self/clear_refs").write_text("5")
         self._before = self._now()
@@ -111,11 +112,11 @@ class Memory:
     def taken(self) -> float:
         """Returns MiB taken at most since then, beside what was there."""
         if self._cuda:
-            return (torch.cuda.max_memory_allocated() - self._before) / 2**20
+            return (torch.cuda.max_memory_allocated(self._device) - self._before) / 2**20
         return (_status("VmHWM") - self._before) / 2**20
 
     def _now(self) -> int:
-        return torch.cuda.memory_allocated() if self._cuda else _status("VmRSS")
+        return torch.cuda.memory_allocated(self._device) if self._cuda else _status("VmRSS")
 
 
 def _status(name: str) -> int:
@@ -145,7 +146,7 @@ def measure(
         start = time.perf_counter()
         work()
         if lm.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(lm.device)
         seconds[what].append(time.perf_counter() - start)
         taken[what].append(memory.taken())
 
@@ -169,7 +170,12 @@ def measure(
                 timed("build", build)
             backward = lm.model.dtype == torch.float32 or lm.device.type == "cuda"
             if backward:
-                timed("backward", lambda: forward(lm, samples, backward=True))
+                try:
+                    timed("backward", lambda: forward(lm, samples, backward=True))
+                except torch.OutOfMemoryError:  # gradients take what the product does without
+                    backward = False
+                    lm.model.zero_grad()
+                    lm.model.requires_grad_(False)
     middle = {what: statistics.median(times) for what, times in seconds.items() if times}
     most = {what: statistics.median(values) for what, values in taken.items() if values}
     tokens = sum(len(sample.input_ids) for sample in samples)

@@ -61,7 +61,9 @@ def _sketch(
     result = torch.zeros(SKETCH, device=lm.device)
     for gradient, (places, signs) in zip(gradients, cells, strict=True):
         if gradient is not None:  # the sample does not reach the weight
-            result.index_add_(0, places, gradient.flatten().float() * signs)
+            own = torch.zeros(SKETCH, device=gradient.device)
+            own.index_add_(0, places, gradient.flatten().float() * signs)
+            result += own.to(lm.device)
     return result
 
 

@@ -43,7 +43,8 @@ def load_adapters(
                 )
             if number == 0:
                 model = get_peft_model(model, settings, adapter_name=name)
-            found = model.load_adapter(path, adapter_name=name)
+            # Copied from the CPU to where the model is: PEFT would take the first GPU for it.
+            found = model.load_adapter(path, adapter_name=name, torch_device="cpu")
             lost = [key for key in found.missing_keys if name in key] + found.unexpected_keys
             if lost:
                 raise ValueError(f"it was made for another base ({lost[0]} has no counterpart)")

@@ -40,11 +40,12 @@ TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens of a batch, padding includ
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}  # of one float32 chunk of errors, at most
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}  # of a chunk, at most; on a CPU it should stay in cache
 SMALLEST_CHUNK = 16  # tokens; a GPU or CPU that has no room for their logits is not for the model
-FACTOR_BYTES = 128 << 20  # of the errors of one group of samples, where they are needed exactly
+FACTOR_BYTES = {"cpu": 128 << 20, "cuda": 1 << 30}
+"""Of the errors of one group of samples, where they are needed exactly."""
 STATES = 64
 """Numbers of the hidden size that a forward pass has of each token at a time, roughly and with room
 to spare: a first guess that an out-of-memory error corrects."""
-NO_ROOM = "DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"
+NO_ROOM = "DefaultCPUAllocator", "can't allocate memory", "_ALLOC_FAILED"
 """What is in the message of a RuntimeError that means that there is no memory."""
 
 T = TypeVar("T")
@@ -129,12 +130,13 @@ class Encoder:
         samples: Sequence[Sample],
         part: Transform,
         checkpoint: int = 0,
-        n_bytes: int = FACTOR_BYTES,
+        times: int = 1,
     ) -> Iterator[tuple[list[int], TokenFactors]]:
         """Yields the exact factors of groups of samples, with their positions in `samples`.
 
         `part` is what is done to them: a recipe, or a vectoriser's part for the checkpoint.
-        Memory: a group's scored tokens times the vocabulary in float32, about `n_bytes`.
+        Memory: a group's scored tokens times the vocabulary in float32, about FACTOR_BYTES; with
+        `times`, so many times that.
         """
 
         def work(batch: Batch) -> tuple[TokenFactors, Tensor]:
@@ -145,9 +147,11 @@ class Encoder:
                 torch.cat([chunk.errors for chunk in chunks]),
                 torch.cat([chunk.owner for chunk in chunks]),
                 len(batch.positions),
+                batch.runs(slice(None)),
             )
             return tokens, losses
 
+        n_bytes = times * FACTOR_BYTES["cuda" if self._lm.device.type == "cuda" else "cpu"]
         limit = max(1, n_bytes // (4 * self._lm.head.vocabulary))
         for batch, (tokens, losses) in self._each(samples, work, limit):
             _require_finite(samples, batch, losses.cpu().numpy())
@@ -164,7 +168,7 @@ class Encoder:
         result = np.zeros((len(queries), len(samples)), dtype=np.float32)
         length = sum(sample.n_scored for sample in samples) / max(1, len(samples))
         for number, part in enumerate(parts):
-            for rows, query in self.factors(queries, part, number, 4 * FACTOR_BYTES):
+            for rows, query in self.factors(queries, part, number, times=4):
                 formed = gradients(query) if gradients_pay(query, length) else None
                 for columns, sample in self.factors(samples, part, number):
                     scores = (

@@ -92,9 +92,10 @@ def generate(
     inputs = lm.collate([prompt], [0]).to(lm.device).inputs
     draws = {"temperature": sampling.temperature, "top_p": sampling.top_p}
     ends = sorted(end_tokens(lm))
+    seeded = range(torch.cuda.device_count()) if lm.device.type == "cuda" else []  # all of them are
     with (
         torch.no_grad(),
-        torch.random.fork_rng([lm.device] if lm.device.type == "cuda" else []),
+        torch.random.fork_rng(seeded),
     ):
         torch.manual_seed(sampling.seed)
         output = lm.model.generate(

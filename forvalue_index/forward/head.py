@@ -118,8 +118,8 @@ class Head:
         if weight.dtype == torch.float32 and room is not None:
             output = room.tensor("logits", (len(hidden), len(weight)), hidden)
             torch.mm(hidden, weight.T, out=output)
-        elif weight.dtype != torch.float32 and hidden.is_cuda:
-            # Half-precision products, summed and kept in float32.
+        elif weight.dtype != torch.float32 and hidden.is_cuda and not torch.is_grad_enabled():
+            # Half-precision products, summed and kept in float32; torch has no derivative of them.
             output = torch.mm(hidden, weight.T, out_dtype=torch.float32)
         else:
             output = hidden.float() @ weight.float().T

@@ -63,6 +63,7 @@ class Gpu:
         """Bytes of memory that nobody uses."""
         import torch  # FAISS knows only its own memory
 
+        torch.cuda.empty_cache()  # what torch keeps for later is of no use to FAISS
         return torch.cuda.mem_get_info(self.number)[0]
 
 
@@ -77,7 +78,9 @@ def gpus() -> list[Gpu]:
         return []
     import torch
 
-    return [Gpu(i) for i in range(min(faiss().get_num_gpus(), torch.cuda.device_count()))]
+    # Asked first: where there is no driver, FAISS ends the process.
+    count = torch.cuda.device_count()
+    return [Gpu(i) for i in range(min(faiss().get_num_gpus(), count) if count else 0)]
 
 
 @dataclass
