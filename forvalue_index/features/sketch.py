@@ -77,7 +77,12 @@ class BlockSketch(Sketch):
         self.tensors = tensors
         self._slots, self._hidden = tensors["orders"].shape
         self._blocks = int(tensors["blocks"])
-        self._signed = tensors["bucket_signs"].new_empty(0)  # memory that each update takes again
+        # What has the sign - is added up beside the rest, or read from a negated copy: a sign is
+        # then an index, and costs no pass over the numbers.
+        negative = (tensors["bucket_signs"] < 0).long()
+        self._places = tensors["buckets"] + negative * (self._blocks * self._slots)
+        negative = (tensors["order_signs"] < 0).long()
+        self._sources = (tensors["orders"] + negative * self._hidden).flatten()
 
     @classmethod
     def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
@@ -112,17 +117,14 @@ class BlockSketch(Sketch):
     def update(self, state: Tensor, tokens: TokenFactors) -> None:
         """Adds tokens to the state of the samples that own them, in place."""
         n = len(tokens.owner)
-        errors = tokens.errors.new_zeros(n, self._blocks * self._slots)
-        if self._signed.numel() < tokens.errors.numel():
-            self._signed = torch.empty_like(tokens.errors).flatten()
-        signed = self._signed[: tokens.errors.numel()].view_as(tokens.errors)
-        torch.mul(tokens.errors, self.tensors["bucket_signs"], out=signed)
-        errors.index_add_(1, self.tensors["buckets"], signed)
-        errors = errors.view(n, self._blocks, self._slots).transpose(1, 2)  # [n, slots, blocks]
+        sums = tokens.errors.new_zeros(n, 2, self._blocks, self._slots)
+        sums.flatten(1).scatter_add_(1, self._places.expand(n, -1), tokens.errors)
+        errors = (sums[:, 0] - sums[:, 1]).transpose(1, 2)  # [n, slots, blocks]
         hidden = tokens.hidden
         if "directions" in self.tensors:
             hidden = hidden @ self.tensors["directions"]
-        hidden = hidden[:, self.tensors["orders"]] * self.tensors["order_signs"]  # [n, slots, d]
+        hidden = torch.cat([hidden, -hidden], dim=1).index_select(1, self._sources)
+        hidden = hidden.view(n, self._slots, self._hidden)
         start = 0
         for owner, count in tokens.runs():
             part = slice(start, start + count)
