@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.models.musicgen.modeling_musicgen import MusicgenForCausalLM
 
 from forvalue_index.errors import ModelError
+from forvalue_index.forward.head import Room, find_head
 from forvalue_index.forward.model import wrap_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
@@ -145,3 +146,17 @@ def test_the_table_groups_what_was_found() -> None:
     ]
     rows = check_heads.markdown(findings).splitlines()[2:]
     assert rows == ["| linear (2) | a, c | 4e-07 |", "| refused (1) | b |  |"]
+
+
+def test_memory_that_is_taken_again_changes_no_error() -> None:
+    model = check_heads.tiny("llama").to(torch.bfloat16)
+    head, room = find_head(model), Room()
+    for number in range(3):
+        hidden = torch.randn(5, head.hidden).to(torch.bfloat16)
+        targets = torch.arange(5) + number
+        with torch.no_grad():
+            for found, expected in zip(
+                head.errors(hidden, targets, room), head.errors(hidden, targets), strict=True
+            ):
+                torch.testing.assert_close(found, expected)
+            model.get_output_embeddings().weight .add_(1)  # widened weights are made anew

@@ -39,6 +39,7 @@ class Room:
 
     def __init__(self) -> None:
         self._taken: dict[str, Tensor] = {}
+        self._widened: tuple[Tensor, int, Tensor] | None = None
 
     def tensor(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
         """Returns a tensor of a shape, float32 and on the device of `like`, with any content."""
@@ -47,6 +48,13 @@ class Room:
         if taken is None or len(taken) < size or taken.device != like.device:
             taken = self._taken[name] = torch.empty(size, device=like.device)
         return taken[:size].view(*shape)
+
+    def widened(self, weight: Tensor) -> Tensor:
+        """Returns half-precision weights as float32, made once for all chunks that use them."""
+        kept = self._widened
+        if kept is None or kept[0] is not weight or kept[1] != weight._version:
+            kept = self._widened = (weight, weight._version, weight.detach().float())
+        return kept[2]
 
 
 @dataclass(frozen=True)
@@ -115,14 +123,15 @@ class Head:
         if type(self.module) is not nn.Linear:
             output: Tensor = self.module(hidden)
             return output[..., : self.vocabulary].float()
-        if weight.dtype == torch.float32 and room is not None:
-            output = room.tensor("logits", (len(hidden), len(weight)), hidden)
-            torch.mm(hidden, weight.T, out=output)
-        elif weight.dtype != torch.float32 and hidden.is_cuda and not torch.is_grad_enabled():
+        if hidden.is_cuda and weight.dtype != torch.float32 and not torch.is_grad_enabled():
             # Half-precision products, summed and kept in float32; torch has no derivative of them.
             output = torch.mm(hidden, weight.T, out_dtype=torch.float32)
-        else:
+        elif room is None:
             output = hidden.float() @ weight.float().T
+        else:
+            wide = weight if weight.dtype == torch.float32 else room.widened(weight)
+            output = room.tensor("logits", (len(hidden), len(weight)), hidden)
+            torch.mm(hidden.float(), wide.T, out=output)
         bias: Any = self.module.bias
         if bias is not None:
             output += bias.float()

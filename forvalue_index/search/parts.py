@@ -6,8 +6,10 @@ in, nor on the other queries of a batch: the same query and vector give the same
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -122,9 +124,17 @@ def on_all_cores(function: Callable[[S], T], items: Sequence[S]) -> list[T]:
     cores = faiss().omp_get_max_threads()
     if len(items) < cores:  # FAISS itself shares out the queries
         return [function(item) for item in items]
+    return list(_pool(cores).map(function, items))
+
+
+@cache
+def _pool(cores: int) -> ThreadPoolExecutor:
+    """Threads that stay: starting them costs a scan of 10,000 vectors."""
     one = faiss().omp_set_num_threads  # of the calling thread only
-    with ThreadPoolExecutor(cores, initializer=one, initargs=(1,)) as pool:
-        return list(pool.map(function, items))
+    return ThreadPoolExecutor(cores, initializer=one, initargs=(1,))
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of the threads
 
 
 def bits_of(ids: Ids) -> NDArray[np.bool_]:
