@@ -178,16 +178,19 @@ def test_several_gpus_and_auto(tmp_path: Path, model_dir: Path, rows: list[Row])
 @pytest.mark.parametrize(
     ("device", "dtype"),
     [
-        ("cpu", torch.float32),
-        pytest.param("cuda", torch.float32, marks=pytest.mark.gpu),
-        pytest.param("cuda", torch.bfloat16, marks=pytest.mark.gpu),
+        ("cpu", "float32"),
+        pytest.param("cuda", "float32", marks=pytest.mark.gpu),
+        pytest.param("cuda", "bfloat16", marks=pytest.mark.gpu),
     ],
 )
-def test_the_build_bench_measures(device: str, dtype: torch.dtype) -> None:
-    lm = wrap_model(tiny_model("llama").to(device, dtype), tiny_tokenizer())
-    figures = bench_build.measure(lm, "tiny", 16, 12, 1, VECTOR)
+def test_the_build_bench_measures(tmp_path: Path, device: str, dtype: str) -> None:
+    model = str(save_model(tmp_path / "model", "llama", 0))
+    source = bench_build.Source(model, None, dtype, device)
+    figures = bench_build.measure(source, 16, 12, 1, VECTOR)
     assert figures.forward_tokens_s > 0 and figures.add_tokens_s > 0
     assert figures.ratio_to_forward > 0 and (figures.ratio_to_backward or 0) > 0
+    shares = bench_build.profile(source.load(), 16, 12, VECTOR)
+    assert all(shares[part] > 0 for part in bench_build.PARTS)
 
 
 @pytest.mark.gpu

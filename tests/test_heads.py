@@ -159,4 +159,4 @@ def test_memory_that_is_taken_again_changes_no_error() -> None:
                 head.errors(hidden, targets, room), head.errors(hidden, targets), strict=True
             ):
                 torch.testing.assert_close(found, expected)
-            model.get_output_embeddings().weight .add_(1)  # widened weights are made anew
+            model.get_output_embeddings().weight.add_(1)  # widened weights are made anew

@@ -3,29 +3,35 @@
     python tools/bench_build.py --model MODEL
     python tools/bench_build.py --model MODEL --random 128M --length 128 --rows 16 --json
     python tools/bench_build.py --model MODEL --random 0.5B --dtype bfloat16 --device cuda
+    python tools/bench_build.py --model MODEL --profile
 
-For each length of row, in one process and in turns, medians over repeats:
+For each length of row, in a process of its own and in turns, medians over repeats:
 
     forward    the model's own forward pass of the batches that the product plans, with the logits
                of every position and the loss
     add        `InfluenceIndex.add` of the same rows: reading, tokenising, vectors, files, catalogue
-    backward   forward, and backward through the whole model: what gradient methods start from
+    backward   forward, and backward through the whole model: what gradient methods start from;
+               last, for the memory that it leaves to the process makes forward passes faster
 
 Rows are random words of the model's vocabulary, cut to the length; every token is scored.
 `--random` takes random weights of a Llama of that size, with a vocabulary of 151,936 as Qwen's, and
 the tokenizer of MODEL: for speed, weights do not matter. Memory is the most that a step had taken
-beside what was there when it began.
+beside what was there when it began. `--profile` shows instead where the time of `add` goes (on a
+CPU; a GPU works on while the profile is taken).
 """
 
 from __future__ import annotations
 
+import cProfile
 import json
+import pstats
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +58,15 @@ SHAPES = {  # hidden, layers, inner, heads, key-value heads
 }
 
 
+PARTS = {  # of `add`: the function that all of a part's time is spent in
+    "hidden states": ("encoder.py", "_hidden"),
+    "logits and errors": ("head.py", "errors"),
+    "recipe": ("recipe.py", "__call__"),
+    "sketch": ("sketch.py", "update"),
+    "projection": ("vectoriser.py", "finish"),
+}
+
+
 @dataclass(frozen=True)
 class Figures:
     """What one row of the table has: medians over repeats."""
@@ -74,23 +89,39 @@ class Figures:
     build_ratio_to_forward: float  # of a first build, which learns the vectoriser as well
 
 
-def random_model(size: str, model: str, dtype: str, device: str | None) -> LanguageModel:
-    """Returns a Llama of a size with random weights, and the tokenizer of `model`."""
-    hidden, layers, inner, heads, kv_heads = SHAPES[size]
-    config = LlamaConfig(
-        vocab_size=QWEN_VOCABULARY,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        intermediate_size=inner,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    made: Any = LlamaForCausalLM(config)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    made = made.to(place, torch.float32 if dtype == "auto" else getattr(torch, dtype))
-    return wrap_model(made, AutoTokenizer.from_pretrained(model))
+@dataclass(frozen=True)
+class Source:
+    """Where the model comes from."""
+
+    model: str
+    size: str | None  # of random weights; None: the model's own
+    dtype: str
+    device: str | None
+
+    @property
+    def name(self) -> str:
+        """The model's, for people."""
+        return Path(self.model).name if self.size is None else f"random {self.size}"
+
+    def load(self) -> LanguageModel:
+        """Returns the model; with random weights, a Llama with the tokenizer of `model`."""
+        if self.size is None:
+            return load_model(ModelConfig(self.model, dtype=self.dtype), self.device)
+        hidden, layers, inner, heads, kv_heads = SHAPES[self.size]
+        config = LlamaConfig(
+            vocab_size=QWEN_VOCABULARY,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            intermediate_size=inner,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            tie_word_embeddings=True,
+        )
+        torch.manual_seed(0)
+        made: Any = LlamaForCausalLM(config)
+        place = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        made = made.to(place, torch.float32 if self.dtype == "auto" else getattr(torch, self.dtype))
+        return wrap_model(made, AutoTokenizer.from_pretrained(self.model))
 
 
 class Memory:
@@ -132,10 +163,9 @@ def random_rows(tokenizer: Any, n: int, length: int, seed: int) -> list[Row]:
     return [{"text": tokenizer.decode(ids, skip_special_tokens=True)} for ids in words]
 
 
-def measure(
-    lm: LanguageModel, name: str, length: int, n: int, repeats: int, vector: VectorConfig
-) -> Figures:
+def measure(source: Source, length: int, n: int, repeats: int, vector: VectorConfig) -> Figures:
     """Returns the figures of rows of one length."""
+    lm = source.load()
     format = FormatConfig(text_field="text", max_length=length)
     memory = Memory(lm.device)
     seconds: dict[str, list[float]] = {"forward": [], "add": [], "backward": [], "build": []}
@@ -180,7 +210,7 @@ def measure(
     most = {what: statistics.median(values) for what, values in taken.items() if values}
     tokens = sum(len(sample.input_ids) for sample in samples)
     return Figures(
-        model=name,
+        model=source.name,
         parameters=sum(p.numel() for p in lm.model.parameters()),
         vocabulary=lm.head.vocabulary,
         length=length,
@@ -212,6 +242,39 @@ def forward(lm: LanguageModel, samples: list[Sample], *, backward: bool) -> None
                 lm.model.zero_grad()
             loss.detach().item()
     lm.model.requires_grad_(False)
+
+
+def profile(lm: LanguageModel, length: int, n: int, vector: VectorConfig) -> dict[str, float]:
+    """Returns the share of each of PARTS in the time of `add`, and of the rest; and "seconds"."""
+    format = FormatConfig(text_field="text", max_length=length)
+    rows = [random_rows(lm.tokenizer, n, length, seed) for seed in range(3)]
+    watch = cProfile.Profile()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "index"
+        with InfluenceIndex.build(path, rows[0], lm, format=format, vector=vector)[0] as index:
+            index.add(rows[1])  # warm
+            start = time.perf_counter()
+            watch.runcall(index.add, rows[2])
+            total = time.perf_counter() - start
+    spent: dict[tuple[str, str], float] = {}
+    stats: Any = pstats.Stats(watch)
+    for (file, _, name), (_, _, _, cumulative, _) in stats.stats.items():
+        spent[Path(file).name, name] = spent.get((Path(file).name, name), 0.0) + cumulative
+    shares = {part: spent.get(place, 0.0) / total for part, place in PARTS.items()}
+    return shares | {"the rest": 1 - sum(shares.values()), "seconds": total}
+
+
+def show_profile(shares: dict[int, dict[str, float]]) -> None:
+    """Prints where the time goes, a row for each length."""
+    table = Table(title="where the time of add goes", title_justify="left")
+    for column in ("length", *PARTS, "the rest", "seconds"):
+        table.add_column(column, justify="right")
+    for length, row in shares.items():
+        cells = [f"{value:.1%}" for name, value in row.items() if name != "seconds"]
+        table.add_row(str(length), *cells, f"{row['seconds']:.2f}")
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    console.print(table)
+    console.print(machine())
 
 
 def show(results: list[Figures]) -> None:
@@ -251,6 +314,7 @@ def show(results: list[Figures]) -> None:
 @click.option("--dtype", default="auto", show_default=True)
 @click.option("--device", help="[default: CUDA if there is one]")
 @click.option("--recipe", default=VectorConfig().recipe, show_default=True)
+@click.option("--profile", "profiled", is_flag=True, help="Show where the time of add goes.")
 @click.option("--json", "as_json", is_flag=True, help="A list of rows, one for each setting.")
 def main(
     model: str,
@@ -262,21 +326,25 @@ def main(
     dtype: str,
     device: str | None,
     recipe: str,
+    profiled: bool,
     as_json: bool,
 ) -> None:
     """Time adding to an index beside the bare forward pass, and forward with backward.
 
     Example: python tools/bench_build.py --model gpt2 --length 128
     """
-    if size is None:
-        lm, name = load_model(ModelConfig(model, dtype=dtype), device), Path(model).name
-    else:
-        lm, name = random_model(size, model, dtype, device), f"random {size}"
+    source = Source(model, size, dtype, device)
+    vector = VectorConfig(recipe=recipe)
+    counts = {wanted: rows or max(8, tokens // wanted) for wanted in length}
+    if profiled:
+        lm = source.load()
+        show_profile({wanted: profile(lm, wanted, n, vector) for wanted, n in counts.items()})
+        return
     results = []
-    for wanted in length:
-        n = rows or max(8, tokens // wanted)
-        results.append(measure(lm, name, wanted, n, repeats, VectorConfig(recipe=recipe)))
-        print(f"{name}, {wanted} tokens: done", file=sys.stderr, flush=True)
+    for wanted, n in counts.items():
+        with get_context("spawn").Pool(1) as pool:
+            results.append(pool.apply(measure, (source, wanted, n, repeats, vector)))
+        print(f"{source.name}, {wanted} tokens: done", file=sys.stderr, flush=True)
     if as_json:
         print(json.dumps([asdict(row) for row in results], indent=1))
     else:
