@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import tiny_vision
 import torch
-from conftest import save_model, tiny_model, tiny_tokenizer
+from conftest import save_model, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.gradients import gradient_scores
 from forvalue_index.config import ModelConfig
 from forvalue_index.forward.generation import Sampling
-from forvalue_index.forward.model import wrap_model
 from forvalue_index.records import Row
 from forvalue_index.search.resident import gpus
 
