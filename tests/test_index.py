@@ -23,7 +23,7 @@ from forvalue_index.errors import (
     RowError,
     SchemaError,
 )
-from forvalue_index.features.recipe import ERROR_POWER, STATE_POWER
+from forvalue_index.features.recipe import ERROR_FLOOR
 from forvalue_index.forward.model import wrap_model
 from forvalue_index.records import Row
 from forvalue_index.search.derived import DerivedSearch
@@ -326,9 +326,8 @@ def test_exact_scores_are_those_of_float64_gradients(
         at = torch.from_numpy(np.flatnonzero(sample.scored)) - 1
         errors = -torch.softmax(output.logits[0, at], -1)
         errors[torch.arange(len(at)), ids[0, at + 1]] += 1
-        errors *= errors.norm(dim=1, keepdim=True) ** (ERROR_POWER - 1)
+        errors /= errors.norm(dim=1, keepdim=True) + ERROR_FLOOR
         hidden = output.hidden_states[-1][0, at] @ whitening
-        hidden *= hidden.norm(dim=1, keepdim=True) ** (STATE_POWER - 1)
         gradients.append((errors.T @ hidden).flatten())
     truth = torch.stack(gradients) @ torch.stack(gradients).T
     column = {row["id"]: i for i, row in enumerate(rows)}
