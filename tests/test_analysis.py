@@ -300,8 +300,8 @@ def test_a_study_measures_every_recipe_and_size(
     bench: Any, index: InfluenceIndex, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     judge = bench.judge_sources("group", ("mrr", "auc"))
-    task = bench.Task("recall", "x", 0, index.lm, TRAIN, QUERIES, FormatConfig(), judge)
-    results = list(bench.measure(task, ["raw"], ["dot"], N, VectorConfig(sketch_dim=512)))
+    task = bench.Task("recall", "x", 0, index.lm, TRAIN, QUERIES, FormatConfig(), judge, k=N)
+    results = list(bench.measure(task, ["raw"], ["dot"], VectorConfig(sketch_dim=512)))
     figures = {result.vectors: result.figures for result in results if result.method == "raw"}
     assert list(figures) == ["exact", "8 KB", "2 KB", "2 KB + exact", "512 B"]
     assert figures["2 KB + exact"] == figures["exact"]  # all were candidates
@@ -309,7 +309,7 @@ def test_a_study_measures_every_recipe_and_size(
     file = tmp_path / "results.jsonl"
     bench.keep(file, [asdict(result) for result in results])
     # What is in the file is shown and not measured again, with whatever settings.
-    bench.run(iter([task]), ["kfac"], ["dot"], N, VectorConfig(), file)
+    bench.run(iter([task]), ["kfac"], ["dot"], VectorConfig(), file)
     out = capsys.readouterr().out
     assert "2 KB + exact" in out
     assert "embedding" in out
