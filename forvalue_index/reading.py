@@ -14,6 +14,7 @@ from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.readers import Data, open_rows
 from forvalue_index.errors import FingerprintError, InputError
+from forvalue_index.features.recipe import RECIPES
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import LanguageModel, load_model
@@ -173,4 +174,5 @@ def fingerprint(config: IndexConfig, lm: LanguageModel) -> dict[str, Any]:
     return lm.fingerprint() | {
         "format": digest(asdict(config.format)),
         "vector": digest(asdict(config.vector)),
+        "recipe": f"{config.vector.recipe}, form {RECIPES[config.vector.recipe].form}",
     }

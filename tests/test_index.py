@@ -23,7 +23,7 @@ from forvalue_index.errors import (
     RowError,
     SchemaError,
 )
-from forvalue_index.features.recipe import ERROR_FLOOR
+from forvalue_index.features.recipe import ERROR_FLOOR, Balanced
 from forvalue_index.forward.model import wrap_model
 from forvalue_index.records import Row
 from forvalue_index.search.derived import DerivedSearch
@@ -133,6 +133,17 @@ def test_another_model_is_refused_with_both_hashes(
     with pytest.raises(FingerprintError):
         other.add([{"id": "x", "prompt": "a", "response": "b"}])
     assert len(other) == 30
+
+
+def test_another_form_of_the_recipe_is_refused(
+    index: InfluenceIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Balanced, "form", Balanced.form + 1)
+    with (
+        InfluenceIndex.open(index.store.directory) as other,
+        pytest.raises(FingerprintError, match=r"another recipe .*build a new index"),
+    ):
+        other.query({"prompt": "a", "response": " b"})
 
 
 def test_one_changed_weight_is_another_model(

@@ -30,6 +30,8 @@ class Recipe(ABC):
     """What every recipe offers."""
 
     name: ClassVar[str]
+    form: ClassVar[int] = 1
+    """Raised with every change of what it makes of a token: indexes of another form are refused."""
 
     def __init__(self, tensors: dict[str, Tensor] | None = None) -> None:
         self.tensors = tensors or {}
@@ -111,6 +113,7 @@ class Balanced(Recipe):
     """
 
     name = "balanced"
+    form = 2
 
     @classmethod
     def fit(cls, statistics: TokenStatistics) -> Self:
