@@ -118,13 +118,14 @@ def test_gradients_that_are_formed_give_the_same(monkeypatch: pytest.MonkeyPatch
 
 def test_gradients_are_formed_for_many_long_queries_of_a_small_model() -> None:
     def factors(n: int, n_samples: int, v: int, d: int) -> TokenFactors:
-        owner = torch.arange(n) % n_samples
-        return TokenFactors(torch.empty(n, d), torch.empty(n, v), owner, n_samples)
+        with torch.device("meta"):
+            return TokenFactors(torch.empty(n, d), torch.empty(n, v), torch.empty(n), n_samples)
 
     assert gradients_pay(factors(2000, 20, 8192, 256), 100)
     assert not gradients_pay(factors(100, 1, 8192, 256), 100)  # one query
     assert not gradients_pay(factors(60, 20, 8192, 256), 3)  # short ones
     assert not gradients_pay(factors(2000, 20, 150_000, 512), 100)  # 6 GB
+    assert not gradients_pay(factors(2000, 1, 120_000, 1024), 100)  # 0.5 GB, but 8 others as well
 
 
 def test_prompt_tokens_do_not_count() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from forvalue_index.features.tokens import TokenFactors
 
-GRADIENT_BYTES = 1 << 30  # of the gradients of a group of queries, at most
+GRADIENT_BYTES = 1 << 30  # of gradients in memory at a time, at most
 FORMED = 8  # gradients of training samples that stand in memory at a time
 
 
@@ -83,7 +83,8 @@ def gradients_pay(a: TokenFactors, length: float) -> bool:
     `length` is the number of tokens of each sample that they will be compared with.
     """
     n, (n_tokens, v), d = a.n_samples, a.errors.shape, a.hidden.shape[1]
-    return 4 * n * v * d <= GRADIENT_BYTES and d * (length + n) < length * n_tokens
+    fits = 4 * (n + FORMED) * v * d <= GRADIENT_BYTES
+    return fits and d * (length + n) < length * n_tokens
 
 
 def gradient_influence(a: Tensor, b: TokenFactors) -> Tensor:
