@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from vectors import DIM, fp16, random, write
 
 from forvalue_index.errors import CorruptIndexError
 from forvalue_index.search import flat as flat_module
-from forvalue_index.search import many
+from forvalue_index.search import many, narrow
 from forvalue_index.search.flat import FlatSearch
 
 
@@ -30,12 +31,37 @@ def unsure(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+@pytest.fixture(params=["bytes", "float32"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How candidates are found, where the machine can do both."""
+    if request.param == "bytes" and not narrow.available():
+        pytest.skip("this machine does not multiply bytes fast")
+    monkeypatch.setattr(narrow, "available", lambda: request.param == "bytes")
+    return str(request.param)
+
+
+@pytest.fixture
+def singled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pairs products of bytes left for float32, a number for each block of vectors."""
+    counts: list[int] = []
+    at = narrow._at
+
+    def count(queries: Any, vectors: Any, row: Any, column: Any) -> Any:
+        counts.append(len(row))
+        return at(queries, vectors, row, column)
+
+    monkeypatch.setattr(narrow, "_at", count)
+    return counts
+
+
 @pytest.mark.parametrize("restricted", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("dim", [100, 128])
 def test_a_batch_gives_the_bits_of_its_queries(
     tmp_path: Path,
     unsure: list[int],
+    way: str,
+    singled: list[int],
     monkeypatch: pytest.MonkeyPatch,
     dim: int,
     weighted: bool,
@@ -56,6 +82,7 @@ def test_a_batch_gives_the_bits_of_its_queries(
         how["weights"] = 1 / np.linalg.norm(flat.vectors(flat.ids), axis=1)
     for step in (2**20, 40 * dim):  # in other blocks
         monkeypatch.setattr(many, "_NUMBERS", step)
+        monkeypatch.setattr(narrow, "_NUMBERS", step)
         for k in (1, 10, 60):
             for opponents in (False, True):
                 unsure.clear()
@@ -65,12 +92,15 @@ def test_a_batch_gives_the_bits_of_its_queries(
                     one = flat.search(queries[i : i + 1], k, opponents=opponents, **how)
                     np.testing.assert_array_equal(one[0][0], scores[i])
                     np.testing.assert_array_equal(one[1][0], found[i])
+    assert bool(singled) == (way == "bytes")
     # It could fail: the scores of BLAS are others.
     blas = queries @ fp16(vectors)[found[:, 0] // 3].T
     assert (scores[:, 0] != np.diagonal(blas)).any()
 
 
-def test_a_batch_leaves_what_rounding_hides_to_a_scan(tmp_path: Path, unsure: list[int]) -> None:
+def test_a_batch_leaves_what_rounding_hides_to_a_scan(
+    tmp_path: Path, unsure: list[int], way: str
+) -> None:
     """Vectors that differ by less than the scores of BLAS and of a scan do."""
     n, dim = 1200, 64
     near = random(1, dim).repeat(n // 2, 0)
@@ -106,7 +136,9 @@ def test_the_bound_on_rounding_holds(dim: int) -> None:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_batch_refuses_damage(tmp_path: Path, unsure: list[int], weighted: bool) -> None:
+def test_a_batch_refuses_damage(
+    tmp_path: Path, unsure: list[int], way: str, weighted: bool
+) -> None:
     vectors = random(200)
     [segment] = write(tmp_path, [(range(200), vectors)])
     path = tmp_path / "s0.faiss"
@@ -116,3 +148,57 @@ def test_a_batch_refuses_damage(tmp_path: Path, unsure: list[int], weighted: boo
     with pytest.raises(CorruptIndexError, match=r"s0\.faiss holds vectors"):
         flat.search(random(6, seed=1), 3, weights=np.ones(200) if weighted else None)
     assert not unsure
+
+
+@pytest.mark.skipif(not narrow.available(), reason="this machine does not multiply bytes fast")
+def test_products_of_bytes_single_out_few(
+    tmp_path: Path, unsure: list[int], singled: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vectors whose largest numbers, and lengths, are anything; none, and queries of nothing."""
+    n, dim, rng = 3000, 256, np.random.default_rng(0)
+    vectors, queries = random(n, dim), random(48, dim, seed=1)
+    vectors *= np.exp(2 * rng.standard_normal((n, 1))).astype(np.float32)
+    vectors[::50, 7] *= 100
+    vectors[5::60] = 0
+    queries *= 10.0 ** np.arange(-24, 24, dtype=np.float32)[:, None]
+    queries[3] = 0
+    segments = write(tmp_path, [(range(n), vectors)])
+    monkeypatch.setattr(narrow, "_NUMBERS", 256 * dim)
+    for opponents in (False, True):
+        flat = FlatSearch(tmp_path, segments, dim)
+        unsure.clear()
+        scores, found = flat.search(queries, 10, opponents=opponents)
+        assert unsure == [1]  # of nothing, every score is the same
+        for i in range(len(queries)):
+            one = flat.search(queries[i : i + 1], 10, opponents=opponents)
+            np.testing.assert_array_equal(one[0][0], scores[i])
+            np.testing.assert_array_equal(one[1][0], found[i])
+    assert 0 < sum(singled) < 2 * n * len(queries) / 20
+
+
+@pytest.mark.skipif(not narrow.available(), reason="this machine does not multiply bytes fast")
+def test_a_bound_of_bytes_holds_for_the_worst_rounding(
+    tmp_path: Path, unsure: list[int], singled: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vectors that lose nearly half a step in each number, all to one side, and queries too."""
+    n, dim = 1024, 64
+    best = np.full((1, dim), 100.49, np.float32)
+    others = np.full((n, dim), 100.4375, np.float32)
+    best[:, 0] = others[:, 0] = 127
+    others[40:] *= np.float32(0.5)  # so that few are near it
+    vectors = np.concatenate([others, best])  # as bytes it is one of them
+    queries = np.repeat(best, 4, axis=0)
+    monkeypatch.setattr(narrow, "_NUMBERS", 128 * dim)
+    flat = FlatSearch(tmp_path, write(tmp_path, [(range(n + 1), vectors)]), dim)
+    _, found = flat.search(queries, 1)
+    assert (found == n).all()
+    assert singled
+    assert not unsure
+
+
+def test_a_batch_leaves_the_threads_as_they_were(tmp_path: Path, way: str) -> None:
+    faiss = flat_module.faiss()
+    flat = FlatSearch(tmp_path, write(tmp_path, [(range(2000), random(2000))]), DIM)
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    flat.search(random(40, seed=1), 5)
+    assert (torch.get_num_threads(), faiss.omp_get_max_threads()) == before

@@ -7,13 +7,18 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import click
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import bench_peers  # noqa: E402
 from bench_search import measure, write  # noqa: E402
 from make_facts import STYLES, make_study  # noqa: E402
+from peers.steps import Step, run  # noqa: E402
 
 
 @pytest.mark.parametrize("name", STYLES)
@@ -49,3 +54,55 @@ def test_the_search_bench_measures_every_way(tmp_path: Path) -> None:
     rows = measure(tmp_path, n=700, dim=32, batch=40, size=300, k=5, repeats=2)
     assert {row["way"] for row in rows} >= {"forvalue", "faiss fp16", "faiss.knn", "numpy", "torch"}
     assert all(0 < row["p50"] <= row["p95"] and row["batch_seconds"] > 0 for row in rows)
+
+
+class Known:
+    """A peer with known figures: 2 s to start, 10 bytes a row and 7 more that asking leaves."""
+
+    def __init__(self, name: str, rate: float, sign: int) -> None:
+        self.name, self._rate, self._sign = name, rate, sign
+
+    def build(self, rows: Path, out: Path) -> Step:
+        count = len(rows.read_text().splitlines())
+        out.mkdir()
+        (out / "rows").write_bytes(bytes(100 + 10 * count))
+        return Step(wall=2 + count / self._rate, cpu=1 + 2 * count / self._rate, peak=count)
+
+    def scores(self, index: Path, queries: Path) -> tuple[Step, NDArray[np.float32]]:
+        (index / "asked").write_bytes(bytes(7))
+        alike = np.repeat(np.repeat(np.eye(3, dtype=np.float32), 2, axis=0), 10, axis=1)
+        return Step(wall=3, cpu=3, peak=5), self._sign * alike  # [6, 30]
+
+
+def test_the_peers_are_measured_without_what_they_take_to_start() -> None:
+    train = [{"text": f"{i}", "variation": i // 10} for i in range(30)]
+    queries = [{"text": f"{i}", "variation": i // 2} for i in range(6)]
+    peers = [Known("forvalue", 20, 1), Known("slow", 5, -1)]
+    ours, slow = bench_peers.measure(train, queries, lambda _: peers, few=12, repeats=2)
+    assert ours["samples_per_second"] == pytest.approx(20)
+    assert ours["samples_per_cpu_second"] == pytest.approx(10)
+    assert (ours["times"], slow["times"]) == (1, pytest.approx(4))
+    assert (ours["bytes_per_sample"], ours["bytes_in_all"]) == (10, 400)
+    assert (ours["peak_bytes"], ours["query_peak_bytes"], ours["query_seconds"]) == (30, 5, 3)
+    assert (ours["auc"], slow["auc"]) == (1, 0)
+    (alone,) = bench_peers.measure(train, queries, lambda _: peers[1:], few=12, repeats=1)
+    assert alone["times"] is None
+    assert bench_peers.table("task", [slow, alone]).row_count == 2
+    with pytest.raises(click.UsageError, match="30 rows"):
+        bench_peers.measure(train, queries, lambda _: peers, few=30, repeats=1)
+
+
+@pytest.mark.parametrize("number", [1, 7, 10, 23, 30, 40, None])
+def test_fewer_rows_are_taken_from_all_classes(number: int | None) -> None:
+    rows = [{"variation": i // 3, "number": i} for i in range(30)]
+    taken = bench_peers.spread(rows, number)
+    numbers = [row["number"] for row in taken]
+    assert len(taken) == min(number or 30, 30) and numbers == sorted(set(numbers))
+    assert len({row["variation"] for row in taken}) == min(len(taken), 10)
+
+
+def test_a_step_has_its_time_and_a_failed_one_says_what_it_wrote(tmp_path: Path) -> None:
+    step = run([sys.executable, "-c", "import time; time.sleep(0.5)"], tmp_path)
+    assert step.wall >= 0.5 and step.cpu > 0 and step.peak > 2**20
+    with pytest.raises(click.ClickException, match="no such thing"):
+        run([sys.executable, "-c", "raise SystemExit('no such thing')"], tmp_path)

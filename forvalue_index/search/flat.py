@@ -123,7 +123,7 @@ class FlatSearch:
             queries = -queries  # exactly the negated inner products, so -score is exact too
         scores, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         unsure = np.ones(len(queries), bool)
-        m = k + max(16, k // 4)  # more than k, for those that rounding makes equal
+        m = k + max(8, k // 4)  # more than k, for those that rounding makes equal
         for way in (self._on_gpus, self._together):
             found = way(queries[unsure], m, live, parts, table) if unsure.any() else None
             if found is not None:
@@ -226,16 +226,16 @@ class FlatSearch:
         def score(start: int) -> None:
             some = ids[start : start + step]
             each, places = np.unique(some, return_inverse=True)
-            vectors, places = self.vectors(each), places.reshape(some.shape)
-            for i, row in enumerate(places, start):
-                # In an index of their own the same code compares them as in a segment.
-                few = lib.IndexScalarQuantizer(self.dim, kind, metric)
-                few.add(vectors[row])
-                scores, found = few.search(queries[i : i + 1], len(row))
-                out[i, found[0]] = scores[0]
+            halves, places = self._halves(each), places.reshape(some.shape)
+            with one_thread():
+                for i, row in enumerate(places, start):
+                    # In an index of their own the same code compares them as in a segment.
+                    few = lib.IndexScalarQuantizer(self.dim, kind, metric)
+                    few.add_sa_codes(halves[row].view(np.uint8))
+                    scores, found = few.search(queries[i : i + 1], len(row))
+                    out[i, found[0]] = scores[0]
 
-        with one_thread():
-            on_all_cores(score, range(0, len(queries), step))
+        on_all_cores(score, range(0, len(queries), step))
         return out if table is None else out * table[ids]
 
     def vectors(self, ids: ArrayLike) -> Scores:
@@ -244,13 +244,16 @@ class FlatSearch:
         Raises:
             InputError: an id is not live.
         """
-        ids = np.asarray(ids, np.int64)
+        return self._halves(np.asarray(ids, np.int64)).astype(np.float32)
+
+    def _halves(self, ids: Ids) -> NDArray[np.float16]:
+        """As `vectors`, as they are stored: [m, dim]."""
         missing = ids[~_among(ids, self._live)]
         if len(missing):
             raise InputError(
                 f"{len(missing)} samples are not in the index, id {missing.min()} first"
             )
-        out = np.empty((len(ids), self.dim), np.float32)
+        out = np.empty((len(ids), self.dim), np.float16)
         # The place of each among all vectors, segment after segment.
         places = np.searchsorted(self._every, ids)
         if self._order is not None:
@@ -258,7 +261,7 @@ class FlatSearch:
         segments = np.searchsorted(self._starts, places, side="right") - 1
         for number in np.unique(segments):
             here = segments == number
-            out[here] = self._opened[number].vectors(places[here] - self._starts[number])
+            out[here] = self._opened[number].halves[places[here] - self._starts[number]]
         return out
 
     def blocks(self, ids: Ids | None = None) -> Iterator[tuple[Ids, Scores]]:

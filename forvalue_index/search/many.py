@@ -1,8 +1,9 @@
 """What may be the best of many queries at a time: candidates by products of matrices.
 
-Decoding the vectors for BLAS costs as much as some ten scans; from then on a query costs a third of
-one. BLAS adds up in an order of its own, so that its scores are another one's to the last bits: how
-far they can be off is bounded, and what cannot be told apart is for a scan to say.
+Decoding the vectors for BLAS costs as much as some ten scans; from then on a query costs a third
+of one, and a tenth where bytes multiply fast (`narrow.py`). BLAS adds up in an order of its own,
+so that its scores are another one's to the last bits: how far they can be off is bounded, and what
+cannot be told apart is for a scan to say.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ Proposal = tuple[Ids, NDArray[np.float64]]
 
 _NUMBERS = 2**20  # of vectors that a thread decodes at a time: 4 MiB, which stay in the cache
 _RESULTS = 2**22  # candidates in memory at a time: 48 MiB
+_TOGETHER = 2**10  # queries at a time: with more, the products of fewer vectors stay in the cache
 
 
 def propose(parts: Sequence[Part], queries: Scores, m: int, table: Scores | None) -> Proposal:
@@ -41,12 +43,15 @@ def propose(parts: Sequence[Part], queries: Scores, m: int, table: Scores | None
     Raises:
         CorruptIndexError: a part holds vectors that cannot be compared.
     """
+    from forvalue_index.search import narrow  # it needs torch, which takes a second to import
+
     ids = np.empty((len(queries), m), np.int64)
     bounds = np.empty(len(queries))
-    step = max(MANY, _RESULTS // m)
+    best = narrow.best if narrow.available() else _best
+    step = max(MANY, min(_TOGETHER, _RESULTS // m))
     for start in range(0, len(queries), step):
         some = slice(start, start + step)
-        scores, ids[some], longest = _best(parts, queries[some], m, table)
+        scores, ids[some], longest = best(parts, queries[some], m, table)
         bounds[some] = scores[:, -1] + slack(queries[some], longest)
     return ids, bounds
 

@@ -81,6 +81,19 @@ class Part:
         )
         return scores, ids
 
+    def stored(self, step: int) -> Iterator[tuple[Ids, NDArray[np.float16]]]:
+        """Yields the ids of `step` vectors that may be an answer, and them, [step, dim]."""
+        ids, halves = self.piece.ids, self.piece.halves
+        if self._bits is None:
+            for start in range(0, self.live, step):
+                yield ids[start : start + step], halves[start : start + step]
+            return
+        inside = ids[: np.searchsorted(ids, len(self._bits))]
+        positions = np.flatnonzero(self._bits[inside])
+        for start in range(0, self.live, step):
+            some = positions[start : start + step]
+            yield inside[some], halves[some]
+
     def decoded(self, step: int) -> Iterator[tuple[Ids, Scores]]:
         """Yields the ids of `step` vectors that may be an answer, and them [step, dim] float32."""
         if self._bits is None:
@@ -124,17 +137,17 @@ def on_all_cores(function: Callable[[S], T], items: Sequence[S]) -> list[T]:
     cores = faiss().omp_get_max_threads()
     if len(items) < cores:  # FAISS itself shares out the queries
         return [function(item) for item in items]
-    return list(_pool(cores).map(function, items))
+    return list(threads(cores).map(function, items))
 
 
 @cache
-def _pool(cores: int) -> ThreadPoolExecutor:
+def threads(cores: int) -> ThreadPoolExecutor:
     """Threads that stay: starting them costs a scan of 10,000 vectors."""
     one = faiss().omp_set_num_threads  # of the calling thread only
     return ThreadPoolExecutor(cores, initializer=one, initargs=(1,))
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of the threads
+os.register_at_fork(after_in_child=threads.cache_clear)  # a child has none of the threads
 
 
 def bits_of(ids: Ids) -> NDArray[np.bool_]:

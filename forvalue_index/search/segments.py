@@ -41,6 +41,13 @@ class OpenSegment:
             self.quantiser.reconstruct_batch(np.ascontiguousarray(positions, np.int64), out)
         return out
 
+    @property
+    def halves(self) -> NDArray[np.float16]:
+        """All vectors as they are stored, [n, dim]: a view of the mapped file."""
+        codes = self.quantiser.codes
+        memory: NDArray[np.uint8] = faiss().rev_swig_ptr(codes.data(), codes.size())
+        return memory.view(np.float16).reshape(-1, self.index.d)
+
     def pieces(self, size: int) -> list[OpenSegment]:
         """The segment as pieces of at most `size` vectors, which can be searched side by side.
 

@@ -1,0 +1,188 @@
+"""The best of many queries by products of 8-bit integers, which leave few for exact scores.
+
+Processors that multiply bytes do so four times as fast as float32. What rounding vectors and
+queries to bytes does to a score is bounded by the lengths of what it takes away (Cauchy-Schwarz);
+a pair that may be among the best after that is scored in float32.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from forvalue_index.search.backend import faiss
+from forvalue_index.search.parts import Ids, Part, Scores, threads
+
+_NUMBERS = 2**20  # of vectors, or of products, at a time: 8 MiB, which stay in the cache
+_DENSE = 16  # one pair of so many left: comparing all of them in float32 is faster
+_LEAST = 1e-30  # a scale; what is smaller still is nothing, and its length says so
+
+_alone = Lock()
+
+
+@cache
+def available() -> bool:
+    """Whether this machine multiplies bytes fast, and rightly: some let sums of two overflow."""
+    if not getattr(torch.cpu, "_is_vnni_supported", bool)():
+        return False
+    rows = torch.from_numpy(np.full((64, 64), 127, np.int8))
+    rows[::2] *= -1
+    try:
+        same = torch.equal(torch._int_mm(rows, rows.T), rows.int() @ rows.T.int())
+        with warnings.catch_warnings():  # torch says once that sparse tensors are new
+            warnings.simplefilter("ignore")
+            _at(rows.float(), rows.float(), *torch.zeros(2, 1, dtype=torch.int64, device="cpu"))
+    except (AttributeError, RuntimeError):
+        return False
+    return same
+
+
+def best(
+    parts: Sequence[Part], queries: Scores, m: int, table: Scores | None
+) -> tuple[Scores, Ids, float]:
+    """Scores and ids of the m best [q, m], best first, and the greatest length of a vector.
+
+    Scores are float32, added up in any order. One that is not among them may be higher than the
+    last by as much as the orders of addition differ (`many.slack`), not by more.
+
+    Args:
+        parts: m vectors or more.
+        queries: [q, dim] float32.
+        m: of each query.
+        table: the weight of each id, at the place of its number.
+
+    Raises:
+        CorruptIndexError: a part holds vectors that cannot be compared.
+    """
+    asked, scale = _scaled(torch.from_numpy(queries))
+    best = _Best(asked, m)
+    cores = faiss().omp_get_max_threads()
+    shares = [parts[i::cores] for i in range(cores)]
+    with _one_thread_each():
+        longest = threads(cores).map(lambda share: _compare(share, asked, table, best), shares)
+        most = max(longest) * (1 + queries.shape[1] * 2.0**-23)
+    return (best.scores * scale[:, None]).numpy(), best.ids.numpy(), most
+
+
+class _Best:
+    """The best so far of each query, which all threads know: `scores` and `ids` [q, m]."""
+
+    def __init__(self, queries: Tensor, m: int) -> None:
+        self.scores = queries.new_full((len(queries), m), -torch.inf)
+        self.ids = queries.new_zeros((len(queries), m), dtype=torch.int64)
+        self._lock = Lock()
+
+    def add(self, scores: Tensor, ids: Tensor) -> None:
+        """Puts in what is better, of any number of scores and ids [q, any]."""
+        with self._lock:
+            m = self.scores.shape[1]
+            self.scores, order = torch.cat([self.scores, scores], dim=1).topk(m, dim=1)
+            self.ids = torch.cat([self.ids, ids], dim=1).gather(1, order)
+
+
+def _compare(parts: Iterable[Part], asked: Tensor, table: Scores | None, best: _Best) -> float:
+    """Adds to the best of some queries, scaled to 127; returns the greatest length of a vector."""
+    (count, dim), m = asked.shape, best.scores.shape[1]
+    narrow, lost = _rounded(asked)
+    lengths = 1.001 * _length(narrow.float())[:, None]
+    # As far as float32 takes the scores, the scales and the lengths themselves off.
+    rest = (1.001 * lost + (dim + 4) * 2.0**-22 * _length(asked))[:, None]
+    step = max(m, _NUMBERS // max(count, dim))
+    products = asked.new_empty(count, step)
+    longest, tried, missed = 0.0, 0, 0
+    for part, ids, vectors in _blocks(parts, step, table):
+        whole = _length(vectors)
+        if not torch.isfinite(whole).all():
+            raise part.not_finite()
+        longest = max(longest, float(whole.max()))
+        floor, some = best.scores[:, -1:], products[:, : len(ids)]
+        few = missed <= 1 + tried // 2 and bool(torch.isfinite(floor).all())
+        if few:
+            units, unit = _scaled(vectors)
+            small, lost = _rounded(units)
+            # In units of both scales: how far a score may be above the floor.
+            some.copy_(torch._int_mm(narrow, small.T))
+            ends = torch.stack([whole, torch.ones_like(whole)]) / unit
+            some.addmm_(torch.cat([rest, -floor], dim=1), ends)
+            places = np.flatnonzero(some.numpy() >= (-lengths * lost.max()).numpy())
+            few = _DENSE * len(places) < some.numel()
+            tried, missed = tried + 1, missed + (not few)
+        if few:
+            row, column = map(torch.from_numpy, np.divmod(places, len(ids)))
+            scores, where = _aligned(_at(asked, vectors, row, column), row, column, count)
+        else:
+            scores, where = (asked @ vectors.T).topk(min(m, len(ids)), dim=1)
+        best.add(scores, ids[where])
+    return longest
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """A thread that meets torch in here first has it work on that thread alone.
+
+    Threads that share each operation wait for the slowest of them each time.
+    """
+    with _alone:
+        ours, cores = torch.get_num_threads(), faiss().omp_get_max_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(ours)
+            faiss().omp_set_num_threads(cores)  # where both have the same OpenMP
+
+
+def _blocks(
+    parts: Iterable[Part], step: int, table: Scores | None
+) -> Iterator[tuple[Part, Tensor, Tensor]]:
+    """Yields up to `step` vectors that may be an answer [step, dim], weighted, and their ids."""
+    for part in parts:
+        for ids, halves in part.stored(step):
+            vectors = torch.from_numpy(halves).float()
+            if table is not None:
+                vectors *= torch.from_numpy(table[ids])[:, None]
+            yield part, torch.from_numpy(ids), vectors
+
+
+def _length(vectors: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1)
+    return lengths
+
+
+def _scaled(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors [n, dim] whose largest numbers are 127, and what they were divided by, [n]."""
+    scale = (vectors.abs().amax(dim=1) / 127).clamp_min(_LEAST)
+    return vectors * (1 / scale)[:, None], scale
+
+
+def _rounded(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors of bytes [n, dim], and the lengths of what rounding took from them, [n]."""
+    whole = vectors.round()
+    return whole.to(torch.int8), _length(vectors - whole)
+
+
+def _at(queries: Tensor, vectors: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """The scores of some pairs, ascending by query and then by vector: [pairs]."""
+    starts = torch.searchsorted(row, torch.arange(len(queries) + 1, device=row.device))
+    shape = len(queries), len(vectors)
+    pairs = torch.sparse_csr_tensor(starts, column, queries.new_zeros(len(row)), shape)
+    scores: Tensor = torch.sparse.sampled_addmm(pairs, queries, vectors.T).values()
+    return scores
+
+
+def _aligned(scores: Tensor, row: Tensor, column: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Scores and columns of pairs, as a row for each query, filled up with minus infinity."""
+    counts = torch.bincount(row, minlength=count)
+    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    out = scores.new_full((count, int(counts.max())), -torch.inf)
+    where = torch.zeros_like(out, dtype=torch.int64)
+    out[row, place] = scores
+    where[row, place] = column
+    return out, where
