@@ -28,9 +28,9 @@ What each does:
   memory only: a new process that is asked builds again, and a process that stays needs only what
   the query takes longer than the build (peers/dattri_run.py).
 
-All three take the linear modules without the head, in float32. But for the size of dattri's
-projection, the settings are the ones of their own examples with language models; others may do
-better here. The scores of kronfluence and dattri are what they return, products that no length
+All three take the linear modules without the head, in float32. But for dattri's projection and
+damping, the settings are the ones of their own examples with language models; others may do better
+here. The scores of kronfluence and dattri are what they return, products that no length
 divides.
 """
 

@@ -9,7 +9,7 @@ from forvalue_index.features.tokens import TokenFactors
 
 
 class TokenStatistics:
-    """Means over scored tokens, accumulated in float64."""
+    """Means over scored tokens; sums of a chunk of them in float32, of all chunks in float64."""
 
     def __init__(self, vocabulary: int, hidden: int, device: torch.device) -> None:
         self.n_tokens = 0
@@ -21,12 +21,13 @@ class TokenStatistics:
 
     def update(self, tokens: TokenFactors) -> None:
         """Takes in some tokens, as they come from the model."""
-        norms = torch.linalg.vector_norm(tokens.errors, dim=1)  # [n]
         squares = tokens.errors.square()  # [n, v]
-        self.n_tokens += len(norms)
+        lengths = squares.sum(1).clamp_min(1e-30)  # [n], squared
+        both = torch.stack([torch.ones_like(lengths), 1 / lengths]) @ squares  # [2, v]
+        self.n_tokens += len(lengths)
         self._moment += (tokens.hidden.T @ tokens.hidden).double()
-        self._square += squares.sum(0, dtype=torch.float64)
-        self._unit_square += (1 / norms.square().clamp_min(1e-30)).double() @ squares.double()
+        self._square += both[0].double()
+        self._unit_square += both[1].double()
 
     @property
     def hidden_moment(self) -> Tensor:

@@ -4,7 +4,7 @@
     python -m peers.dattri_run MODEL TRAIN INDEX --max-length 300 --queries FILE --scores OUT
 
 LoGra with 16 x 16 numbers a module, as many as bergson keeps, and an empirical Fisher matrix damped
-by .01, as in dattri's example with GPT-2; float32. The loss is the mean over the tokens of the
+by 1: with the .01 of dattri's example with GPT-2 it finds fewer rows here; float32. The loss is the mean over the tokens of the
 whole text. INDEX stays empty: without a GPU, dattri's cache lives as long as its process (to keep
 it on disk takes pinned memory, and in another process `attribute` would fill it anew even then), so
 that a process that is asked fills it again.
@@ -52,7 +52,7 @@ def main() -> None:
     task = AttributionTask(loss, model, {}, checkpoints_load_func=lambda model, _: model)
     with tempfile.TemporaryDirectory() as folder:  # gets the sizes of the batches
         attributor = LoGraAttributor(
-            task, linears(model), damping=1e-2, proj_dim=16 * 16, cache_dir=folder
+            task, linears(model), damping=1.0, proj_dim=16 * 16, cache_dir=folder
         )
         attributor.cache(train)
         if given.queries is not None:
