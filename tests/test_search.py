@@ -254,6 +254,25 @@ def test_a_missing_or_doubled_faiss_says_what_to_install(monkeypatch: pytest.Mon
     assert backend.faiss().IndexFlat
 
 
+def test_faiss_finds_the_libraries_that_torch_brings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAISS for GPUs is linked to CUDA's, which may come with torch alone."""
+    asked: list[str] = []
+
+    def import_module(name: str) -> object:
+        asked.append(name)
+        if name == "faiss" and "torch" not in asked:
+            raise ImportError("libcublas.so: cannot open shared object file")
+        return name
+
+    backend.faiss.cache_clear()
+    monkeypatch.setattr(backend, "import_module", import_module)
+    assert backend.faiss() == "faiss"
+    assert asked == ["faiss", "torch", "faiss"]
+    monkeypatch.undo()
+    backend.faiss.cache_clear()
+    assert backend.faiss().IndexFlat
+
+
 def test_torch_and_faiss_share_a_process(tmp_path: Path) -> None:
     """Each has an OpenMP of its own: neither may change the other's threads or results."""
     torch = pytest.importorskip("torch")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -29,10 +30,14 @@ def faiss() -> Any:
             f"pip uninstall -y {' '.join(installed)}, then {INSTALL}"
         )
     try:
-        import faiss
+        return import_module("faiss")
     except ImportError as error:
-        raise DependencyError(f"FAISS cannot be loaded ({error}): {INSTALL}") from error
-    return faiss
+        reason = error
+    try:
+        import_module("torch")  # brings CUDA's libraries, which FAISS for GPUs may lack
+        return import_module("faiss")
+    except ImportError:
+        raise DependencyError(f"FAISS cannot be loaded ({reason}): {INSTALL}") from reason
 
 
 @contextmanager
