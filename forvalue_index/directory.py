@@ -13,6 +13,7 @@ Knows nothing of what the files hold.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -72,9 +73,11 @@ def storing(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        denied = isinstance(error, PermissionError) or error.errno == errno.EROFS
+        way = "ask its owner, or copy the index" if denied else "make room"
         raise StorageError(
             f"{error.filename or directory} cannot be written ({error.strerror or error}): nothing "
-            "of this step was committed; make room and run the command again"
+            f"of this step was committed; {way} and run the command again"
         ) from error
 
 

@@ -73,9 +73,10 @@ class Reader:
             details = "; ".join(
                 f"{name}: {stored.get(name)} there, {found[name]} here" for name in differing
             )
+            other = "" if differing == ["recipe"] else "give the original with --model, or "
             raise FingerprintError(
                 f"{self.store.directory} was made with another {' and '.join(differing)} than "
-                f"{lm.name} has ({details}): give the original with --model, or build a new index"
+                f"{lm.name} has ({details}): {other}build a new index"
             )
         self._lm, self._given = lm, given
 

@@ -557,11 +557,12 @@ def migrate(directory: str | Path) -> tuple[str | None, str]:
         IndexMissingError: there is no index in `directory`.
         SchemaError: it was written by a newer version of this package.
         LockedError: another process is writing to it.
+        StorageError: the directory cannot be written.
     """
     path = Path(directory)
     if not is_index(path):
         raise IndexMissingError(f"{path} is not an index: make one with forvalue build")
-    with WriterLock(path):
+    with storing(path), WriterLock(path):
         return migrations.upgrade(url_of(path))
 
 

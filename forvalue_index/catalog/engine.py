@@ -5,6 +5,8 @@ Knows of no table.
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.pool import NullPool
 
 from forvalue_index.errors import (
     CorruptIndexError,
@@ -64,30 +67,51 @@ def make_engine(url: str | URL, *, create: bool = False, foreign_keys: bool = Tr
                 f"no index here: {parsed.database} does not exist. "
                 "Make one with `forvalue build`, or correct the directory"
             )
+    file = Path(str(parsed.database))
+    shared = backend == "sqlite" and not create and not _writable(file)
     try:
-        engine = create_engine(parsed)
+        if shared:
+            engine = create_engine(parsed, creator=lambda: _connect(file), poolclass=NullPool)
+        else:
+            engine = create_engine(parsed)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise DependencyError(
             f"the driver of {parsed.drivername!r} is missing ({error}): "
             "pip install forvalue-index[postgres], and write postgresql+psycopg://..."
         ) from error
     if backend == "sqlite":
-        _set_up_sqlite(engine, foreign_keys)
+        _set_up_sqlite(engine, foreign_keys, shared)
     else:
         _set_up_postgresql(engine)
     return engine
 
 
-def _set_up_sqlite(engine: Engine, foreign_keys: bool) -> None:
+def _writable(file: Path) -> bool:
+    return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    """A connection to a database that this user may only read, for one transaction.
+
+    Where there is a write-ahead log, its owner has the database open, and SQLite looks into both.
+    Where there is none, SQLite would make one, and is told that nothing changes meanwhile.
+    """
+    how = "mode=ro" if file.with_name(f"{file.name}-wal").exists() else "immutable=1"
+    uri = f"{file.absolute().as_uri()}?{how}"
+    return sqlite3.connect(uri, uri=True, check_same_thread=False)
+
+
+def _set_up_sqlite(engine: Engine, foreign_keys: bool, shared: bool) -> None:
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
         # The driver's own BEGIN comes late and never before DDL or SELECT; ours is in `begin`.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
+        if not shared:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute("PRAGMA synchronous = FULL")
+            cursor.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
         cursor.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
         cursor.close()
 

@@ -1,0 +1,109 @@
+"""An index that a user may read and not write: in a shared folder, or on a read-only disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from indexes import SETTINGS, changed, every
+
+from forvalue_index import InfluenceIndex
+from forvalue_index.errors import InputError, StorageError
+from forvalue_index.forward.model import LanguageModel
+from forvalue_index.records import Row
+
+NOBODY = 65534
+
+
+@contextmanager
+def somebody_else() -> Iterator[None]:
+    """Another user, for whom the modes of files hold; who is not root is one already."""
+    if os.geteuid():
+        yield
+        return
+    os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+@pytest.fixture
+def owned(rows: list[Row], lm: LanguageModel) -> Iterator[InfluenceIndex]:
+    """An index that its owner has open, in a folder that everybody may read."""
+    parent = Path(tempfile.mkdtemp())
+    parent.chmod(0o755)
+    with InfluenceIndex.build(parent / "index", rows[:20], lm, **SETTINGS)[0] as index:
+        yield index
+    shutil.rmtree(parent)
+
+
+def close_to_others(directory: Path) -> None:
+    """Takes the right to write from everybody; who is not root is no other user."""
+    for path in (directory, *directory.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+def open_to_owner(directory: Path) -> None:
+    for path in (directory, *directory.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_a_reader_needs_no_right_to_write(
+    owned: InfluenceIndex, rows: list[Row], lm: LanguageModel
+) -> None:
+    expected, directory = every(owned, rows[0]), owned.directory
+    owned.close()
+    close_to_others(directory)
+    before = sorted(directory.rglob("*"))
+    with somebody_else(), InfluenceIndex.open(directory, model=lm) as index:
+        assert not os.access(directory, os.W_OK)
+        assert every(index, rows[0]) == expected
+        assert len(list(index.rows())) == len(index) == 20
+        assert index.verify() == []
+        for write in (
+            lambda: index.add(rows),
+            lambda: index.remove(["row-3"]),
+            index.compact,
+            lambda: index.optimize("Flat"),
+            lambda: InfluenceIndex.migrate(directory),
+        ):
+            with pytest.raises(StorageError, match=r"Permission denied\): .*; ask its owner"):
+                write()
+        assert every(index, rows[0]) == expected
+    assert sorted(directory.rglob("*")) == before
+    open_to_owner(directory)
+    with InfluenceIndex.open(directory, model=lm) as index:
+        assert index.remove(["row-3"]) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+def test_a_reader_sees_what_the_owner_writes(
+    owned: InfluenceIndex, rows: list[Row], lm: LanguageModel
+) -> None:
+    with somebody_else():
+        reader = InfluenceIndex.open(owned.directory, model=lm)
+        assert len(reader) == 20
+    owned.add(rows[20:25])
+    with somebody_else():
+        assert len(every(reader, rows[0])) == len(reader) == 25
+        assert reader.get("row-24").row == rows[24]
+    owned.add([changed(rows[3])], update=True)
+    owned.remove(["row-4"])
+    owned.close()  # with the last connection, the write-ahead log goes
+    with somebody_else():
+        found = {key: row for key, row, _ in every(reader, rows[0])}
+        assert len(found) == len(reader) == 24
+        assert found["row-3"] == changed(rows[3])
+    with InfluenceIndex.open(owned.directory, model=lm) as again:
+        again.compact()
+    with somebody_else():
+        assert {key: row for key, row, _ in every(reader, rows[0])} == found
+        with pytest.raises(InputError, match="row-4"):
+            reader.get("row-4")
+        reader.close()
