@@ -33,6 +33,7 @@ from forvalue_index.features.tokens import TokenFactors, Transform
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.batching import Batch, plan_batches
 from forvalue_index.forward.head import Room, hidden_states
+from forvalue_index.forward.memory import keep_freed_memory
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Encoded, Sample
 
@@ -73,6 +74,8 @@ class Encoder:
     """Reads samples with one model."""
 
     def __init__(self, lm: LanguageModel, token_budget: int | None = None) -> None:
+        if lm.device.type == "cpu":
+            keep_freed_memory()
         self._lm = lm
         tokens, chunk = _room(lm)
         self.token_budget = token_budget or tokens
