@@ -4,10 +4,10 @@
     python -m peers.dattri_run MODEL TRAIN INDEX --max-length 300 --queries FILE --scores OUT
 
 LoGra with 16 x 16 numbers a module, as many as bergson keeps, and an empirical Fisher matrix damped
-by 1: with the .01 of dattri's example with GPT-2 it finds fewer rows here; float32. The loss is the mean over the tokens of the
-whole text. INDEX stays empty: without a GPU, dattri's cache lives as long as its process (to keep
-it on disk takes pinned memory, and in another process `attribute` would fill it anew even then), so
-that a process that is asked fills it again.
+by 1: with the .01 of dattri's example with GPT-2 it finds fewer rows here; float32. The loss is the
+mean over the tokens of the whole text. INDEX stays empty: without a GPU, dattri's cache lives as
+long as its process (to keep it on disk takes pinned memory, and in another process `attribute`
+would fill it anew even then), so that a process that is asked fills it again.
 """
 
 from __future__ import annotations
