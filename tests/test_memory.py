@@ -12,12 +12,11 @@ import pytest
 from forvalue_index.forward import memory
 
 FAULTS = """
-import resource, sys
+import resource
 import torch
 from forvalue_index.forward.memory import keep_freed_memory
 
-if sys.argv[1] == "kept":
-    keep_freed_memory()
+keep_freed_memory()
 for turn in range(14):
     if turn == 4:  # by then there is as much as is needed
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -27,15 +26,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(how: str, **settings: str) -> int:
+def faults(**settings: str) -> int:
     """The pages that the system had to make for ten rounds of 96 MB."""
     plain = {name: value for name, value in os.environ.items() if name not in memory.SETTINGS}
-    command = [sys.executable, "-c", FAULTS, how]
-    return int(subprocess.check_output(command, env=plain | settings))
+    return int(subprocess.check_output([sys.executable, "-c", FAULTS], env=plain | settings))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_a_batch_gets_the_memory_of_the_last() -> None:
-    given_back, kept = faults("given back"), faults("kept")
-    assert kept < given_back / 5
-    assert faults("kept", MALLOC_MMAP_THRESHOLD_="4096") > 5 * kept
+    """What glibc does by itself depends on what lies above the blocks: often all is given back."""
+    assert faults() < 100
+    assert faults(MALLOC_MMAP_THRESHOLD_="4096") > 200  # of 4 KiB or of 2 MiB
