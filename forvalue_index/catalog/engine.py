@@ -70,10 +70,8 @@ def make_engine(url: str | URL, *, create: bool = False, foreign_keys: bool = Tr
     file = Path(str(parsed.database))
     shared = backend == "sqlite" and not create and not _writable(file)
     try:
-        if shared:
-            engine = create_engine(parsed, creator=lambda: _connect(file), poolclass=NullPool)
-        else:
-            engine = create_engine(parsed)
+        own = {"creator": lambda: _connect(file), "poolclass": NullPool} if shared else {}
+        engine = create_engine(parsed, **own)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise DependencyError(
             f"the driver of {parsed.drivername!r} is missing ({error}): "

@@ -17,8 +17,8 @@ def keep_freed_memory() -> None:
     """Has the C library keep up to 512 MiB of what a forward pass frees, for the next one.
 
     glibc gives it back at once and asks for it again, and the system clears every page anew, which
-    takes up to a third of the time of a small model. Whoever has set one of SETTINGS in the
-    environment has decided already; other C libraries have no such setting.
+    took a quarter of the time of a small model (tools/EXPERIMENTS.md). Whoever has set one of
+    SETTINGS in the environment has decided already; other C libraries have no such setting.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and not any(name in os.environ for name in SETTINGS):

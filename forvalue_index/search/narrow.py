@@ -20,7 +20,7 @@ from torch import Tensor
 from forvalue_index.search.backend import faiss
 from forvalue_index.search.parts import Ids, Part, Scores, threads
 
-_NUMBERS = 2**20  # of vectors, or of products, at a time: 8 MiB, which stay in the cache
+_NUMBERS = 2**20  # of vectors, or of products, at a time: 4 MiB, which stay in the cache
 _DENSE = 16  # one pair of so many left: comparing all of them in float32 is faster
 _LEAST = 1e-30  # a scale; what is smaller still is nothing, and its length says so
 
@@ -62,13 +62,13 @@ def best(
         CorruptIndexError: a part holds vectors that cannot be compared.
     """
     asked, scale = _scaled(torch.from_numpy(queries))
-    best = _Best(asked, m)
+    found = _Best(asked, m)
     cores = faiss().omp_get_max_threads()
     shares = [parts[i::cores] for i in range(cores)]
     with _one_thread_each():
-        longest = threads(cores).map(lambda share: _compare(share, asked, table, best), shares)
+        longest = threads(cores).map(lambda share: _compare(share, asked, table, found), shares)
         most = max(longest) * (1 + queries.shape[1] * 2.0**-23)
-    return (best.scores * scale[:, None]).numpy(), best.ids.numpy(), most
+    return (found.scores * scale[:, None]).numpy(), found.ids.numpy(), most
 
 
 class _Best:

@@ -82,7 +82,7 @@ class Part:
         return scores, ids
 
     def stored(self, step: int) -> Iterator[tuple[Ids, NDArray[np.float16]]]:
-        """Yields the ids of `step` vectors that may be an answer, and them, [step, dim]."""
+        """Yields the ids of up to `step` vectors that may be an answer, and them, [step, dim]."""
         ids, halves = self.piece.ids, self.piece.halves
         if self._bits is None:
             for start in range(0, self.live, step):
@@ -95,19 +95,9 @@ class Part:
             yield inside[some], halves[some]
 
     def decoded(self, step: int) -> Iterator[tuple[Ids, Scores]]:
-        """Yields the ids of `step` vectors that may be an answer, and them [step, dim] float32."""
-        if self._bits is None:
-            for start in range(0, self.live, step):
-                ids = self.piece.ids[start : start + step]
-                out = np.empty((len(ids), self.piece.index.d), np.float32)
-                self.piece.quantiser.reconstruct_n(start, len(ids), out)
-                yield ids, out
-            return
-        inside = self.piece.ids[: np.searchsorted(self.piece.ids, len(self._bits))]
-        positions = np.flatnonzero(self._bits[inside])
-        for start in range(0, self.live, step):
-            some = positions[start : start + step]
-            yield inside[some], self.piece.vectors(some)
+        """As `stored`, in float32."""
+        for ids, halves in self.stored(step):
+            yield ids, halves.astype(np.float32)
 
     def not_finite(self) -> CorruptIndexError:
         """The error for scores that cannot be compared."""
