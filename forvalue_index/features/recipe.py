@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import ClassVar, Self
 
-import torch
 from torch import Tensor
 
 from forvalue_index.features.statistics import TokenStatistics
@@ -30,6 +29,8 @@ class Recipe(ABC):
     """What every recipe offers."""
 
     name: ClassVar[str]
+    whole_errors: ClassVar[bool] = True
+    """Whether it looks at no single entry of an error, only at its length."""
     form: ClassVar[int] = 1
     """Raised with every change of what it makes of a token: indexes of another form are refused."""
 
@@ -80,6 +81,7 @@ class Kfac(Recipe):
     """
 
     name = "kfac"
+    whole_errors = False
 
     @classmethod
     def fit(cls, statistics: TokenStatistics) -> Self:
@@ -130,9 +132,8 @@ class Balanced(Recipe):
 
         The state is divided by it: only products of state and error matter, and it is short.
         """
-        norms = torch.linalg.vector_norm(tokens.errors, dim=1, keepdim=True)  # [n, 1]
         hidden = tokens.hidden @ self.tensors["whitening"]
-        return replace(tokens, hidden=hidden / (norms + ERROR_FLOOR))
+        return replace(tokens, hidden=hidden / (tokens.lengths()[:, None] + ERROR_FLOOR))
 
 
 RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (Raw, Kfac, Balanced)}

@@ -29,7 +29,7 @@ from forvalue_index.features.closed_form import (
     influence,
     self_influence,
 )
-from forvalue_index.features.tokens import TokenFactors, Transform
+from forvalue_index.features.tokens import FoldedFactors, Groups, TokenFactors, Transform
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.batching import Batch, plan_batches
 from forvalue_index.forward.head import Room, hidden_states
@@ -99,7 +99,8 @@ class Encoder:
             state, losses = vectoriser.zeros(len(batch.positions)), self._no_losses(batch)
             for number in range(len(self._lm.checkpoints)):
                 hidden = self._hidden(batch, number)
-                for tokens in self._chunks(batch, hidden, number, losses, room):
+                groups = vectoriser.parts[number].groups
+                for tokens in self._chunks(batch, hidden, number, losses, room, groups):
                     vectoriser.update(state, tokens, number)
             vectors, retained = vectoriser.finish(state)
             norms = torch.linalg.vector_norm(vectors, dim=1)
@@ -307,26 +308,33 @@ class Encoder:
         checkpoint: int,
         losses: Tensor,
         room: Room | None = None,
+        groups: Groups | None = None,
     ) -> Iterator[TokenFactors]:
         """Yields the factors of a batch's scored tokens, a chunk at a time.
 
         `losses` [b] grow by their share of the mean over each sample's tokens and checkpoints.
-        With `room` a chunk's errors are gone when the next one comes.
+        With `room` a chunk's errors are gone when the next one comes. With `groups`, the only sums
+        of them that are needed, they need not be told apart.
         """
         lm = self._lm
+        head = lm.checkpoints[checkpoint].head
         share = 1 / (len(lm.checkpoints) * torch.tensor(batch.counts, dtype=torch.float64))
         share = share.to(hidden.device, non_blocking=True)
         for start in range(0, len(hidden), self._chunk):
             part = slice(start, start + self._chunk)
-            owner = batch.owner[part]
+            states, owner, targets = hidden[part], batch.owner[part], batch.targets[part]
+            n, runs = len(batch.positions), batch.runs(part)
             with torch.no_grad():
-                errors, own = lm.checkpoints[checkpoint].head.errors(
-                    hidden[part], batch.targets[part], room
-                )
+                if groups is not None and head.folds:
+                    sums, own, lengths = head.folded(states, targets, groups)
+                    tokens: TokenFactors = FoldedFactors(
+                        states.float(), sums, owner, n, runs, known_lengths=lengths
+                    )
+                else:
+                    errors, own = head.errors(states, targets, room)
+                    tokens = TokenFactors(states.float(), errors, owner, n, runs)
             losses.index_add_(0, owner, own * share[owner])
-            yield TokenFactors(
-                hidden[part].float(), errors, owner, len(batch.positions), batch.runs(part)
-            )
+            yield tokens
 
     def _no_losses(self, batch: Batch) -> Tensor:
         return torch.zeros(len(batch.positions), dtype=torch.float64, device=self._lm.device)
