@@ -57,7 +57,7 @@ from forvalue_index.search.derived import (
 )
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.intact import require_intact
-from forvalue_index.search.resident import Resident, gpus
+from forvalue_index.search.resident import Resident
 from forvalue_index.search.segments import orphans, sync_folder, write_segment
 
 PAGE = 1000  # rows in memory at a time
@@ -414,7 +414,7 @@ class Store:
             try:
                 require_intact(folder, snapshot.segments, self.directory / CHECKED)
                 if self._resident is None:
-                    self._resident = Resident(self.dim, gpus())
+                    self._resident = Resident(self.dim)
                 flat = FlatSearch(
                     folder, snapshot.segments, self.dim, snapshot.removed, self._resident
                 )

@@ -1,56 +1,41 @@
 """Search with vectors on GPUs gives what the CPU gives, to the bit.
 
-The laws run with indexes on the CPU in the place of GPUs (float16 queries, no selector, at most
-2,048 candidates, as there), and with the marker `gpu` on real ones.
+The laws run with the CPU's memory in the place of a GPU's, and with the marker `gpu` on real ones.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from forvalue_index.records import Segment
 from forvalue_index.search import resident as resident_module
-from forvalue_index.search.backend import faiss
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.resident import WORTH, Resident, gpus
+from forvalue_index.search.resident import Resident, Rows, gpus
 from forvalue_index.search.segments import write_segment
 
 DIM, N = 48, 3000
 
 
-class HalfIndex:
-    """What a FAISS index on a GPU does, as far as is used."""
-
-    def __init__(self, dim: int) -> None:
-        lib = faiss()
-        kind = lib.ScalarQuantizer.QT_fp16
-        self._index = lib.IndexScalarQuantizer(dim, kind, lib.METRIC_INNER_PRODUCT)
-
-    def add(self, vectors: NDArray[np.float32]) -> None:
-        self._index.add(vectors)
-
-    def search(self, queries: NDArray[np.float32], k: int) -> Any:
-        assert k <= 2048
-        return self._index.search(queries.astype(np.float16).astype(np.float32), k)
-
-
 class FakeGpu:
-    """A device on the CPU; counts what was made and asked."""
+    """A device on the CPU; counts what was made."""
 
     def __init__(self, memory: int = 2**40) -> None:
         self.memory = memory
-        self.made: list[HalfIndex] = []
+        self.made: list[Rows] = []
 
-    def new_index(self, dim: int) -> Any:
-        self.made.append(HalfIndex(dim))
+    def new_rows(self, dim: int) -> Rows:
+        self.made.append(Rows(dim, torch.device("cpu")))
         return self.made[-1]
 
     def free(self) -> int:
@@ -64,8 +49,13 @@ def fake_devices() -> list[Any]:
 def real_devices() -> list[Any]:
     found = gpus()
     if not found:
-        pytest.skip("no GPU that both faiss-gpu and torch can use")
+        pytest.skip("no GPU")
     return list(found)
+
+
+@pytest.fixture(autouse=True)
+def worth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident_module, "WORTH", 8)
 
 
 @pytest.fixture(
@@ -124,7 +114,7 @@ def test_gpus_give_the_bits_of_the_cpu(
     ids = np.arange(0, 2 * N, 2)
     segments = write(tmp_path, ids, "s")
     cpu = FlatSearch(tmp_path, segments, DIM, ids[::7])
-    gpu = FlatSearch(tmp_path, segments, DIM, ids[::7], Resident(DIM, devices))
+    gpu = FlatSearch(tmp_path, segments, DIM, ids[::7], Resident(DIM, lambda: devices))
     counts = scans(monkeypatch)
     for k in (1, 10, 100):
         for opponents in (False, True):
@@ -148,7 +138,7 @@ def test_few_that_are_allowed_are_left_to_the_cpu(
     ids = np.arange(N)
     segments = write(tmp_path, ids, "s")
     cpu = FlatSearch(tmp_path, segments, DIM)
-    gpu = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, devices))
+    gpu = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, lambda: devices))
     counts = scans(monkeypatch)
     allowed = ids[::50]
     assert_same(gpu.search(QUERIES, 10, allowed=allowed), cpu.search(QUERIES, 10, allowed=allowed))
@@ -162,7 +152,7 @@ def test_few_that_are_allowed_are_left_to_the_cpu(
 def test_more_than_a_gpu_gives_is_left_to_the_cpu(tmp_path: Path, devices: list[Any]) -> None:
     segments = write(tmp_path, np.arange(N), "s")
     cpu = FlatSearch(tmp_path, segments, DIM)
-    gpu = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, devices))
+    gpu = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, lambda: devices))
     assert_same(gpu.search(QUERIES, 1500), cpu.search(QUERIES, 1500))
     for opponents in (False, True):
         found = gpu.search(QUERIES, 2100, opponents=opponents)
@@ -180,7 +170,7 @@ def test_long_vectors_on_tensor_cores_are_within_the_bound(
     segments = [write_segment(tmp_path, "a.faiss", np.arange(n), vectors)]
     queries = rng.standard_normal((40, dim), np.float32) + vectors[:40]
     cpu = FlatSearch(tmp_path, segments, dim)
-    gpu = FlatSearch(tmp_path, segments, dim, resident=Resident(dim, real_devices()))
+    gpu = FlatSearch(tmp_path, segments, dim, resident=Resident(dim, real_devices))
     wanted = cpu.search(queries, 10)
     counts = scans(monkeypatch)
     proposed: list[Any] = []
@@ -202,13 +192,13 @@ def test_long_vectors_on_tensor_cores_are_within_the_bound(
 def test_vectors_stay_while_the_index_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: list[Any]
 ) -> None:
-    resident, ids = Resident(DIM, devices), np.arange(N)
+    resident, ids = Resident(DIM, lambda: devices), np.arange(N)
     copied: list[int] = []
     add = Resident._add
 
-    def count(self: Resident, ids: Any, vectors: Any) -> None:
+    def count(self: Resident, devices: Any, ids: Any, halves: Any) -> None:
         copied.append(len(ids))
-        add(self, ids, vectors)
+        add(self, devices, ids, halves)
 
     monkeypatch.setattr(Resident, "_add", count)
 
@@ -235,9 +225,9 @@ def test_vectors_stay_while_the_index_changes(
 def test_a_copy_waits_until_it_pays(tmp_path: Path) -> None:
     device = FakeGpu()
     flat = FlatSearch(
-        tmp_path, write(tmp_path, np.arange(N), "s"), DIM, resident=Resident(DIM, [device])
+        tmp_path, write(tmp_path, np.arange(N), "s"), DIM, resident=Resident(DIM, lambda: [device])
     )
-    for i in range(WORTH - 1):
+    for i in range(7):
         flat.search(QUERIES[i : i + 1], 3)
     assert not device.made
     flat.search(QUERIES[:1], 3)
@@ -250,7 +240,7 @@ def test_without_room_the_cpu_answers_and_says_so(
     segments = write(tmp_path, np.arange(N), "s")
     wanted = FlatSearch(tmp_path, segments, DIM).search(QUERIES, 3)
     small = FakeGpu(memory=10**6)
-    flat = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, [FakeGpu(), small]))
+    flat = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, lambda: [FakeGpu(), small]))
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert_same(flat.search(QUERIES, 3), wanted)
@@ -264,13 +254,13 @@ def test_a_gpu_that_fails_leaves_it_to_the_cpu(
 ) -> None:
     segments = write(tmp_path, np.arange(N), "s")
     wanted = FlatSearch(tmp_path, segments, DIM).search(QUERIES, 3)
-    flat = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, fake_devices()))
+    flat = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, fake_devices))
     assert_same(flat.search(QUERIES, 3), wanted)
 
     def fail(*_: object) -> None:
         raise RuntimeError("Error in CUDA:\\nout of memory")
 
-    monkeypatch.setattr(HalfIndex, "search", fail)
+    monkeypatch.setattr(Rows, "search", fail)
     for _ in range(2):
         assert_same(flat.search(QUERIES, 3), wanted)
     assert [record.message for record in caplog.records if "cannot be used" in record.message]
@@ -280,31 +270,75 @@ def test_a_gpu_that_fails_leaves_it_to_the_cpu(
 def test_threads_share_a_gpu(tmp_path: Path, devices: list[Any]) -> None:
     segments = write(tmp_path, np.arange(N), "s")
     wanted = FlatSearch(tmp_path, segments, DIM).search(QUERIES, 5)
-    flat = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, devices))
+    flat = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, lambda: devices))
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):
             found = list(pool.map(lambda query: flat.search(query[None], 5), QUERIES))
             np.testing.assert_array_equal(np.concatenate([ids for _, ids in found]), wanted[1])
 
 
-def test_faiss_is_not_asked_for_gpus_where_there_is_no_driver(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """It would end the process."""
+def rows_and_queries(device: torch.device, n: int) -> tuple[Rows, NDArray[np.float32]]:
+    rows, vectors = Rows(DIM, device), vectors_of(N).astype(np.float16)
+    for part in np.array_split(vectors, 7):
+        longest = np.linalg.norm(part.astype(np.float64), axis=1).max()
+        assert rows.add(part) == pytest.approx(longest, rel=1e-6)
+    return rows, vectors[-n:].astype(np.float32)
 
-    class Lib:
-        GpuIndexFlatIP = None
-        get_num_gpus = staticmethod(lambda: 2)
 
+def test_rows_grow_and_find_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, queries = rows_and_queries(torch.device("cpu"), 40)
+    every = queries @ vectors_of(N).astype(np.float16).astype(np.float32).T
+    monkeypatch.setattr(resident_module, "_PRODUCTS", 7 * N)  # some queries at a time
+    scores, places = (part.numpy() for part in rows.search(queries, 9))
+    np.testing.assert_array_equal(places, np.argsort(-every, axis=1)[:, :9])
+    np.testing.assert_allclose(scores, np.take_along_axis(every, places, 1), rtol=1e-5)
+
+
+class Lib:
+    """FAISS's search in the memory of others, on the CPU."""
+
+    METRIC_INNER_PRODUCT, DistanceDataType_F16, IndicesDataType_I64 = "ip", "half", "int64"
+    GpuDistanceParams = SimpleNamespace
+    StandardGpuResources = object
+    cast_integer_to_void_ptr = staticmethod(lambda address: address)
+    swig_ptr = staticmethod(lambda array: array)
+
+    @staticmethod
+    def bfKnn(resources: object, asked: Any) -> None:  # noqa: N802
+        assert asked.metric == "ip" and asked.vectorType == asked.queryType == "half"
+        assert asked.outIndicesType == "int64"
+
+        def read(address: int, n: int) -> NDArray[np.float32]:
+            data = ctypes.string_at(address, 2 * n * asked.dims)
+            return np.frombuffer(data, np.float16).reshape(n, -1).astype(np.float32)
+
+        scores = read(asked.queries, asked.numQueries) @ read(asked.vectors, asked.numVectors).T
+        asked.outIndices[:] = np.argsort(-scores, axis=1)[:, : asked.k]
+        asked.outDistances[:] = np.take_along_axis(scores, asked.outIndices, 1)
+
+
+def test_faiss_is_given_the_same_memory_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, queries = rows_and_queries(torch.device("cpu"), 40)
+    wanted = rows.search(queries, 9)
     monkeypatch.setattr(resident_module, "faiss", lambda: Lib)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    assert [gpu.number for gpu in gpus()] == [0]
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    monkeypatch.setattr(Lib, "get_num_gpus", lambda: pytest.fail("it was asked"))
-    assert gpus() == []
+    monkeypatch.setattr(resident_module, "_faiss_can", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    found = rows.search(queries, 9)
+    torch.testing.assert_close(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
+    monkeypatch.setattr(Lib, "bfKnn", lambda *_: pytest.fail("it was asked"))
+    few = rows.search(queries[:3], 9)
+    assert torch.equal(few[1], wanted[1][:3])
 
 
-def test_without_faiss_gpu_there_are_no_gpus() -> None:
-    if hasattr(faiss(), "GpuIndexFlatIP"):
-        pytest.skip("faiss-gpu is installed")
-    assert gpus() == []
+@pytest.mark.gpu
+def test_faiss_and_torch_find_the_same_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cuda", 0)
+    if not resident_module._faiss_can(device):
+        pytest.skip("FAISS is without GPUs")
+    rows, queries = rows_and_queries(device, 40)
+    found = rows.search(queries, 9)
+    monkeypatch.setattr(resident_module, "_faiss_can", lambda device: False)
+    wanted = rows.search(queries, 9)
+    torch.testing.assert_close(found[0].cpu(), wanted[0].cpu(), rtol=1e-4, atol=1e-3)
+    assert (found[1].cpu() == wanted[1].cpu()).float().mean() > 0.99

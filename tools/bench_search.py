@@ -137,7 +137,7 @@ def measure(
     ways |= competitors(halves, k)
     reads, limits = readers(halves), {}
     if gpus():
-        on_gpus = FlatSearch(folder, segments, dim, resident=Resident(dim, gpus()))
+        on_gpus = FlatSearch(folder, segments, dim, resident=Resident(dim))
         ways["forvalue on GPUs"] = lambda q: on_gpus.search(q, k)
         on_gpus.search(queries[:WORTH], k)  # copies the vectors
         read_there = gpu_reader(halves)

@@ -139,7 +139,7 @@ class FlatSearch:
         """Candidates among the vectors on GPUs, if there are any and they are of use."""
         if self._resident is None or table is not None or m > len(wanted):
             return None
-        return self._resident.propose(queries, m, wanted, self._live, self.blocks)
+        return self._resident.propose(queries, m, wanted, self._live, self._blocks)
 
     def _together(
         self, queries: Scores, m: int, wanted: Ids, parts: list[Part], table: Scores | None
@@ -266,11 +266,15 @@ class FlatSearch:
 
     def blocks(self, ids: Ids | None = None) -> Iterator[tuple[Ids, Scores]]:
         """Yields `ids` (None: all live ones) and their vectors, some 64 MiB at a time."""
-        ids = self._live if ids is None else ids
+        for block, halves in self._blocks(self._live if ids is None else ids):
+            yield block, halves.astype(np.float32)
+
+    def _blocks(self, ids: Ids) -> Iterator[tuple[Ids, NDArray[np.float16]]]:
+        """As `blocks`, as they are stored."""
         step = max(1, _NUMBERS // self.dim)
         for start in range(0, len(ids), step):
             block = ids[start : start + step]
-            yield block, self.vectors(block)
+            yield block, self._halves(block)
 
     def live(self, ids: ArrayLike) -> Ids:
         """Those of `ids` that can be an answer, ascending, each once."""
