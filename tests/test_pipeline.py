@@ -18,7 +18,6 @@ from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.ahead import ahead
 from forvalue_index.data.formatting import Formatter
 from forvalue_index.errors import ModelError, RowError, StorageError
-from forvalue_index.features.statistics import TokenStatistics
 from forvalue_index.forward.encoder import (
     CHUNK_TOKENS,
     SMALLEST_CHUNK,
@@ -140,9 +139,7 @@ def test_batches_that_do_not_fit_are_halved_and_the_rest_goes_on(
     vectors_of(encoder, samples, vectoriser)  # it has learned what fits
     assert max(sizes) <= most
     failed = Encoder(lm)
-    statistics = TokenStatistics(lm.head.vocabulary, lm.head.hidden, lm.device)
-    for tokens in failed.tokens(samples):
-        statistics.update(tokens)
+    (statistics,), _ = failed.read(samples)
     assert statistics.n_tokens == sum(sample.n_scored for sample in samples)
     np.testing.assert_allclose(Encoder(lm).losses(samples), encoder.losses(samples), rtol=1e-5)
 
@@ -172,6 +169,38 @@ def test_chunks_of_logits_that_do_not_fit_are_halved(
     )
 
 
+def test_what_the_model_has_read_is_not_read_again(
+    lm: LanguageModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectoriser, _ = fit_vectoriser(lm, samples, SMALL, lambda done: None)
+    expected = vectors_of(Encoder(lm), samples, vectoriser)
+    encoder = Encoder(lm, 100)
+    _, known = encoder.read(samples[:12])
+    sizes = limit_memory(lm, monkeypatch, 10**6, MemoryError())
+
+    def encoded() -> np.ndarray:
+        found = np.empty_like(expected)
+        for batch in encoder.encode(samples, vectoriser, known):
+            for position, item in batch:
+                found[position] = item.vector
+        return found
+
+    np.testing.assert_allclose(encoded(), expected, rtol=1e-4, atol=1e-4)
+    read = sum(sizes)
+    assert 0 < read < sum(len(sample.input_ids) for sample in samples)
+
+    attempt = Encoder._attempt
+
+    def failing(self: Encoder, work: Any, batch: Any) -> Any:
+        known_one = any(batch is reading.batch for reading in known)
+        return None if known_one else attempt(self, work, batch)
+
+    monkeypatch.setattr(Encoder, "_attempt", failing)
+    sizes.clear()
+    np.testing.assert_allclose(encoded(), expected, rtol=1e-4, atol=1e-4)
+    assert sum(sizes) > read  # there was no room for what follows: the model reads them again
+
+
 def test_a_sample_that_does_not_fit_alone_is_a_clear_error(
     lm: LanguageModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +223,7 @@ def test_a_gpu_with_little_memory_begins_with_small_batches(
 
     assert sizes(1 << 36) == (TOKEN_BUDGET["cuda"], CHUNK_TOKENS["cuda"])
     token = STATES * lm.head.hidden * 4
-    assert sizes(2000 * token) == (1000, 2000 * token // 32 // (4 * lm.head.vocabulary))
+    assert sizes(2000 * token) == (1000, 896)
     assert sizes(0) == (1, SMALLEST_CHUNK)
 
 
@@ -216,11 +245,12 @@ def test_factors_know_their_runs_and_recipes_keep_them(
     encoder = Encoder(lm)
     encoder._chunk = 7
     n_chunks = 0
-    for tokens in encoder.tokens(samples):
-        known = vectoriser.parts[0](tokens).known_runs
-        owners, counts = torch.unique_consecutive(tokens.owner, return_counts=True)
-        assert known == list(zip(owners.tolist(), counts.tolist(), strict=True))
-        n_chunks += 1
+    for batch, hidden in encoder._each(samples, lambda batch: encoder._hidden(batch, 0)):
+        for tokens in encoder._chunks(batch, hidden, 0, encoder._no_losses(batch)):
+            known = vectoriser.parts[0](tokens).known_runs
+            owners, counts = torch.unique_consecutive(tokens.owner, return_counts=True)
+            assert known == list(zip(owners.tolist(), counts.tolist(), strict=True))
+            n_chunks += 1
     assert n_chunks > 3
 
 

@@ -201,6 +201,8 @@ def measure(source: Source, length: int, n: int, repeats: int, vector: VectorCon
             backward = lm.model.dtype == torch.float32 or lm.device.type == "cuda"
             if backward:
                 try:
+                    if lm.device.type == "cuda":
+                        forward(lm, samples, backward=True)  # warm
                     timed("backward", lambda: forward(lm, samples, backward=True))
                 except torch.OutOfMemoryError:  # gradients take what the product does without
                     backward = False

@@ -148,6 +148,7 @@ class TensorSketch(Sketch):
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self.tensors = tensors
+        self._dim = int(tensors["dim"])
 
     @classmethod
     def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
@@ -169,7 +170,7 @@ class TensorSketch(Sketch):
     @property
     def dim(self) -> int:
         """Numbers in a sketch."""
-        return int(self.tensors["dim"])
+        return self._dim
 
     def zeros(self, n_samples: int) -> Tensor:
         """Returns the state of `n_samples` samples with no tokens yet, [n_samples, S / 2 + 1]."""

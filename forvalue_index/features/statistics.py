@@ -18,6 +18,7 @@ class TokenStatistics:
         self._moment = torch.zeros(hidden, hidden, dtype=torch.float64, device=device)
         self._square = torch.zeros(vocabulary, dtype=torch.float64, device=device)
         self._unit_square = torch.zeros(vocabulary, dtype=torch.float64, device=device)
+        self._directions: tuple[Tensor, Tensor] | None = None  # recipe and sketch both ask
 
     def update(self, tokens: TokenFactors) -> None:
         """Takes in some tokens, as they come from the model."""
@@ -28,6 +29,15 @@ class TokenStatistics:
         self._moment += (tokens.hidden.T @ tokens.hidden).double()
         self._square += both[0].double()
         self._unit_square += both[1].double()
+        self._directions = None
+
+    def add(self, other: TokenStatistics) -> None:
+        """Takes in the tokens of other statistics."""
+        self.n_tokens += other.n_tokens
+        self._moment += other._moment
+        self._square += other._square
+        self._unit_square += other._unit_square
+        self._directions = None
 
     @property
     def hidden_moment(self) -> Tensor:
@@ -46,5 +56,7 @@ class TokenStatistics:
 
     def directions(self) -> tuple[Tensor, Tensor]:
         """Returns eigenvalues [d] and eigenvectors [d, d] of the hidden moment, largest first."""
-        values, vectors = torch.linalg.eigh(self.hidden_moment)
-        return values.flip(0).clamp_min(0), vectors.flip(1)
+        if self._directions is None:
+            values, vectors = torch.linalg.eigh(self.hidden_moment)
+            self._directions = values.flip(0).clamp_min(0), vectors.flip(1)
+        return self._directions

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ from forvalue_index.features.closed_form import (
     influence,
     self_influence,
 )
+from forvalue_index.features.statistics import TokenStatistics
 from forvalue_index.features.tokens import FoldedFactors, Groups, TokenFactors, Transform
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.batching import Batch, plan_batches
@@ -40,13 +42,19 @@ from forvalue_index.records import Encoded, Sample
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens of a batch, padding included, at most
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}  # of one float32 chunk of errors, at most
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}  # of a chunk, at most; on a CPU it should stay in cache
+WHOLE = 128  # tokens that a GPU's kernels take at a time
 SMALLEST_CHUNK = 16  # tokens; a GPU or CPU that has no room for their logits is not for the model
 FACTOR_BYTES = {"cpu": 128 << 20, "cuda": 1 << 30}
 """Of the errors of one group of samples, where they are needed exactly."""
 STATES = 64
 """Numbers of the hidden size that a forward pass has of each token at a time, roughly and with room
 to spare: a first guess that an out-of-memory error corrects."""
-NO_ROOM = "DefaultCPUAllocator", "can't allocate memory", "_ALLOC_FAILED"
+NO_ROOM = (
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
 """What is in the message of a RuntimeError that means that there is no memory."""
 
 T = TypeVar("T")
@@ -70,6 +78,14 @@ class _Fetch:
         return values
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A batch that the model has read, on the device."""
+
+    batch: Batch  # without inputs
+    states: list[Tensor]  # that its targets are read from, [n, d] for each checkpoint
+
+
 class Encoder:
     """Reads samples with one model."""
 
@@ -82,23 +98,22 @@ class Encoder:
         self._chunk = chunk
 
     def encode(
-        self, samples: Sequence[Sample], vectoriser: Vectoriser
+        self, samples: Sequence[Sample], vectoriser: Vectoriser, known: Sequence[Reading] = ()
     ) -> Iterator[list[tuple[int, Encoded]]]:
         """Yields the vectors batch by batch, each with its sample's position in `samples`.
 
-        A sample's vector depends on the sample alone, up to float32 rounding.
+        A sample's vector depends on the sample alone, up to the rounding of the model's dtype.
+        `known` are batches of `samples` that the model has read already.
 
         Raises:
             ModelError: the model gives NaN or infinity for a sample, or one alone is too long for
                 the memory.
         """
-
         room = Room()
 
-        def work(batch: Batch) -> _Fetch:
+        def work(batch: Batch, states: Iterable[Tensor] | None = None) -> _Fetch:
             state, losses = vectoriser.zeros(len(batch.positions)), self._no_losses(batch)
-            for number in range(len(self._lm.checkpoints)):
-                hidden = self._hidden(batch, number)
+            for number, hidden in enumerate(states or self._all_hidden(batch)):
                 groups = vectoriser.parts[number].groups
                 for tokens in self._chunks(batch, hidden, number, losses, room, groups):
                     vectoriser.update(state, tokens, number)
@@ -107,27 +122,52 @@ class Encoder:
             figures = torch.stack([losses.float(), norms, retained], dim=1)  # [b, 3]
             return _Fetch(torch.cat([vectors, figures], dim=1))
 
+        def each() -> Iterator[tuple[Batch, _Fetch]]:
+            done: set[int] = set()
+            for reading in known:
+                made = self._attempt(partial(work, states=reading.states), reading.batch)
+                if made is not None:
+                    done.update(reading.batch.positions)
+                    yield made
+            yield from self._each(samples, work, done=done)
+
         before: tuple[Batch, _Fetch] | None = None
-        for made in self._each(samples, work):
+        for made in each():
             if before is not None:
                 yield self._finished(samples, *before)
             before = made
         if before is not None:
             yield self._finished(samples, *before)
 
-    def tokens(self, samples: Sequence[Sample], checkpoint: int = 0) -> Iterator[TokenFactors]:
-        """Yields the factors of all scored tokens, a chunk at a time, in no order of samples.
+    def read(self, samples: Sequence[Sample]) -> tuple[list[TokenStatistics], list[Reading]]:
+        """Returns the statistics of all scored tokens, for each checkpoint, and what was read.
 
-        A chunk's errors are gone when the next one comes.
+        Memory: the states of all scored tokens, [n, d] for each checkpoint, in the model's dtype.
 
         Raises:
-            ModelError: as in `encode`; after the last chunk of a batch with NaN or infinity.
+            ModelError: as in `encode`.
         """
-        room = Room()
-        for batch, hidden in self._each(samples, partial(self._hidden, checkpoint=checkpoint)):
-            losses = self._no_losses(batch)
-            yield from self._chunks(batch, hidden, checkpoint, losses, room)
+        head, room = self._lm.head, Room()
+
+        def none_yet() -> list[TokenStatistics]:
+            some = head.vocabulary, head.hidden, self._lm.device
+            return [TokenStatistics(*some) for _ in self._lm.checkpoints]
+
+        def work(batch: Batch) -> tuple[list[TokenStatistics], Tensor, Reading]:
+            found, losses, states = none_yet(), self._no_losses(batch), []
+            for number, hidden in enumerate(self._all_hidden(batch)):
+                for tokens in self._chunks(batch, hidden, number, losses, room):
+                    found[number].update(tokens)
+                states.append(hidden)
+            return found, losses, Reading(replace(batch, inputs={}), states)
+
+        total, readings = none_yet(), []
+        for batch, (found, losses, reading) in self._each(samples, work):
             _require_finite(samples, batch, losses.cpu().numpy())
+            for whole, part in zip(total, found, strict=True):
+                whole.add(part)
+            readings.append(reading)
+        return total, readings
 
     def factors(
         self,
@@ -227,18 +267,21 @@ class Encoder:
         return result
 
     def _each(
-        self, samples: Sequence[Sample], work: Callable[[Batch], T], limit: int = sys.maxsize
+        self,
+        samples: Sequence[Sample],
+        work: Callable[[Batch], T],
+        limit: int = sys.maxsize,
+        done: Iterable[int] = (),
     ) -> Iterator[tuple[Batch, T]]:
-        """Yields batches of all samples, with what `work` makes of each.
+        """Yields batches of all samples that are not done, with what `work` makes of each.
 
         A batch that does not fit into the memory is tried again in smaller ones.
 
         Raises:
             ModelError: not even one sample fits.
         """
-        left = list(range(len(samples)))
-        while left:
-            done: set[int] = set()
+        done = set(done)
+        while left := [i for i in range(len(samples)) if i not in done]:
             groups = self._batches([samples[i] for i in left], min(limit, self.token_budget))
             planned = (self._collated(samples, [left[i] for i in group]) for group in groups)
             with closing(ahead(planned)) as batches:
@@ -249,7 +292,6 @@ class Encoder:
                         break
                     done.update(batch.positions)
                     yield made
-            left = [i for i in left if i not in done]
 
     def _batches(self, samples: Sequence[Sample], token_budget: int) -> list[list[int]]:
         return plan_batches(
@@ -300,6 +342,11 @@ class Encoder:
         head = self._lm.activate(checkpoint)
         states = hidden_states(self._lm.model, head, batch.inputs)
         return states.reshape(-1, states.shape[-1])[batch.predictors]
+
+    def _all_hidden(self, batch: Batch) -> Iterator[Tensor]:
+        """Yields what `_hidden` returns, for each checkpoint."""
+        for number in range(len(self._lm.checkpoints)):
+            yield self._hidden(batch, number)
 
     def _chunks(
         self,
@@ -361,6 +408,8 @@ def _room(lm: LanguageModel) -> tuple[int, int]:
         token = STATES * lm.head.hidden * lm.model.dtype.itemsize
         tokens, n_bytes = min(tokens, max(1, free // (2 * token))), min(n_bytes, free // 32)
     chunk = min(CHUNK_TOKENS[kind], n_bytes // (4 * lm.head.vocabulary))
+    if kind == "cuda" and chunk > WHOLE:
+        chunk -= chunk % WHOLE
     return tokens, max(SMALLEST_CHUNK, chunk)
 
 

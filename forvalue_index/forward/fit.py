@@ -1,7 +1,8 @@
 """Learning what a vectoriser needs from a part of the training set, by forward passes alone.
 
-Two passes: the statistics of a few tokens settle recipe and sketch, then the sketches of all
-fitting samples give the projection, and with it those samples' vectors.
+The statistics of a few tokens settle recipe and sketch, then the sketches of all fitting samples
+give the projection, and with it those samples' vectors. The states of the first are kept, as many
+numbers as some layers of the model have, so that every sample goes through the model once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 
 from forvalue_index.config import VectorConfig
-from forvalue_index.features.statistics import TokenStatistics
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import LanguageModel
@@ -37,18 +37,14 @@ def fit_vectoriser(
     """
     encoder = Encoder(lm)
     first = _first(samples, TOKENS_PER_DIMENSION * lm.head.hidden)
-    statistics = []
-    for number in range(len(lm.checkpoints)):
-        statistics.append(TokenStatistics(lm.head.vocabulary, lm.head.hidden, lm.device))
-        for tokens in encoder.tokens(first, number):
-            statistics[-1].update(tokens)
+    statistics, known = encoder.read(first)
     wide = Vectoriser.fit(config, statistics, [checkpoint.weight for checkpoint in lm.checkpoints])
     losses = np.zeros(len(samples))
     with tempfile.TemporaryFile() as file:
         shape = (len(samples), wide.dim)
         sketches = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)  # [n, S], on disk
         done = 0
-        for batch in encoder.encode(samples, wide):
+        for batch in encoder.encode(samples, wide, known):
             for position, item in batch:
                 sketches[position], losses[position] = item.vector, item.loss
             done += len(batch)

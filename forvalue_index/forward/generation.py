@@ -92,7 +92,9 @@ def generate(
     inputs = lm.collate([prompt], [0]).to(lm.device).inputs
     draws = {"temperature": sampling.temperature, "top_p": sampling.top_p}
     ends = sorted(end_tokens(lm))
-    seeded = range(torch.cuda.device_count()) if lm.device.type == "cuda" else []  # all of them are
+    # A seed is for all of them, wherever the model is.
+    several = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    seeded = range(torch.cuda.device_count()) if several else []
     with (
         torch.no_grad(),
         torch.random.fork_rng(seeded),

@@ -12,7 +12,7 @@ from typing import Any
 from forvalue_index.errors import DependencyError
 
 INSTALL = "pip install forvalue-index[cpu] (or forvalue-index[gpu] with CUDA)"
-DISTRIBUTIONS = "faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12"
+DISTRIBUTIONS = "faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs"
 
 
 @cache
@@ -31,12 +31,12 @@ def faiss() -> Any:
         )
     try:
         return import_module("faiss")
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # faiss-gpu raises both
         reason = error
     try:
         import_module("torch")  # brings CUDA's libraries, which FAISS for GPUs may lack
         return import_module("faiss")
-    except ImportError:
+    except (ImportError, RuntimeError):
         raise DependencyError(f"FAISS cannot be loaded ({reason}): {INSTALL}") from reason
 
 
