@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from forvalue_index.errors import ForvalueError
     from forvalue_index.explaining import Explanation, Passage
     from forvalue_index.forward.generation import Sampling
+    from forvalue_index.forward.model import wrap_model
     from forvalue_index.index import InfluenceIndex
     from forvalue_index.previewing import preview
     from forvalue_index.records import Hit
@@ -31,6 +32,7 @@ _HOMES = {
     "VectorConfig": "config",
     "open_rows": "data.readers",
     "preview": "previewing",
+    "wrap_model": "forward.model",
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "VectorConfig",
     "open_rows",
     "preview",
+    "wrap_model",
 ]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.reading import Reader
-from forvalue_index.records import Hit, Sample
+from forvalue_index.records import Hit, Sample, listed
 
 RERANKED = 32
 """Queries whose candidates are run forward together for the exact form."""
@@ -24,13 +24,13 @@ def query(
     *,
     opponents: bool,
     rank: str,
-    where: Iterable[str],
+    where: str | Iterable[str],
     exact: bool,
     candidates: int | None,
     flat: bool,
 ) -> list[Hit]:
     """Returns the hits of queries; see `InfluenceIndex.query`."""
-    conditions, vectors = list(where), reader.vectors(samples)
+    conditions, vectors = listed(where), reader.vectors(samples)
 
     def ask() -> list[Hit]:
         allowed = reader.store.catalog.where(conditions) if conditions else None

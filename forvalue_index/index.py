@@ -45,7 +45,7 @@ from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.generation import Sampling
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.reading import Reader, fingerprint
-from forvalue_index.records import Hit, Row, Sample, StoredSample
+from forvalue_index.records import Hit, Row, Sample, StoredSample, listed
 from forvalue_index.search.derived import DerivedInfo
 from forvalue_index.search.factory import auto_factory
 from forvalue_index.search.flat import FlatSearch
@@ -72,7 +72,7 @@ class InfluenceIndex:
     def create(
         cls,
         directory: str | Path,
-        model: str | ModelConfig | LanguageModel,
+        model: str | Path | ModelConfig | LanguageModel,
         *,
         format: FormatConfig | None = None,
         vector: VectorConfig | None = None,
@@ -83,7 +83,8 @@ class InfluenceIndex:
 
         Args:
             directory: where the index will be; it must not exist, or be empty.
-            model: the fine-tuned model: a path, a hub id, or a model that is loaded already.
+            model: the fine-tuned model: a path, a hub id, or a model that is loaded already, with
+                its tokenizer: `wrap_model(model, tokenizer)`.
             format: how a row becomes tokens; default: fields "prompt" and "response".
             vector: how a sample becomes a vector.
             catalog: URL of a PostgreSQL database for rows and metadata, such as
@@ -97,14 +98,14 @@ class InfluenceIndex:
         """
         path = Path(directory)
         require_empty(path)
+        model = _known(model)
         if isinstance(model, LanguageModel):
             lm, settings = model, ModelConfig(model.name)
         else:
-            settings = ModelConfig(model) if isinstance(model, str) else model
             settings = replace(  # for whoever opens the index somewhere else
-                settings,
-                name=_resolved(settings.name),
-                adapters=tuple(map(_resolved, settings.adapters)),
+                model,
+                name=_resolved(model.name),
+                adapters=tuple(map(_resolved, model.adapters)),
             )
             lm = load_model(settings, device)
         format = format or FormatConfig()
@@ -121,7 +122,7 @@ class InfluenceIndex:
         cls,
         directory: str | Path,
         *,
-        model: str | ModelConfig | LanguageModel | None = None,
+        model: str | Path | ModelConfig | LanguageModel | None = None,
         device: str | None = None,
         trust_remote_code: bool = False,
     ) -> InfluenceIndex:
@@ -141,10 +142,11 @@ class InfluenceIndex:
         """
         store = Store.open(directory)
         settings = replace(store.config.model, trust_remote_code=trust_remote_code)
-        if isinstance(model, str):
-            settings = replace(settings, name=model)
-        elif isinstance(model, ModelConfig):
-            settings = model
+        if isinstance(model, str | Path):
+            settings = replace(settings, name=str(model))
+        elif model is not None:
+            model = _known(model)
+            settings = model if isinstance(model, ModelConfig) else settings
         config = replace(store.config, model=settings)
         index = cls(store, config, device)
         if isinstance(model, LanguageModel):
@@ -156,7 +158,7 @@ class InfluenceIndex:
         cls,
         directory: str | Path,
         data: Data,
-        model: str | ModelConfig | LanguageModel,
+        model: str | Path | ModelConfig | LanguageModel,
         *,
         format: FormatConfig | None = None,
         vector: VectorConfig | None = None,
@@ -197,6 +199,7 @@ class InfluenceIndex:
             try:
                 if names:
                     index.reader.move(names[0])
+                index.reader.load()  # also where no row is missing: it may be another model
                 report = adding.add(index.reader, rows, wanted, rejects, progress, devices=names)
                 return index, report
             except BaseException:
@@ -283,7 +286,7 @@ class InfluenceIndex:
         *,
         opponents: bool = False,
         rank: str = "dot",
-        where: Iterable[str] = (),
+        where: str | Iterable[str] = (),
         exact: bool = False,
         candidates: int | None = None,
         flat: bool = False,
@@ -447,7 +450,7 @@ class InfluenceIndex:
 
     # -- looking after it ----------------------------------------------------------------------
 
-    def remove(self, keys: Iterable[str] = (), *, where: Iterable[str] = ()) -> int:
+    def remove(self, keys: str | Iterable[str] = (), *, where: str | Iterable[str] = ()) -> int:
         """Returns how many samples were removed: those under `keys`, or that meet `where`.
 
         They are in no answer from now on, and on disk until `compact`. A key that is not there is
@@ -457,7 +460,7 @@ class InfluenceIndex:
             InputError: keys and conditions at once, or a condition that cannot be read.
             LockedError: another process is writing to the index.
         """
-        keys, conditions = list(keys), list(where)
+        keys, conditions = listed(keys), listed(where)
         if keys and conditions:
             raise InputError("keys and conditions were given: remove by one of them at a time")
         with self.store.lock():
@@ -479,7 +482,7 @@ class InfluenceIndex:
         return upkeep.compact(self.store, progress)
 
     def rows(
-        self, where: Iterable[str] = (), *, after: int = -1, limit: int | None = None
+        self, where: str | Iterable[str] = (), *, after: int = -1, limit: int | None = None
     ) -> Iterator[StoredSample]:
         """Yields the samples that meet all conditions, in the order of their ids.
 
@@ -496,7 +499,7 @@ class InfluenceIndex:
         return self.store.find(key)
 
     def export(
-        self, vectors: str | Path, rows: str | Path, *, where: Iterable[str] = ()
+        self, vectors: str | Path, rows: str | Path, *, where: str | Iterable[str] = ()
     ) -> tuple[int, int]:
         """Writes vectors (.npy, float32 [n, dim]) and their rows (JSON Lines), in the same order.
 
@@ -506,7 +509,7 @@ class InfluenceIndex:
         Raises:
             StorageError: a file cannot be written.
         """
-        conditions, scale = list(where), 1.0
+        conditions, scale = listed(where), 1.0
         if self.store.fitted:
             scale = Vectoriser.from_bytes(
                 self.store.vectoriser_bytes(), self.config.vector, torch.device("cpu")
@@ -632,6 +635,22 @@ class InfluenceIndex:
     def dim(self) -> int:
         """Length of a stored vector; 0 as long as the index is empty."""
         return self.store.dim
+
+
+def _known(model: Any) -> ModelConfig | LanguageModel:
+    """Returns a model as it is handed over, a path or hub id as settings.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if isinstance(model, str | Path):
+        return ModelConfig(str(model))
+    if not isinstance(model, ModelConfig | LanguageModel):
+        raise InputError(
+            f"a model is a path, a hub id, a ModelConfig, or what wrap_model(model, tokenizer) "
+            f"returns, not {type(model).__name__}"
+        )
+    return model
 
 
 def _resolved(name: str) -> str:

@@ -61,6 +61,14 @@ class Reader:
         assert self._lm is not None
         return self._lm
 
+    def load(self) -> None:
+        """Loads the model, if it is not there yet.
+
+        Raises:
+            FingerprintError: it is not the index's.
+        """
+        self._lm = self.lm
+
     def use(self, lm: LanguageModel, *, given: bool = False) -> None:
         """Takes a loaded model for the index's own; `given`: it is the caller's.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,3 +90,8 @@ class Hit:
     score: float
     sample: Row
     exact: bool = False  # whether the score is the exact form's, not the stored vectors'
+
+
+def listed(values: str | Iterable[str]) -> list[str]:
+    """Returns texts as a list; a text that comes alone is one of them, not its letters."""
+    return [values] if isinstance(values, str) else list(values)

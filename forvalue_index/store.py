@@ -45,7 +45,7 @@ from forvalue_index.errors import (
     IndexMissingError,
     InputError,
 )
-from forvalue_index.records import Encoded, Sample, StoredSample
+from forvalue_index.records import Encoded, Sample, StoredSample, listed
 from forvalue_index.search.decorrelate import decorrelation
 from forvalue_index.search.derived import (
     DerivedInfo,
@@ -478,7 +478,7 @@ class Store:
         return self.catalog.samples(ids)[ids[0]]
 
     def listing(
-        self, where: Iterable[str] = (), after: int = -1, limit: int | None = None
+        self, where: str | Iterable[str] = (), after: int = -1, limit: int | None = None
     ) -> Iterator[StoredSample]:
         """Yields the live samples that meet all conditions, in the order of their ids.
 
@@ -487,7 +487,7 @@ class Store:
             after: only ids above this one.
             limit: at most so many.
         """
-        conditions = list(where)
+        conditions = listed(where)
         found: Iterable[StoredSample]
         if conditions:
             ids = self.catalog.where(conditions)

@@ -12,7 +12,7 @@ import torch
 from conftest import save_model, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 
-from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
+from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig, wrap_model
 from forvalue_index.config import PAIR_RANKS, RANKS, IndexConfig
 from forvalue_index.errors import (
     FingerprintError,
@@ -24,7 +24,6 @@ from forvalue_index.errors import (
     SchemaError,
 )
 from forvalue_index.features.recipe import ERROR_FLOOR, Balanced
-from forvalue_index.forward.model import wrap_model
 from forvalue_index.records import Row
 from forvalue_index.search.derived import DerivedSearch
 
@@ -133,6 +132,48 @@ def test_another_model_is_refused_with_both_hashes(
     with pytest.raises(FingerprintError):
         other.add([{"id": "x", "prompt": "a", "response": "b"}])
     assert len(other) == 30
+
+
+def test_a_build_that_has_nothing_to_add_still_checks_the_model(
+    index: InfluenceIndex, other_model_dir: Path, rows: list[Row], tmp_path: Path
+) -> None:
+    settings: Any = {"format": KEYED, "vector": SMALL}
+    for other, error in (
+        (str(other_model_dir), FingerprintError),
+        (str(tmp_path / "nowhere"), ModelError),
+    ):
+        with pytest.raises(error):
+            InfluenceIndex.build(index.directory, rows, other, **settings)
+    assert len(index) == 30
+
+
+def test_models_are_named_by_paths_or_wrapped(
+    index: InfluenceIndex, other_model_dir: Path, model_dir: Path, rows: list[Row], tmp_path: Path
+) -> None:
+    with pytest.raises(FingerprintError):
+        InfluenceIndex.open(index.directory, model=other_model_dir).query(rows[0])
+    again, report = InfluenceIndex.build(
+        index.directory, rows, model_dir, format=KEYED, vector=SMALL
+    )
+    assert report.skipped == 30 and again.query(rows[0]) == index.query(rows[0])
+    bare: Any = tiny_model("llama")
+    for make in (
+        lambda: InfluenceIndex.open(index.directory, model=bare),
+        lambda: InfluenceIndex.create(tmp_path / "i", bare),
+    ):
+        with pytest.raises(InputError, match=r"wrap_model.* not LlamaForCausalLM"):
+            make()
+    wrapped = InfluenceIndex.open(index.directory, model=wrap_model(bare, tiny_tokenizer()))
+    assert wrapped.query(rows[0]) == index.query(rows[0])
+
+
+def test_a_text_is_one_key_or_one_condition(index: InfluenceIndex, rows: list[Row]) -> None:
+    index.add([{"id": key, "prompt": "a", "response": f" {key}"} for key in ("1", "2", "12")])
+    assert index.remove("12") == 1
+    assert {"1", "2"} <= {sample.key for sample in index.rows()}
+    assert [sample.key for sample in index.rows("id=1")] == ["1"]
+    assert {hit.key for hit in index.query(rows[0], where="id=2")} == {"2"}
+    assert index.remove(where="id=1") == 1
 
 
 def test_another_form_of_the_recipe_is_refused(

@@ -22,7 +22,7 @@ from forvalue_index.config import FormatConfig
 from forvalue_index.data.readers import Data
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
-from forvalue_index.records import Sample
+from forvalue_index.records import Sample, listed
 
 NEIGHBOURS = 15  # rows with similar prompts that a row is compared with
 GUIDES = 3  # trusted rows with similar prompts that a row is compared with
@@ -56,7 +56,7 @@ def audit_scores(
     *,
     trusted: Data | list[Sample] | None = None,
     class_field: str | None = None,
-    where: Iterable[str] = (),
+    where: str | Iterable[str] = (),
     format: FormatConfig | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Floats]:
@@ -85,7 +85,7 @@ def audit(
     *,
     trusted: Data | list[Sample] | None = None,
     class_field: str | None = None,
-    where: Iterable[str] = (),
+    where: str | Iterable[str] = (),
     nearly: float = NEARLY,
     format: FormatConfig | None = None,
     progress: Progress | None = None,
@@ -105,7 +105,7 @@ def audit(
         InputError: fewer than three rows are left, a field is missing, or there is no trusted row.
         RowError: a trusted row holds nothing to score.
     """
-    conditions = list(where)
+    conditions = listed(where)
     known = [] if trusted is None else index.samples(trusted, format)
 
     def ask() -> Audit:

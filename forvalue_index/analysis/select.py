@@ -99,7 +99,7 @@ def select_rows(
     balance: str | None = None,
     combine: str = "mean",
     rank: str = "dot",
-    where: Iterable[str] = (),
+    where: str | Iterable[str] = (),
     format: FormatConfig | None = None,
     progress: Progress | None = None,
 ) -> NDArray[np.int64]:
@@ -130,7 +130,7 @@ def select(
     balance: str | None = None,
     combine: str = "mean",
     rank: str = "dot",
-    where: Iterable[str] = (),
+    where: str | Iterable[str] = (),
     format: FormatConfig | None = None,
     progress: Progress | None = None,
 ) -> Selection:

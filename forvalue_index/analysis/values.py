@@ -20,7 +20,7 @@ from forvalue_index.config import FormatConfig, check_rank
 from forvalue_index.data.readers import Data
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
-from forvalue_index.records import Row, Sample
+from forvalue_index.records import Row, Sample, listed
 
 COMBINES = ("mean", "max")
 _TARGETS = 512  # run forward, or compared with a block of vectors, at a time
@@ -69,7 +69,7 @@ def values(
     combine: str = "mean",
     rank: str = "dot",
     target_group: str | None = None,
-    where: Iterable[str] = (),
+    where: str | Iterable[str] = (),
     format: FormatConfig | None = None,
     progress: Progress | None = None,
 ) -> Values:
@@ -92,7 +92,7 @@ def values(
         RowError: a target lacks a field or holds nothing to score.
     """
     _check(combine, rank)
-    conditions = list(where)
+    conditions = listed(where)
     samples = index.samples(targets, format)
     members = _members(samples, target_group)
     vectors = _vectors(index, samples, rank, progress)
