@@ -23,21 +23,23 @@ _NOTABLE = {"disagreement": 0.9, "needless prompt": 0.9, "untrusted": 0.9, "oppo
 _NOTABLE |= {"loss": 0.98, "self-influence": 0.98}
 """Share of rows that a score must be above to be a reason."""
 
+_TOGETHER = 0.9  # suspicion that is a reason where no score is one
+
 _PAGE = 1000  # rows in memory at a time
 
 
 def review(index: InfluenceIndex, found: Audit, top: int) -> list[Row]:
-    """Returns the `top` most suspicious rows and all that stand twice, the most suspicious first.
+    """Returns the suspects and all rows that stand twice, the most suspicious first.
 
-    A row has id, key, suspicion, kind ("suspect", or what stands twice), reasons, twin (the key of
+    Suspects are those of the `top` most suspicious rows that have a reason. A row has id, key, suspicion, kind ("suspect", or what stands twice), reasons, twin (the key of
     the other row), scores and the sample.
     """
     suspicion = found.scores["suspicion"]
     order = np.argsort(-suspicion, kind="stable")
-    suspects = set(order[:top].tolist())
-    twin_places = np.flatnonzero(np.isin(found.ids, list(found.twins)))
-    listed = [place for place in order.tolist() if place in suspects.union(twin_places.tolist())]
     usual = _Usual(found)
+    suspects = {place: why for place in order[:top].tolist() if (why := usual.reasons(place))}
+    twin_places = set(np.flatnonzero(np.isin(found.ids, list(found.twins))).tolist())
+    listed = [place for place in order.tolist() if place in suspects or place in twin_places]
     result: list[Row] = []
     for start in range(0, len(listed), _PAGE):
         page = listed[start : start + _PAGE]
@@ -46,7 +48,7 @@ def review(index: InfluenceIndex, found: Audit, top: int) -> list[Row]:
         samples = index.store.catalog.samples([*ids, *(twin.of for twin in twins if twin)])
         for place, id, twin in zip(page, ids, twins, strict=True):
             sample = samples[id]
-            reasons, other = usual.reasons(place) if place in suspects else [], None
+            reasons, other = suspects.get(place, []), None
             if twin is not None:
                 other = samples[twin.of].key
                 reasons.insert(0, _WORDS[twin.kind].format(key=other, cosine=twin.cosine))
@@ -87,13 +89,15 @@ class _Usual:
         self._gain = float(np.median(gains)) if len(gains) else float("nan")
 
     def reasons(self, place: int) -> list[str]:
-        """Returns what stands out in a row, the most telling first."""
+        """Returns what stands out in a row, the most telling first; nothing, of a usual row."""
         found = self._found
         reasons = []
         for name, least in _NOTABLE.items():
             if name in found.scores and self._shares[name][place] >= least:
                 reasons.append(self._words(name, place))
-        return reasons or ["no figure stands out alone, but several together"]
+        if not reasons and found.scores["suspicion"][place] >= _TOGETHER:
+            return ["no figure stands out alone, but several together"]
+        return reasons
 
     def _words(self, name: str, place: int) -> str:
         found, score = self._found, float(self._found.scores[name][place])

@@ -38,8 +38,9 @@ def fold(
     """
     vocabulary, n = logits.shape
     across, shares = triton.cdiv(n, WIDTH), triton.cdiv(vocabulary, SHARE)
-    tops, totals = logits.new_empty(2, shares, n)
-    sums, squares = logits.new_empty(2, groups.count, n)
+    # Each in memory of its own, which begins where wide reads may: another kernel is not compiled.
+    tops, totals = (logits.new_empty(shares, n) for _ in range(2))
+    sums, squares = (logits.new_empty(groups.count, n) for _ in range(2))
     # Triton starts kernels on the current device.
     with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():
         _totals[shares, across](
