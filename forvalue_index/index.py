@@ -114,7 +114,7 @@ class InfluenceIndex:
         config = IndexConfig(settings, format, vector or VectorConfig())
         store = Store.create(path, config, fingerprint(config, lm), catalog)
         index = cls(store, config, device)
-        index.reader.use(lm, given=isinstance(model, LanguageModel))
+        index.reader.adopt(lm, given=isinstance(model, LanguageModel))
         return index
 
     @classmethod

@@ -86,6 +86,10 @@ class Reader:
                 f"{self.store.directory} was made with another {' and '.join(differing)} than "
                 f"{lm.name} has ({details}): {other}build a new index"
             )
+        self.adopt(lm, given=given)
+
+    def adopt(self, lm: LanguageModel, *, given: bool = False) -> None:
+        """Does what `use` does with a model that is known to be the index's: it was made with it."""
         self._lm, self._given = lm, given
 
     @property
