@@ -89,7 +89,7 @@ class Reader:
         self.adopt(lm, given=given)
 
     def adopt(self, lm: LanguageModel, *, given: bool = False) -> None:
-        """Does what `use` does with a model that is known to be the index's: it was made with it."""
+        """Takes the model that the index was just made with, without a look."""
         self._lm, self._given = lm, given
 
     @property
