@@ -20,7 +20,7 @@ from conftest import tiny_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.agreement import UnitVectors, agreement, cosines, nearest
-from forvalue_index.analysis.audit import _suspicion, audit, audit_scores
+from forvalue_index.analysis.audit import NEIGHBOURS, _suspicion, audit, audit_scores
 from forvalue_index.analysis.metrics import auc
 from forvalue_index.analysis.review import page, review
 from forvalue_index.cli import main
@@ -318,6 +318,12 @@ def test_audit_for_people(path: Path) -> None:
     assert "reasons" in result.stdout
     last = result.stdout.splitlines()[-1]
     assert re.fullmatch(r"83 training rows: .*\b4 contradictions\b.*", last.strip()), last
+
+
+def test_help_says_among_how_many_near_duplicates_are_looked_for(path: Path) -> None:
+    text = " ".join(run(path, "--help").stdout.split())
+    assert f"among the {NEIGHBOURS} rows with the nearest prompts" in text
+    assert f"among the {NEIGHBOURS} nearest prompts" in text
 
 
 def test_errors_are_one_line(path: Path, tmp_path: Path) -> None:

@@ -178,6 +178,7 @@ BAD_INPUT: list[tuple[str, str]] = [
     ("{broken}\n", "train.jsonl:2: not JSON"),
     ('{"prompt": "a"}\n', "train.jsonl:2: no field 'response'"),
     ('{"prompt": "a", "response": ""}\n', "train.jsonl:2: field 'response' is empty"),
+    (GOOD[:-2] + ', "n": "\\ud800"}\n', "train.jsonl:2: field 'n' holds half a surrogate pair"),
 ]
 
 
@@ -195,13 +196,36 @@ def test_bad_rows_are_one_line_and_leave_nothing(
 def test_text_of_the_data_cannot_reach_the_terminal_as_a_command(
     tmp_path: Path, model_dir: Path
 ) -> None:
-    rows = [{"prompt": "a\x1b[31m", "response": "b\ta\x07", "note": "\ud800"}] * 2
-    data = write(tmp_path / "train.jsonl", [row | {"n": i} for i, row in enumerate(rows)])
-    run_well("build", data, "--index", tmp_path / "i", "--model", model_dir)
-    out = run_well("query", "--index", tmp_path / "i", "--text", "ab\x1b[0m")
-    assert "\x1b" not in out and "\x07" not in out
-    lines = run_well("query", "--index", tmp_path / "i", "--text", "ab", "--json").splitlines()
-    assert json.loads(lines[0])["sample"]["note"] == "\ud800"
+    link = "\x1b]8;;https://example.org\x1b\\here"
+    row = {"prompt": "a\x1b[31m", "response": "b\ta\x07", "note": link, "[red]\x1b[2J": "\x9b1m"}
+    rows = [row | {"key": f"\x1b[31mk\x07{i}"} for i in range(2)]
+    data, index = write(tmp_path / "train.jsonl", rows), ("--index", tmp_path / "i")
+    run_well("build", data, *index, "--model", model_dir, "--key-field", "key")
+    asked = run_well("query", *index, "--text", "ab\x1b[0m")
+    shown = run_well("show", rows[0]["key"], *index)
+    for out in (asked, shown, run_well("list", *index)):
+        assert all(c.isprintable() or c == "\n" for c in out)
+    assert "\\x1b]8;;https://example.org\\x1b\\here" in shown  # as it stands, written out
+    assert "[red]\\x1b[2J" in shown and "\\x9b1m" in shown
+    lines = run_well("query", *index, "--text", "ab", "--json").splitlines()
+    assert json.loads(lines[0])["sample"] in rows
+    assert json.loads(run_well("show", rows[0]["key"], *index, "--json"))["row"] == rows[0]
+
+
+def test_show_keeps_lines_and_letters(tmp_path: Path, model_dir: Path) -> None:
+    data = write(
+        tmp_path / "train.jsonl", [{"prompt": "ab\nGrüße\u3000数据", "response": "b", "k": "k"}]
+    )
+    made = ("--model", model_dir, "--key-field", "k")
+    run_well("build", data, "--index", tmp_path / "i", *made)
+    lines = run_well("show", "k", "--index", tmp_path / "i").splitlines()
+    [first] = [place for place, line in enumerate(lines) if line.rstrip().endswith("ab")]
+    assert lines[first + 1].strip() == "Grüße\u3000数据"
+
+
+def test_an_argument_that_is_not_utf_8_is_called_that(index: Path) -> None:
+    result = run("query", "--index", index, "--prompt", "\udcff", "--response", "a")
+    assert_one_line(result, "field 'prompt' is not UTF-8 text")
 
 
 def test_missing_things_are_one_line(tmp_path: Path, train: Path, model_dir: Path) -> None:

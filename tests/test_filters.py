@@ -96,7 +96,7 @@ CASES = {
     "x=5.0": [0, 1],
     "x=05": [0, 1, 3],
     "x!=5": [3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
-    "x>4": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12],  # texts too: "true" > "4"
+    "x>4": [0, 1, 2, 3, 12],
     "x<10": [0, 1, 2, 3],
     "x<=5": [0, 1, 2, 3],
     f"x={2**70}": [12],
@@ -104,7 +104,8 @@ CASES = {
     "x=true": [4],
     "x=null": [5],
     'x=[1,"a"]': [6],
-    "x>=abc": [4, 5, 7, 8, 9],
+    "x>=abc": [4, 7],
+    "x<true": [2, 3, 7],
     "x in 5, abc,true": [0, 1, 2, 4, 7],
     "x.y.z=10": [8],
     "x.y.z>=1": [8, 9],
@@ -121,6 +122,45 @@ def test_what_conditions_find(catalog: Catalog, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 37, 2))
     for text, found in CASES.items():
         assert (catalog.where([text]) - first).tolist() == found, text
+
+
+NUMBERS: list[Any] = [0.9, 0.1, "0.9", "0.1", None, "", "high", float("nan"), True, [0.9], {"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("tox>0.8", [0, 2]),
+        ("tox>=0.9", [0, 2]),
+        ("tox<0.5", [1, 3]),
+        ("tox<=0.1", [1, 3]),
+        ("tox!=0.9", [1, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+        ("tox=null", [4]),
+        ("tox=", [5]),
+    ],
+)
+def test_what_is_no_number_is_on_neither_side_of_one(
+    catalog: Catalog, text: str, found: list[int]
+) -> None:
+    first = fill(catalog, [*({"tox": value} for value in NUMBERS), {"another": 1}])
+    assert (catalog.where([text]) - first).tolist() == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("day>2020-06-01", [1, 2]),
+        ("day<=2020-06-01", [0]),
+        ("day>=2020-06", [0, 1, 2]),
+        ("day<2020-06", []),
+        ("day<2020-07", [0, 1]),
+        ("day>2020", [6]),
+    ],
+)
+def test_dates_are_in_the_order_of_texts(catalog: Catalog, text: str, found: list[int]) -> None:
+    days = ["2020-06-01", "2020-06-01T10:00:00", "2021-01-01", None, "", 19, 2021, {"a": 1}]
+    first = fill(catalog, [*({"day": day} for day in days), {"another": 1}])
+    assert (catalog.where([text]) - first).tolist() == found
 
 
 def test_all_conditions_have_to_be_met_and_only_by_live_rows(catalog: Catalog) -> None:
@@ -198,8 +238,13 @@ def plainly(row: Row, field: str, sign: str, wanted: list[str]) -> tuple[bool, b
 
     def one(sign: str, text: str) -> bool:
         left: Any = value
-        if isinstance(value, str) and sign[0] in "<>":
-            left = value if number(value) is None else number(value)
+        if sign[0] in "<>":
+            if number(text) is None:
+                words = {True: "true", False: "false"}
+                left = words[value] if type(value) is bool else value
+                return type(left) is str and left != "" and SIGNS[sign](left, text)
+            left = number(value) if type(value) is str else value
+            return type(left) in (int, float) and SIGNS[sign](left, number(text))
         if type(left) in (int, float) and number(text) is not None:
             return SIGNS[sign](left, number(text))
         as_text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

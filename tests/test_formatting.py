@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -232,6 +233,38 @@ def test_content_hash_ignores_the_order_of_fields_only() -> None:
     row = {"a": "x", "b": 1}
     assert content_hash(row) == content_hash({"b": 1, "a": "x"})
     assert len({content_hash(r) for r in (row, {"a": "x", "b": 2}, {"a": "x", "c": 1})}) == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"note": "\ud800"}, "f:3: field 'note' holds half a surrogate pair, not text"),
+        ({"a": "😀", "meta": {"x": ["\ud83d"]}}, "f:3: field 'meta' holds half a surrogate pair"),
+        ({"meta": {"\ude00": 1}}, "f:3: field 'meta' holds half a surrogate pair"),
+        ({"\ud800": 1}, r"f:3: the name of field '\ud800' holds half a surrogate pair"),
+        ({"note": "a\udcff"}, "f:3: field 'note' is not UTF-8 text"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_anywhere(row: Row, message: str) -> None:
+    with pytest.raises(RowError) as error:
+        content_hash(row, "f:3")
+    assert str(error.value).startswith(message)
+    with pytest.raises(RowError) as error:  # with a key of its own, too
+        sample_of({"prompt": "a", "response": "b", "id": "k"} | row, key_field="id")
+    assert str(error.value).startswith(message.replace("f:3", "f:1"))
+
+
+def test_whole_surrogate_pairs_and_backslashes_are_text() -> None:
+    row = {"😀": "😀", "meta": {"x": "\\ud800 😀"}}
+    assert content_hash(json.loads(json.dumps(row))) == content_hash(row)
+
+
+@pytest.mark.parametrize("name", [1, None, ("a", "b")])
+def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
+    row: dict[Any, Any] = {name: 2, "prompt": "a"}
+    for more in ({}, {"response": "b"}):
+        with pytest.raises(RowError, match=r"f:1: the name of a field is text, but .* is "):
+            sample_of(row | more)
 
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, object()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from indexes import SMALL
@@ -50,6 +51,42 @@ def test_fields_are_guessed_from_their_names(row: Row, settings: Row) -> None:
 def test_names_that_do_not_tell_are_refused(row: Row) -> None:
     with pytest.raises(InputError, match=r"does not show from their names .*give --prompt-field"):
         guess(row)
+
+
+LINE = '{"prompt": "a", "response": "é"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("a.jsonl", b'{"prompt": "a", "response": NaN}\n', "a.jsonl:1: not JSON .*NaN"),
+        ("a.jsonl", LINE.encode("latin-1"), "a.jsonl:1: not UTF-8 text"),
+        ("a.jsonl", LINE.encode("utf-16"), "a.jsonl:1: not UTF-8 text"),
+        ("a.json", b'{\n  "prompt": "a",\n  "response": "b"\n}\n', "a.json:1: not JSON .*name"),
+        ("a.csv", "prompt,response\na,é\n".encode("latin-1"), "a.csv:2: not UTF-8 text"),
+    ],
+)
+def test_if_no_row_can_be_read_the_message_says_why(
+    tmp_path: Path, name: str, data: bytes, reason: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=rf"^none of the \d rows can be read; .*{reason}"):
+        guess_format(open_rows(tmp_path / name))
+
+
+def test_a_file_without_rows_has_none(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\n")
+    with pytest.raises(InputError, match="there are no rows in the data"):
+        guess_format(open_rows(tmp_path / "a.jsonl"))
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    rows: list[Any] = [{1: 2, "prompt": "a", "response": "b"}]
+    reason = "row 1: the name of a field is text, but 1 is int"
+    with pytest.raises(InputError, match=f"none of the 1 rows can be read; the first: {reason}"):
+        guess_format(open_rows(rows))
+    _, words = guess_format(open_rows([*rows, {"text": "a"}]))
+    assert words == "plain text in 'text'"
 
 
 def test_an_instruction_is_followed_by_its_input(tmp_path: Path, lm: LanguageModel) -> None:

@@ -11,10 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from forvalue_index import InfluenceIndex, VectorConfig
-from forvalue_index.analysis.values import exact_values, group_values, value_rows, values
+from forvalue_index.analysis.values import (
+    GroupValue,
+    exact_values,
+    group_values,
+    value_rows,
+    values,
+)
 from forvalue_index.cli import main
+from forvalue_index.cli.score import _groups
 from forvalue_index.data.readers import open_rows
 from forvalue_index.data.writers import write_rows
 from forvalue_index.errors import InputError, StorageError
@@ -25,6 +33,9 @@ TARGETS = [
     {"prompt": f"ask {i}", "response": f" so {'abcde'[i]}{i}", "skill": "xy"[i % 2]}
     for i in range(5)
 ]
+
+
+GROUPS = [("math", 1.23e-4), ("web", 0.41e-4), ("code", -1.23e-4)]
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +213,31 @@ def test_score_for_people(path: Path, targets: Path) -> None:
     assert "30 training samples, mean over 5 targets" in out.replace("\n", " ")
 
 
+@pytest.mark.parametrize(("width", "bars"), [(80, False), (100, True), (60, False)])
+def test_of_groups_the_figures_are_whole(width: int, bars: bool) -> None:
+    groups = [
+        GroupValue("a source whose name is long, " * 2, 12345678, 8.12e-05, 1.2e-06, 1.23e05, 1.0),
+        GroupValue("数据" * 20, 1234, -7.77e-05, None, -0.155, 0.12),
+    ]
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(_groups("source", groups, width))
+    out = capture.get()
+    figures = "12,345,678 +8.12e-05 1.2e-06 +1.23e+05 100% 1,234 -7.77e-05 – -0.155 12%"
+    assert set(figures.split()) <= set(out.split())
+    assert ("█" in out) == bars
+    assert out.count("\n") == 3
+
+
+def test_short_names_leave_room_for_bars() -> None:
+    groups = [GroupValue(name, 500, mean, 1.23e-05, mean * 5, 0.5) for name, mean in GROUPS]
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(_groups("source", groups, console.width))
+    lengths = [line.count("█") for line in capture.get().splitlines()[1:]]
+    assert lengths[0] > 2 * lengths[1] > 0 and lengths[2] == lengths[0]
+
+
 def test_errors_are_one_line(path: Path, targets: Path, tmp_path: Path) -> None:
     for arguments, message in (
         (("--output", tmp_path / "values.txt"), "name a file that ends in .jsonl, .csv, .parquet"),
@@ -231,6 +267,14 @@ def test_parquet_keeps_types_and_falls_back_to_json(tmp_path: Path) -> None:
     assert [row["c"] for row in rows] == [[1, 2], []]
     assert [row["d"] for row in rows] == [None, None]
     assert [row["e"] for row in rows] == [None, '{"f": "\\ud800"}']
+
+
+def test_half_a_surrogate_pair_stops_no_file(tmp_path: Path) -> None:
+    rows: list[Row] = [{"a": "x\ud800", "\udfff": 1}, {"a": None}]
+    for name in ("rows.parquet", "rows.csv"):
+        assert write_rows(tmp_path / name, rows) == 2
+    found = [row for _, row in open_rows(tmp_path / "rows.parquet")]
+    assert found == [{"a": "x?", "?": 1}, {"a": None, "?": None}]
 
 
 def test_json_lines_are_the_rows(tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 Pure: text in, truth out. Knows of no database; `Catalog.where` brings the values. The rules:
 
-- two numbers are compared as numbers, anything else as text, in the order of code points;
-- a text that holds a number counts as one for `<`, `<=`, `>` and `>=`, which in CSV it has to, but
-  not for `=`, so that the key 007 is not the key 7;
-- true, false and null are these words, an object or a list is its JSON;
+- for `=`, `!=` and `in`, two numbers are compared as numbers, anything else as text: true, false
+  and null are these words, an object or a list is its JSON, and the key 007 is not the key 7;
+- for `<`, `<=`, `>` and `>=` beside a number, numbers alone count, and texts that hold one, which
+  in CSV they have to. NaN and other texts are on neither side of it;
+- for `<`, `<=`, `>` and `>=` beside anything else, texts alone count, in the order of code points;
+  true and false are these words. It is the order of dates such as 2020-06-01, but a year alone is
+  a number: write `day>=2021-01`, not `day>=2021`;
+- null, and an empty text, which is what CSV has for null, are on neither side of anything;
 - `meta.lang` is the field of that very name, or else the field `lang` of the object `meta`;
-- a row without the field is met by `!=` alone.
+- a row without the field meets `!=` alone. Unlike in SQL, null meets it too.
 """
 
 from __future__ import annotations
@@ -58,8 +62,8 @@ class Condition:
     def met_by(self, value: Any) -> bool:
         """Whether `value`, the field's JSON value, meets the condition."""
         if self.operator in _ORDERS:
-            return _compare(_ORDERS[self.operator], value, self.values[0])
-        equal = any(_compare(operator.eq, value, wanted) for wanted in self.values)
+            return _in_order(_ORDERS[self.operator], value, self.values[0])
+        equal = any(_equal(value, wanted) for wanted in self.values)
         return equal != (self.operator == "!=")
 
     def met_without(self) -> bool:
@@ -97,15 +101,25 @@ def value_of(row: Row, condition: Condition) -> Any:
     return value
 
 
-def _compare(relation: Callable[[Any, Any], bool], value: Any, wanted: str) -> bool:
-    number = value
-    if isinstance(value, str) and relation is not operator.eq:
-        number = _number(value)
-    if isinstance(number, int | float) and not isinstance(number, bool):
-        other = _number(wanted)
-        if other is not None:
-            return relation(number, other)
-    return relation(_text(value), wanted)
+def _equal(value: Any, wanted: str) -> bool:
+    other = _number(wanted)
+    if _is_number(value) and other is not None:
+        return bool(value == other)
+    return _text(value) == wanted
+
+
+def _in_order(relation: Callable[[Any, Any], bool], value: Any, wanted: str) -> bool:
+    if value == "":
+        return False  # a CSV file's null
+    other = _number(wanted)
+    if other is not None:
+        number = _number(value) if isinstance(value, str) else value
+        return _is_number(number) and relation(number, other)  # which no NaN meets
+    return isinstance(value, str | bool) and relation(_text(value), wanted)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _number(text: str) -> int | float | None:

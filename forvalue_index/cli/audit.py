@@ -50,7 +50,7 @@ _COLORS = {"suspect": "yellow", "near-duplicate": "dim"}
     show_default=True,
     type=click.IntRange(min=0),
     metavar="N",
-    help="Suspects to report; rows that stand twice are reported besides.",
+    help="Suspects to report at most; rows that stand twice are reported besides.",
 )
 @click.option(
     "--nearly",
@@ -58,7 +58,8 @@ _COLORS = {"suspect": "yellow", "near-duplicate": "dim"}
     default=0.98,
     show_default=True,
     metavar="COSINE",
-    help="From which two rows are near-duplicates.",
+    help="From which two rows are near-duplicates, if one is among the 15 nearest prompts of the "
+    "other.",
 )
 @click.option(
     "--output",
@@ -95,6 +96,9 @@ def audit(
     Two things tell most: whether a row's influence agrees with that of rows with similar prompts
     (and of trusted rows, if there are any), and whether its prompt makes its response any
     likelier. All rows are run forward again. With --json, a line for each row that was found.
+
+    Near-duplicates are looked for among the 15 rows with the nearest prompts alone, so there may be
+    fewer of them than `select --dedup` leaves out.
 
     \b
     Example:

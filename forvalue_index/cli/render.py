@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 notes = Console(stderr=True, highlight=False)
 """Where progress and notes go."""
 
+_PLAIN = "\n\t\xa0\u3000\u200c\u200d"
+"""Lines, spaces, and what joins letters: not printable by Python's rule, but no command either."""
+
 
 def console() -> Console:
     """Returns where results go."""
@@ -92,7 +95,7 @@ def hits_table(
         table.add_row(
             str(hit.rank),
             Text(f"{hit.score:+.4g}", style=sign),
-            Text(hit.key),
+            Text(one_line(hit.key)),
             sample_text(hit.sample, format) if texts is None else texts[number],
         )
     return table
@@ -109,7 +112,7 @@ def samples_table(samples: Sequence[StoredSample], format: FormatConfig) -> Tabl
     for sample in samples:
         figures = str(sample.n_tokens), f"{sample.loss:.3f}"
         row = sample_text(sample.row, format)
-        table.add_row(str(sample.id), Text(sample.key), *figures, row)
+        table.add_row(str(sample.id), Text(one_line(sample.key)), *figures, row)
     return table
 
 
@@ -161,6 +164,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
 
 
+def visible(text: str) -> str:
+    """Returns text in whole, lines and all, with what would command a terminal written out."""
+    return "".join(c if c.isprintable() or c in _PLAIN else ascii(c)[1:-1] for c in text)
+
+
 def derived(info: DerivedInfo) -> Table:
     """Returns what was measured of a derived index as a table."""
     table = Table(box=None, pad_edge=False)
@@ -185,5 +193,6 @@ def properties(values: dict[str, Any]) -> Table:
     table.add_column(style="dim")
     table.add_column()
     for name, value in values.items():
-        table.add_row(name, Text(f"{value:,}" if type(value) is int else str(value)))
+        text = f"{value:,}" if type(value) is int else str(value)
+        table.add_row(Text(visible(name)), Text(visible(text)))
     return table

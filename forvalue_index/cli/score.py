@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -33,7 +34,9 @@ from forvalue_index.records import Row
 if TYPE_CHECKING:
     from forvalue_index.analysis.values import GroupValue
 
-_BAR = 24  # characters of a bar at most
+_BAR = 12  # characters of a bar at most
+_NAME = 32  # of a group's name
+_GAP = 2  # between two columns
 _GROUPS = 40  # of a table for people; --json has all
 
 
@@ -177,7 +180,7 @@ def _show(
                 title = "helped least"
             console.print(_samples(title, rows, format), "", sep="\n")
     if group_by:
-        console.print(_groups(group_by, groups), "", sep="\n")
+        console.print(_groups(group_by, groups, console.width), "", sep="\n")
     console.print(
         f"{summary['samples']:,} training samples, {summary['combine']} over "
         f"{summary['targets']:,} targets; mean {summary['mean']:+.3g}, "
@@ -213,27 +216,40 @@ def _samples(title: str, rows: Sequence[Row], format: FormatConfig) -> Table:
     return table
 
 
-def _groups(name: str, groups: Sequence[GroupValue]) -> Table:
+def _groups(name: str, groups: Sequence[GroupValue], width: int) -> Table:
+    """Returns the groups as a table in which bars, and then names, give way to the figures."""
     shown = [*groups] if len(groups) <= _GROUPS else [*groups[: _GROUPS // 2], *groups[-20:]]
-    longest = max(abs(group.mean) for group in groups) or 1.0
+    names = [render.one_line(text) for text in (name, *(group.name for group in shown))]
+    figures = [("samples", "mean", "±", "sum", "helped"), *map(_figures, shown)]
+    taken = sum(max(map(cell_len, column)) + _GAP for column in zip(*figures, strict=True))
+    longest = min(max(map(cell_len, names)), _NAME, max(width - taken, 1))
+    bar = min((width - taken - longest) // 2 - _GAP, _BAR)
     table = Table(box=None, pad_edge=False)
-    table.add_column(Text(render.one_line(name)), max_width=32, no_wrap=True)
-    for column in ("samples", "mean", "±", "sum", "helped"):
+    table.add_column(Text(names[0]), max_width=longest, no_wrap=True)
+    for column in figures[0]:
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("hurt", justify="right", no_wrap=True)
-    table.add_column("helped", no_wrap=True)
-    for group in shown:
-        bar = "█" * round(_BAR / 2 * abs(group.mean) / longest) or "▏"
-        table.add_row(
-            Text(render.one_line(group.name)),
-            f"{group.samples:,}",
-            render.signed(group.mean),
-            "–" if group.se is None else f"{group.se:.2g}",
-            f"{group.sum:+.3g}",
-            f"{group.helpful:.0%}",
-            Text(bar if group.mean < 0 else "", style="red"),
-            Text(bar if group.mean >= 0 else "", style="green"),
-        )
+    if bar >= len("helped"):
+        table.add_column("hurt", justify="right", no_wrap=True)
+        table.add_column("helped", no_wrap=True)
+    largest = max(abs(group.mean) for group in groups) or 1.0
+    for group, text, (samples, _, *rest) in zip(shown, names[1:], figures[1:], strict=True):
+        cells: list[str | Text] = [Text(text), samples, render.signed(group.mean), *rest]
+        if bar >= len("helped"):
+            length = "█" * round(bar * abs(group.mean) / largest) or "▏"
+            cells.append(Text(length if group.mean < 0 else "", style="red"))
+            cells.append(Text(length if group.mean >= 0 else "", style="green"))
+        table.add_row(*cells)
     if len(shown) < len(groups):
         table.caption = f"the first and last {_GROUPS // 2} of {len(groups):,}; --json has all"
     return table
+
+
+def _figures(group: GroupValue) -> tuple[str, ...]:
+    """Returns samples, mean, its error, sum and the share that helped."""
+    return (
+        f"{group.samples:,}",
+        render.signed(group.mean).plain,
+        "–" if group.se is None else f"{group.se:.2g}",
+        f"{group.sum:+.3g}",
+        f"{group.helpful:.0%}",
+    )

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from forvalue_index.config import FormatConfig
+from forvalue_index.data.formatting import check_names
 from forvalue_index.data.images import looks_like_image
 from forvalue_index.data.rows import Rows
-from forvalue_index.errors import InputError
+from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row
 
 MESSAGES = ("messages", "conversations", "conversation")
@@ -91,14 +92,29 @@ def guess_format(
     `images`: guess the field of images too.
 
     Raises:
-        InputError: there is no row to look at, or its names do not tell.
+        InputError: there is no row, none can be read, or the names of the first do not tell.
     """
-    for _, row in rows.outcomes():
-        if isinstance(row, dict):
-            settings, words = guess(row)
-            field = guess_images(row) if images else None
-            if field is not None:
-                settings |= {"image_field": field}
-                words += f", images in {field!r}"
-            return replace(base or FormatConfig(), **settings), words  # type: ignore[arg-type]
-    raise InputError("there are no rows in the data that can be read")
+    row = _first(rows)
+    settings, words = guess(row)
+    field = guess_images(row) if images else None
+    if field is not None:
+        settings |= {"image_field": field}
+        words += f", images in {field!r}"
+    return replace(base or FormatConfig(), **settings), words  # type: ignore[arg-type]
+
+
+def _first(rows: Rows) -> Row:
+    """Returns the first row that can be read."""
+    first, count = None, 0
+    for place, row in rows.outcomes():
+        try:
+            if isinstance(row, RowError):
+                raise row
+            check_names(row, place)
+        except RowError as error:
+            first, count = first or error, count + 1
+            continue
+        return row
+    if first is None:
+        raise InputError("there are no rows in the data")
+    raise InputError(f"none of the {count:,} rows can be read; the first: {first}")

@@ -54,12 +54,17 @@ def content_hash(row: Row, source: str = "row") -> str:
     Every field counts, their order does not. Of an image its bytes count, not where they are.
 
     Raises:
-        RowError: the row holds something that JSON has no form for.
+        RowError: the row holds something that JSON has no form for, or half a surrogate pair.
     """
     try:
         text = json.dumps(bare(row), sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise RowError(source, f"cannot be kept as JSON ({error})") from None
+    if "\\ud" in text:  # so JSON writes a surrogate, also one of a whole pair
+        for name, value in row.items():
+            _check_text(name, f"the name of field {name!r}", source)
+            whole = json.dumps(bare(value), ensure_ascii=False)
+            _check_text(whole, f"field {name!r}", source)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -71,8 +76,10 @@ def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
 
     Raises:
         InputError: the template for prompts cannot be read.
-        RowError: a field is missing, holds no text, or the scored text is empty.
+        RowError: a field is missing, holds no text or has no text as name, or the scored text is
+            empty.
     """
+    check_names(row, source)
     if config.label_field is not None:
         label_of(row, source, config.label_field)
     if config.text_field is not None:
@@ -86,6 +93,18 @@ def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
         return before, plain_text(messages[last[-1]])
     prompt = _prompt(row, source, config)
     return prompt, _text(row, config.response_field, source, may_be_empty=False)
+
+
+def check_names(row: Row, source: str) -> None:
+    """Nothing, if the names of a row's fields are text, as they are in every file.
+
+    Raises:
+        RowError: one is not.
+    """
+    for name in row:
+        if not isinstance(name, str):
+            kind = type(name).__name__
+            raise RowError(source, f"the name of a field is text, but {name!r} is {kind}")
 
 
 def label_of(row: Row, source: str, field: str) -> str | int:
@@ -124,11 +143,18 @@ def _text(row: Row, field: str, source: str, *, may_be_empty: bool) -> str:
         raise RowError(source, f"field {field!r} is {type(value).__name__}, not text")
     if not may_be_empty and not value:
         raise RowError(source, f"field {field!r} is empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise RowError(source, f"field {field!r} holds half a surrogate pair, not text") from None
+    _check_text(value, f"field {field!r}", source)
     return value
+
+
+def _check_text(text: str, what: str, source: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # Python makes these of bytes that are not UTF-8, such as in a command's arguments.
+        byte = "\udc80" <= text[error.start] <= "\udcff"
+        wrong = "is not UTF-8 text" if byte else "holds half a surrogate pair, not text"
+        raise RowError(source, f"{what} {wrong}") from None
 
 
 def conversation_of(row: Row, source: str, config: FormatConfig) -> list[Message]:
@@ -286,7 +312,7 @@ class Formatter:
             )
         return Sample(
             key=key_of(row, source, self._config),
-            content_hash=content_hash(row),
+            content_hash=content_hash(row, source),
             row=row,
             input_ids=tokens.ids,
             scored=tokens.scored,

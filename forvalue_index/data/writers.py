@@ -126,11 +126,11 @@ def _parquet(part: Path, rows: Iterable[Row]) -> int:
         for page in _pages(_again(spool)):
             for name, known in types.items():
                 types[name] = _common_type(known, [row.get(name) for row in page])
-        schema = pa.schema([(name, kind or pa.string()) for name, kind in types.items()])
+        schema = pa.schema([(_utf8(name), kind or pa.string()) for name, kind in types.items()])
         with ParquetWriter(part, schema) as writer:
             for page in _pages(_again(spool)):
                 values = {
-                    name: [row.get(name) if kind else _json_text(row.get(name)) for row in page]
+                    _utf8(name): [row.get(name) if kind else _text(row.get(name)) for row in page]
                     for name, kind in types.items()
                 }
                 writer.write_table(pa.table(values, schema))
@@ -169,6 +169,16 @@ def _pages(rows: Iterator[Row]) -> Iterator[list[Row]]:
 
 def _json_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def _text(value: Any) -> str | None:
+    text = _json_text(value)
+    return text and _utf8(text)
+
+
+def _utf8(text: str) -> str:
+    # As in CSV.
+    return text.encode(errors="replace").decode()
 
 
 _WRITERS: dict[str, Callable[[Path, Iterable[Row]], int]] = {
