@@ -262,6 +262,17 @@ def test_every_row_has_its_reasons(index: InfluenceIndex) -> None:
     assert re.search(r"disagrees with trusted rows that have similar prompts", every)
 
 
+def test_a_row_without_a_reason_is_no_suspect(index: InfluenceIndex) -> None:
+    found = audit(index)
+    suspects = [row for row in review(index, found, len(found.ids)) if row["kind"] == "suspect"]
+    assert all(row["reasons"] for row in suspects)
+    assert 0 < len(suspects) < len(found.ids) / 2
+    first = review(index, found, 3)
+    assert [row["id"] for row in first if row["kind"] == "suspect"] == [
+        row["id"] for row in suspects if row["suspicion"] >= np.sort(found.scores["suspicion"])[-3]
+    ]
+
+
 def test_the_page_shows_hostile_rows_as_text(index: InfluenceIndex) -> None:
     rows = review(index, audit(index), 99)
     html = page(rows, index.config.format, "<b>83</b> rows")
