@@ -27,7 +27,38 @@ from chat_templates import (
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatting import Formatter
 from forvalue_index.errors import RowError
-from forvalue_index.records import Row
+from forvalue_index.records import Row, Sample
+
+ZEPHYR = """\
+{%- for message in messages %}
+{{- '<|' + message.role + '|>\\n' + message.content + eos_token + '\\n' }}
+{%- if loop.last and add_generation_prompt %}
+{{- '<|assistant|>\\n' }}
+{%- endif %}
+{%- endfor %}"""
+
+PLAIN = """\
+{%- for message in messages %}
+{{- '### ' + message.role + ':\\n' + message.content }}
+{{- message.tool_calls | tojson if message.tool_calls else '' }}
+{{- '\\n' }}
+{%- endfor %}"""
+
+THINKING = """\
+{%- for message in messages %}
+{{- '### ' + message.role + ':\\n' }}
+{%- if message.role == 'assistant' and '<think>' not in message.content %}
+{{- '<think>' + (message.reasoning or '') + '</think>' }}
+{%- endif %}
+{{- message.content + eos_token }}
+{%- endfor %}"""
+
+HARMONY = """\
+{%- for message in messages %}
+{{- '<|' + message.role + '|>' + ('final:' if message.role == 'assistant' else '') }}
+{{- message.content + eos_token }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|assistant|>' }}{%- endif %}"""
 
 HEAD, END = "<|start_header_id|>", "<|end_header_id|>\n\n"
 
@@ -140,6 +171,70 @@ def test_marks_and_differences_agree() -> None:
     marks = sample(QWEN25_MARKED, chat("s: Be.", "u: Hi", "a: Yo", "u: And?", "a: No."))
     assert (plain.input_ids == marks.input_ids).all()
     assert (plain.scored == marks.scored).all()
+
+
+# -- templates that ask for an answer without a header -----------------------------------------
+
+
+def answers_of(made: Sample) -> list[str]:
+    return re.findall("⟦(.*?)⟧", marked(made), re.DOTALL)
+
+
+def test_an_opening_turn_whose_header_was_never_asked_for() -> None:
+    opened = chat("a: Welcome!", "u: Hi", "a: Yo")
+    assert marked(sample(ZEPHYR, opened)) == (
+        "<|assistant|>\n⟦Welcome!</s>⟧\n<|user|>\nHi</s>\n<|assistant|>\n⟦Yo</s>⟧\n"
+    )
+    assert answers_of(sample(ZEPHYR, opened, eos=False)) == ["Welcome!", "Yo"]
+    assert answers_of(sample(ZEPHYR, chat("u: Hi", "a: Yo", "a: Yo"))) == ["Yo</s>", "Yo</s>"]
+
+
+@pytest.mark.parametrize(
+    "said", ["yes", " yes\n", "assistant", "### assistant:\nyes", "#", "a", " ", "<think>", "Qx7Z"]
+)
+@pytest.mark.parametrize("settings", [{}, {"last_turn": True}])
+def test_a_template_that_does_not_listen_when_it_is_asked(
+    said: str, settings: dict[str, Any]
+) -> None:
+    told = chat("u: Hi", "a: No.", "u: And?", "a: " + said)
+    expected = [said + "\n"] if settings else ["No.\n", said + "\n"]
+    assert answers_of(sample(PLAIN, told, **settings)) == expected
+    trimming = PLAIN.replace("message.content", "message.content | trim")
+    assert answers_of(sample(trimming, told, **settings))[-1] == said.strip() + "\n"
+
+
+def test_calls_and_reasoning_behind_a_header_that_is_not_asked_for() -> None:
+    called = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}
+    told = [*chat("u: Hi"), called, *chat("t: 42", "a: It is 42.")]
+    assert answers_of(sample(PLAIN, told)) == ['[{"name": "f"}]\n', "It is 42.\n"]
+    # What the template writes by itself before any answer is no answer.
+    assert answers_of(sample(THINKING, TWO)) == ["Yo</s>", "No.</s>"]
+
+
+def test_what_cannot_be_told_from_the_header_is_refused() -> None:
+    reasoned = {"role": "assistant", "content": "Yo", "reasoning": "hm"}
+    twice = "{% for m in messages %}{{ m.role + m.content + '|' + m.content }}{% endfor %}"
+    shouting = PLAIN.replace("message.content", "message.content | upper")
+    fickle = PLAIN.replace("':\\n'", "message.content | length | string + ':\\n'")
+    for template, messages in (
+        (THINKING, [*chat("u: Hi"), reasoned]),
+        (THINKING, chat("u: Hi", "a: <think>hm</think>Yo")),
+        (twice, chat("u: Hi", "a: Yo")),
+        (shouting, chat("u: Hi", "a: Yo")),
+        (fickle, chat("u: Hi", "a: Yo")),
+    ):
+        with pytest.raises(RowError, match="f:1: the chat template writes no header when it asks"):
+            sample(template, messages)
+
+
+def test_what_follows_a_header_that_is_asked_for_is_the_answer() -> None:
+    """Reasoning, channels and calls are what a model says behind the header."""
+    assert answers_of(sample(HARMONY, TWO)) == ["final:Yo</s>", "final:No.</s>"]
+    called = {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}
+    calling = MISTRAL.replace(
+        "eos_token", "(message.tool_calls | default([]) | tojson) + eos_token"
+    )
+    assert answers_of(sample(calling, [*chat("u: Hi"), called])) == [' [{"name": "f"}]</s>']
 
 
 # -- templates that write a turn in more than one way ------------------------------------------

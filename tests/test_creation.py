@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import resource
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from indexes import SETTINGS, every
+from indexes import KEYED, SETTINGS, every
 
-from forvalue_index import InfluenceIndex
+from forvalue_index import InfluenceIndex, VectorConfig
 from forvalue_index.directory import is_index
-from forvalue_index.errors import ForvalueError, IndexMissingError
+from forvalue_index.errors import ForvalueError, IndexMissingError, StorageError
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Row
 
@@ -47,6 +55,51 @@ def test_a_build_that_fails_leaves_nothing(
             )
         assert not (tmp_path / "i").exists()
     InfluenceIndex.build(tmp_path / "i", rows, lm, catalog=database, **SETTINGS)[0].close()
+
+
+@contextmanager
+def no_file_over(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes meanwhile, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_build_without_room_for_what_it_fits_from_says_so_and_leaves_nothing(
+    tmp_path: Path, rows: list[Row], lm: LanguageModel
+) -> None:
+    wide: dict[str, Any] = {"format": KEYED, "vector": VectorConfig(dim=8, sketch_dim=1 << 14)}
+    with no_file_over(1 << 20), pytest.raises(StorageError) as error:
+        InfluenceIndex.build(tmp_path / "i", rows, lm, **wide)
+    said = re.fullmatch(
+        rf"{tempfile.gettempdir()} has no room for the ([\d,]+) bytes that fitting keeps there "
+        r"\(File too large\): set TMPDIR to a folder with room and run the command again",
+        str(error.value),
+    )
+    assert said and not (tmp_path / "i").exists()
+    with no_file_over(int(said[1].replace(",", ""))):
+        InfluenceIndex.build(tmp_path / "i", rows, lm, **wide)[0].close()
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system takes no blocks ahead")
+def test_all_that_fitting_needs_is_taken_before_the_model_runs(
+    tmp_path: Path, rows: list[Row], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write to a page without a block behind it would kill the process."""
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def stop(stage: str, *_: int) -> None:
+        assert stage == "reading"
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StorageError, match=r"\(No space left on device\): set TMPDIR to a folder"):
+        InfluenceIndex.build(tmp_path / "i", rows, lm, progress=stop, **SETTINGS)
+    assert not (tmp_path / "i").exists()
 
 
 def test_a_postgresql_index_is_opened_by_its_directory(

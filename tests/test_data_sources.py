@@ -16,6 +16,7 @@ import pytest
 from indexes import SMALL, exported
 from row_files import WRITERS, to_csv, to_folder, to_jsonl
 from test_cli import run
+from test_creation import no_file_over
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.data import hub
@@ -205,3 +206,18 @@ def test_the_command_line_reads_a_split(tmp_path: Path, model_dir: Path, rows: l
     assert len(run("query", *index, *data, "-k", 1, "--json").stdout.splitlines()) == 9
     result = run("evaluate", "fidelity", *index, *data, "--json")
     assert json.loads(result.stdout)["queries"] == 9
+
+
+@pytest.mark.parametrize("size", [5_000, 5_000_000])  # less than a buffer, and more
+def test_a_pipe_that_finds_no_room_is_one_line_that_says_what_to_do(
+    size: int, tmp_path: Path, model_dir: Path
+) -> None:
+    line = json.dumps({"prompt": "a", "response": "b" * size})
+    with no_file_over(4_000):
+        made = ("--index", tmp_path / "i", "--model", model_dir)
+        result = run("build", "-", *made, stdin=line)
+    said = " ".join(result.stderr.split())
+    assert result.exit_code == 1 and "Traceback" not in said
+    assert "data that comes through a pipe cannot be kept in /" in said
+    assert "(File too large): set TMPDIR to a folder with room and run the command again" in said
+    assert not (tmp_path / "i").exists()

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from indexes import SETTINGS, changed, every
+from test_creation import no_file_over
 
 from forvalue_index import InfluenceIndex
-from forvalue_index.errors import InputError, StorageError
+from forvalue_index.errors import CorruptIndexError, InputError, StorageError
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Row
 
@@ -107,3 +108,46 @@ def test_a_reader_sees_what_the_owner_writes(
         with pytest.raises(InputError, match="row-4"):
             reader.get("row-4")
         reader.close()
+
+
+def test_an_index_is_read_and_not_written_where_there_is_no_room(
+    owned: InfluenceIndex, rows: list[Row], lm: LanguageModel
+) -> None:
+    """SQLite has no room for the index of its log, though there is nothing in the log."""
+    expected, directory = every(owned, rows[0]), owned.directory
+    owned.close()
+    with no_file_over(1000), InfluenceIndex.open(directory, model=lm) as index:
+        assert every(index, rows[0]) == expected
+        assert len(list(index.rows())) == len(index) == 20
+        assert index.verify() == []
+        with pytest.raises(StorageError, match=r"catalog\.db cannot be written .* make room and"):
+            index.remove(["row-3"])
+        reader = InfluenceIndex.open(directory, model=lm)
+    assert (directory / "catalog.db-wal").stat().st_size == 0  # is left, and bars nobody
+    close_to_others(directory)
+    with somebody_else(), InfluenceIndex.open(directory, model=lm) as other:
+        assert every(other, rows[0]) == expected
+    open_to_owner(directory)
+    with reader:  # there is room again
+        assert reader.remove(["row-3"]) == 1
+        assert len(reader) == 19
+
+
+def test_no_reader_without_room_passes_over_what_is_in_the_log(
+    owned: InfluenceIndex, tmp_path: Path
+) -> None:
+    owned.remove(["row-3"])
+    copy = tmp_path / "copy"
+    shutil.copytree(owned.directory, copy, ignore=shutil.ignore_patterns("*-shm"))
+    assert (copy / "catalog.db-wal").stat().st_size
+    with no_file_over(1000), pytest.raises(StorageError, match=r"catalog\.db cannot be written"):
+        InfluenceIndex.open(copy)
+    with InfluenceIndex.open(copy) as index:
+        assert len(index) == 19
+
+
+def test_a_catalogue_that_is_damaged_is_not_one_without_room(owned: InfluenceIndex) -> None:
+    owned.close()
+    (owned.directory / "catalog.db").write_bytes(b"no database at all" * 1000)
+    with no_file_over(1000), pytest.raises(CorruptIndexError, match="cannot be read"):
+        InfluenceIndex.open(owned.directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from indexes import KEYED, SMALL, exported
 from test_cli import run
+from test_creation import no_file_over
 
 from forvalue_index import InfluenceIndex, VectorConfig
+from forvalue_index.data.checking import Rejects
 from forvalue_index.data.formatting import Formatter
-from forvalue_index.errors import InputError, KeyConflictError, RowError
+from forvalue_index.errors import InputError, KeyConflictError, RowError, StorageError
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Row, Sample
 
@@ -177,3 +180,26 @@ def test_the_command_line_skips_and_counts(
         and f"4 rejected (see {tmp_path / 'i' / 'rejects.jsonl'})" in said
     )
     assert "4 rejected" in run("add", path, *index, "--on-error", "skip").stderr
+
+
+@pytest.mark.parametrize("size", [10, 100_000])  # what is written at the end, and at once
+def test_notes_that_find_no_room_are_an_error_that_says_what_to_do(
+    size: int, tmp_path: Path
+) -> None:
+    reason = r"rows that cannot be used cannot be kept in /.* \(File too large\): set TMPDIR to a"
+    with (
+        no_file_over(20),
+        pytest.raises(StorageError, match=reason),
+        Rejects("skip") as rejects,
+    ):
+        rejects.add(RowError("row 1", "no"), {"text": "x" * size})
+        rejects.save(tmp_path / "rejects.jsonl")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_folder_for_notes_is_an_error_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(StorageError, match=r"gone \(No such file or directory\): set TMPDIR"):
+        Rejects("skip")

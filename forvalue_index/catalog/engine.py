@@ -27,8 +27,10 @@ from forvalue_index.errors import (
 )
 
 BUSY_SECONDS = 30  # how long to wait for another process's transaction
+LOG_INDEX_BYTES = 32768  # the least that SQLite's index of a write-ahead log has
 
-_NO_ROOM = "database or disk is full", "disk I/O error", "No space left", "readonly database"
+_NO_ROOM = "database or disk is full", "disk I/O error", "No space left"
+_UNWRITTEN = *_NO_ROOM, "readonly database"
 _WRITES = (
     "forvalue_writes"  # execution option: whether this transaction writes; None: there is none
 )
@@ -94,9 +96,46 @@ def _connect(file: Path) -> sqlite3.Connection:
     Where there is a write-ahead log, its owner has the database open, and SQLite looks into both.
     Where there is none, SQLite would make one, and is told that nothing changes meanwhile.
     """
-    how = "mode=ro" if file.with_name(f"{file.name}-wal").exists() else "immutable=1"
+    return _connect_as(file, "immutable=1" if _idle(file) else "mode=ro")
+
+
+def _connect_as(file: Path, how: str) -> sqlite3.Connection:
     uri = f"{file.absolute().as_uri()}?{how}"
     return sqlite3.connect(uri, uri=True, check_same_thread=False)
+
+
+def _idle(file: Path) -> bool:
+    """Whether nobody has a database open, and all of it is in its file.
+
+    Where a full disk kept SQLite from opening it, an empty log is left, and too short an index.
+    """
+    log, index = (file.with_name(file.name + ending) for ending in ("-wal", "-shm"))
+    return not _size(log) and (_size(index) < LOG_INDEX_BYTES or not log.exists())
+
+
+def _size(file: Path) -> int:
+    """Returns how many bytes a file has: 0 if it is not there."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _connected_for_reading(engine: Engine) -> Connection:
+    """A connection to read with, also where a full disk has no room for an index of the log."""
+    try:
+        return engine.connect()
+    except DBAPIError as error:
+        file = Path(str(engine.url.database))
+        full = any(word in str(error.orig) for word in _NO_ROOM)
+        if engine.name != "sqlite" or not full or not _idle(file):
+            raise
+    # For this one transaction: the next may find room, and what others wrote.
+    alone = create_engine(
+        engine.url, creator=lambda: _connect_as(file, "immutable=1"), poolclass=NullPool
+    )
+    _set_up_sqlite(alone, foreign_keys=True, shared=True)
+    return alone.connect()
 
 
 def _set_up_sqlite(engine: Engine, foreign_keys: bool, shared: bool) -> None:
@@ -136,7 +175,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
     options = {"isolation_level": "REPEATABLE READ"} if engine.name == "postgresql" else {}
     with (
         _translated(engine),
-        engine.connect().execution_options(**options) as connection,
+        _connected_for_reading(engine).execution_options(**options) as connection,
         connection.begin(),
     ):
         yield connection
@@ -179,7 +218,7 @@ def _translated(engine: Engine) -> Iterator[None]:
             raise CorruptIndexError(
                 f"{place} cannot be read ({reason}): restore it from a copy, or build again"
             ) from error
-        if any(word in reason for word in _NO_ROOM):
+        if any(word in reason for word in _UNWRITTEN):
             raise StorageError(
                 f"{place} cannot be written ({reason}): nothing of this step was committed; make "
                 "room and run the command again"

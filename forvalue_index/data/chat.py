@@ -4,8 +4,9 @@
 
 Where the template marks the assistant's parts ({% generation %}), its marks are the spans. Where it
 does not, a turn is what the text up to it, with the header that asks for an answer, lacks of the
-text that includes it; both must be the beginning of the whole text, or the row is refused. Knows no
-token ids.
+text that includes it; both must be the beginning of the whole text, or the row is refused. Where
+the template asks without a header, the header is what stands before any other answer as well. Knows
+no token ids.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ ROLES = {
     "observation": "tool",
 }
 """What ShareGPT calls the roles; others are called the same."""
+
+PROBE = "Qx7Zk"
+"""An answer that no template writes by itself, to see what stands before an answer."""
 
 TODAY = date(2024, 7, 26)
 """The day that a template is told when it asks: vectors of two days must meet."""
@@ -216,7 +220,8 @@ class ChatTemplate:
         before, _ = self._write(messages[:i], source, tools, ask=True)
         after, _ = self._write(messages[: i + 1], source, tools)
         if whole.startswith(after) and after.startswith(before):
-            return len(before), self._trimmed(whole, len(before), len(after))
+            start = len(before) + self._header(messages, i, before, after, source, tools)
+            return start, self._trimmed(whole, start, len(after))
         # The template writes the turn in another way once others follow, or begins it otherwise
         # than it asks for it (reasoning that is left out): then what the message says must stand
         # right behind its header, with a special token right behind it.
@@ -232,6 +237,52 @@ class ChatTemplate:
                 if way and whole.startswith(way, start) and end is not None:
                     return start, end.end()
         raise RowError(source, _unclear(i))
+
+    def _header(
+        self,
+        messages: Sequence[Message],
+        i: int,
+        before: str,
+        after: str,
+        source: str,
+        tools: list[Any] | None,
+    ) -> int:
+        """Returns how long the header of turn i is that `after` has, and `before` has not yet.
+
+        It is 0 where the template writes the header when it asks for an answer: what follows then
+        is what a model would say, reasoning and marks of tools included.
+
+        Raises:
+            RowError: there is one, and the message does not stand right behind it.
+        """
+        added, message = after[len(before) :], messages[i]
+        ways = [way for way in _ways_of_saying(plain_text(message)) if way.strip()]
+        if any(added.lstrip().startswith(way) and added.count(way) == 1 for way in ways):
+            return 0
+        unasked, _ = self._write(messages[:i], source, tools)
+        if before[_common(before, unasked) :].strip():
+            return 0
+        is_text = isinstance(message["content"], str)
+        content = PROBE if is_text else [{"type": "text", "text": PROBE}]
+        probe = {"role": message["role"], "content": content}
+        refused = RowError(source, _unmarked(i))
+        try:
+            other, _ = self._write([*messages[:i], probe], source, tools)
+        except RowError:  # such an answer may not follow, where a call may
+            raise refused from None
+        header, *rest = other[len(before) :].split(PROBE)
+        if not other.startswith(before) or len(rest) != 1:
+            raise refused
+        if not header.strip():
+            return 0
+        behind = added[len(header) :].lstrip()
+        # What is written of calls, and of reasoning in a field of its own, is not known.
+        known = ways and set(message) == {"role", "content"}
+        if not added.startswith(header) or (
+            known and not any(behind.startswith(way.lstrip()) for way in ways)
+        ):
+            raise refused
+        return len(header)
 
     def _end_before(
         self,
@@ -279,6 +330,14 @@ def _unclear(i: int) -> str:
         f"the chat template does not write message {i} as it writes it at the end of a "
         "conversation, so what the assistant says there cannot be told with certainty: use "
         "--last-turn, or a template with {% generation %} marks (--chat-template FILE)"
+    )
+
+
+def _unmarked(i: int) -> str:
+    return (
+        "the chat template writes no header when it asks for an answer, and what the assistant "
+        f"says in message {i} cannot be told with certainty from the header there: use a template "
+        "with {% generation %} marks (--chat-template FILE)"
     )
 
 

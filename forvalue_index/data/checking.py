@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +19,24 @@ from types import TracebackType
 from forvalue_index.config import ON_ERROR, FormatConfig
 from forvalue_index.data.formatting import content_hash, key_of, texts_of
 from forvalue_index.data.rows import Rows
-from forvalue_index.errors import InputError, KeyConflictError, RowError
+from forvalue_index.errors import InputError, KeyConflictError, RowError, StorageError
 from forvalue_index.records import Row
 
+_REJECTED = "rows that cannot be used"
 _PLACE = re.compile(r"(?:(?P<file>.*):)?(?:row )?(?P<number>\d+)", re.DOTALL)
+
+
+@contextmanager
+def keeping(what: str) -> Iterator[None]:
+    """Turns the system's refusal to keep a temporary file into this package's words."""
+    try:
+        yield
+    except OSError as error:
+        folder = tempfile.tempdir or "the folder for temporary files"
+        raise StorageError(
+            f"{what} cannot be kept in {folder} ({error.strerror or error}): set TMPDIR to a "
+            "folder with room and run the command again"
+        ) from error
 
 
 class Rejects:
@@ -36,7 +51,8 @@ class Rejects:
         self.skip = on_error == "skip"
         self.first: RowError | None = None
         self._places: set[str] = set()
-        self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115 (closed at the end of the block)
+        with keeping(_REJECTED):
+            self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115 (closed with the block)
 
     def __enter__(self) -> Rejects:
         return self
@@ -47,7 +63,8 @@ class Rejects:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what is left to write finds no room
+            self._file.close()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -60,6 +77,7 @@ class Rejects:
 
         Raises:
             RowError: `error`, if rows are not to be skipped.
+            StorageError: there is no room for the note.
         """
         if not self.skip:
             raise error
@@ -70,20 +88,23 @@ class Rejects:
         found = _PLACE.fullmatch(error.source)
         assert found is not None
         note = {"file": found["file"], "line": int(found["number"]), "reason": error.reason}
-        self._file.write(_json(note | {"row": row}) or json.dumps(note).encode())
-        self._file.write(b"\n")
+        with keeping(_REJECTED):
+            self._file.write(_json(note | {"row": row}) or json.dumps(note).encode())
+            self._file.write(b"\n")
 
     def save(self, path: Path) -> None:
         """Writes the notes to a file, JSON Lines; removes an older one when there are none.
 
         Raises:
             OSError: the file cannot be written.
+            StorageError: there is no room for the notes.
         """
         if not len(self):
             path.unlink(missing_ok=True)
             return
         temporary = path.with_name(path.name + ".tmp")
-        self._file.seek(0)
+        with keeping(_REJECTED):
+            self._file.seek(0)
         with temporary.open("wb") as file:
             shutil.copyfileobj(self._file, file)
         temporary.replace(path)

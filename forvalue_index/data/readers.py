@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import glob
 import re
-import shutil
 import sys
 import tempfile
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
+from forvalue_index.data.checking import keeping
 from forvalue_index.data.hub import choose_split, is_dataset, load_folder, load_hub
 from forvalue_index.data.rows import Outcome, Rows
 from forvalue_index.data.tables import (
@@ -48,6 +49,7 @@ TEXT = {
 }
 TABLES = {".parquet": parquet_rows, ".arrow": arrow_rows, ".feather": arrow_rows}
 PACKED = (".gz", ".zst")
+PIECE = 1 << 20  # bytes of a pipe that are copied at a time
 
 _Read = Callable[[], Iterator[Outcome]]
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -70,6 +72,7 @@ def open_rows(
 
     Raises:
         InputError: a file does not exist or is of no known kind, or a split is to be chosen.
+        StorageError: there is no room for what comes through a pipe.
         DependencyError: a package that reads such files is not installed.
     """
     if isinstance(data, Rows):
@@ -125,6 +128,7 @@ class Sources(Rows):
     Raises:
         InputError: one does not exist, is given twice, or is of no known kind (at once), or
             cannot be read any further (while iterating).
+        StorageError: there is no room for what comes through a pipe.
     """
 
     def __init__(self, paths: Iterable[str | Path], split: str | None, subset: str | None) -> None:
@@ -156,10 +160,15 @@ class Sources(Rows):
         raise InputError(f"{name} does not exist")
 
     def _spool(self, stream: IO[bytes]) -> Path:
-        spool = tempfile.NamedTemporaryFile(suffix=".jsonl")  # noqa: SIM115 (lives as long as self)
-        weakref.finalize(self, spool.close)
-        shutil.copyfileobj(stream, spool)
-        spool.flush()
+        what = "data that comes through a pipe"
+        with keeping(what):
+            spool = tempfile.NamedTemporaryFile(suffix=".jsonl")  # noqa: SIM115 (as long as self)
+        weakref.finalize(self, _close, spool)
+        while piece := stream.read(PIECE):
+            with keeping(what):
+                spool.write(piece)
+        with keeping(what):
+            spool.flush()
         return Path(spool.name)
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -171,6 +180,12 @@ class Sources(Rows):
                 raise InputError(
                     f"{name} cannot be read ({one_line(error)}): is it complete?"
                 ) from None
+
+
+def _close(file: Any) -> None:
+    """Lets go of a temporary file, also where what is left to write finds no room."""
+    with suppress(OSError):
+        file.close()
 
 
 def _expand(name: str) -> list[str]:

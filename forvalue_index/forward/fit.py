@@ -7,13 +7,17 @@ numbers as some layers of the model have, so that every sample goes through the 
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from forvalue_index.config import VectorConfig
+from forvalue_index.errors import StorageError
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import LanguageModel
@@ -34,15 +38,14 @@ def fit_vectoriser(
 
     Raises:
         ModelError: the model gives NaN or infinity for a sample.
+        StorageError: there is no room for the sketches in the folder for temporary files.
     """
     encoder = Encoder(lm)
     first = _first(samples, TOKENS_PER_DIMENSION * lm.head.hidden)
     statistics, known = encoder.read(first)
     wide = Vectoriser.fit(config, statistics, [checkpoint.weight for checkpoint in lm.checkpoints])
     losses = np.zeros(len(samples))
-    with tempfile.TemporaryFile() as file:
-        shape = (len(samples), wide.dim)
-        sketches = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)  # [n, S], on disk
+    with _on_disk(len(samples), wide.dim) as sketches:  # [n, S]
         done = 0
         for batch in encoder.encode(samples, wide, known):
             for position, item in batch:
@@ -61,6 +64,31 @@ def fit_vectoriser(
                 )
             ]
     return vectoriser, encoded
+
+
+@contextmanager
+def _on_disk(n: int, width: int) -> Iterator[NDArray[np.float32]]:
+    """An array [n, width] in a temporary file, for a `with` block.
+
+    Raises:
+        StorageError: there is no room for it.
+    """
+    size = n * width * np.dtype(np.float32).itemsize
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile())
+            # A write to a mapped page that finds no room kills the process: take all of it first.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+        except OSError as error:
+            raise StorageError(
+                f"{tempfile.tempdir or 'the folder for temporary files'} has no room for the "
+                f"{size:,} bytes that fitting keeps there ({error.strerror or error}): set TMPDIR "
+                "to a folder with room and run the command again"
+            ) from error
+        yield np.memmap(file, dtype=np.float32, mode="r+", shape=(n, width))
 
 
 def _first(samples: Sequence[Sample], n_tokens: int) -> Sequence[Sample]:
