@@ -173,11 +173,31 @@ def test_marks_and_differences_agree() -> None:
     assert (plain.scored == marks.scored).all()
 
 
-# -- templates that ask for an answer without a header -----------------------------------------
-
-
 def answers_of(made: Sample) -> list[str]:
     return re.findall("⟦(.*?)⟧", marked(made), re.DOTALL)
+
+
+@pytest.mark.parametrize("template", [QWEN25, QWEN25_MARKED], ids=["differences", "marks"])
+def test_a_turn_of_weight_0_is_read_and_not_scored(template: str) -> None:
+    turns = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "first", "weight": 0},
+        {"role": "user", "content": "two"},
+        {"role": "assistant", "content": "second", "weight": 1},
+        {"role": "user", "content": "three"},
+        {"role": "assistant", "content": "third", "weight": 0},
+    ]
+    for last in (False, True):
+        assert "".join(answers_of(sample(template, turns, last_turn=last))) == "second<|im_end|>"
+    plain = [{name: turn[name] for name in ("role", "content")} for turn in turns]
+    assert list(sample(template, plain).input_ids) == list(sample(template, turns).input_ids)
+    with pytest.raises(RowError, match="the weight of message 1 is neither 0 nor 1"):
+        sample(template, [turns[0], turns[1] | {"weight": 0.5}])
+    with pytest.raises(RowError, match="nothing to score"):
+        sample(template, turns[:2])
+
+
+# -- templates that ask for an answer without a header -----------------------------------------
 
 
 def test_an_opening_turn_whose_header_was_never_asked_for() -> None:

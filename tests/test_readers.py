@@ -64,6 +64,24 @@ def test_rows_in_memory() -> None:
         list(open_rows([{"x": 1}, 2]))  # type: ignore[list-item]
 
 
+def test_a_data_frame_is_rows() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {
+            "prompt": ["a", "b"],
+            "response": [" c", None],
+            "n": pandas.array([1, None], dtype="Int64"),
+            "x": [0.5, float("nan")],
+            "day": pandas.to_datetime(["2024-07-26", None]),
+        }
+    )
+    first, second = (row for _, row in open_rows(frame))
+    assert first == {
+        "prompt": "a", "response": " c", "n": 1, "x": 0.5, "day": "2024-07-26T00:00:00",
+    }  # fmt: skip
+    assert second == {"prompt": "b", "response": None, "n": None, "x": None, "day": None}
+
+
 def test_values_of_a_program_get_their_form_in_json() -> None:
     row: dict[str, Any] = {
         "when": datetime.datetime(2024, 5, 6, 7, 8, tzinfo=datetime.UTC),

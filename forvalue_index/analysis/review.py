@@ -31,7 +31,9 @@ _PAGE = 1000  # rows in memory at a time
 def review(index: InfluenceIndex, found: Audit, top: int) -> list[Row]:
     """Returns the suspects and all rows that stand twice, the most suspicious first.
 
-    Suspects are those of the `top` most suspicious rows that have a reason. A row has id, key, suspicion, kind ("suspect", or what stands twice), reasons, twin (the key of
+    Suspects are those of the `top` most suspicious rows that have a reason.
+
+    A row has id, key, suspicion, kind ("suspect", or what stands twice), reasons, twin (the key of
     the other row), scores and the sample.
     """
     suspicion = found.scores["suspicion"]

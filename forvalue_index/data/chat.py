@@ -104,8 +104,21 @@ def answers(messages: Sequence[Message]) -> list[int]:
     return [
         i
         for i, message in enumerate(messages)
-        if message["role"] == "assistant" and (message["content"] or len(message) > 2)
+        if message["role"] == "assistant"
+        and (message["content"] or message.keys() - {"role", "content", "weight"})
     ]
+
+
+def _weighted(messages: Sequence[Message], turns: Sequence[int], source: str) -> list[int]:
+    """Returns those of the turns that count: the form of OpenAI gives the others a weight of 0.
+
+    Raises:
+        RowError: a weight is neither 0 nor 1.
+    """
+    for i in turns:
+        if messages[i].get("weight", 1) not in (0, 1):
+            raise RowError(source, f"the weight of message {i} is neither 0 nor 1")
+    return [i for i in turns if messages[i].get("weight", 1)]
 
 
 def plain_text(message: Message) -> str:
@@ -159,7 +172,9 @@ class ChatTemplate:
             RowError: the template refuses the messages, the assistant says nothing, or its turns
                 cannot be told from the rest with certainty.
         """
-        turns = answers(messages)
+        every = answers(messages)
+        turns = _weighted(messages, every, source)
+        silent = set(every) - set(turns)
         whole, marks = self._write(messages, source, tools)
         if self._config.score == "all":
             return Rendered(whole, [(0, len(whole))])
@@ -174,6 +189,10 @@ class ChatTemplate:
             if self._config.last_turn:
                 start = self._end_before(messages, turns[0], whole, source, tools)
             spans = [span for span in marks if start <= span[0] < span[1]]
+            for i in silent:
+                start = self._end_before(messages, i, whole, source, tools)
+                end = self._end_before(messages, i + 1, whole, source, tools)
+                spans = [span for span in spans if not start <= span[0] < end]
         spans = [self._with_end(whole, span) for span in spans]
         return Rendered(whole, [span for span in spans if span[0] < span[1]])
 
@@ -277,7 +296,7 @@ class ChatTemplate:
             return 0
         behind = added[len(header) :].lstrip()
         # What is written of calls, and of reasoning in a field of its own, is not known.
-        known = ways and set(message) == {"role", "content"}
+        known = ways and message.keys() <= {"role", "content", "weight"}
         if not added.startswith(header) or (
             known and not any(behind.startswith(way.lstrip()) for way in ways)
         ):

@@ -37,7 +37,7 @@ Data: TypeAlias = "Rows | str | Path | Row | Iterable[str | Path] | Iterable[Row
 """What a caller may give as data: a path, paths, a row, rows, or opened rows.
 
 A path may be a pattern ("train-*.parquet"), a folder that `save_to_disk` wrote, or the id of a
-data set on the hub; a `datasets.Dataset` is rows.
+data set on the hub; a `datasets.Dataset` and a `pandas.DataFrame` are rows.
 """
 
 TEXT = {
@@ -89,6 +89,9 @@ def _opened(data: Data, split: str | None, subset: str | None) -> Rows:
         return DatasetRows(choose_split(data, "the data set", split))
     if isinstance(data, dict):
         return MemoryRows([data])
+    if hasattr(data, "iloc"):  # a DataFrame of pandas, whose own kinds of nothing become None
+        frame: Any = data
+        return MemoryRows(frame.astype(object).where(frame.notna(), None).to_dict("records"))
     items: list[Any] = list(data)
     if items and all(isinstance(item, str | Path) for item in items):
         return Sources(items, split, subset)
