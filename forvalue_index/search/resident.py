@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # it takes a second to import, and only GPUs need it
 WORTH = 32
 """Queries from which it pays to copy all vectors to a GPU: a copy takes as long as many scans."""
 
-_SHARD = 2**30  # numbers in one piece of memory: 2 GiB, which are copied as it grows
+_PIECE = 2**30  # numbers in one piece of memory: 2 GiB, which are copied as it grows
 _SCRATCH = 3 * 2**30  # bytes to work with: the scores of some queries, and what FAISS takes
 _PRODUCTS = 2**28  # scores at a time: 1 GiB
 _MOST = 2048  # candidates that FAISS gives on a GPU
@@ -84,46 +84,75 @@ def gpus() -> list[Gpu]:
 
 
 class Rows:
-    """Vectors in float16 on a device, in the order in which they came."""
+    """Vectors in float16 on a device, under their ids."""
 
     def __init__(self, dim: int, device: torch.device) -> None:
         """None yet."""
+        self._dim = dim
+        self._device = device
+        self._pieces: list[Tensor] = []  # of memory; the last may have room for more
+        self._used = 0  # vectors in the last piece
+        self._ids: list[Ids] = [np.empty(0, np.int64)]
+
+    @property
+    def ids(self) -> Ids:
+        """The ids in the order in which they came, [n]."""
+        if len(self._ids) > 1:
+            self._ids = [np.concatenate(self._ids)]
+        return self._ids[0]
+
+    def __len__(self) -> int:
+        """Number of vectors."""
+        return len(self.ids)
+
+    def add(self, ids: Ids, halves: Halves) -> float:
+        """Takes vectors [n, dim]; returns the greatest length of one, up to float32 rounding."""
         import torch
 
-        self._memory = torch.empty(0, dim, dtype=torch.float16, device=device)
-        self._n = 0
-
-    def add(self, halves: Halves) -> float:
-        """Appends vectors [n, dim]; returns the greatest length of one, up to float32 rounding."""
-        import torch
-
-        start, (room, dim) = self._n, self._memory.shape
-        self._n += len(halves)
-        if self._n > room:
-            grown = self._memory.new_empty(max(self._n, min(2 * room, _SHARD // dim)), dim)
-            grown[:start] = self._memory[:start]
-            self._memory = grown
-        rows = self._memory[start : self._n]
+        if not self._pieces or (self._used + len(ids)) * self._dim > _PIECE:
+            self._pieces = [*self._filled(), self._new(len(ids))]
+            self._used = 0
+        start, room = self._used, len(self._pieces[-1])
+        self._used += len(ids)
+        if self._used > room:
+            grown = self._new(max(self._used, min(2 * room, _PIECE // self._dim)))
+            grown[:start] = self._pieces[-1][:start]
+            self._pieces[-1] = grown
+        rows = self._pieces[-1][start : self._used]
         rows.copy_(torch.from_numpy(halves))
+        self._ids.append(ids)
         return float(torch.linalg.vector_norm(rows.float(), dim=1).max())
 
-    def search(self, queries: Scores, k: int) -> tuple[Tensor, Tensor]:
-        """Scores and places of the k best, [q, k] float32 and int64, best first.
+    def search(self, queries: Scores, k: int) -> tuple[Scores, Ids, NDArray[np.float64]]:
+        """Scores and ids of the k best [q, min(k, n)], best first, and a bound for the others, [q].
 
-        A GPU need not be done when this returns. Queries [q, dim] are rounded to float16.
+        Queries [q, dim] are rounded to float16.
         """
         import torch
 
-        rows = self._memory[: self._n]
-        asked = torch.from_numpy(queries).to(rows.device).half()
-        if len(queries) >= MANY and _faiss_can(rows.device):
-            return _faiss_best(rows, asked, k)
-        step = max(1, _PRODUCTS // self._n)
-        found = [
-            _products(asked[start : start + step], rows).topk(k, dim=1)
-            for start in range(0, len(asked), step)
-        ]
-        return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+        k, pieces = min(k, len(self)), self._filled()
+        asked = torch.from_numpy(queries).to(self._device).half()
+        if len(queries) >= MANY and _faiss_can(self._device):
+            scores, places = _faiss_best(pieces, asked, k)
+        else:
+            step = max(1, _PRODUCTS // len(self))
+            found = [
+                torch.cat([_products(asked[i : i + step], piece) for piece in pieces], 1).topk(k)
+                for i in range(0, len(asked), step)
+            ]
+            scores = torch.cat([best.values for best in found]).cpu().numpy()
+            places = torch.cat([best.indices for best in found]).cpu().numpy()
+        others = scores[:, -1] if k < len(self) else np.full(len(queries), -np.inf)
+        return scores, np.where(places < 0, -1, self.ids[places]), others.astype(np.float64)
+
+    def _new(self, n: int) -> Tensor:
+        import torch
+
+        return torch.empty(n, self._dim, dtype=torch.float16, device=self._device)
+
+    def _filled(self) -> list[Tensor]:
+        """The pieces, the last without the room that is left."""
+        return [*self._pieces[:-1], *(piece[: self._used] for piece in self._pieces[-1:])]
 
 
 def _products(queries: Tensor, rows: Tensor) -> Tensor:
@@ -146,31 +175,33 @@ def _resources(device: torch.device) -> Any:
     return faiss().StandardGpuResources()
 
 
-def _faiss_best(rows: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """What `Rows.search` returns, by FAISS, of vectors in torch's memory."""
+def _faiss_best(pieces: Sequence[Tensor], queries: Tensor, k: int) -> tuple[Scores, Ids]:
+    """Scores and places of the k best [q, k], best first, by FAISS, of vectors in torch's memory.
+
+    The place of what FAISS does not find is -1.
+    """
     import torch
 
-    lib = faiss()
-    scores = np.empty((len(queries), k), np.float32)
-    places = np.empty((len(queries), k), np.int64)
-    asked = lib.GpuDistanceParams()
-    asked.metric, asked.k, asked.dims = lib.METRIC_INNER_PRODUCT, k, rows.shape[1]
-    asked.vectors, asked.numVectors = lib.cast_integer_to_void_ptr(rows.data_ptr()), len(rows)
-    asked.queries, asked.numQueries = lib.cast_integer_to_void_ptr(queries.data_ptr()), len(queries)
-    asked.vectorType = asked.queryType = lib.DistanceDataType_F16
-    asked.outDistances, asked.outIndices = lib.swig_ptr(scores), lib.swig_ptr(places)
-    asked.outIndicesType, asked.device = lib.IndicesDataType_I64, rows.device.index
-    torch.cuda.synchronize(rows.device)  # FAISS works in a stream of its own
-    lib.bfKnn(_resources(rows.device), asked)
-    return torch.from_numpy(scores), torch.from_numpy(places)
-
-
-@dataclass
-class _Shard:
-    """Vectors on a device, and their ids in their order."""
-
-    rows: Rows
-    ids: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+    lib, start = faiss(), 0
+    best = lib.ResultHeap(len(queries), k, keep_max=True)
+    torch.cuda.synchronize(queries.device)  # FAISS works in a stream of its own
+    for rows in pieces:
+        most = min(k, len(rows))
+        scores = np.empty((len(queries), most), np.float32)
+        places = np.empty((len(queries), most), np.int64)
+        asked = lib.GpuDistanceParams()
+        asked.metric, asked.k, asked.dims = lib.METRIC_INNER_PRODUCT, most, rows.shape[1]
+        asked.vectors, asked.numVectors = lib.cast_integer_to_void_ptr(rows.data_ptr()), len(rows)
+        asked.queries = lib.cast_integer_to_void_ptr(queries.data_ptr())
+        asked.numQueries = len(queries)
+        asked.vectorType = asked.queryType = lib.DistanceDataType_F16
+        asked.outDistances, asked.outIndices = lib.swig_ptr(scores), lib.swig_ptr(places)
+        asked.outIndicesType, asked.device = lib.IndicesDataType_I64, rows.device.index
+        lib.bfKnn(_resources(rows.device), asked)
+        best.add_result(scores, np.where(places < 0, -1, places + start))
+        start += len(rows)
+    best.finalize()
+    return best.D, best.I
 
 
 class Resident:
@@ -186,7 +217,7 @@ class Resident:
         self._dim = dim
         self._find = find
         self._devices: Sequence[Device] | None = None
-        self._shards: list[list[_Shard]] = []
+        self._rows: list[Rows] = []  # on each device
         self._covered: Ids | None = None  # all of these are on the devices
         self._longest = 0.0
         self._asked = 0
@@ -215,7 +246,7 @@ class Resident:
                 return None
             if self._devices is None:
                 self._devices = self._find()
-                self._shards = [[] for _ in self._devices]
+                self._rows = [device.new_rows(self._dim) for device in self._devices]
             if not self._devices:
                 return None
             try:
@@ -225,35 +256,35 @@ class Resident:
             except (MemoryError, RuntimeError) as error:  # raised where CUDA fails, too
                 reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
                 log.warning("searching on the CPU, for the GPUs cannot be used: %s", reason)
-                self._devices, self._shards = (), []
+                self._devices, self._rows = (), []
                 return None
 
     def _cover(self, devices: Sequence[Device], live: Ids, blocks: Blocks) -> None:
         """Copies to the devices what is not there yet."""
-        here = [shard.ids for shards in self._shards for shard in shards]
-        missing = np.setdiff1d(live, np.concatenate([np.empty(0, np.int64), *here]))
-        if sum(map(len, here)) > 2 * len(live):  # most of it was removed
-            self._shards, missing = [[] for _ in devices], live
+        missing = np.setdiff1d(live, np.concatenate([rows.ids for rows in self._rows]))
+        if sum(map(len, self._rows)) > 2 * len(live):  # most of it was removed
+            self._rows, missing = [device.new_rows(self._dim) for device in devices], live
         share = 2 * self._dim * -(-len(missing) // len(devices))
-        needed = share + min(share, 2 * _SHARD) + (0 if any(self._shards) else _SCRATCH)
+        needed = share + min(share, 2 * _PIECE) + (0 if any(map(len, self._rows)) else _SCRATCH)
         for device in devices if len(missing) else ():
             if (free := device.free()) < needed:
                 raise MemoryError(f"{needed:,} bytes of memory are needed, {free:,} are free")
         for ids, halves in blocks(missing):
-            self._add(devices, ids, halves)
+            longest = min(self._rows, key=len).add(ids, halves) * (1 + self._dim * 2.0**-23)
+            self._longest = float(np.maximum(self._longest, longest))  # NaN stays, bounds nothing
         self._covered = live
 
     def _best(self, queries: Scores, m: int, wanted: Ids) -> Proposal:
         lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
         # In float16, numbers beyond 65,504 would be infinite, and small ones nothing.
         units = (queries / np.maximum(lengths, 1e-300)[:, None]).astype(np.float32)
-        total = sum(len(shard.ids) for shards in self._shards for shard in shards)
-        fetched = min(_MOST, int(1.25 * m * total / len(wanted)) + 16)
-        if len(self._shards) == 1:
-            found = [_search(self._shards[0], units, fetched)]
+        full = [rows for rows in self._rows if len(rows)]
+        fetched = min(_MOST, int(1.25 * m * sum(map(len, full)) / len(wanted)) + 16)
+        if len(full) == 1:
+            found = [full[0].search(units, fetched)]
         else:
-            with ThreadPoolExecutor(len(self._shards)) as pool:
-                found = list(pool.map(lambda shards: _search(shards, units, fetched), self._shards))
+            with ThreadPoolExecutor(len(full)) as pool:
+                found = list(pool.map(lambda rows: rows.search(units, fetched), full))
         scores = np.concatenate([scores for scores, _, _ in found], axis=1)
         ids = np.concatenate([ids for _, ids, _ in found], axis=1)
         others = np.max([bound for _, _, bound in found], axis=0)
@@ -267,29 +298,3 @@ class Resident:
         # which cut off what they add up where a CPU rounds.
         rounding = 2.0**-11 + self._dim**0.5 * 2.0**-25 + self._dim * 2.0**-22
         return ids, others * lengths + slack(queries, self._longest, rounding)
-
-    def _add(self, devices: Sequence[Device], ids: Ids, halves: Halves) -> None:
-        shards = min(self._shards, key=lambda shards: sum(len(shard.ids) for shard in shards))
-        if not shards or (len(shards[-1].ids) + len(ids)) * self._dim > _SHARD:
-            device = next(d for d, s in zip(devices, self._shards, strict=True) if s is shards)
-            shards.append(_Shard(device.new_rows(self._dim)))
-        longest = shards[-1].rows.add(halves) * (1 + self._dim * 2.0**-23)
-        shards[-1].ids = np.concatenate([shards[-1].ids, ids])
-        self._longest = float(np.maximum(self._longest, longest))  # NaN stays, and bounds nothing
-
-
-def _search(
-    shards: list[_Shard], queries: Scores, m: int
-) -> tuple[Scores, Ids, NDArray[np.float64]]:
-    """Scores and ids of the m best of each shard, [q, all], and a bound for the others, [q]."""
-    begun = [shard.rows.search(queries, min(m, len(shard.ids))) for shard in shards]
-    every_score = [np.empty((len(queries), 0), np.float32)]
-    every_id = [np.empty((len(queries), 0), np.int64)]
-    bound = np.full(len(queries), -np.inf)
-    for shard, found in zip(shards, begun, strict=True):
-        scores, places = (part.cpu().numpy() for part in found)
-        every_score.append(scores)
-        every_id.append(np.where(places < 0, -1, shard.ids[places]))
-        if m < len(shard.ids):
-            bound = np.maximum(bound, scores[:, -1])
-    return np.concatenate(every_score, axis=1), np.concatenate(every_id, axis=1), bound
