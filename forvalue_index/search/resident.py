@@ -93,6 +93,7 @@ class Rows:
         self._pieces: list[Tensor] = []  # of memory; the last may have room for more
         self._used = 0  # vectors in the last piece
         self._ids: list[Ids] = [np.empty(0, np.int64)]
+        self._n = 0
 
     @property
     def ids(self) -> Ids:
@@ -103,7 +104,7 @@ class Rows:
 
     def __len__(self) -> int:
         """Number of vectors."""
-        return len(self.ids)
+        return self._n
 
     def add(self, ids: Ids, halves: Halves) -> float:
         """Takes vectors [n, dim]; returns the greatest length of one, up to float32 rounding."""
@@ -121,6 +122,7 @@ class Rows:
         rows = self._pieces[-1][start : self._used]
         rows.copy_(torch.from_numpy(halves))
         self._ids.append(ids)
+        self._n += len(ids)
         return float(torch.linalg.vector_norm(rows.float(), dim=1).max())
 
     def search(self, queries: Scores, k: int) -> tuple[Scores, Ids, NDArray[np.float64]]:
