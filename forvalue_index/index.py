@@ -199,6 +199,9 @@ class InfluenceIndex:
             try:
                 if names:
                     index.reader.move(names[0])
+                if not made:
+                    with index.store.lock():  # said before a model takes its time and memory
+                        pass
                 index.reader.load()  # also where no row is missing: it may be another model
                 report = adding.add(index.reader, rows, wanted, rejects, progress, devices=names)
                 return index, report

@@ -112,6 +112,21 @@ def test_checkpoints_add_up(folder: Path) -> None:
     np.testing.assert_allclose([item.loss for item in encoded], losses, rtol=1e-4)
 
 
+def test_a_first_build_reads_heads_with_their_adapters(tmp_path: Path) -> None:
+    save_model(tmp_path / "base", "llama", 0)
+    for seed, name in enumerate(["first", "second"], start=1):
+        model = adapted(seed, target_modules=[*LAYERS, "lm_head"])
+        model.save_pretrained(tmp_path / name, save_embedding_layers=False)
+    paths = tuple(str(tmp_path / name) for name in ("first", "second"))
+    lm = load_model(ModelConfig(str(tmp_path / "base"), adapters=paths), "cpu")
+    rows = check_heads.samples()
+    vectoriser, encoded = fit_vectoriser(lm, rows, SMALL, lambda done: None)
+    again = {i: item for batch in Encoder(lm).encode(rows, vectoriser) for i, item in batch}
+    for i, item in enumerate(encoded):
+        assert item.loss == pytest.approx(again[i].loss, rel=1e-5)
+        assert np.abs(item.vector - again[i].vector).max() < 1e-3 * np.abs(item.vector).max()
+
+
 def test_vectors_estimate_the_sum(folder: Path) -> None:
     """Between checkpoints there is nothing on average: the sketches are drawn apart."""
     rows = check_heads.samples()

@@ -25,7 +25,7 @@ from chat_templates import (
 )
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatting import Formatter
+from forvalue_index.data.formatting import Formatter, texts_of
 from forvalue_index.errors import RowError
 from forvalue_index.records import Row, Sample
 
@@ -195,6 +195,23 @@ def test_a_turn_of_weight_0_is_read_and_not_scored(template: str) -> None:
         sample(template, [turns[0], turns[1] | {"weight": 0.5}])
     with pytest.raises(RowError, match="nothing to score"):
         sample(template, turns[:2])
+    config = FormatConfig(messages_field="messages")
+    prompt, response = texts_of({"messages": turns}, "row 1", config)
+    assert response == "second" and "first" in prompt
+    with pytest.raises(RowError, match="nothing to score"):
+        texts_of({"messages": turns[:2]}, "row 1", config)
+
+
+def test_a_weight_changes_no_span() -> None:
+    turns: Any = chat("u: Hi", "a: <think>so</think>first", "u: And?", "a: No.")
+    weighed = [turn | {"weight": 1} if turn["role"] == "assistant" else turn for turn in turns]
+    assert marked(sample(QWEN3, weighed)) == marked(sample(QWEN3, turns))
+
+
+def test_an_answer_that_repeats_its_header_is_scored_alone() -> None:
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    made = sample(template, chat("u: Hi", "a: assistant: assistant"))
+    assert answers_of(made) == ["assistant: assistant\n"]
 
 
 # -- templates that ask for an answer without a header -----------------------------------------

@@ -18,6 +18,7 @@ from indexes import KEYED, SETTINGS, every
 from forvalue_index import InfluenceIndex, VectorConfig
 from forvalue_index.directory import is_index
 from forvalue_index.errors import ForvalueError, IndexMissingError, StorageError
+from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Row
 
@@ -93,12 +94,10 @@ def test_all_that_fitting_needs_is_taken_before_the_model_runs(
     def full(*_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def stop(stage: str, *_: int) -> None:
-        assert stage == "reading"
-
     monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(Encoder, "read", lambda *_: pytest.fail("it ran"))
     with pytest.raises(StorageError, match=r"\(No space left on device\): set TMPDIR to a folder"):
-        InfluenceIndex.build(tmp_path / "i", rows, lm, progress=stop, **SETTINGS)
+        InfluenceIndex.build(tmp_path / "i", rows, lm, **SETTINGS)
     assert not (tmp_path / "i").exists()
 
 

@@ -293,14 +293,16 @@ def rows_and_queries(device: torch.device, n: int) -> tuple[Rows, NDArray[np.flo
 def test_rows_grow_and_find_the_best(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
     monkeypatch.setattr(resident_module, "_PIECE", piece)
     rows, queries = rows_and_queries(torch.device("cpu"), 40)
-    every = queries @ vectors_of(N).astype(np.float16).astype(np.float32).T
+    vectors = vectors_of(N).astype(np.float16).astype(np.float64)
+    every = queries @ vectors.T
+    off = DIM * 2.0**-24 * np.outer(*(np.linalg.norm(some, axis=1) for some in (queries, vectors)))
     monkeypatch.setattr(resident_module, "_PRODUCTS", 7 * N)  # some queries at a time
     order = np.argsort(-every, axis=1)
     for k in (9, N):
         scores, ids, others = rows.search(queries, k)
         np.testing.assert_array_equal(ids[:, :9], order[:, :9] + 10)
-        wanted = np.take_along_axis(every, ids - 10, 1)
-        np.testing.assert_allclose(scores, wanted, rtol=1e-5, atol=1e-5)
+        wrong = np.abs(scores - np.take_along_axis(every, ids - 10, 1))
+        assert (wrong <= np.take_along_axis(off, ids - 10, 1)).all()
         if k < N:
             np.testing.assert_array_equal(others, scores[:, -1])
         else:
@@ -340,7 +342,7 @@ def test_faiss_is_given_the_same_memory_for_many(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     found = rows.search(queries, 600)  # more than the last piece has
     np.testing.assert_array_equal(found[1][:, :50], wanted[1][:, :50])
-    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-3)
     monkeypatch.setattr(Lib, "bfKnn", lambda *_: pytest.fail("it was asked"))
     few = rows.search(queries[:3], 9)
     np.testing.assert_array_equal(few[1], wanted[1][:3, :9])

@@ -180,7 +180,7 @@ def test_what_the_model_has_read_is_not_read_again(
 
     def encoded() -> np.ndarray:
         found = np.empty_like(expected)
-        for batch in encoder.encode(samples, vectoriser, known):
+        for batch in encoder.encode(samples, vectoriser, list(known)):
             for position, item in batch:
                 found[position] = item.vector
         return found
@@ -199,6 +199,36 @@ def test_what_the_model_has_read_is_not_read_again(
     sizes.clear()
     np.testing.assert_allclose(encoded(), expected, rtol=1e-4, atol=1e-4)
     assert sum(sizes) > read  # there was no room for what follows: the model reads them again
+
+
+def test_states_are_not_kept_where_there_is_no_room_for_them(
+    lm: LanguageModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, attempt, most = Encoder(lm, 64), Encoder._attempt, 3
+    budget = encoder.token_budget
+    kept: list[Any] = []
+    made = 0
+
+    def limited(self: Encoder, work: Any, batch: Any) -> Any:
+        nonlocal made
+        if len(kept) == most:
+            return None
+        made += 1
+        return attempt(self, work, batch)
+
+    each = Encoder._each
+
+    def spy(self: Encoder, *args: Any, spare: Any = None, **settings: Any) -> Any:
+        nonlocal kept
+        kept = spare
+        return each(self, *args, spare=spare, **settings)
+
+    monkeypatch.setattr(Encoder, "_each", spy)
+    monkeypatch.setattr(Encoder, "_attempt", limited)
+    (statistics,), known = encoder.read(samples)
+    assert statistics.n_tokens == sum(sample.n_scored for sample in samples)
+    assert 0 < len(known) <= most < made
+    assert encoder.token_budget == budget  # batches are as large as before
 
 
 def test_a_sample_that_does_not_fit_alone_is_a_clear_error(

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from indexes import SETTINGS, changed, every
+from sqlalchemy import text
 from test_creation import no_file_over
 
 from forvalue_index import InfluenceIndex
+from forvalue_index.catalog.engine import make_engine, reading
 from forvalue_index.errors import CorruptIndexError, InputError, StorageError
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Row
@@ -81,6 +83,24 @@ def test_a_reader_needs_no_right_to_write(
     open_to_owner(directory)
     with InfluenceIndex.open(directory, model=lm) as index:
         assert index.remove(["row-3"]) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+def test_what_is_written_during_a_read_without_locks_is_noticed(owned: InfluenceIndex) -> None:
+    directory = owned.directory
+    owned.close()
+    with somebody_else():
+        engine = make_engine(f"sqlite:///{directory / 'catalog.db'}")
+    with (
+        pytest.raises(CorruptIndexError, match="was written to while it was read"),
+        reading(engine) as connection,
+    ):
+        count = text("SELECT live FROM index_info")
+        assert connection.execute(count).scalar() == 20
+        with InfluenceIndex.open(directory) as other:
+            assert other.remove(["row-3"]) == 1
+    with reading(engine) as connection:
+        assert connection.execute(count).scalar() == 19
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")

@@ -99,9 +99,26 @@ def _connect(file: Path) -> sqlite3.Connection:
     return _connect_as(file, "immutable=1" if _idle(file) else "mode=ro")
 
 
+class _Unlocked(sqlite3.Connection):
+    """A connection that takes no locks, for SQLite was told that nothing changes meanwhile."""
+
+    stamp: tuple[int, int]  # of the file, before
+
+
 def _connect_as(file: Path, how: str) -> sqlite3.Connection:
     uri = f"{file.absolute().as_uri()}?{how}"
-    return sqlite3.connect(uri, uri=True, check_same_thread=False)
+    if how != "immutable=1":
+        return sqlite3.connect(uri, uri=True, check_same_thread=False)
+    stamp = _stamp(file)
+    made = sqlite3.connect(uri, uri=True, check_same_thread=False, factory=_Unlocked)
+    made.stamp = stamp
+    return made
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """Returns what changes with every write to a file."""
+    found = file.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def _idle(file: Path) -> bool:
@@ -178,7 +195,23 @@ def reading(engine: Engine) -> Iterator[Connection]:
         _connected_for_reading(engine).execution_options(**options) as connection,
         connection.begin(),
     ):
-        yield connection
+        try:
+            yield connection
+        finally:
+            _require_unchanged(engine, connection)
+
+
+def _require_unchanged(engine: Engine, connection: Connection) -> None:
+    """Makes sure that nothing was written to a file that was read without locks.
+
+    Raises:
+        CorruptIndexError: something was; what was read may be of two moments.
+    """
+    own = connection.connection.dbapi_connection
+    if isinstance(own, _Unlocked) and _stamp(Path(str(engine.url.database))) != own.stamp:
+        raise CorruptIndexError(
+            f"{place_of(engine)} was written to while it was read: run the command again"
+        )
 
 
 @contextmanager

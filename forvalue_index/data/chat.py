@@ -109,7 +109,7 @@ def answers(messages: Sequence[Message]) -> list[int]:
     ]
 
 
-def _weighted(messages: Sequence[Message], turns: Sequence[int], source: str) -> list[int]:
+def weighted(messages: Sequence[Message], turns: Sequence[int], source: str) -> list[int]:
     """Returns those of the turns that count: the form of OpenAI gives the others a weight of 0.
 
     Raises:
@@ -173,7 +173,7 @@ class ChatTemplate:
                 cannot be told from the rest with certainty.
         """
         every = answers(messages)
-        turns = _weighted(messages, every, source)
+        turns = weighted(messages, every, source)
         silent = set(every) - set(turns)
         whole, marks = self._write(messages, source, tools)
         if self._config.score == "all":
@@ -248,7 +248,7 @@ class ChatTemplate:
         said = messages[i]["content"]
         if (
             start >= self._end_before(messages, i, whole, source, tools)
-            and set(messages[i]) == {"role", "content"}
+            and messages[i].keys() - {"weight"} == {"role", "content"}
             and isinstance(said, str)
         ):
             for way in _ways_of_saying(said):
@@ -276,7 +276,8 @@ class ChatTemplate:
         """
         added, message = after[len(before) :], messages[i]
         ways = [way for way in _ways_of_saying(plain_text(message)) if way.strip()]
-        if any(added.lstrip().startswith(way) and added.count(way) == 1 for way in ways):
+        bare = added.lstrip()
+        if any(bare.startswith(way) and bare.find(way, 1) < 0 for way in ways):
             return 0
         unasked, _ = self._write(messages[:i], source, tools)
         if before[_common(before, unasked) :].strip():

@@ -24,6 +24,7 @@ from forvalue_index.data.chat import (
     messages_of,
     own_template,
     plain_text,
+    weighted,
 )
 from forvalue_index.data.images import (
     Vision,
@@ -86,7 +87,9 @@ def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
         return "", _text(row, config.text_field, source, may_be_empty=False)
     if config.messages_field is not None:
         messages = messages_of(row, source, config.messages_field)
-        last = [len(messages) - 1] if config.score == "all" else answers(messages)
+        last = [len(messages) - 1]
+        if config.score != "all":
+            last = weighted(messages, answers(messages), source)
         if not last:
             raise RowError(source, "no message of the assistant, so there is nothing to score")
         before = "\n".join(plain_text(message) for message in messages[: last[-1]])

@@ -54,6 +54,7 @@ NO_ROOM = (
     "can't allocate memory",
     "_ALLOC_FAILED",
     "CUDA error: out of memory",
+    "[CUDA]: out of memory",  # Triton's
 )
 """What is in the message of a RuntimeError that means that there is no memory."""
 
@@ -98,12 +99,15 @@ class Encoder:
         self._chunk = chunk
 
     def encode(
-        self, samples: Sequence[Sample], vectoriser: Vectoriser, known: Sequence[Reading] = ()
+        self,
+        samples: Sequence[Sample],
+        vectoriser: Vectoriser,
+        known: list[Reading] | None = None,
     ) -> Iterator[list[tuple[int, Encoded]]]:
         """Yields the vectors batch by batch, each with its sample's position in `samples`.
 
         A sample's vector depends on the sample alone, up to the rounding of the model's dtype.
-        `known` are batches of `samples` that the model has read already.
+        `known` are batches of `samples` that the model has read already; they are used up.
 
         Raises:
             ModelError: the model gives NaN or infinity for a sample, or one alone is too long for
@@ -114,6 +118,7 @@ class Encoder:
         def work(batch: Batch, states: Iterable[Tensor] | None = None) -> _Fetch:
             state, losses = vectoriser.zeros(len(batch.positions)), self._no_losses(batch)
             for number, hidden in enumerate(states or self._all_hidden(batch)):
+                self._lm.activate(number)  # an adapter may be the head's, too
                 groups = vectoriser.parts[number].groups
                 for tokens in self._chunks(batch, hidden, number, losses, room, groups):
                     vectoriser.update(state, tokens, number)
@@ -124,7 +129,8 @@ class Encoder:
 
         def each() -> Iterator[tuple[Batch, _Fetch]]:
             done: set[int] = set()
-            for reading in known:
+            while known:
+                reading = known.pop()
                 made = self._attempt(partial(work, states=reading.states), reading.batch)
                 if made is not None:
                     done.update(reading.batch.positions)
@@ -142,7 +148,8 @@ class Encoder:
     def read(self, samples: Sequence[Sample]) -> tuple[list[TokenStatistics], list[Reading]]:
         """Returns the statistics of all scored tokens, for each checkpoint, and what was read.
 
-        Memory: the states of all scored tokens, [n, d] for each checkpoint, in the model's dtype.
+        Memory: the states of all scored tokens, [n, d] for each checkpoint, in the model's dtype;
+        where there is no room for them, some are not returned.
 
         Raises:
             ModelError: as in `encode`.
@@ -161,12 +168,13 @@ class Encoder:
                 states.append(hidden)
             return found, losses, Reading(replace(batch, inputs={}), states)
 
-        total, readings = none_yet(), []
-        for batch, (found, losses, reading) in self._each(samples, work):
+        total, readings = none_yet(), list[Reading]()
+        for batch, (found, losses, reading) in self._each(samples, work, spare=readings):
             _require_finite(samples, batch, losses.cpu().numpy())
             for whole, part in zip(total, found, strict=True):
                 whole.add(part)
             readings.append(reading)
+            del reading
         return total, readings
 
     def factors(
@@ -272,10 +280,12 @@ class Encoder:
         work: Callable[[Batch], T],
         limit: int = sys.maxsize,
         done: Iterable[int] = (),
+        spare: list[Reading] | None = None,
     ) -> Iterator[tuple[Batch, T]]:
         """Yields batches of all samples that are not done, with what `work` makes of each.
 
-        A batch that does not fit into the memory is tried again in smaller ones.
+        A batch that does not fit into the memory is tried again without `spare`, or if nothing is
+        there, in smaller ones.
 
         Raises:
             ModelError: not even one sample fits.
@@ -288,7 +298,10 @@ class Encoder:
                 for batch in batches:
                     made = self._attempt(work, batch)
                     if made is None:
-                        self._shrink(samples, batch)
+                        if spare:
+                            spare.clear()
+                        else:
+                            self._shrink(samples, batch)
                         break
                     done.update(batch.positions)
                     yield made

@@ -42,11 +42,12 @@ def fit_vectoriser(
     """
     encoder = Encoder(lm)
     first = _first(samples, TOKENS_PER_DIMENSION * lm.head.hidden)
-    statistics, known = encoder.read(first)
-    wide = Vectoriser.fit(config, statistics, [checkpoint.weight for checkpoint in lm.checkpoints])
-    losses = np.zeros(len(samples))
-    with _on_disk(len(samples), wide.dim) as sketches:  # [n, S]
-        done = 0
+    weights = [checkpoint.weight for checkpoint in lm.checkpoints]
+    losses, done = np.zeros(len(samples)), 0
+    with _on_disk(len(samples), config.sketch_dim) as room:
+        statistics, known = encoder.read(first)
+        wide = Vectoriser.fit(config, statistics, weights)
+        sketches = room[:, : wide.dim]  # [n, S]
         for batch in encoder.encode(samples, wide, known):
             for position, item in batch:
                 sketches[position], losses[position] = item.vector, item.loss
