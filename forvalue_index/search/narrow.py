@@ -64,9 +64,9 @@ def best(
     asked, scale = _scaled(torch.from_numpy(queries))
     found = _Best(asked, m)
     cores = faiss().omp_get_max_threads()
-    shares = [parts[i::cores] for i in range(cores)]
+    left = iter(parts)  # whoever is done with one takes the next
     with _one_thread_each():
-        longest = threads(cores).map(lambda share: _compare(share, asked, table, found), shares)
+        longest = threads(cores).map(lambda _: _compare(left, asked, table, found), range(cores))
         most = max(longest) * (1 + queries.shape[1] * 2.0**-23)
     return (found.scores * scale[:, None]).numpy(), found.ids.numpy(), most
 
@@ -87,32 +87,32 @@ class _Best:
             self.ids = torch.cat([self.ids, ids], dim=1).gather(1, order)
 
 
-def _compare(parts: Iterable[Part], asked: Tensor, table: Scores | None, best: _Best) -> float:
-    """Adds to the best of some queries, scaled to 127; returns the greatest length of a vector."""
+def _compare(parts: Iterator[Part], asked: Tensor, table: Scores | None, best: _Best) -> float:
+    """Adds to the best of some queries, scaled to 127; returns the greatest length of a vector.
+
+    `parts` are taken by several threads.
+    """
     (count, dim), m = asked.shape, best.scores.shape[1]
     narrow, lost = _rounded(asked)
     lengths = 1.001 * _length(narrow.float())[:, None]
     # As far as float32 takes the scores, the scales and the lengths themselves off.
     rest = (1.001 * lost + (dim + 4) * 2.0**-22 * _length(asked))[:, None]
-    step = max(m, _NUMBERS // max(count, dim))
-    products = asked.new_empty(count, step)
+    room = _Room(count, dim, max(m, _NUMBERS // max(count, dim)))
     longest, tried, missed = 0.0, 0, 0
-    for part, ids, vectors in _blocks(parts, step, table):
+    for part, ids, vectors in _blocks(parts, room, table):
         whole = _length(vectors)
         if not torch.isfinite(whole).all():
             raise part.not_finite()
         longest = max(longest, float(whole.max()))
-        floor, some = best.scores[:, -1:], products[:, : len(ids)]
+        floor = best.scores[:, -1:]
         few = missed <= 1 + tried // 2 and bool(torch.isfinite(floor).all())
         if few:
-            units, unit = _scaled(vectors)
-            small, lost = _rounded(units)
+            products, lost, unit = room.products(narrow, vectors)
             # In units of both scales: how far a score may be above the floor.
-            some.copy_(torch._int_mm(narrow, small.T))
-            ends = torch.stack([whole, torch.ones_like(whole)]) / unit
-            some.addmm_(torch.cat([rest, -floor], dim=1), ends)
-            places = np.flatnonzero(some.numpy() >= (-lengths * lost.max()).numpy())
-            few = _DENSE * len(places) < some.numel()
+            # (A matrix product with so few columns takes four times as long.)
+            products.addcmul_(rest, whole / unit).addcmul_(-floor, 1 / unit)
+            places = np.flatnonzero(products.numpy() >= (-lengths * lost.max()).numpy())
+            few = _DENSE * len(places) < products.numel()
             tried, missed = tried + 1, missed + (not few)
         if few:
             row, column = map(torch.from_numpy, np.divmod(places, len(ids)))
@@ -121,6 +121,37 @@ def _compare(parts: Iterable[Part], asked: Tensor, table: Scores | None, best: _
             scores, where = (asked @ vectors.T).topk(min(m, len(ids)), dim=1)
         best.add(scores, ids[where])
     return longest
+
+
+class _Room:
+    """Memory of one thread for a block of vectors: new memory costs as much as filling it."""
+
+    def __init__(self, count: int, dim: int, step: int) -> None:
+        self.step = step  # vectors of a block
+        self._floats = torch.empty(3, step, dim)
+        self._bytes = torch.empty(step, dim, dtype=torch.int8)
+        self._whole = torch.empty(count * step, dtype=torch.int32)
+        self._products = torch.empty(count * step)
+
+    def vectors(self, halves: NDArray[np.float16]) -> Tensor:
+        """Vectors [n, dim] in float32."""
+        return self._floats[0, : len(halves)].copy_(torch.from_numpy(halves))
+
+    def products(self, queries: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Products of queries of bytes with vectors rounded to bytes, [q, n], in float32.
+
+        And what `_rounded` gives beside them: what rounding took from the vectors, [n], in units
+        of their scales, [n].
+        """
+        (count, _), n = queries.shape, len(vectors)
+        units, whole = self._floats[1:, :n]
+        unit = (torch.abs(vectors, out=units).amax(1) / 127).clamp_min_(_LEAST)
+        torch.round(torch.mul(vectors, (1 / unit)[:, None], out=units), out=whole)
+        small = self._bytes[:n].copy_(whole)
+        lost = _length(torch.sub(units, whole, out=units))
+        found = self._whole[: count * n].view(count, n)
+        torch._int_mm(queries, small.T, out=found)
+        return self._products[: count * n].view(count, n).copy_(found), lost, unit
 
 
 @contextmanager
@@ -140,12 +171,12 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _blocks(
-    parts: Iterable[Part], step: int, table: Scores | None
+    parts: Iterable[Part], room: _Room, table: Scores | None
 ) -> Iterator[tuple[Part, Tensor, Tensor]]:
-    """Yields up to `step` vectors that may be an answer [step, dim], weighted, and their ids."""
+    """Yields vectors that may be an answer [room.step, dim], weighted, and their ids."""
     for part in parts:
-        for ids, halves in part.stored(step):
-            vectors = torch.from_numpy(halves).float()
+        for ids, halves in part.stored(room.step):
+            vectors = room.vectors(halves)
             if table is not None:
                 vectors *= torch.from_numpy(table[ids])[:, None]
             yield part, torch.from_numpy(ids), vectors
