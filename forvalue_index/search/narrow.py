@@ -15,6 +15,7 @@ from threading import Lock
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from forvalue_index.search.backend import faiss
