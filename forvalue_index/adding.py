@@ -30,6 +30,9 @@ from forvalue_index.workers import Workers
 CHUNK = 1024
 """Samples that are encoded, written and committed together: the steps at which a build resumes."""
 
+SMALL = 2**32  # parameters: a GPU reads CHUNK samples with a smaller model in no time
+LARGEST = 8  # times CHUNK
+
 Progress = Callable[[str, int, int, int], None]
 """Called with a stage ("reading" or "encoding"), rows done, rows in all (0: unknown), tokens."""
 
@@ -156,7 +159,10 @@ def _prepared(
     reader: Reader, rows: Rows, missing: set[str], rejects: Rejects
 ) -> Iterator[list[Sample]]:
     """Yields the samples of the missing rows, a chunk at a time."""
-    for chunk in chunks_of(rows, missing, reader.config.format, rejects, CHUNK):
+    size = CHUNK
+    if missing and reader.lm.device.type == "cuda":  # it is idle between two chunks
+        size *= max(1, min(LARGEST, SMALL // max(1, reader.lm.n_parameters)))
+    for chunk in chunks_of(rows, missing, reader.config.format, rejects, size):
         if samples := _samples(reader.formatter(), chunk, rejects):
             yield samples
 

@@ -313,6 +313,7 @@ class Store:
                 )
             lengths = (figures.norm if rank == "cosine" else figures.n_scored)[places]
             view.weights[rank] = (1 / np.maximum(lengths, 1e-30)).astype(np.float32)
+            view.weights[rank].flags.writeable = False
         return view.weights[rank]
 
     def turned(self, queries: NDArray[np.float32], rank: str) -> NDArray[np.float32]:

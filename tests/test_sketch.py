@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from forvalue_index.features.closed_form import influence
-from forvalue_index.features.sketch import SLOTS, BlockSketch, TensorSketch
+from forvalue_index.features.sketch import (
+    SLOTS,
+    BlockSketch,
+    TensorSketch,
+    _add_in_turn,
+    _add_together,
+)
 from forvalue_index.features.tokens import TokenFactors
 
 V, D = 40, 12
@@ -73,6 +79,23 @@ def test_tables_are_the_same_on_every_machine() -> None:
     sketch = tensor_sketch(1000, 7)
     assert sketch.tensors["error_buckets"][:4].tolist() == FIRST_BUCKETS
     assert sketch.tensors["hidden_signs"][:4].tolist() == FIRST_SIGNS
+
+
+@pytest.mark.parametrize("runs", [[(0, 3)], [(2, 1), (3, 5), (4, 2)], [(1, 4), (2, 4)]])
+def test_one_padded_product_adds_what_a_product_for_each_sample_does(
+    runs: list[tuple[int, int]],
+) -> None:
+    draws = torch.Generator().manual_seed(0)
+    owner = torch.tensor([sample for sample, count in runs for _ in range(count)])
+    errors = torch.randn(len(owner), 3, 5, generator=draws)  # [n, slots, blocks]
+    hidden = torch.randn(len(owner), 3, 7, generator=draws)  # [n, slots, hidden]
+    before = torch.randn(6, 5, 7, generator=draws)
+    turn, together = before.clone(), before.clone()
+    _add_in_turn(turn, errors, hidden, runs, owner)
+    _add_together(together, errors, hidden, runs, owner)
+    torch.testing.assert_close(together, turn)
+    changed = (turn != before).flatten(1).any(1)
+    assert changed.nonzero().flatten().tolist() == [sample for sample, _ in runs]
 
 
 @pytest.mark.gpu

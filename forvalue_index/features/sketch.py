@@ -19,6 +19,7 @@ from torch import Tensor
 from forvalue_index.features.tokens import Groups, TokenFactors
 
 SLOTS = 8  # vocabulary buckets that share a block, each with its own order of the hidden units
+PADDING = 2  # times as many tokens: so much padding is cheaper than a product for each sample
 MAX_HIDDEN = 256  # leading hidden directions that BlockSketch keeps
 
 
@@ -127,11 +128,11 @@ class BlockSketch(Sketch):
             hidden = hidden @ self.tensors["directions"]
         hidden = torch.cat([hidden, -hidden], dim=1).index_select(1, self._sources)
         hidden = hidden.view(n, self._slots, self._hidden)
-        start = 0
-        for owner, count in tokens.runs():
-            part = slice(start, start + count)
-            state[owner].addmm_(errors[part].flatten(0, 1).T, hidden[part].flatten(0, 1))
-            start += count
+        runs = tokens.runs()
+        # A GPU would wait for so many small products to be started.
+        padded = len(runs) * max(count for _, count in runs)
+        add = _add_together if state.is_cuda and padded <= PADDING * n else _add_in_turn
+        add(state, errors, hidden, runs, tokens.owner)
 
     def finish(self, state: Tensor) -> Tensor:
         """Returns the sketches, [n_samples, S] float32."""
@@ -193,6 +194,44 @@ class TensorSketch(Sketch):
         sketch = values.new_zeros(values.shape[0], self.dim)
         signs, buckets = self.tensors[f"{side}_signs"], self.tensors[f"{side}_buckets"]
         return sketch.index_add_(1, buckets, values * signs)
+
+
+def _add_in_turn(
+    state: Tensor, errors: Tensor, hidden: Tensor, runs: list[tuple[int, int]], owner: Tensor
+) -> None:
+    """Adds the products of tokens' errors and states to their samples' state.
+
+    Args:
+        state: [samples, blocks, hidden].
+        errors: [n, slots, blocks].
+        hidden: [n, slots, hidden].
+        runs: the samples in the order of their tokens, each with their number.
+        owner: the sample of each token, [n].
+    """
+    start = 0
+    for sample, count in runs:
+        part = slice(start, start + count)
+        state[sample].addmm_(errors[part].flatten(0, 1).T, hidden[part].flatten(0, 1))
+        start += count
+
+
+def _add_together(
+    state: Tensor, errors: Tensor, hidden: Tensor, runs: list[tuple[int, int]], owner: Tensor
+) -> None:
+    """Does what `_add_in_turn` does in one product, for samples that follow each other.
+
+    The tokens of every sample are padded to as many as the longest has here.
+    """
+    first, longest = runs[0][0], max(count for _, count in runs)
+    owner = owner.contiguous()
+    place = torch.arange(len(owner), device=owner.device) - torch.searchsorted(owner, owner)
+    place += (owner - first) * longest
+
+    def padded(values: Tensor) -> Tensor:  # [samples, longest * slots, any]
+        room = values.new_zeros(len(runs) * longest, *values.shape[1:])
+        return room.index_copy_(0, place, values).view(len(runs), -1, values.shape[2])
+
+    state[first : first + len(runs)].baddbmm_(padded(errors).mT, padded(hidden))
 
 
 SKETCHES: dict[str, type[Sketch]] = {"block": BlockSketch, "tensor": TensorSketch}

@@ -26,9 +26,11 @@ class Batch:
 
     def runs(self, part: slice) -> list[tuple[int, int]]:
         """Returns the samples that a part of the targets belongs to, each with its number there."""
-        owner = np.repeat(np.arange(len(self.counts)), self.counts)[part]
-        samples, counts = np.unique(owner, return_counts=True)
-        return list(zip(samples.tolist(), counts.tolist(), strict=True))
+        ends = np.cumsum(self.counts)
+        start, stop, _ = part.indices(int(ends[-1]))
+        counts = np.minimum(ends, stop) - np.maximum(ends - self.counts, start)
+        samples = np.flatnonzero(counts > 0)
+        return list(zip(samples.tolist(), counts[samples].tolist(), strict=True))
 
     def to(self, device: torch.device) -> Batch:
         """Returns the batch on `device`."""

@@ -41,6 +41,7 @@ from forvalue_index.records import Encoded, Sample
 
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens of a batch, padding included, at most
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}  # of one float32 chunk of errors, at most
+FOLDED_BYTES = 2 << 30  # of one of logits, on a GPU that needs no errors beside them
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}  # of a chunk, at most; on a CPU it should stay in cache
 WHOLE = 128  # tokens that a GPU's kernels take at a time
 SMALLEST_CHUNK = 16  # tokens; a GPU or CPU that has no room for their logits is not for the model
@@ -73,10 +74,11 @@ class _Fetch:
 
     def get(self) -> NDArray[np.float32]:
         """Returns it, once it is there: what the device was given later is not waited for."""
-        if self._done is not None:
-            self._done.synchronize()
         values: NDArray[np.float32] = self._values.numpy()
-        return values
+        if self._done is None:
+            return values
+        self._done.synchronize()
+        return values.copy()  # the memory that a GPU writes to is for the next result
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ class Encoder:
 
         result = np.zeros(len(samples))
         for batch, losses in self._each(samples, work):
-            result[batch.positions] = losses.cpu().numpy()
+            result[batch.positions] = self._mean(batch, losses.cpu().numpy())
             _require_finite(samples, batch, result[batch.positions])
         return result
 
@@ -372,14 +374,12 @@ class Encoder:
     ) -> Iterator[TokenFactors]:
         """Yields the factors of a batch's scored tokens, a chunk at a time.
 
-        `losses` [b] grow by their share of the mean over each sample's tokens and checkpoints.
+        `losses` [b] grow by those of each sample's tokens.
         With `room` a chunk's errors are gone when the next one comes. With `groups`, the only sums
         of them that are needed, they need not be told apart.
         """
         lm = self._lm
         head = lm.checkpoints[checkpoint].head
-        share = 1 / (len(lm.checkpoints) * torch.tensor(batch.counts, dtype=torch.float64))
-        share = share.to(hidden.device, non_blocking=True)
         for start in range(0, len(hidden), self._chunk):
             part = slice(start, start + self._chunk)
             states, owner, targets = hidden[part], batch.owner[part], batch.targets[part]
@@ -393,17 +393,23 @@ class Encoder:
                 else:
                     errors, own = head.errors(states, targets, room)
                     tokens = TokenFactors(states.float(), errors, owner, n, runs)
-            losses.index_add_(0, owner, own * share[owner])
+            losses.index_add_(0, owner, own.double())
             yield tokens
 
     def _no_losses(self, batch: Batch) -> Tensor:
         return torch.zeros(len(batch.positions), dtype=torch.float64, device=self._lm.device)
+
+    def _mean(self, batch: Batch, losses: NDArray[Any]) -> NDArray[np.float64]:
+        """Returns the mean over each sample's tokens and checkpoints of what `_chunks` added up."""
+        mean: NDArray[np.float64] = losses / (len(self._lm.checkpoints) * np.array(batch.counts))
+        return mean
 
     def _finished(
         self, samples: Sequence[Sample], batch: Batch, fetch: _Fetch
     ) -> list[tuple[int, Encoded]]:
         values = fetch.get()
         vectors, (losses, norms, retained) = values[:, :-3], values[:, -3:].T
+        losses = self._mean(batch, losses)
         _require_finite(samples, batch, losses)
         return [
             (position, Encoded(vectors[row], float(losses[row]), float(norms[row]), float(kept)))
@@ -419,6 +425,8 @@ def _room(lm: LanguageModel) -> tuple[int, int]:
         free = torch.cuda.mem_get_info(lm.device)[0]
         free += torch.cuda.memory_reserved(lm.device) - torch.cuda.memory_allocated(lm.device)
         token = STATES * lm.head.hidden * lm.model.dtype.itemsize
+        if all(checkpoint.head.folds for checkpoint in lm.checkpoints):
+            n_bytes = FOLDED_BYTES
         tokens, n_bytes = min(tokens, max(1, free // (2 * token))), min(n_bytes, free // 32)
     chunk = min(CHUNK_TOKENS[kind], n_bytes // (4 * lm.head.vocabulary))
     if kind == "cuda" and chunk > WHOLE:

@@ -24,6 +24,7 @@ from forvalue_index.forward.folding import available
 from forvalue_index.forward.spread import input_device, stay
 
 PROBE = 6  # tokens of a trial
+ALIGNED = 16  # tokens: a GPU reads rows of so many logits, and of multiples, in wide steps
 HIGH = 1e4  # an output that every soft-cap cuts
 NUMBERS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "final_logit_softcapping")
 """Settings that steps are named after; a measured number gives way to one that it equals."""
@@ -129,6 +130,10 @@ class Head:
         """
         from forvalue_index.forward.kernels import fold  # which imports Triton
 
+        n, more = len(hidden), -len(hidden) % ALIGNED
+        if more:
+            hidden = nn.functional.pad(hidden, (0, 0, 0, more))
+            targets = nn.functional.pad(targets, (0, more))
         module: Any = self.module
         weight, bias = module.weight[: self.vocabulary], module.bias
         if weight.dtype == torch.float32:
@@ -137,7 +142,8 @@ class Head:
             output = torch.mm(weight, hidden.T, out_dtype=torch.float32)
         if bias is not None:
             output += bias[: self.vocabulary, None].float()
-        return fold(output, targets, groups, self.scale)
+        sums, losses, lengths = fold(output, targets, groups, self.scale)
+        return sums[:n], losses[:n], lengths[:n]
 
     def _output(self, hidden: Tensor, room: Room | None = None) -> Tensor:
         """Returns W h + b in float32, also for half-precision weights.

@@ -65,6 +65,11 @@ class LanguageModel:
         """The head, of the first checkpoint if there are several."""
         return self.checkpoints[0].head
 
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the model has."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
     def activate(self, checkpoint: int) -> Head:
         """Switches the model to a checkpoint and returns its head."""
         chosen = self.checkpoints[checkpoint]

@@ -69,6 +69,7 @@ class FlatSearch:
         size = max(_PIECE, len(every) // (16 * faiss().omp_get_max_threads()))
         self._pieces = [piece for segment in opened for piece in segment.pieces(size)]
         self._parts = parts_of(self._pieces, None if len(self._live) == len(every) else self._live)
+        self._tabled: tuple[ArrayLike, Scores] | None = None  # the last weights, as a table
 
     @property
     def ntotal(self) -> int:
@@ -101,8 +102,8 @@ class FlatSearch:
             opponents: the samples that most speak against the query, the most adverse first.
             allowed: only these ids may be an answer; those that are not live are passed over.
             weights: a positive number for each of `ids`, in their order [ntotal]: 1 / length of
-                the vector makes the rank of cosines. FAISS cannot rank by them, so that all
-                scores of a single query are taken, which is slower than without.
+                the vector makes the rank of cosines. An array that cannot be written to is looked
+                at once, however often it is given.
 
         Raises:
             InputError: k, the shape of the queries or a weight is wrong, or a query is not finite.
@@ -112,10 +113,7 @@ class FlatSearch:
         if k < 1:
             raise InputError(f"k is {k}, but it counts samples: use 1 or more")
         table = None if weights is None else self._table(weights)
-        parts, live = self._parts, self._live
-        if allowed is not None:
-            live = self.live(allowed)
-            parts = parts_of(self._pieces, live)
+        live = self._live if allowed is None else self.live(allowed)
         k = min(k, len(live))
         if not k or not len(queries):
             return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
@@ -125,29 +123,33 @@ class FlatSearch:
         unsure = np.ones(len(queries), bool)
         m = k + max(8, k // 4)  # more than k, for those that rounding makes equal
         for way in (self._on_gpus, self._together):
-            found = way(queries[unsure], m, live, parts, table) if unsure.any() else None
+            found = way(queries[unsure], m, live, table) if unsure.any() else None
             if found is not None:
                 scores[unsure], ids[unsure] = self._confirmed(queries[unsure], k, found[0], table)
                 unsure[unsure] = ~(found[1] < scores[unsure, -1])
         if unsure.any():
-            scores[unsure], ids[unsure] = self._scanned(queries[unsure], k, parts, table)
+            scores[unsure], ids[unsure] = self._scanned(queries[unsure], k, live, table)
         return (-scores if opponents else scores), ids
 
+    def _parts_with(self, wanted: Ids) -> list[Part]:
+        """The pieces, limited to the live ids that are wanted."""
+        return self._parts if wanted is self._live else parts_of(self._pieces, wanted)
+
     def _on_gpus(
-        self, queries: Scores, m: int, wanted: Ids, parts: list[Part], table: Scores | None
+        self, queries: Scores, m: int, wanted: Ids, table: Scores | None
     ) -> Proposal | None:
         """Candidates among the vectors on GPUs, if there are any and they are of use."""
-        if self._resident is None or table is not None or m > len(wanted):
+        if self._resident is None or m > len(wanted):
             return None
-        return self._resident.propose(queries, m, wanted, self._live, self._blocks)
+        return self._resident.propose(queries, m, wanted, self._live, self._blocks, table)
 
     def _together(
-        self, queries: Scores, m: int, wanted: Ids, parts: list[Part], table: Scores | None
+        self, queries: Scores, m: int, wanted: Ids, table: Scores | None
     ) -> Proposal | None:
-        """Candidates by products of matrices, if the queries are many."""
-        if len(queries) < MANY or 8 * m > len(wanted):
+        """Candidates by products of matrices, if the queries are many or there are weights."""
+        if (len(queries) < MANY and table is None) or 8 * m > len(wanted):
             return None
-        return propose(parts, queries, m, table)
+        return propose(self._parts_with(wanted), queries, m, table)
 
     def _confirmed(
         self, queries: Scores, k: int, candidates: Ids, table: Scores | None
@@ -159,9 +161,10 @@ class FlatSearch:
         return best_of([scores], [candidates], k)
 
     def _scanned(
-        self, queries: Scores, k: int, parts: list[Part], table: Scores | None
+        self, queries: Scores, k: int, wanted: Ids, table: Scores | None
     ) -> tuple[Scores, Ids]:
-        """The k best of each query, by comparing it with every vector."""
+        """The k best of each query, by comparing it with every vector that is wanted."""
+        parts = self._parts_with(wanted)
         if table is not None:
             weighted = on_all_cores(lambda part: part.search_weighted(queries, k, table), parts)
             return best_of([scores for scores, _ in weighted], [ids for _, ids in weighted], k)
@@ -310,9 +313,13 @@ class FlatSearch:
 
     def _table(self, weights: ArrayLike) -> Scores:
         """The weight of each id, at the place of its number."""
+        if self._tabled is not None and self._tabled[0] is weights:
+            return self._tabled[1]
         values = self.check_weights(weights)
         table = np.zeros(int(self._live[-1]) + 1 if self.ntotal else 0, np.float32)
         table[self._live] = values
+        if isinstance(weights, np.ndarray) and not weights.flags.writeable:
+            self._tabled = weights, table
         return table
 
     def checked(self, queries: Scores) -> Scores:

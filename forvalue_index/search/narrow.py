@@ -1,4 +1,4 @@
-"""The best of many queries by products of 8-bit integers, which leave few for exact scores.
+"""The best of queries by products in torch: in float32, or of 8-bit integers where they are many.
 
 Processors that multiply bytes do so four times as fast as float32. What rounding vectors and
 queries to bytes does to a score is bounded by the lengths of what it takes away (Cauchy-Schwarz);
@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from threading import Lock
 
 import numpy as np
@@ -46,9 +46,9 @@ def available() -> bool:
 
 
 def best(
-    parts: Sequence[Part], queries: Scores, m: int, table: Scores | None
+    parts: Sequence[Part], queries: Scores, m: int, table: Scores | None, *, narrow: bool
 ) -> tuple[Scores, Ids, float]:
-    """Scores and ids of the m best [q, m], best first, and the greatest length of a vector.
+    """Scores and ids of the m best [q, m], best first, and the greatest weighted length.
 
     Scores are float32, added up in any order. One that is not among them may be higher than the
     last by as much as the orders of addition differ (`many.slack`), not by more.
@@ -58,6 +58,7 @@ def best(
         queries: [q, dim] float32.
         m: of each query.
         table: the weight of each id, at the place of its number.
+        narrow: use bytes, which have to be `available`.
 
     Raises:
         CorruptIndexError: a part holds vectors that cannot be compared.
@@ -66,8 +67,9 @@ def best(
     found = _Best(asked, m)
     cores = faiss().omp_get_max_threads()
     left = iter(parts)  # whoever is done with one takes the next
+    compare = partial(_compare, left, asked, table, found, narrow)
     with _one_thread_each():
-        longest = threads(cores).map(lambda _: _compare(left, asked, table, found), range(cores))
+        longest = threads(cores).map(lambda _: compare(), range(cores))
         most = max(longest) * (1 + queries.shape[1] * 2.0**-23)
     return (found.scores * scale[:, None]).numpy(), found.ids.numpy(), most
 
@@ -88,38 +90,48 @@ class _Best:
             self.ids = torch.cat([self.ids, ids], dim=1).gather(1, order)
 
 
-def _compare(parts: Iterator[Part], asked: Tensor, table: Scores | None, best: _Best) -> float:
-    """Adds to the best of some queries, scaled to 127; returns the greatest length of a vector.
+def _compare(
+    parts: Iterator[Part], asked: Tensor, table: Scores | None, best: _Best, narrow: bool
+) -> float:
+    """Adds to the best of some queries, scaled to 127; returns the greatest weighted length.
 
     `parts` are taken by several threads.
     """
     (count, dim), m = asked.shape, best.scores.shape[1]
-    narrow, lost = _rounded(asked)
-    lengths = 1.001 * _length(narrow.float())[:, None]
-    # As far as float32 takes the scores, the scales and the lengths themselves off.
-    rest = (1.001 * lost + (dim + 4) * 2.0**-22 * _length(asked))[:, None]
-    room = _Room(count, dim, max(m, _NUMBERS // max(count, dim)))
+    small, lost = _rounded(asked)
+    lengths = 1.001 * _length(small.float())[:, None]
+    # As far as float32 takes the scores, the scales, the weights and the lengths themselves off.
+    rest = (1.001 * lost + (dim + 8) * 2.0**-22 * _length(asked))[:, None]
+    room = _Room(count if narrow else 0, dim, max(m, _NUMBERS // max(count, dim)))
     longest, tried, missed = 0.0, 0, 0
-    for part, ids, vectors in _blocks(parts, room, table):
-        whole = _length(vectors)
-        if not torch.isfinite(whole).all():
+    for part, ids, vectors, weights in _blocks(parts, room, table):
+        plain = _length(vectors)
+        if not torch.isfinite(plain).all():
             raise part.not_finite()
+        whole = plain if weights is None else plain * weights
         longest = max(longest, float(whole.max()))
         floor = best.scores[:, -1:]
-        few = missed <= 1 + tried // 2 and bool(torch.isfinite(floor).all())
+        few = narrow and missed <= 1 + tried // 2 and bool(torch.isfinite(floor).all())
         if few:
-            products, lost, unit = room.products(narrow, vectors)
+            products, lost, unit = room.products(small, vectors, weights)
             # In units of both scales: how far a score may be above the floor.
             # (A matrix product with so few columns takes four times as long.)
-            products.addcmul_(rest, whole / unit).addcmul_(-floor, 1 / unit)
+            over = unit if weights is None else unit * weights
+            products.addcmul_(rest, plain / unit).addcmul_(-floor, 1 / over)
             places = np.flatnonzero(products.numpy() >= (-lengths * lost.max()).numpy())
             few = _DENSE * len(places) < products.numel()
             tried, missed = tried + 1, missed + (not few)
         if few:
             row, column = map(torch.from_numpy, np.divmod(places, len(ids)))
-            scores, where = _aligned(_at(asked, vectors, row, column), row, column, count)
+            pairs = _at(asked, vectors, row, column)
+            scores, where = _aligned(
+                pairs if weights is None else pairs * weights[column], row, column, count
+            )
         else:
-            scores, where = (asked @ vectors.T).topk(min(m, len(ids)), dim=1)
+            every = asked @ vectors.T
+            if weights is not None:
+                every *= weights
+            scores, where = every.topk(min(m, len(ids)), dim=1)
         best.add(scores, ids[where])
     return longest
 
@@ -138,15 +150,19 @@ class _Room:
         """Vectors [n, dim] in float32."""
         return self._floats[0, : len(halves)].copy_(torch.from_numpy(halves))
 
-    def products(self, queries: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def products(
+        self, queries: Tensor, vectors: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Products of queries of bytes with vectors rounded to bytes, [q, n], in float32.
 
-        And what `_rounded` gives beside them: what rounding took from the vectors, [n], in units
-        of their scales, [n].
+        And what rounding took from the vectors, [n], in units of their scales, [n]. A scale, also
+        times the vector's weight, is not below _LEAST.
         """
         (count, _), n = queries.shape, len(vectors)
         units, whole = self._floats[1:, :n]
         unit = (torch.abs(vectors, out=units).amax(1) / 127).clamp_min_(_LEAST)
+        if weights is not None:
+            unit = torch.maximum(unit, _LEAST / weights)
         torch.round(torch.mul(vectors, (1 / unit)[:, None], out=units), out=whole)
         small = self._bytes[:n].copy_(whole)
         lost = _length(torch.sub(units, whole, out=units))
@@ -173,14 +189,12 @@ def _one_thread_each() -> Iterator[None]:
 
 def _blocks(
     parts: Iterable[Part], room: _Room, table: Scores | None
-) -> Iterator[tuple[Part, Tensor, Tensor]]:
-    """Yields vectors that may be an answer [room.step, dim], weighted, and their ids."""
+) -> Iterator[tuple[Part, Tensor, Tensor, Tensor | None]]:
+    """Yields vectors that may be an answer [room.step, dim], their ids and weights."""
     for part in parts:
         for ids, halves in part.stored(room.step):
-            vectors = room.vectors(halves)
-            if table is not None:
-                vectors *= torch.from_numpy(table[ids])[:, None]
-            yield part, torch.from_numpy(ids), vectors
+            weights = None if table is None else torch.from_numpy(table[ids])
+            yield part, torch.from_numpy(ids), room.vectors(halves), weights
 
 
 def _length(vectors: Tensor) -> Tensor:

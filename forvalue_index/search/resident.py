@@ -38,6 +38,7 @@ _PIECE = 2**30  # numbers in one piece of memory: 2 GiB, which are copied as it 
 _SCRATCH = 3 * 2**30  # bytes to work with: the scores of some queries, and what FAISS takes
 _PRODUCTS = 2**28  # scores at a time: 1 GiB
 _MOST = 2048  # candidates that FAISS gives on a GPU
+_AGAIN = 2**14  # queries after which a GPU that had no room, or failed, is tried again
 log = logging.getLogger(__name__)
 
 Halves = NDArray[np.float16]
@@ -93,6 +94,7 @@ class Rows:
         self._pieces: list[Tensor] = []  # of memory; the last may have room for more
         self._used = 0  # vectors in the last piece
         self._ids: list[Ids] = [np.empty(0, np.int64)]
+        self._lengths: list[Tensor] = []  # of the vectors that came together
         self._n = 0
 
     @property
@@ -105,6 +107,11 @@ class Rows:
     def __len__(self) -> int:
         """Number of vectors."""
         return self._n
+
+    def growth(self) -> int:
+        """Bytes that the next vectors may take beside their own, while a piece grows."""
+        room = len(self._pieces[-1]) if self._pieces else 0
+        return 2 * min(2 * room * self._dim, _PIECE)
 
     def add(self, ids: Ids, halves: Halves) -> float:
         """Takes vectors [n, dim]; returns the greatest length of one, up to float32 rounding."""
@@ -123,25 +130,43 @@ class Rows:
         rows.copy_(torch.from_numpy(halves))
         self._ids.append(ids)
         self._n += len(ids)
-        return float(torch.linalg.vector_norm(rows.float(), dim=1).max())
+        self._lengths.append(torch.linalg.vector_norm(rows.float(), dim=1))
+        return float(self._lengths[-1].max())
 
-    def search(self, queries: Scores, k: int) -> tuple[Scores, Ids, NDArray[np.float64]]:
+    def weighted(self, table: Scores) -> tuple[Tensor, float]:
+        """The weights of the vectors, in their order [n], and the greatest weighted length.
+
+        `table` has the weight of each id at the place of its number; where it ends, they are 0.
+        """
+        import torch
+
+        inside = self.ids < len(table)
+        weights = np.where(inside, table[np.where(inside, self.ids, 0)], np.float32(0))
+        self._lengths = [torch.cat(self._lengths)]
+        there = torch.from_numpy(weights).to(self._device)
+        return there, float((there * self._lengths[0]).max())
+
+    def search(
+        self, queries: Scores, k: int, weights: Tensor | None = None
+    ) -> tuple[Scores, Ids, NDArray[np.float64]]:
         """Scores and ids of the k best [q, min(k, n)], best first, and a bound for the others, [q].
 
-        Queries [q, dim] are rounded to float16.
+        Queries [q, dim] are rounded to float16. A score is multiplied by the vector's weight.
         """
         import torch
 
         k, pieces = min(k, len(self)), self._filled()
         asked = torch.from_numpy(queries).to(self._device).half()
-        if len(queries) >= MANY and _faiss_can(self._device):
+        if len(queries) >= MANY and weights is None and _faiss_can(self._device):
             scores, places = _faiss_best(pieces, asked, k)
         else:
             step = max(1, _PRODUCTS // len(self))
-            found = [
-                torch.cat([_products(asked[i : i + step], piece) for piece in pieces], 1).topk(k)
-                for i in range(0, len(asked), step)
-            ]
+
+            def ranked(some: Tensor) -> Any:
+                scores = torch.cat([_products(some, piece) for piece in pieces], 1)
+                return (scores if weights is None else scores.mul_(weights)).topk(k)
+
+            found = [ranked(asked[i : i + step]) for i in range(0, len(asked), step)]
             scores = torch.cat([best.values for best in found]).cpu().numpy()
             places = torch.cat([best.indices for best in found]).cpu().numpy()
         others = scores[:, -1] if k < len(self) else np.full(len(queries), -np.inf)
@@ -223,17 +248,24 @@ class Resident:
         self._covered: Ids | None = None  # all of these are on the devices
         self._longest = 0.0
         self._asked = 0
+        self._weighted: tuple[Scores, Ids, list[Tensor], float] | None = None
 
     def propose(
-        self, queries: Scores, m: int, wanted: Ids, live: Ids, blocks: Blocks
+        self,
+        queries: Scores,
+        m: int,
+        wanted: Ids,
+        live: Ids,
+        blocks: Blocks,
+        table: Scores | None = None,
     ) -> Proposal | None:
-        """The m best of `wanted` for each query by approximate scores, [q, m], and a bound, [q].
+        """The best of `wanted` for each query by approximate scores, [q, m or more], and a bound.
 
-        -1 stands where fewer were found. No other vector of `wanted` has a score above the bound,
-        as with `many.propose`. What is missing on the devices is copied first.
+        -1 stands where fewer were found. No other vector of `wanted` has a score above the bound
+        [q], as with `many.propose`. What is missing on the devices is copied first.
 
         None if that does not pay yet, or they cannot give so many; also if there is no room, or a
-        device fails, which is logged, and from then on.
+        device fails, which is logged; it is tried again when many more queries were asked.
 
         Args:
             queries: [q, dim] float32.
@@ -241,6 +273,8 @@ class Resident:
             wanted: ids that may be an answer, ascending, m or more.
             live: all that may ever be, ascending.
             blocks: yields some ids and their vectors [n, dim].
+            table: the weight of each id, at the place of its number; the same array each time,
+                or they are copied again.
         """
         with _alone:
             self._asked += len(queries)
@@ -254,21 +288,24 @@ class Resident:
             try:
                 if live is not self._covered:
                     self._cover(self._devices, live, blocks)
-                return self._best(queries, m, wanted)
+                return self._best(queries, m, wanted, table)
             except (MemoryError, RuntimeError) as error:  # raised where CUDA fails, too
                 reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
                 log.warning("searching on the CPU, for the GPUs cannot be used: %s", reason)
-                self._devices, self._rows = (), []
+                self._devices, self._rows, self._covered = None, [], None
+                self._weighted, self._asked = None, WORTH - _AGAIN
                 return None
 
     def _cover(self, devices: Sequence[Device], live: Ids, blocks: Blocks) -> None:
         """Copies to the devices what is not there yet."""
-        missing = np.setdiff1d(live, np.concatenate([rows.ids for rows in self._rows]))
+        there = np.concatenate([rows.ids for rows in self._rows])
+        missing = live[np.isin(live, there, assume_unique=True, invert=True)]
         if sum(map(len, self._rows)) > 2 * len(live):  # most of it was removed
             self._rows, missing = [device.new_rows(self._dim) for device in devices], live
         share = 2 * self._dim * -(-len(missing) // len(devices))
-        needed = share + min(share, 2 * _PIECE) + (0 if any(map(len, self._rows)) else _SCRATCH)
-        for device in devices if len(missing) else ():
+        scratch = 0 if any(map(len, self._rows)) else _SCRATCH
+        for device, rows in zip(devices, self._rows, strict=True) if len(missing) else ():
+            needed = share + max(min(share, 2 * _PIECE), rows.growth()) + scratch
             if (free := device.free()) < needed:
                 raise MemoryError(f"{needed:,} bytes of memory are needed, {free:,} are free")
         for ids, halves in blocks(missing):
@@ -276,27 +313,47 @@ class Resident:
             self._longest = float(np.maximum(self._longest, longest))  # NaN stays, bounds nothing
         self._covered = live
 
-    def _best(self, queries: Scores, m: int, wanted: Ids) -> Proposal:
+    def _best(self, queries: Scores, m: int, wanted: Ids, table: Scores | None) -> Proposal:
         lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
         # In float16, numbers beyond 65,504 would be infinite, and small ones nothing.
         units = (queries / np.maximum(lengths, 1e-300)[:, None]).astype(np.float32)
         full = [rows for rows in self._rows if len(rows)]
+        weights, longest = self._weights(full, table)
         fetched = min(_MOST, int(1.25 * m * sum(map(len, full)) / len(wanted)) + 16)
         if len(full) == 1:
-            found = [full[0].search(units, fetched)]
+            found = [full[0].search(units, fetched, weights[0])]
         else:
             with ThreadPoolExecutor(len(full)) as pool:
-                found = list(pool.map(lambda rows: rows.search(units, fetched), full))
+                found = list(
+                    pool.map(lambda rows, own: rows.search(units, fetched, own), full, weights)
+                )
         scores = np.concatenate([scores for scores, _, _ in found], axis=1)
         ids = np.concatenate([ids for _, ids, _ in found], axis=1)
         others = np.max([bound for _, _, bound in found], axis=0)
         none = wanted[np.minimum(np.searchsorted(wanted, ids), len(wanted) - 1)] != ids
         scores[none], ids[none] = -np.inf, -1
-        if scores.shape[1] > m:
-            order = np.argpartition(-scores, m, axis=1)
-            others = np.maximum(others, np.take_along_axis(scores, order[:, m:], 1).max(axis=1))
-            ids = np.take_along_axis(ids, order[:, :m], 1)
+        # What was found is kept: with each that is left out, the bound for the others would rise.
+        kept = max(m, min(fetched, int((~none).sum(axis=1).max())))
+        if scores.shape[1] > kept:
+            order = np.argpartition(-scores, kept, axis=1)
+            others = np.maximum(others, np.take_along_axis(scores, order[:, kept:], 1).max(axis=1))
+            ids = np.take_along_axis(ids, order[:, :kept], 1)
         # Half a step of float16, what that leaves of the smallest numbers, and tensor cores,
         # which cut off what they add up where a CPU rounds.
         rounding = 2.0**-11 + self._dim**0.5 * 2.0**-25 + self._dim * 2.0**-22
-        return ids, others * lengths + slack(queries, self._longest, rounding)
+        return ids, others * lengths + slack(queries, longest, rounding)
+
+    def _weights(
+        self, full: Sequence[Rows], table: Scores | None
+    ) -> tuple[Sequence[Tensor | None], float]:
+        """The weights of all vectors, and the greatest weighted length."""
+        if table is None:
+            return [None] * len(full), self._longest
+        kept = self._weighted
+        if kept is None or kept[0] is not table or kept[1] is not self._covered:
+            assert self._covered is not None
+            found = [rows.weighted(table) for rows in full]
+            longest = max(length for _, length in found) * (1 + self._dim * 2.0**-23)
+            kept = table, self._covered, [weights for weights, _ in found], longest
+            self._weighted = kept
+        return kept[2], kept[3]
