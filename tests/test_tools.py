@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import bench_peers  # noqa: E402
-from bench_search import measure, write  # noqa: E402
+from bench_search import WAYS, drawn, measure, write  # noqa: E402
 from make_facts import STYLES, make_study  # noqa: E402
 from peers.steps import Step, run  # noqa: E402
 
@@ -49,9 +49,9 @@ def test_the_shipped_questions_are_about_the_shipped_rows() -> None:
 
 def test_the_search_bench_measures_every_way(tmp_path: Path) -> None:
     (tmp_path / "segments").mkdir()
-    sizes = [segment.ntotal for segment in write(tmp_path / "segments", 700, 8, 300)]
+    sizes = [segment.ntotal for segment in write(tmp_path / "segments", drawn(700, 8), 300)]
     assert sizes == [300, 300, 100]
-    rows = measure(tmp_path, n=700, dim=32, batch=40, size=300, k=5, repeats=2)
+    rows = measure(tmp_path, n=700, dim=32, batch=40, size=300, k=5, repeats=2, wanted=WAYS)
     assert {row["way"] for row in rows} >= {"forvalue", "faiss fp16", "faiss.knn", "numpy", "torch"}
     assert all(0 < row["p50"] <= row["p95"] and row["batch_seconds"] > 0 for row in rows)
 

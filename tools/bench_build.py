@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -313,7 +314,7 @@ def show(results: list[Figures]) -> None:
 @click.option("--model", required=True, help="A causal language model.")
 @click.option("--random", "size", type=click.Choice(list(SHAPES)), help="Random weights instead.")
 @click.option("--length", type=click.IntRange(2), multiple=True, default=(64, 128, 256, 512))
-@click.option("--tokens", type=int, default=32768, show_default=True, help="In all rows.")
+@click.option("--tokens", type=int, help="In all rows.  [default: 32768; 524288 on a GPU]")
 @click.option("--rows", type=int, help="Instead of --tokens.")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--dtype", default="auto", show_default=True)
@@ -325,7 +326,7 @@ def main(
     model: str,
     size: str | None,
     length: tuple[int, ...],
-    tokens: int,
+    tokens: int | None,
     rows: int | None,
     repeats: int,
     dtype: str,
@@ -340,6 +341,9 @@ def main(
     """
     source = Source(model, size, dtype, device)
     vector = VectorConfig(recipe=recipe)
+    if tokens is None:  # a GPU takes 32,768 in one batch, beside which nothing else can be done
+        on_gpu = device.startswith("cuda") if device else torch.cuda.is_available()
+        tokens = 2**19 if on_gpu else 2**15
     counts = {wanted: rows or max(8, tokens // wanted) for wanted in length}
     if profiled:
         lm = source.load()
@@ -347,8 +351,8 @@ def main(
         return
     results = []
     for wanted, n in counts.items():
-        with get_context("spawn").Pool(1) as pool:
-            results.append(pool.apply(measure, (source, wanted, n, repeats, vector)))
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            results.append(pool.submit(measure, source, wanted, n, repeats, vector).result())
         print(f"{source.name}, {wanted} tokens: done", file=sys.stderr, flush=True)
     if as_json:
         print(json.dumps([asdict(row) for row in results], indent=1))

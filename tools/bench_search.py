@@ -1,6 +1,7 @@
 """Exact search against the time to read the vectors once, and against what others do.
 
     python tools/bench_search.py [--n 100000 ...] [--dim 1024 ...] [--batch 1000] [--json]
+    python tools/bench_search.py --n 10000000 --dim 1024 --way "forvalue on GPUs"
 
 All ways take turns in one process, on the same vectors (normal numbers, float16); figures are
 medians over the turns, so that what else the machine does meets them all alike.
@@ -9,6 +10,7 @@ medians over the turns, so that what else the machine does meets them all alike.
   faster: no search that looks at every vector can be faster than that, if they do not fit into
   the cache;
 - forvalue: `FlatSearch` on segments of --segment vectors in a folder, mapped into memory, k = 10;
+- cosine: the same, ranked by cosines;
 - faiss: an `IndexScalarQuantizer` of float16, as a library user would make it;
 - knn: `faiss.knn` on float32 (twice the bytes); numpy, torch: a product with float32 vectors and
   the best of the scores.
@@ -26,7 +28,7 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,29 +48,31 @@ from forvalue_index.search.resident import WORTH, Resident, gpus
 from forvalue_index.search.segments import write_segment
 
 CHUNK = 8192
+WAYS = ("forvalue", "cosine", "forvalue on GPUs", "faiss fp16", "faiss.knn", "numpy", "torch")
 Floats = NDArray[np.float32]
 Search = Callable[[Floats], tuple[Any, Any]]
 
 
-def chunks(n: int, dim: int) -> Iterator[tuple[int, Floats]]:
-    """Yields the first number of some vectors, and them."""
+def drawn(n: int, dim: int) -> NDArray[np.float16]:
+    """Returns normal numbers, [n, dim]."""
+    halves = np.empty((n, dim), np.float16)
     for start in range(0, n, CHUNK):
-        rng = np.random.default_rng([dim, start])
-        yield start, rng.standard_normal((min(CHUNK, n - start), dim), np.float32)
+        block = halves[start : start + CHUNK]
+        block[:] = np.random.default_rng([dim, start]).standard_normal(block.shape, np.float32)
+    return halves
 
 
-def write(folder: Path, n: int, dim: int, size: int) -> list[Segment]:
-    """Returns the segments of n vectors, of up to `size` each."""
-    segments, held, first = [], [np.empty((0, dim), np.float32)], 0
-    for start, vectors in chunks(n, dim):
-        held.append(vectors)
-        last = start + len(vectors)
-        while last - first >= size or (last == n and last > first):
-            every = np.concatenate(held)
-            ids = np.arange(first, min(first + size, last))
-            segments.append(write_segment(folder, f"{first}.faiss", ids, every[: len(ids)]))
-            held, first = [every[len(ids) :]], first + len(ids)
-    return segments
+def write(folder: Path, halves: NDArray[np.float16], size: int) -> list[Segment]:
+    """Returns the segments of vectors, of `size` each, the last of what is left."""
+    return [
+        write_segment(
+            folder,
+            f"{first}.faiss",
+            np.arange(first, min(first + size, len(halves))),
+            halves[first : first + size].astype(np.float32),
+        )
+        for first in range(0, len(halves), size)
+    ]
 
 
 def readers(halves: NDArray[np.float16]) -> dict[str, Callable[[], object]]:
@@ -91,15 +95,19 @@ def gpu_reader(halves: NDArray[np.float16]) -> Callable[[], object]:
     return lambda: tensor.amax().item()
 
 
-def competitors(halves: NDArray[np.float16], k: int) -> dict[str, Search]:
+def competitors(halves: NDArray[np.float16], k: int, wanted: Collection[str]) -> dict[str, Search]:
     """Returns name -> a plain search of the same vectors; float32 where it fits into memory."""
     lib = faiss()
     n, dim = halves.shape
-    index = lib.IndexScalarQuantizer(dim, lib.ScalarQuantizer.QT_fp16, lib.METRIC_INNER_PRODUCT)
-    for start in range(0, n, CHUNK):
-        index.add(halves[start : start + CHUNK].astype(np.float32))
-    ways: dict[str, Search] = {"faiss fp16": lambda q: index.search(q, k)}
-    if 6 * halves.nbytes > psutil.virtual_memory().available:
+    ways: dict[str, Search] = {}
+    if "faiss fp16" in wanted:
+        kind = lib.ScalarQuantizer.QT_fp16
+        index = lib.IndexScalarQuantizer(dim, kind, lib.METRIC_INNER_PRODUCT)
+        for start in range(0, n, CHUNK):
+            index.add(halves[start : start + CHUNK].astype(np.float32))
+        ways["faiss fp16"] = lambda q: index.search(q, k)
+    others = {"faiss.knn", "numpy", "torch"}.intersection(wanted)
+    if not others or 6 * halves.nbytes > psutil.virtual_memory().available:
         return ways
     floats = halves.astype(np.float32)
     tensor = torch.from_numpy(floats)
@@ -109,11 +117,12 @@ def competitors(halves: NDArray[np.float16], k: int) -> dict[str, Search]:
         best = np.argpartition(scores, n - k, axis=1)[:, n - k :]
         return np.take_along_axis(scores, best, 1), best
 
-    return ways | {
+    ways |= {
         "faiss.knn": lambda q: lib.knn(q, floats, k, metric=lib.METRIC_INNER_PRODUCT),
         "numpy": with_numpy,
         "torch": lambda q: (torch.from_numpy(q) @ tensor.T).topk(k),
     }
+    return {name: way for name, way in ways.items() if name in wanted}
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -125,18 +134,31 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def measure(
-    folder: Path, n: int, dim: int, batch: int, size: int, k: int, repeats: int
+    folder: Path,
+    n: int,
+    dim: int,
+    batch: int,
+    size: int,
+    k: int,
+    repeats: int,
+    wanted: Collection[str],
 ) -> list[dict[str, Any]]:
-    """Returns a row for each way to search, for one n and dim."""
-    segments = write(folder, n, dim, size)
+    """Returns a row for each way to search that is wanted, for one n and dim."""
     queries = np.random.default_rng(0).standard_normal((batch, dim), np.float32)
-    halves = np.concatenate([vectors.astype(np.float16) for _, vectors in chunks(n, dim)])
+    halves = drawn(n, dim)
+    segments = write(folder, halves, size)
     flat = FlatSearch(folder, segments, dim)
     opened = [seconds(lambda: FlatSearch(folder, segments, dim)) for _ in range(3)]
-    ways: dict[str, Search] = {"forvalue": lambda q: flat.search(q, k)}
-    ways |= competitors(halves, k)
+    ways: dict[str, Search] = {}
+    if "forvalue" in wanted:
+        ways["forvalue"] = lambda q: flat.search(q, k)
+    if "cosine" in wanted:
+        weights = np.concatenate([1 / np.linalg.norm(v, axis=1) for _, v in flat.blocks()])
+        weights.flags.writeable = False
+        ways["cosine"] = lambda q: flat.search(q, k, weights=weights)
+    ways |= competitors(halves, k, wanted)
     reads, limits = readers(halves), {}
-    if gpus():
+    if "forvalue on GPUs" in wanted and gpus():
         on_gpus = FlatSearch(folder, segments, dim, resident=Resident(dim))
         ways["forvalue on GPUs"] = lambda q: on_gpus.search(q, k)
         on_gpus.search(queries[:WORTH], k)  # copies the vectors
@@ -174,6 +196,8 @@ def measure(
                 "batch_gflops": 2e-9 * batch * n * dim / together,
             }
         )
+    if not rows:
+        raise click.UsageError("no GPU, and no other way to search is asked for")
     rows[0] |= {"segments": len(segments), "open_seconds": float(np.median(opened))}
     return rows
 
@@ -183,6 +207,9 @@ def measure(
 @click.option(
     "--dim", "dims", multiple=True, type=int, default=(512, 1024, 4096), show_default=True
 )
+@click.option(
+    "--way", "wanted", multiple=True, type=click.Choice(WAYS), default=WAYS, help="[default: all]"
+)
 @click.option("--batch", default=1000, show_default=True)
 @click.option("--segment", default=32_768, show_default=True, help="Vectors of a segment.")
 @click.option("-k", default=10, show_default=True)
@@ -191,6 +218,7 @@ def measure(
 def main(
     ns: tuple[int, ...],
     dims: tuple[int, ...],
+    wanted: tuple[str, ...],
     batch: int,
     segment: int,
     k: int,
@@ -204,7 +232,7 @@ def main(
             click.echo(f"{n:,} x {dim} does not fit into memory: left out", err=True)
             continue
         with tempfile.TemporaryDirectory() as folder:
-            rows += measure(Path(folder), n, dim, batch, segment, k, repeats)
+            rows += measure(Path(folder), n, dim, batch, segment, k, repeats, wanted)
     if as_json:
         print(json.dumps(rows))
         return
