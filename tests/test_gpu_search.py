@@ -106,9 +106,10 @@ def assert_same(found: tuple[Any, Any], wanted: tuple[Any, Any]) -> None:
     np.testing.assert_array_equal(found[0], wanted[0])
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("shard", [2**30, 700 * DIM])
 def test_gpus_give_the_bits_of_the_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: list[Any], shard: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: list[Any], shard: int, weighted: bool
 ) -> None:
     monkeypatch.setattr(resident_module, "_PIECE", shard)
     monkeypatch.setattr("forvalue_index.search.flat._NUMBERS", 300 * DIM)
@@ -116,17 +117,23 @@ def test_gpus_give_the_bits_of_the_cpu(
     segments = write(tmp_path, ids, "s")
     cpu = FlatSearch(tmp_path, segments, DIM, ids[::7])
     gpu = FlatSearch(tmp_path, segments, DIM, ids[::7], Resident(DIM, lambda: devices))
-    counts = scans(monkeypatch)
+    counts, how = scans(monkeypatch), dict[str, Any]()
+    if weighted:  # cosines
+        how["weights"] = 1 / np.linalg.norm(cpu.vectors(cpu.ids), axis=1)
+        how["weights"].flags.writeable = False
     for k in (1, 10, 100):
-        for opponents in (False, True):
-            for allowed in (None, ids[100:900]):
-                wanted = cpu.search(QUERIES, k, opponents=opponents, allowed=allowed)
+        for how["opponents"] in (False, True):
+            for how["allowed"] in (None, ids[100:900]):
+                wanted = cpu.search(QUERIES, k, **how)
                 counts.clear()
-                found = gpu.search(QUERIES, k, opponents=opponents, allowed=allowed)
+                found = gpu.search(QUERIES, k, **how)
                 assert sum(counts) < len(QUERIES) / 2
                 assert_same(found, wanted)
-                one = gpu.search(QUERIES[3:4], k, opponents=opponents, allowed=allowed)
+                one = gpu.search(QUERIES[3:4], k, **how)
                 assert_same(one, (wanted[0][3:4], wanted[1][3:4]))
+    if weighted:  # it could fail: other weights are copied anew
+        how = {"weights": np.linspace(1, 2, cpu.ntotal)}
+        assert_same(gpu.search(QUERIES, 9, **how), cpu.search(QUERIES, 9, **how))
     if isinstance(devices[0], FakeGpu):
         pieces = [len(rows._pieces) for device in devices for rows in device.made]
         assert all((count > 1) == (shard < 2**30) for count in pieces)
@@ -146,9 +153,6 @@ def test_few_that_are_allowed_are_left_to_the_cpu(
     assert_same(gpu.search(QUERIES, 10, allowed=allowed), cpu.search(QUERIES, 10, allowed=allowed))
     assert_same(gpu.search(QUERIES, 200), cpu.search(QUERIES, 200))
     assert counts[0] > len(QUERIES) / 2
-    # Ranks with weights are the CPU's as well.
-    weights = np.linspace(1, 2, N)
-    assert_same(gpu.search(QUERIES, 5, weights=weights), cpu.search(QUERIES, 5, weights=weights))
 
 
 def test_more_than_a_gpu_gives_is_left_to_the_cpu(tmp_path: Path, devices: list[Any]) -> None:
@@ -346,6 +350,31 @@ def test_faiss_is_given_the_same_memory_for_many(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Lib, "bfKnn", lambda *_: pytest.fail("it was asked"))
     few = rows.search(queries[:3], 9)
     np.testing.assert_array_equal(few[1], wanted[1][:3, :9])
+
+
+def test_what_was_found_is_not_left_out_for_the_bound_would_rise(tmp_path: Path) -> None:
+    resident, live = Resident(DIM, lambda: [FakeGpu()]), np.arange(N)
+    flat = FlatSearch(tmp_path, write(tmp_path, live, "s"), DIM, resident=resident)
+    exact = np.sort(flat.scores(QUERIES)[1], axis=1)[:, ::-1]
+    found = resident.propose(QUERIES, 18, live, live, flat._blocks)
+    assert found is not None and found[0].shape == (len(QUERIES), 38)
+    assert (found[1] >= exact[:, 38]).all()
+    assert (found[1] < exact[:, 18])[:20].all()
+
+
+def test_a_gpu_that_had_no_room_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(resident_module, "_AGAIN", 2 * len(QUERIES))
+    segments, device = write(tmp_path, np.arange(N), "s"), FakeGpu(memory=10**6)
+    flat = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, lambda: [device]))
+    flat.search(QUERIES, 3)
+    device.memory = 2**40
+    flat.search(QUERIES, 3)
+    assert not any(map(len, device.made))  # not yet
+    flat.search(QUERIES, 3)
+    assert sum(map(len, device.made)) == N
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.gpu

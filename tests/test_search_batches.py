@@ -27,7 +27,6 @@ def unsure(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return scanned(self, queries, *rest)
 
     monkeypatch.setattr(flat_module, "MANY", 4)
-    monkeypatch.setattr(many, "MANY", 4)
     monkeypatch.setattr(FlatSearch, "_scanned", count)
     return counts
 

@@ -102,8 +102,9 @@ class FlatSearch:
             opponents: the samples that most speak against the query, the most adverse first.
             allowed: only these ids may be an answer; those that are not live are passed over.
             weights: a positive number for each of `ids`, in their order [ntotal]: 1 / length of
-                the vector makes the rank of cosines. An array that cannot be written to is looked
-                at once, however often it is given.
+                the vector makes the rank of cosines. FAISS cannot rank by them, so that all
+                scores of a single query are taken, which is slower than without. An array that
+                cannot be written to is looked at once, however often it is given.
 
         Raises:
             InputError: k, the shape of the queries or a weight is wrong, or a query is not finite.
@@ -146,8 +147,8 @@ class FlatSearch:
     def _together(
         self, queries: Scores, m: int, wanted: Ids, table: Scores | None
     ) -> Proposal | None:
-        """Candidates by products of matrices, if the queries are many or there are weights."""
-        if (len(queries) < MANY and table is None) or 8 * m > len(wanted):
+        """Candidates by products of matrices, if the queries are many."""
+        if len(queries) < MANY or 8 * m > len(wanted):
             return None
         return propose(self._parts_with(wanted), queries, m, table)
 

@@ -1,4 +1,4 @@
-"""What may be the best of many queries at a time, or of weighted ones: by products of matrices.
+"""What may be the best of many queries at a time: candidates by products of matrices.
 
 Decoding the vectors for BLAS costs as much as some ten scans; from then on a query costs a third
 of one, and a tenth where bytes multiply fast (`narrow.py`). BLAS adds up in an order of its own,
@@ -47,17 +47,11 @@ def propose(parts: Sequence[Part], queries: Scores, m: int, table: Scores | None
 
     ids = np.empty((len(queries), m), np.int64)
     bounds = np.empty(len(queries))
-    many = len(queries) >= MANY  # few have weights, which FAISS does not know
-
-    def best(some: Scores) -> tuple[Scores, Ids, float]:
-        if many and not narrow.available():
-            return _best(parts, some, m, table)
-        return narrow.best(parts, some, m, table, narrow=many)
-
+    best = narrow.best if narrow.available() else _best
     step = max(MANY, min(_TOGETHER, _RESULTS // m))
     for start in range(0, len(queries), step):
         some = slice(start, start + step)
-        scores, ids[some], longest = best(queries[some])
+        scores, ids[some], longest = best(parts, queries[some], m, table)
         bounds[some] = scores[:, -1] + slack(queries[some], longest)
     return ids, bounds
 

@@ -1,4 +1,4 @@
-"""The best of queries by products in torch: in float32, or of 8-bit integers where they are many.
+"""The best of many queries by products of 8-bit integers, which leave few for exact scores.
 
 Processors that multiply bytes do so four times as fast as float32. What rounding vectors and
 queries to bytes does to a score is bounded by the lengths of what it takes away (Cauchy-Schwarz);
@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from threading import Lock
 
 import numpy as np
@@ -46,7 +46,7 @@ def available() -> bool:
 
 
 def best(
-    parts: Sequence[Part], queries: Scores, m: int, table: Scores | None, *, narrow: bool
+    parts: Sequence[Part], queries: Scores, m: int, table: Scores | None
 ) -> tuple[Scores, Ids, float]:
     """Scores and ids of the m best [q, m], best first, and the greatest weighted length.
 
@@ -58,7 +58,6 @@ def best(
         queries: [q, dim] float32.
         m: of each query.
         table: the weight of each id, at the place of its number.
-        narrow: use bytes, which have to be `available`.
 
     Raises:
         CorruptIndexError: a part holds vectors that cannot be compared.
@@ -67,9 +66,8 @@ def best(
     found = _Best(asked, m)
     cores = faiss().omp_get_max_threads()
     left = iter(parts)  # whoever is done with one takes the next
-    compare = partial(_compare, left, asked, table, found, narrow)
     with _one_thread_each():
-        longest = threads(cores).map(lambda _: compare(), range(cores))
+        longest = threads(cores).map(lambda _: _compare(left, asked, table, found), range(cores))
         most = max(longest) * (1 + queries.shape[1] * 2.0**-23)
     return (found.scores * scale[:, None]).numpy(), found.ids.numpy(), most
 
@@ -90,19 +88,17 @@ class _Best:
             self.ids = torch.cat([self.ids, ids], dim=1).gather(1, order)
 
 
-def _compare(
-    parts: Iterator[Part], asked: Tensor, table: Scores | None, best: _Best, narrow: bool
-) -> float:
+def _compare(parts: Iterator[Part], asked: Tensor, table: Scores | None, best: _Best) -> float:
     """Adds to the best of some queries, scaled to 127; returns the greatest weighted length.
 
     `parts` are taken by several threads.
     """
     (count, dim), m = asked.shape, best.scores.shape[1]
-    small, lost = _rounded(asked)
-    lengths = 1.001 * _length(small.float())[:, None]
+    narrow, lost = _rounded(asked)
+    lengths = 1.001 * _length(narrow.float())[:, None]
     # As far as float32 takes the scores, the scales, the weights and the lengths themselves off.
     rest = (1.001 * lost + (dim + 8) * 2.0**-22 * _length(asked))[:, None]
-    room = _Room(count if narrow else 0, dim, max(m, _NUMBERS // max(count, dim)))
+    room = _Room(count, dim, max(m, _NUMBERS // max(count, dim)))
     longest, tried, missed = 0.0, 0, 0
     for part, ids, vectors, weights in _blocks(parts, room, table):
         plain = _length(vectors)
@@ -111,9 +107,9 @@ def _compare(
         whole = plain if weights is None else plain * weights
         longest = max(longest, float(whole.max()))
         floor = best.scores[:, -1:]
-        few = narrow and missed <= 1 + tried // 2 and bool(torch.isfinite(floor).all())
+        few = missed <= 1 + tried // 2 and bool(torch.isfinite(floor).all())
         if few:
-            products, lost, unit = room.products(small, vectors, weights)
+            products, lost, unit = room.products(narrow, vectors, weights)
             # In units of both scales: how far a score may be above the floor.
             # (A matrix product with so few columns takes four times as long.)
             over = unit if weights is None else unit * weights
