@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from forvalue_index.config import ON_ERROR, FormatConfig
-from forvalue_index.data.formatting import content_hash, key_of, texts_of
+from forvalue_index.data.formatting import identity, key_of, texts_of
 from forvalue_index.data.rows import Rows
 from forvalue_index.errors import InputError, KeyConflictError, RowError, StorageError
 from forvalue_index.records import Row
@@ -154,8 +154,7 @@ def check_rows(
             continue
         try:
             texts_of(row, source, format)
-            content = content_hash(row, source)
-            key = key_of(row, source, format)
+            key, content = identity(row, source, format)
         except RowError as error:
             rejects.add(error, row)
             continue

@@ -129,6 +129,12 @@ def key_of(row: Row, source: str, config: FormatConfig) -> str:
     return _text(row, config.key_field, source, may_be_empty=False)
 
 
+def identity(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
+    """Returns the row's key and its content hash."""
+    content = content_hash(row, source)
+    return (content if config.key_field is None else key_of(row, source, config)), content
+
+
 def _prompt(row: Row, source: str, config: FormatConfig) -> str:
     if config.template is not None:
         return prompt_of(row, source, config.template)
@@ -313,9 +319,10 @@ class Formatter:
                 f"token id {largest} is not one of the {self._vocabulary} that the model knows: "
                 "the tokenizer has a vocabulary larger than the head; use the model's own",
             )
+        key, content = identity(row, source, self._config)
         return Sample(
-            key=key_of(row, source, self._config),
-            content_hash=content_hash(row, source),
+            key=key,
+            content_hash=content,
             row=row,
             input_ids=tokens.ids,
             scored=tokens.scored,

@@ -11,8 +11,7 @@ from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatting import (
     Formatter,
     Reject,
-    content_hash,
-    key_of,
+    identity,
     label_of,
     left_out,
     texts_of,
@@ -81,9 +80,10 @@ class ClassFormatter:
         if not len(ids):
             raise RowError(source, "the text has no tokens")
         types = encoded.get("token_type_ids")
+        key, content = identity(row, source, self._config)
         return Sample(
-            key=key_of(row, source, self._config),
-            content_hash=content_hash(row),
+            key=key,
+            content_hash=content,
             row=row,
             input_ids=ids,
             scored=np.zeros(len(ids), dtype=np.bool_),

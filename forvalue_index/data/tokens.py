@@ -149,8 +149,11 @@ def cut(tokens: Tokens, max_length: int, side: str, bos: int | None) -> Tokens:
         start = kept + int((sums[firsts + room] - sums[firsts + lost]).argmax())
     scored = tokens.scored.copy()
     scored[start] &= start == kept
-    window = np.r_[:kept, start : start + room]
-    return _unpredicted(Tokens(tokens.ids[window], scored[window]))
+    ids, scored = (
+        np.concatenate([values[:kept], values[start : start + room]])
+        for values in (tokens.ids, scored)
+    )
+    return _unpredicted(Tokens(ids, scored))
 
 
 def _unpredicted(tokens: Tokens) -> Tokens:
