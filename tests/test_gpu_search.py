@@ -79,6 +79,11 @@ def vectors_of(n: int, seed: int = 0) -> NDArray[np.float32]:
 QUERIES = np.concatenate([vectors_of(20, seed=1), 1e-6 * vectors_of(5, 2), 1e6 * vectors_of(5, 3)])
 
 
+def random_unit(n: int) -> NDArray[np.float32]:
+    vectors = vectors_of(n)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
 def write(folder: Path, ids: NDArray[np.int64], name: str) -> list[Segment]:
     """Segments of vectors that depend on their id alone."""
     parts = np.array_split(ids, 3)
@@ -202,9 +207,9 @@ def test_vectors_stay_while_the_index_changes(
     copied: list[int] = []
     add = Rows.add
 
-    def count(self: Rows, ids: Any, halves: Any) -> float:
+    def count(self: Rows, ids: Any, halves: Any) -> None:
         copied.append(len(ids))
-        return add(self, ids, halves)
+        add(self, ids, halves)
 
     monkeypatch.setattr(Rows, "add", count)
 
@@ -287,9 +292,12 @@ def rows_and_queries(device: torch.device, n: int) -> tuple[Rows, NDArray[np.flo
     """Vectors under the ids 10, 11, …, and the last of them as queries."""
     rows, vectors = Rows(DIM, device), vectors_of(N).astype(np.float16)
     for ids in np.array_split(np.arange(N), 7):
-        longest = np.linalg.norm(vectors[ids].astype(np.float64), axis=1).max()
-        assert rows.add(ids + 10, vectors[ids]) == pytest.approx(longest, rel=1e-6)
+        rows.add(ids + 10, vectors[ids])
     assert len(rows) == N
+    lengths, weighed = np.linalg.norm(vectors.astype(np.float64), axis=1), rows.weighed(None)
+    assert (weighed.lengths.cpu().numpy() >= lengths).all()
+    np.testing.assert_allclose(weighed.lengths.cpu().numpy(), lengths, rtol=1e-4)
+    assert weighed.longest == weighed.lengths.max()
     return rows, vectors[-n:].astype(np.float32)
 
 
@@ -303,7 +311,7 @@ def test_rows_grow_and_find_the_best(monkeypatch: pytest.MonkeyPatch, piece: int
     monkeypatch.setattr(resident_module, "_PRODUCTS", 7 * N)  # some queries at a time
     order = np.argsort(-every, axis=1)
     for k in (9, N):
-        scores, ids, others = rows.search(queries, k)
+        scores, ids, others = rows.search(queries, k, rows.weighed(None))
         np.testing.assert_array_equal(ids[:, :9], order[:, :9] + 10)
         wrong = np.abs(scores - np.take_along_axis(every, ids - 10, 1))
         assert (wrong <= np.take_along_axis(off, ids - 10, 1)).all()
@@ -340,15 +348,15 @@ class Lib:
 def test_faiss_is_given_the_same_memory_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resident_module, "_PIECE", 1000 * DIM)
     rows, queries = rows_and_queries(torch.device("cpu"), 40)
-    wanted = rows.search(queries, 600)
+    wanted = rows.search(queries, 600, rows.weighed(None))
     monkeypatch.setattr(resident_module, "faiss", lambda: Lib)
     monkeypatch.setattr(resident_module, "_faiss_can", lambda device: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    found = rows.search(queries, 600)  # more than the last piece has
+    found = rows.search(queries, 600, rows.weighed(None))  # more than the last piece has
     np.testing.assert_array_equal(found[1][:, :50], wanted[1][:, :50])
     np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-3)
     monkeypatch.setattr(Lib, "bfKnn", lambda *_: pytest.fail("it was asked"))
-    few = rows.search(queries[:3], 9)
+    few = rows.search(queries[:3], 9, rows.weighed(None))
     np.testing.assert_array_equal(few[1], wanted[1][:3, :9])
 
 
@@ -360,6 +368,23 @@ def test_what_was_found_is_not_left_out_for_the_bound_would_rise(tmp_path: Path)
     assert found is not None and found[0].shape == (len(QUERIES), 38)
     assert (found[1] >= exact[:, 38]).all()
     assert (found[1] < exact[:, 18])[:20].all()
+
+
+def test_one_long_vector_does_not_blur_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How far a score may be off is for each vector by its own length."""
+    vectors = random_unit(N)
+    vectors[7] *= 5000
+    segments = [write_segment(tmp_path, "s.faiss", np.arange(N), vectors)]
+    queries = random_unit(40)[20:25]
+    counts = scans(monkeypatch)
+    flat = FlatSearch(tmp_path, segments, DIM, resident=Resident(DIM, lambda: [FakeGpu()]))
+    wanted = FlatSearch(tmp_path, segments, DIM).search(queries, 5)
+    counts.clear()
+    for _ in range(2):  # the GPU is used from the second time on
+        assert_same(flat.search(queries, 5), wanted)
+    assert counts == [5]
 
 
 def test_a_gpu_that_had_no_room_is_tried_again(
@@ -383,8 +408,8 @@ def test_faiss_and_torch_find_the_same_on_a_gpu(monkeypatch: pytest.MonkeyPatch)
     if not resident_module._faiss_can(device):
         pytest.skip("FAISS is without GPUs")
     rows, queries = rows_and_queries(device, 40)
-    found = rows.search(queries, 9)
+    found = rows.search(queries, 9, rows.weighed(None))
     monkeypatch.setattr(resident_module, "_faiss_can", lambda device: False)
-    wanted = rows.search(queries, 9)
+    wanted = rows.search(queries, 9, rows.weighed(None))
     np.testing.assert_allclose(found[0], wanted[0], rtol=1e-4, atol=1e-3)
     assert (found[1] == wanted[1]).mean() > 0.99

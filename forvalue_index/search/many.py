@@ -59,21 +59,35 @@ def propose(parts: Sequence[Part], queries: Scores, m: int, table: Scores | None
 def slack(queries: Scores, longest: float, unit: float = 0.0) -> NDArray[np.float64]:
     """How far apart two float32 scores of a query and a vector can be, [q].
 
+    Args:
+        queries: [q, dim] float32.
+        longest: the greatest length of a vector.
+        unit: as in `relative_slack`.
+    """
+    dim = queries.shape[1]
+    lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
+    slack: NDArray[np.float64] = relative_slack(dim, unit) * lengths * longest + nothing(dim)
+    return slack
+
+
+def relative_slack(dim: int, unit: float = 0.0) -> float:
+    """How far apart two float32 scores can be, over the product of both lengths.
+
     A sum of d rounded products, whatever its order, is off by at most d u / (1 - d u) times the
     product of both lengths (Higham, Accuracy and Stability, section 3.1), with u = 2^-24; two
     such sums by twice that. Weights round thrice more.
 
     Args:
-        queries: [q, dim] float32.
-        longest: the greatest length of a vector.
+        dim: of the vectors.
         unit: by how much, relative, queries were rounded for one of the scores.
     """
-    dim = queries.shape[1]
     error = (dim + 4) * 2.0**-24
-    lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
-    relative = unit + 2 * error / (1 - error)
-    slack: NDArray[np.float64] = relative * lengths * longest + dim * np.finfo(np.float32).tiny
-    return slack
+    return unit + 2 * error / (1 - error)
+
+
+def nothing(dim: int) -> float:
+    """How far apart the scores can be beside that: products that are too small for float32."""
+    return dim * float(np.finfo(np.float32).tiny)
 
 
 def _best(

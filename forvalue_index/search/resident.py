@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.search.backend import faiss
-from forvalue_index.search.many import MANY, Proposal, slack
+from forvalue_index.search.many import MANY, Proposal, nothing, relative_slack
 from forvalue_index.search.parts import Ids, Scores
 
 if TYPE_CHECKING:  # it takes a second to import, and only GPUs need it
@@ -84,6 +84,15 @@ def gpus() -> list[Gpu]:
     return [Gpu(i) for i in range(torch.cuda.device_count())]
 
 
+@dataclass(frozen=True)
+class Weighed:
+    """What the scores of vectors on a device are multiplied by, and how long the vectors are."""
+
+    weights: Tensor | None  # [n] float32; None: all are 1
+    lengths: Tensor  # [n] float32, times the weights; rounded up
+    longest: float  # of these
+
+
 class Rows:
     """Vectors in float16 on a device, under their ids."""
 
@@ -113,8 +122,8 @@ class Rows:
         room = len(self._pieces[-1]) if self._pieces else 0
         return 2 * min(2 * room * self._dim, _PIECE)
 
-    def add(self, ids: Ids, halves: Halves) -> float:
-        """Takes vectors [n, dim]; returns the greatest length of one, up to float32 rounding."""
+    def add(self, ids: Ids, halves: Halves) -> None:
+        """Takes vectors [n, dim]."""
         import torch
 
         if not self._pieces or (self._used + len(ids)) * self._dim > _PIECE:
@@ -131,45 +140,55 @@ class Rows:
         self._ids.append(ids)
         self._n += len(ids)
         self._lengths.append(torch.linalg.vector_norm(rows.float(), dim=1))
-        return float(self._lengths[-1].max())
 
-    def weighted(self, table: Scores) -> tuple[Tensor, float]:
-        """The weights of the vectors, in their order [n], and the greatest weighted length.
+    def weighed(self, table: Scores | None) -> Weighed:
+        """The vectors' weights and weighted lengths.
 
         `table` has the weight of each id at the place of its number; where it ends, they are 0.
+        None: all are 1.
         """
         import torch
 
-        inside = self.ids < len(table)
-        weights = np.where(inside, table[np.where(inside, self.ids, 0)], np.float32(0))
         self._lengths = [torch.cat(self._lengths)]
-        there = torch.from_numpy(weights).to(self._device)
-        return there, float((there * self._lengths[0]).max())
+        lengths, weights = self._lengths[0] * (1 + self._dim * 2.0**-23), None
+        if table is not None:
+            inside = self.ids < len(table)
+            found = np.where(inside, table[np.where(inside, self.ids, 0)], np.float32(0))
+            weights = torch.from_numpy(found).to(self._device)
+            lengths = lengths * weights
+        return Weighed(weights, lengths, float(lengths.max()))
 
     def search(
-        self, queries: Scores, k: int, weights: Tensor | None = None
+        self, queries: Scores, k: int, weighed: Weighed, margin: float = 0.0
     ) -> tuple[Scores, Ids, NDArray[np.float64]]:
         """Scores and ids of the k best [q, min(k, n)], best first, and a bound for the others, [q].
 
-        Queries [q, dim] are rounded to float16. A score is multiplied by the vector's weight.
+        Queries [q, dim] are rounded to float16. To each score `margin` times the weighted length
+        of its vector is added, and that is what is best: as high as the score may be in truth.
+        FAISS knows no lengths: it takes the greatest for all.
         """
         import torch
 
         k, pieces = min(k, len(self)), self._filled()
         asked = torch.from_numpy(queries).to(self._device).half()
-        if len(queries) >= MANY and weights is None and _faiss_can(self._device):
+        if len(queries) >= MANY and weighed.weights is None and _faiss_can(self._device):
             scores, places = _faiss_best(pieces, asked, k)
+            scores += np.float32(margin * weighed.longest)
         else:
             step = max(1, _PRODUCTS // len(self))
 
             def ranked(some: Tensor) -> Any:
                 scores = torch.cat([_products(some, piece) for piece in pieces], 1)
-                return (scores if weights is None else scores.mul_(weights)).topk(k)
+                if weighed.weights is not None:
+                    scores *= weighed.weights
+                return scores.add_(weighed.lengths, alpha=margin).topk(k)
 
             found = [ranked(asked[i : i + step]) for i in range(0, len(asked), step)]
             scores = torch.cat([best.values for best in found]).cpu().numpy()
             places = torch.cat([best.indices for best in found]).cpu().numpy()
         others = scores[:, -1] if k < len(self) else np.full(len(queries), -np.inf)
+        if not np.isfinite(weighed.longest):  # what cannot be compared bounds nothing
+            others = np.full(len(queries), np.nan)
         return scores, np.where(places < 0, -1, self.ids[places]), others.astype(np.float64)
 
     def _new(self, n: int) -> Tensor:
@@ -246,9 +265,8 @@ class Resident:
         self._devices: Sequence[Device] | None = None
         self._rows: list[Rows] = []  # on each device
         self._covered: Ids | None = None  # all of these are on the devices
-        self._longest = 0.0
         self._asked = 0
-        self._weighted: tuple[Scores, Ids, list[Tensor], float] | None = None
+        self._weighed: tuple[Scores | None, Ids, list[Weighed]] | None = None  # the last
 
     def propose(
         self,
@@ -293,7 +311,7 @@ class Resident:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
                 log.warning("searching on the CPU, for the GPUs cannot be used: %s", reason)
                 self._devices, self._rows, self._covered = None, [], None
-                self._weighted, self._asked = None, WORTH - _AGAIN
+                self._weighed, self._asked = None, WORTH - _AGAIN
                 return None
 
     def _cover(self, devices: Sequence[Device], live: Ids, blocks: Blocks) -> None:
@@ -309,8 +327,7 @@ class Resident:
             if (free := device.free()) < needed:
                 raise MemoryError(f"{needed:,} bytes of memory are needed, {free:,} are free")
         for ids, halves in blocks(missing):
-            longest = min(self._rows, key=len).add(ids, halves) * (1 + self._dim * 2.0**-23)
-            self._longest = float(np.maximum(self._longest, longest))  # NaN stays, bounds nothing
+            min(self._rows, key=len).add(ids, halves)
         self._covered = live
 
     def _best(self, queries: Scores, m: int, wanted: Ids, table: Scores | None) -> Proposal:
@@ -318,15 +335,21 @@ class Resident:
         # In float16, numbers beyond 65,504 would be infinite, and small ones nothing.
         units = (queries / np.maximum(lengths, 1e-300)[:, None]).astype(np.float32)
         full = [rows for rows in self._rows if len(rows)]
-        weights, longest = self._weights(full, table)
         fetched = min(_MOST, int(1.25 * m * sum(map(len, full)) / len(wanted)) + 16)
+        # Half a step of float16, what that leaves of the smallest numbers, and tensor cores,
+        # which cut off what they add up where a CPU rounds.
+        rounding = 2.0**-11 + self._dim**0.5 * 2.0**-25 + self._dim * 2.0**-22
+        margin = relative_slack(self._dim, rounding)
+
+        def search(rows: Rows, weighed: Weighed) -> tuple[Scores, Ids, NDArray[np.float64]]:
+            return rows.search(units, fetched, weighed, margin)
+
+        all_weighed = self._all_weighed(full, table)
         if len(full) == 1:
-            found = [full[0].search(units, fetched, weights[0])]
+            found = [search(full[0], all_weighed[0])]
         else:
             with ThreadPoolExecutor(len(full)) as pool:
-                found = list(
-                    pool.map(lambda rows, own: rows.search(units, fetched, own), full, weights)
-                )
+                found = list(pool.map(search, full, all_weighed))
         scores = np.concatenate([scores for scores, _, _ in found], axis=1)
         ids = np.concatenate([ids for _, ids, _ in found], axis=1)
         others = np.max([bound for _, _, bound in found], axis=0)
@@ -338,22 +361,14 @@ class Resident:
             order = np.argpartition(-scores, kept, axis=1)
             others = np.maximum(others, np.take_along_axis(scores, order[:, kept:], 1).max(axis=1))
             ids = np.take_along_axis(ids, order[:, :kept], 1)
-        # Half a step of float16, what that leaves of the smallest numbers, and tensor cores,
-        # which cut off what they add up where a CPU rounds.
-        rounding = 2.0**-11 + self._dim**0.5 * 2.0**-25 + self._dim * 2.0**-22
-        return ids, others * lengths + slack(queries, longest, rounding)
+        # Also what float32 takes off in the scores above, and in adding the margin.
+        return ids, others * lengths + 2.0**-22 * np.abs(others) * lengths + nothing(self._dim)
 
-    def _weights(
-        self, full: Sequence[Rows], table: Scores | None
-    ) -> tuple[Sequence[Tensor | None], float]:
-        """The weights of all vectors, and the greatest weighted length."""
-        if table is None:
-            return [None] * len(full), self._longest
-        kept = self._weighted
+    def _all_weighed(self, full: Sequence[Rows], table: Scores | None) -> list[Weighed]:
+        """What the vectors on each device weigh."""
+        assert self._covered is not None
+        kept = self._weighed
         if kept is None or kept[0] is not table or kept[1] is not self._covered:
-            assert self._covered is not None
-            found = [rows.weighted(table) for rows in full]
-            longest = max(length for _, length in found) * (1 + self._dim * 2.0**-23)
-            kept = table, self._covered, [weights for weights, _ in found], longest
-            self._weighted = kept
-        return kept[2], kept[3]
+            kept = table, self._covered, [rows.weighed(table) for rows in full]
+            self._weighed = kept
+        return kept[2]
