@@ -70,7 +70,7 @@ def add(
         changed = [key for key in wanted if known.get(key, wanted[key]) != wanted[key]]
         if changed and not update:
             raise KeyConflictError(
-                f"key {changed[0]!r} is in the index already, with other content: give "
+                f"key {changed[0]!r} is already in the index, with other content: give "
                 "--update to replace it, or change the key"
             )
         old = store.catalog.ids_of(changed)
@@ -103,8 +103,8 @@ def add(
         gone = total - added - (len(rejects) - before)
         if gone:
             raise InputError(
-                f"{gone} rows were gone when they were read a second time: "
-                "the input changed; run the command again"
+                f"{gone} rows were missing when the input was read a second time: "
+                "it has changed; run the command again"
             )
         if rejects.skip:
             with storing(store.directory):

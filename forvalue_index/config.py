@@ -29,7 +29,7 @@ def check_rank(rank: str, *, exact: bool = False) -> None:
         raise InputError(f"rank {rank!r} is not one of {', '.join(RANKS)}")
     if exact and rank not in PAIR_RANKS:
         raise InputError(
-            f"rank {rank!r} is of the stored vectors and has no exact form: leave out exact, or "
+            f"rank {rank!r} is for stored vectors only and has no exact form: leave out exact, or "
             f"rank by {', '.join(PAIR_RANKS)}"
         )
 
@@ -54,7 +54,7 @@ class ModelConfig:
         if self.adapter_weights and len(self.adapter_weights) != len(self.adapters):
             raise InputError(
                 f"{len(self.adapter_weights)} weights were given for {len(self.adapters)} "
-                "adapters: give each adapter its weight, or none"
+                "adapters: give one weight for each adapter, or none"
             )
         if not all(0 < weight < math.inf for weight in self.adapter_weights):
             raise InputError("the weight of an adapter is not a positive number")
@@ -95,7 +95,7 @@ class FormatConfig:
         if self.template is not None and (self.text_field or self.messages_field):
             raise InputError("a template makes prompts: use it with a prompt and a response")
         if self.chat and self.text_field is not None:
-            raise InputError("plain text is no chat: use a prompt and a response, or messages")
+            raise InputError("plain text is not a chat: use a prompt and a response, or messages")
 
     @property
     def is_chat(self) -> bool:

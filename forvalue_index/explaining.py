@@ -101,13 +101,13 @@ def narrow(
 ) -> Sample:
     """Returns a sample of whose scored tokens only some count; see `InfluenceIndex.part`."""
     if sample.label is not None:
-        raise InputError("the answer of a classifier is one class, and has no parts")
+        raise InputError("the answer of a classifier is a single class and has no parts")
     places = np.flatnonzero(sample.scored)
     if tokens is not None:
         chosen = places[tokens]
         if not len(chosen):
             raise InputError(
-                f"tokens {tokens.start}:{tokens.stop} are none of the response's {len(places)}"
+                f"tokens {tokens.start}:{tokens.stop} are not among the response's {len(places)}"
             )
     else:
         chosen = _occurrence(reader, sample, span or "")

@@ -322,7 +322,7 @@ class InfluenceIndex:
             CorruptIndexError: a segment is not what was committed.
         """
         if k < 1:
-            raise InputError(f"k is {k}, but it counts hits: use 1 or more")
+            raise InputError(f"k is {k}, but it is a number of hits: use 1 or more")
         check_rank(rank, exact=exact)
         return asking.query(
             self.reader,
@@ -465,7 +465,7 @@ class InfluenceIndex:
         """
         keys, conditions = listed(keys), listed(where)
         if keys and conditions:
-            raise InputError("keys and conditions were given: remove by one of them at a time")
+            raise InputError("keys and conditions were given: remove by one or the other")
         with self.store.lock():
             if conditions:
                 return self.store.remove_where(conditions)
@@ -551,7 +551,7 @@ class InfluenceIndex:
                 f"rank {rank!r} has no derived index: make one for {', '.join(PAIR_RANKS)}; "
                 "that for dot also serves decorrelated"
             )
-        reason = "it was asked for"
+        reason = "as requested"
         if factory is None:
             machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
             factory, reason = auto_factory(len(self), self.dim, memory or machine // 2)

@@ -75,7 +75,7 @@ class Picture:
             if _digest(data) != self.digest:
                 raise RowError(
                     source,
-                    f"image {self.path} was changed since it was indexed (its hash is "
+                    f"image {self.path} has changed since it was indexed (its hash is "
                     f"{_digest(data)}, was {self.digest}): restore it, or replace the row",
                 )
         image = _open(data, _name(self.path), source)

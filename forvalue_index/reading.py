@@ -46,7 +46,7 @@ class Reader:
         """
         if self._given:
             raise InputError(
-                "a model that is in memory is on one device: name it by its path or hub id, so "
+                "a model in memory is on one device only: name it by its path or hub id, so "
                 "that it can be loaded on others, or leave out the devices"
             )
         if device != self._device:
@@ -79,7 +79,7 @@ class Reader:
         differing = [name for name in found if stored.get(name) != found[name]]
         if differing:
             details = "; ".join(
-                f"{name}: {stored.get(name)} there, {found[name]} here" for name in differing
+                f"{name}: {stored.get(name)} in the index, {found[name]} now" for name in differing
             )
             other = "" if differing == ["recipe"] else "give the original with --model, or "
             raise FingerprintError(
@@ -123,7 +123,7 @@ class Reader:
         format = replace(format or self.config.format, key_field=None)
         rows = list(with_images(open_rows(data), format))
         if not rows:
-            raise InputError("there is no query in the data")
+            raise InputError("there are no queries in the data")
         return self.formatter(format).samples(rows)
 
     def training_samples(self, ids: Iterable[int]) -> list[Sample]:

@@ -29,7 +29,7 @@ def respond(
 ) -> Sample:
     """Returns a row with the model's answer; see `InfluenceIndex.respond`."""
     if reader.lm.task == "classification":
-        raise InputError(f"{reader.lm.name} is a classifier and writes no answer: use query")
+        raise InputError(f"{reader.lm.name} is a classifier and writes no answers: use query")
     row, format = _prompted(prompt, format)
     [stub] = reader.samples([_answered(row, format, STUB)], format)
     if stub.truncated:
@@ -45,7 +45,9 @@ def respond(
     if made[-1] in end_tokens(reader.lm) and made[-1] not in stub.input_ids[stub.scored]:
         made = made[:-1]
     if not text:
-        raise InputError("the model answers this prompt with nothing, so nothing can be attributed")
+        raise InputError(
+            "the model gives this prompt an empty answer, so there is nothing to attribute"
+        )
     return replace(
         stub,
         row=_with_text(stub.row, format, text),

@@ -372,7 +372,7 @@ class Store:
             try:
                 check_current(info, view.flat, folder / info.file)
             except CorruptIndexError as error:
-                log.warning("searching without it: %s", error)
+                log.warning("searching without the derived index: %s", error)
                 return None
             try:
                 return open_derived(folder, view.flat, rank, weights=self.weights(rank))

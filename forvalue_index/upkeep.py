@@ -116,7 +116,7 @@ def _rewrite(store: Store, flat: FlatSearch, old: Sequence[Segment]) -> None:
     for segment in old:  # a new checksum must not make damage look sound
         ids = catalog.segment_ids(segment.name)
         for problem in verify_segment(folder, segment, store.dim, ids):
-            raise CorruptIndexError(f"{problem}: nothing of it was compacted")
+            raise CorruptIndexError(f"{problem}: none of it was compacted")
     parts = [catalog.live_ids(segment.name) for segment in old]
     ids = np.sort(np.concatenate(parts))
     new = None
@@ -240,10 +240,10 @@ def repair(store: Store) -> list[str]:
                 info = read_info(folder, name)
             except CorruptIndexError:
                 remove_derived(folder, name)
-                done.append(f"removed {folder / name}: what it was cannot be read")
+                done.append(f"removed {folder / name}, which could not be read")
             else:
                 _remake(store, info)
-                done.append(f"made the derived index {name} again")
+                done.append(f"rebuilt the derived index {name}")
         return done
 
 

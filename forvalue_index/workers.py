@@ -51,11 +51,13 @@ def settle_devices(devices: str | Sequence[str | int]) -> list[str]:
     if list(parts) == ["all"]:
         parts = range(torch.cuda.device_count())
         if not parts:
-            raise InputError("all GPUs are wanted, but torch sees none: name devices, or leave out")
+            raise InputError(
+                "all GPUs were requested, but torch sees none: name devices, or give none"
+            )
     names = [str(part).strip() for part in parts]
     names = [f"cuda:{name}" if name.isdigit() else name for name in names]
     if not names:
-        raise InputError("there is no device in the list of devices")
+        raise InputError("the list of devices is empty")
     for name in names:
         if find_device(name) is None:
             raise InputError("auto is one model on all devices: give it as --device auto")
@@ -186,7 +188,7 @@ class _Process:
         except BrokenProcessPool as error:
             raise WorkerError(
                 f"the process on {self._device} died (killed, or out of memory): what was "
-                "committed stays, and the same command goes on; a script that uses several "
+                "committed stays, and the same command continues; a script that uses several "
                 'devices needs `if __name__ == "__main__":` around what it does'
             ) from error
 

@@ -175,7 +175,7 @@ def test_an_index_of_two_checkpoints_by_command(
     assert json.loads(asked.stdout)["key"] == "row-4"
     assert command("verify", "--index", index).exit_code == 0
     again = command(*given)
-    assert "30 there already" in again.stderr
+    assert "30 already there" in again.stderr
     one_weight = command(*given, "--adapter-weight", "1")
     assert one_weight.exit_code == 1
     assert "3 weights were given for 2 adapters" in one_weight.stderr
@@ -224,7 +224,7 @@ def test_an_adapter_of_a_base_of_another_size_is_refused(tmp_path: Path, folder:
 def test_an_adapter_of_a_deeper_base_is_refused(tmp_path: Path, folder: Path) -> None:
     deeper = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES | {"num_hidden_layers": 3}))
     get_peft_model(deeper, LoraConfig(target_modules=LAYERS)).save_pretrained(tmp_path / "deep")
-    with pytest.raises(ModelError, match="made for another base"):
+    with pytest.raises(ModelError, match="made for another base model"):
         load_model(ModelConfig(str(folder / "base"), adapters=(str(tmp_path / "deep"),)), "cpu")
 
 
@@ -239,7 +239,7 @@ def test_what_is_no_adapter_is_refused(tmp_path: Path, folder: Path) -> None:
 def test_learned_prompts_are_refused(tmp_path: Path, folder: Path) -> None:
     config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     get_peft_model(tiny_model("llama"), config).save_pretrained(tmp_path / "prefix")
-    with pytest.raises(ModelError, match="puts learned tokens before a text"):
+    with pytest.raises(ModelError, match="puts learned tokens before the text"):
         load_model(ModelConfig(str(folder / "base"), adapters=(str(tmp_path / "prefix"),)), "cpu")
 
 

@@ -125,7 +125,7 @@ def test_the_end_counts_where_it_counts_in_the_rows(
 def test_an_answer_of_nothing_is_an_error(tmp_path: Path, rows: list[Row]) -> None:
     with (
         build(tmp_path / "i", rows, language_model(end_after=0)) as index,
-        pytest.raises(InputError, match="answers this prompt with nothing"),
+        pytest.raises(InputError, match="gives this prompt an empty answer"),
     ):
         index.respond(PROMPT)
 
@@ -232,7 +232,7 @@ def test_ask_for_people(built: Path) -> None:
     answer = json.loads(run_well(*ask, "--json"))["row"]["response"]
     assert f"? {PROMPT}{answer}" in result.stdout
     assert result.stdout.count("row-") == 3
-    assert "ended at --max-new-tokens 8" in result.stderr
+    assert "cut off at --max-new-tokens 8" in result.stderr
 
 
 def test_ask_says_what_is_wrong(built: Path, tmp_path: Path) -> None:

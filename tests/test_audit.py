@@ -105,7 +105,7 @@ def test_conditions_leave_the_others_out(index: InfluenceIndex) -> None:
         id for id, s in index.store.samples(every.ids.tolist()).items() if s.row["kind"] == 1
     ]
     np.testing.assert_array_equal(some.scores["loss"], every.scores["loss"][some.ids])
-    with pytest.raises(InputError, match="1 training rows: an audit takes 3 or more"):
+    with pytest.raises(InputError, match="1 training rows: an audit needs 3 or more"):
         audit(index, where=["id=row-7"])
     with pytest.raises(InputError, match="no training row has a field 'topic'"):
         audit(index, class_field="topic")
@@ -258,7 +258,7 @@ def test_every_row_has_its_reasons(index: InfluenceIndex) -> None:
     assert words["copy"][0] == 'the same prompt and response as "row-20"'
     every = "\n".join(reason for row in rows for reason in row["reasons"])
     assert re.search(r"disagrees with rows that have similar prompts \(agreement -0\.\d\d, ", every)
-    assert re.search(r"the prompt (takes|adds) \d+\.\d\d nats a token (off|to) ", every)
+    assert re.search(r"the prompt (takes|adds) \d+\.\d\d nats per token (off|to) ", every)
     assert re.search(r"disagrees with trusted rows that have similar prompts", every)
 
 
@@ -340,7 +340,7 @@ def test_help_says_among_how_many_near_duplicates_are_looked_for(path: Path) -> 
 def test_errors_are_one_line(path: Path, tmp_path: Path) -> None:
     for arguments, message in (
         (("--class-field", "topic"), "no training row has a field 'topic'"),
-        (("--output", tmp_path / "r.txt"), "name a file that ends in"),
+        (("--output", tmp_path / "r.txt"), "the name of the file must end in"),
         (("--html", tmp_path / "no" / "r.html"), "cannot be written"),
         (("--trusted", tmp_path / "gone.jsonl"), "gone.jsonl"),
     ):

@@ -157,11 +157,11 @@ def test_more_keys_and_ids_than_one_statement_can_hold(
         ([3, 4], ["x", "y"], 3, CorruptIndexError, "3 vectors, but 2 rows"),
         ([], [], 0, CorruptIndexError, "0 rows"),
         ([3, 3], ["x", "y"], 2, CorruptIndexError, "1 ids"),
-        ([2, 3], ["x", "y"], 2, CorruptIndexError, "id 2 was given out before, the next one is 3"),
-        ([3, 4], ["x", "x"], 2, KeyConflictError, "'x' stand more than once"),
-        ([3, 4], ["x", "k1"], 2, KeyConflictError, "'k1' are in the index already"),
-        ([3, 4], ["x", "a\0b"], 2, InputError, "no text"),
-        ([3, 4], ["x", "\ud800"], 2, InputError, "no text"),
+        ([2, 3], ["x", "y"], 2, CorruptIndexError, "id 2 is already taken, the next one is 3"),
+        ([3, 4], ["x", "x"], 2, KeyConflictError, "occur more than once in the input: 'x'"),
+        ([3, 4], ["x", "k1"], 2, KeyConflictError, "already in the index: 'k1'"),
+        ([3, 4], ["x", "a\0b"], 2, InputError, "not valid text"),
+        ([3, 4], ["x", "\ud800"], 2, InputError, "not valid text"),
     ],
 )
 def test_what_does_not_fit_is_not_committed(
@@ -185,10 +185,10 @@ def test_what_does_not_fit_is_not_committed(
 
 
 def test_rows_that_are_not_json_and_losses_that_are_not_numbers(catalog: Catalog) -> None:
-    with pytest.raises(InputError, match=r"'k0' cannot be kept as JSON"):
+    with pytest.raises(InputError, match=r"'k0' cannot be stored as JSON"):
         catalog.commit_segment(segment("a", 1), [sample(0, row={"x": object()})])
     for bad in ("\0", "\ud800"):
-        with pytest.raises(InputError, match="no text"):
+        with pytest.raises(InputError, match="not valid text"):
             catalog.known(["fine", bad])
     with pytest.raises(ValueError, match="loss nan"):
         catalog.commit_segment(segment("a", 1), [replace(sample(0), loss=float("nan"))])

@@ -34,7 +34,7 @@ def test_the_side_that_goes_can_be_chosen() -> None:
 
 def test_a_row_of_which_nothing_scored_is_left_is_refused() -> None:
     long = chat("u: " + "x" * 30, "a: Yes")
-    with pytest.raises(RowError, match=r"f:1: its scored tokens .* cut to 16: use --truncate"):
+    with pytest.raises(RowError, match=r"f:1: all its scored tokens .* cut to 16: use --truncate"):
         sample(GEMMA, long, 16, truncate="end")
 
 
@@ -51,8 +51,8 @@ def test_a_row_of_which_nothing_scored_is_left_is_refused() -> None:
         ([{"content": "Hi"}], "messages[0] has no role"),
         ([{"role": "user", "content": 3}], "the content of messages[0] is int, not text"),
         ([{"role": "user", "content": "\ud800"}], "messages[0] holds half a surrogate pair"),
-        (chat("u: Hi"), "no message of the assistant, so there is nothing to score"),
-        (chat("u: Hi", "a: "), "no message of the assistant, so there is nothing to score"),
+        (chat("u: Hi"), "no message from the assistant, so there is nothing to score"),
+        (chat("u: Hi", "a: "), "no message from the assistant, so there is nothing to score"),
         (chat("s: Be.", "u: Hi", "a: Yo"), "the chat template refuses the messages (no system"),
     ],
 )

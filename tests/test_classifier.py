@@ -203,7 +203,9 @@ def test_what_is_no_class_is_a_bad_row(value: Any) -> None:
 
 
 def test_an_unknown_class_says_which_there_are() -> None:
-    with pytest.raises(RowError, match="'best' is none of the model's 3 classes: bad, fair, good"):
+    with pytest.raises(
+        RowError, match="'best' is not one of the model's 3 classes: bad, fair, good"
+    ):
         formatter().samples([("f:1", {"text": "ab", "label": "best"})])
 
 
@@ -228,9 +230,9 @@ def test_a_pair_of_texts_is_two() -> None:
 
 
 def test_a_classifier_wants_labels() -> None:
-    with pytest.raises(InputError, match="give --label-field"):
+    with pytest.raises(InputError, match="with --label-field"):
         formatter(label_field=None)
-    with pytest.raises(InputError, match="a classifier reads texts"):
+    with pytest.raises(InputError, match="a classifier reads plain texts"):
         formatter(text_field=None, chat=True)
 
 
@@ -292,15 +294,15 @@ def test_what_a_classifier_is_not_asked(tmp_path: Path, model_dir: Path) -> None
     named = "--index", index, "--model", model_dir, "--text-field", "text"
     refused = command("build", data, *named)
     assert refused.exit_code == 1
-    assert "give --label-field" in refused.stderr
+    assert "with --label-field" in refused.stderr
     assert not index.exists()
     assert command("build", data, *named, "--label-field", "label").exit_code == 0
     unlabelled = command("query", "--index", index, "--text", "ab")
     assert unlabelled.exit_code == 2
-    assert "give its --label too" in unlabelled.stderr
+    assert "give --label too" in unlabelled.stderr
     unknown = command("query", "--index", index, "--text", "ab", "--label", "awful")
     assert unknown.exit_code == 1
-    assert "'awful' is none of the model's 3 classes" in unknown.stderr
+    assert "'awful' is not one of the model's 3 classes" in unknown.stderr
 
 
 def test_a_language_model_has_no_labels(tmp_path: Path) -> None:

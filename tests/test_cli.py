@@ -91,7 +91,7 @@ def test_add_tells_what_it_did(index: Path, tmp_path: Path, rows: list[Row]) -> 
     result = run("add", more, "--index", index)
     assert result.exit_code == 0
     assert "1 samples added" in result.stderr
-    assert "2 there already; 31 in" in result.stderr
+    assert "2 already there; 31 in" in result.stderr
 
 
 def test_info_and_verify(index: Path, model_dir: Path) -> None:
@@ -119,7 +119,7 @@ def test_optimize_says_what_it_made(index: Path, rows: list[Row]) -> None:
 def test_list_and_show(index: Path, rows: list[Row]) -> None:
     out = run("list", "--index", index, "--limit", 3)
     assert out.stdout.count("row-") == 3
-    assert "more: --after 2" in out.stderr
+    assert "there may be more: --after 2" in out.stderr
     lines = run_well("list", "--index", index, "--after", 2, "--limit", 99, "--json").splitlines()
     assert [json.loads(line)["row"] for line in lines] == rows[3:]
     found = run_well("list", "--index", index, "--where", "n in 4,7", "--json").splitlines()
@@ -132,13 +132,11 @@ def test_list_and_show(index: Path, rows: list[Row]) -> None:
 def test_update_remove_and_compact(index: Path, tmp_path: Path, rows: list[Row]) -> None:
     new = write(tmp_path / "new.jsonl", [rows[0] | {"response": "changed"}])
     assert_one_line(run("add", new, "--index", index), "give --update")
-    assert (
-        "1 of them in the place of others" in run("add", new, "--index", index, "--update").stderr
-    )
+    assert "1 of them replaced older ones" in run("add", new, "--index", index, "--update").stderr
     keys = tmp_path / "keys.txt"
     keys.write_text("row-1\nrow-2\n\nnobody\n")
     removed = run("remove", "--index", index, "--keys-file", keys, "--key", "row-3")
-    assert "3 samples removed, 1 keys were not there; 27 in" in removed.stderr
+    assert "3 samples removed, 1 key not found; 27 in" in removed.stderr
     assert "2 samples removed; 25" in run("remove", "--index", index, "--where", "n>=28").stderr
     assert json.loads(run_well("info", "--index", index, "--json"))["removed"] == 6
     assert "6 removed samples deleted" in run("compact", "--index", index).stderr

@@ -77,7 +77,7 @@ def test_a_build_without_room_for_what_it_fits_from_says_so_and_leaves_nothing(
         InfluenceIndex.build(tmp_path / "i", rows, lm, **wide)
     said = re.fullmatch(
         rf"{tempfile.gettempdir()} has no room for the ([\d,]+) bytes that fitting keeps there "
-        r"\(File too large\): set TMPDIR to a folder with room and run the command again",
+        r"\(File too large\): set TMPDIR to a folder with more space and run the command again",
         str(error.value),
     )
     assert said and not (tmp_path / "i").exists()
@@ -114,7 +114,7 @@ def test_a_postgresql_index_is_opened_by_its_directory(
     assert (path / "catalog.url").stat().st_mode & 0o777 == 0o600
     with InfluenceIndex.open(path, model=lm) as index:
         assert every(index, rows[0]) == expected
-    with pytest.raises(IndexMissingError, match="holds a catalogue already"):
+    with pytest.raises(IndexMissingError, match="already holds a catalogue"):
         InfluenceIndex.build(tmp_path / "other", rows, lm, catalog=database, **SETTINGS)
     assert not (tmp_path / "other").exists()
     with InfluenceIndex.open(path, model=lm) as index:

@@ -131,7 +131,7 @@ def test_a_folder_with_splits(tmp_path: Path, texts: list[Row]) -> None:
             assert [row for _, row in open_rows(source, split=split)] == expected
         with pytest.raises(InputError, match="has the splits train, test; choose one with --split"):
             open_rows(source)
-        with pytest.raises(InputError, match="'dev' is none of them"):
+        with pytest.raises(InputError, match="'dev' is not one of them"):
             open_rows(source, split="dev")
     one = to_folder(tmp_path / "one", texts)
     with pytest.raises(InputError, match="has no splits: leave --split out"):
@@ -218,6 +218,8 @@ def test_a_pipe_that_finds_no_room_is_one_line_that_says_what_to_do(
         result = run("build", "-", *made, stdin=line)
     said = " ".join(result.stderr.split())
     assert result.exit_code == 1 and "Traceback" not in said
-    assert "data that comes through a pipe cannot be kept in /" in said
-    assert "(File too large): set TMPDIR to a folder with room and run the command again" in said
+    assert "data that comes through a pipe cannot be stored in /" in said
+    assert (
+        "(File too large): set TMPDIR to a folder with more space and run the command again" in said
+    )
     assert not (tmp_path / "i").exists()

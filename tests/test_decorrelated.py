@@ -177,7 +177,7 @@ def test_values_are_the_mean_or_highest_score(
 def test_there_is_no_exact_form(
     index: InfluenceIndex, queries: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="'decorrelated' is of the stored vectors"):
+    with pytest.raises(InputError, match="'decorrelated' is for stored vectors only"):
         index.query(queries, rank="decorrelated", exact=True)
     with pytest.raises(InputError, match="has no exact form"):
         exact_values(index, queries, [0], rank="decorrelated")

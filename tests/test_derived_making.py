@@ -37,8 +37,8 @@ def test_what_it_cannot_reach_is_said_and_opponents_are_exact(
     info = make_derived(tmp_path, flat, "IVF32,PQ4x4", target=1.01)
     assert info.proponents.effort == 32  # the best it has
     first, second = info.notes
-    assert "proponents, wanted was 1.01: the best it can do" in first
-    assert "opponents, wanted was 1.01: all vectors are compared" in second
+    assert "proponents, but 1.01 was wanted: it can do no better" in first
+    assert "opponents, but 1.01 was wanted: all vectors are compared" in second
     derived = open_derived(tmp_path, flat)
     np.testing.assert_array_equal(
         derived.search(QUERIES, 10, opponents=True)[1], exact(-QUERIES, VECTORS, IDS, 10)
@@ -149,12 +149,12 @@ def test_one_of_other_segments_is_refused(
 ) -> None:
     make_derived(tmp_path, flat, IVF)
     fewer = FlatSearch(root, segments[1:], DIM)
-    with pytest.raises(CorruptIndexError, match=r"out of date.*s0\.faiss.*no longer there"):
+    with pytest.raises(CorruptIndexError, match=r"out of date.*s0\.faiss.*no longer exists"):
         open_derived(tmp_path, fewer)
     with pytest.raises(CorruptIndexError, match="out of date"):
         extend_derived(tmp_path, fewer)
     other = FlatSearch(root, [replace(segments[0], sha256="0"), *segments[1:]], DIM)
-    with pytest.raises(CorruptIndexError, match=r"out of date.*s0\.faiss.*another one"):
+    with pytest.raises(CorruptIndexError, match=r"out of date.*s0\.faiss.*has changed since"):
         open_derived(tmp_path, other)
 
 

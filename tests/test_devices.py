@@ -157,11 +157,11 @@ def test_devices_are_named_in_several_ways(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert settle_devices("all") == settle_devices([0, 1]) == ["cuda:0", "cuda:1"]
     assert settle_devices("1,cuda:0") == ["cuda:1", "cuda:0"]
-    with pytest.raises(ModelError, match="'cuda:2' is wanted, but torch sees 2"):
+    with pytest.raises(ModelError, match="'cuda:2' was requested, but torch sees 2"):
         settle_devices([0, 2])
-    with pytest.raises(ModelError, match="'' is not one to use"):
+    with pytest.raises(ModelError, match="'' cannot be used"):
         settle_devices("0,")
-    with pytest.raises(InputError, match="no device in the list"):
+    with pytest.raises(InputError, match="the list of devices is empty"):
         settle_devices([])
     with pytest.raises(InputError, match="give it as --device auto"):
         settle_devices("auto")
@@ -200,7 +200,7 @@ def test_the_commands_take_devices(tmp_path: Path, model_dir: Path, rows: list[R
     assert both.exit_code == 2 and "not both" in both.output
     data.write_text('{"id": "new", "prompt": "a", "response": "b"}\n')
     none = run("add", str(data), "--devices", "cpu,tpu")
-    assert none.exit_code == 1 and "'tpu' is not one to use" in none.output
+    assert none.exit_code == 1 and "'tpu' cannot be used" in none.output
 
 
 def test_a_row_error_is_the_same_in_another_process() -> None:
@@ -264,5 +264,5 @@ def test_auto_needs_accelerate_and_is_the_device_alone_where_there_is_one(
     monkeypatch.setattr("forvalue_index.forward.spread.find_spec", lambda name: None)
     with pytest.raises(DependencyError, match=r'pip install "forvalue-index\[accelerate\]"'):
         load_model(ModelConfig(str(model_dir)), "auto")
-    with pytest.raises(ModelError, match="'tpu' is not one to use: cpu, cuda, cuda:N or auto are"):
+    with pytest.raises(ModelError, match="'tpu' cannot be used: choose cpu, cuda, cuda:N or auto"):
         load_model(ModelConfig(str(model_dir)), "tpu")

@@ -100,7 +100,7 @@ def test_recall_for_people_fits_a_terminal(
     assert "recall@gold" in out
     assert "exact per-token" in out
     assert "…" not in out
-    assert "4 queries with 10.000 sources each of 30 training samples" in out.replace("\n", " ")
+    assert "4 queries with 10.000 sources each among 30 training samples" in out.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_no_queries_are_one_line(index: Path, queries: Path) -> None:
     queries.write_text("\n")
     for arguments in (("fidelity",), ("recall", "--gold-field", "kind")):
         result = run(*arguments, "--index", index, "--data", queries)
-        assert_one_line(result, "there is no query in the data")
+        assert_one_line(result, "there are no queries in the data")
 
 
 def test_an_unknown_gold_field_is_one_line(index: Path, queries: Path, rows: list[Row]) -> None:

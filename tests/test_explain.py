@@ -93,7 +93,7 @@ def test_a_span_must_be_in_the_response(index: InfluenceIndex, span: str) -> Non
 
 
 def test_what_is_no_part(index: InfluenceIndex) -> None:
-    with pytest.raises(InputError, match="tokens 9:12 are none of the response's 8"):
+    with pytest.raises(InputError, match="tokens 9:12 are not among the response's 8"):
         index.part(QUERY, tokens=slice(9, 12))
     with pytest.raises(InputError, match="give one of them"):
         index.part(QUERY)
@@ -128,7 +128,7 @@ def test_the_terms_of_a_classifier_are_one(tmp_path: Path) -> None:
         assert [p.values.sum() for p in index.contributions(query, hits)] == pytest.approx(
             [hit.score for hit in hits], rel=1e-5
         )
-        with pytest.raises(InputError, match="is one class, and has no parts"):
+        with pytest.raises(InputError, match="is a single class and has no parts"):
             index.part(query, "text")
 
 
@@ -366,7 +366,7 @@ def test_explain_for_people(built: Path, tmp_path: Path, rows: list[Row]) -> Non
     assert result.exit_code == 0, result.stderr
     assert rows[4]["prompt"] + rows[4]["response"] in result.stdout
     assert result.stdout.count("%") == 3
-    assert "why.html is written" in result.stderr.replace("\n", "")
+    assert "why.html written" in result.stderr.replace("\n", "")
     data = page_data(page.read_text())
     assert "".join(text for text, _ in data["query"]) == QUERY["prompt"] + QUERY["response"]
 
@@ -375,7 +375,7 @@ def test_explain_says_what_is_wrong(built: Path, tmp_path: Path) -> None:
     explain = ("explain", "--index", built, *TYPED)
     assert_one_line(run(*explain, "--key", "nobody"), "has key 'nobody'")
     assert_one_line(run(*explain, "--hit", 99), "has 30 hits, so there is no hit 99")
-    assert_one_line(run(*explain, "--query", 2), "there is no query 2: the data hold 1")
+    assert_one_line(run(*explain, "--query", 2), "no query 2: the data hold 1, counted from 0")
     assert_one_line(run(*explain, "--span", "zzz"), "'zzz' is not in the response ' ada did'")
     lost = run(*explain, "--html", tmp_path / "no" / "such.html")
     assert_one_line(lost, "cannot write")

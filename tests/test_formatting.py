@@ -100,7 +100,7 @@ def test_all_tokens_are_scored_when_asked() -> None:
 def test_the_side_that_goes_can_be_chosen(side: str, text: str, scored: str | None) -> None:
     row = {"prompt": "abcdef", "response": "XY"}
     if scored is None:
-        with pytest.raises(RowError, match=r"f:1: its scored tokens are all among the 4 that go"):
+        with pytest.raises(RowError, match=r"f:1: all its scored tokens are among the 4 lost"):
             sample_of(row, 4, truncate=side)
         return
     sample = sample_of(row, 4, truncate=side)
@@ -184,7 +184,7 @@ def test_a_template_that_cannot_be_read() -> None:
         ({"truncate": "left"}, "truncate 'left' is not one of unscored, start, end"),
         ({"text_field": "t", "messages_field": "m"}, "a row is plain text or messages"),
         ({"text_field": "t", "template": "x"}, "a template makes prompts"),
-        ({"text_field": "t", "chat": True}, "plain text is no chat"),
+        ({"text_field": "t", "chat": True}, "plain text is not a chat"),
     ],
 )
 def test_settings_that_contradict_each_other(settings: dict[str, Any], message: str) -> None:
@@ -263,13 +263,13 @@ def test_whole_surrogate_pairs_and_backslashes_are_text() -> None:
 def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
     row: dict[Any, Any] = {name: 2, "prompt": "a"}
     for more in ({}, {"response": "b"}):
-        with pytest.raises(RowError, match=r"f:1: the name of a field is text, but .* is "):
+        with pytest.raises(RowError, match=r"f:1: the name of a field must be text, but .* is "):
             sample_of(row | more)
 
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, object()])
 def test_a_row_that_json_cannot_keep_is_refused(value: Any) -> None:
-    with pytest.raises(RowError, match="f:3: cannot be kept as JSON"):
+    with pytest.raises(RowError, match="f:3: cannot be stored as JSON"):
         content_hash({"x": value}, "f:3")
 
 

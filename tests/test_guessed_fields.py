@@ -49,7 +49,7 @@ def test_fields_are_guessed_from_their_names(row: Row, settings: Row) -> None:
 
 @pytest.mark.parametrize("row", [{"chosen": "a", "rejected": "b"}, {"messages": "a"}, {}])
 def test_names_that_do_not_tell_are_refused(row: Row) -> None:
-    with pytest.raises(InputError, match=r"does not show from their names .*give --prompt-field"):
+    with pytest.raises(InputError, match=r"do not tell which to read .*give --prompt-field"):
         guess(row)
 
 
@@ -59,7 +59,7 @@ LINE = '{"prompt": "a", "response": "é"}'
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("a.jsonl", b'{"prompt": "a", "response": NaN}\n', "a.jsonl:1: not JSON .*NaN"),
+        ("a.jsonl", b'{"prompt": "a", "response": NaN}\n', "a.jsonl:1: not readable JSON .*NaN"),
         ("a.jsonl", LINE.encode("latin-1"), "a.jsonl:1: not UTF-8 text"),
         ("a.jsonl", LINE.encode("utf-16"), "a.jsonl:1: not UTF-8 text"),
         ("a.json", b'{\n  "prompt": "a",\n  "response": "b"\n}\n', "a.json:1: not JSON .*name"),
@@ -82,11 +82,11 @@ def test_a_file_without_rows_has_none(tmp_path: Path) -> None:
 
 def test_a_name_that_is_no_text_is_refused() -> None:
     rows: list[Any] = [{1: 2, "prompt": "a", "response": "b"}]
-    reason = "row 1: the name of a field is text, but 1 is int"
+    reason = "row 1: the name of a field must be text, but 1 is int"
     with pytest.raises(InputError, match=f"none of the 1 rows can be read; the first: {reason}"):
         guess_format(open_rows(rows))
     _, words = guess_format(open_rows([*rows, {"text": "a"}]))
-    assert words == "plain text in 'text'"
+    assert words == "plain text from 'text'"
 
 
 def test_an_instruction_is_followed_by_its_input(tmp_path: Path, lm: LanguageModel) -> None:
@@ -110,7 +110,7 @@ def test_the_guess_is_printed_kept_and_overridden(
     made = ("--model", model_dir, "--dim", 64, "--sketch-dim", 512)
     result = run("build", path, "--index", tmp_path / "i", *made)
     assert result.exit_code == 0, result.stderr
-    assert "Reading prompt in 'question', response in 'answer'" in result.stderr
+    assert "Reading prompt from 'question', response from 'answer'" in result.stderr
     with InfluenceIndex.open(tmp_path / "i") as index:
         assert index.config.format.response_field == "answer"
     result = run("query", "--index", tmp_path / "i", "--data", path, "-k", 1, "--json")
@@ -120,4 +120,4 @@ def test_the_guess_is_printed_kept_and_overridden(
     path = to_jsonl(tmp_path / "rows.jsonl", [{"a": "x", "b": "y"}])
     result = run("build", path, "--index", tmp_path / "k", *made)
     assert result.exit_code == 1
-    assert "does not show from their names (a, b): give --prompt-field" in result.stderr
+    assert "do not tell which to read (a, b): give --prompt-field" in result.stderr

@@ -73,7 +73,7 @@ def test_several_codebooks_are_refused() -> None:
 
 
 def test_several_streams_are_refused() -> None:
-    assert "has not one distribution for each token" in check_heads.check("prophetnet").note
+    assert "does not give one distribution per token" in check_heads.check("prophetnet").note
 
 
 def test_a_step_that_has_no_name_is_measured_too() -> None:

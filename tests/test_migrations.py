@@ -82,7 +82,7 @@ def test_an_older_schema_is_named_with_the_command(
     monkeypatch.setattr(migrations, "head", lambda: "0099")
     with pytest.raises(
         SchemaError,
-        match=rf"revision {found}, this version needs 0099: "
+        match=rf"revision {found}, but this version needs 0099: "
         rf"run `forvalue migrate --index {tmp_path}`",
     ):
         Catalog.open(f"sqlite:///{file}")
@@ -138,7 +138,7 @@ def test_a_catalogue_of_every_revision_is_upgraded_and_used(
     file = shutil.copy(asset, tmp_path / "catalog.db")
     url = f"sqlite:///{file}"
     if asset.stem != migrations.head():
-        message = f"{asset.stem}, this version needs {migrations.head()}: run `forvalue migrate"
+        message = f"{asset.stem}, but this version needs {migrations.head()}: run `forvalue migrate"
         with pytest.raises(SchemaError, match=message):
             Catalog.open(url)
     assert migrate(tmp_path) == (asset.stem, migrations.head())

@@ -204,7 +204,7 @@ def test_a_masked_language_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_without_a_head_of_classes_is_no_classifier(model_dir: Path) -> None:
-    with pytest.raises(ModelError, match=r"lacks 1 of its weights, score.weight first"):
+    with pytest.raises(ModelError, match=r"lacks 1 of its weights, such as score.weight"):
         load_model(ModelConfig(str(model_dir), task="classification"), "cpu")
 
 

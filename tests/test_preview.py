@@ -52,7 +52,7 @@ def test_the_first_rows_as_the_model_sees_them(
     data = write(tmp_path / "chats.jsonl", chats)
     result = run("preview", data, "--model", chat_model, "-n", 2)
     assert result.exit_code == 0
-    assert "Reading messages in 'messages'" in result.stderr
+    assert "Reading messages from 'messages'" in result.stderr
     for chat in chats[:2]:
         asked, said = (message["content"] for message in chat["messages"])
         assert f"<s>u:{asked}a:⟦{said}</s>⟧\n" in result.stdout
@@ -169,7 +169,7 @@ def test_the_options_of_formatting(
         given.append(value)
     result = run("preview", data, "--model", chat_model, *given)
     if expected is None:  # the first answer is not in what this template writes
-        assert "the chat template does not write message 1" in result.stderr
+        assert "the chat template writes message 1 differently" in result.stderr
         return
     assert expected.replace("<unk>", " ") in result.stdout, result.stderr
 
@@ -183,7 +183,7 @@ def test_fields_of_two_kinds_and_files_that_are_not_there(chat_model: Path, tmp_
     result = run(*base, "--template", tmp_path / "no.jinja")
     assert result.exit_code == 2 and "cannot read" in result.stderr
     result = run(*base, "--text-field", "q", "--chat")
-    assert result.exit_code == 1 and "plain text is no chat" in result.stderr
+    assert result.exit_code == 1 and "plain text is not a chat" in result.stderr
 
 
 def test_a_template_goes_with_guessed_fields(chat_model: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_rows_in_memory() -> None:
     assert list(open_rows({"x": i} for i in range(2))) == [("row 1", {"x": 0}), ("row 2", {"x": 1})]
     rows = open_rows([{"x": 1}])
     assert open_rows(rows) is rows
-    with pytest.raises(RowError, match="row 2: a row is a dict, this is int"):
+    with pytest.raises(RowError, match="row 2: a row must be a dict, not int"):
         list(open_rows([{"x": 1}, 2]))  # type: ignore[list-item]
 
 
@@ -115,11 +115,11 @@ def test_values_of_a_program_get_their_form_in_json() -> None:
     ("line", "message"),
     [
         (b"{x}", "not JSON"),
-        (b"[1]", "a row is a JSON object, this is list"),
+        (b"[1]", "a row must be a JSON object, not list"),
         (b'{"x": "\xff"}', "not UTF-8 text"),
-        (b'{"x": NaN}', "NaN is no JSON value"),
-        (b'{"x": ' + b"1" * 5000 + b"}", "not JSON that can be read"),
-        (b"[" * 100_000, "not JSON that can be read"),
+        (b'{"x": NaN}', "NaN is not a JSON value"),
+        (b'{"x": ' + b"1" * 5000 + b"}", "not readable JSON"),
+        (b"[" * 100_000, "not readable JSON"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_line(tmp_path: Path, line: bytes, message: str) -> None:
@@ -139,13 +139,15 @@ def test_sources_that_cannot_be_opened_are_named_at_once(
 ) -> None:
     with pytest.raises(InputError, match=r"missing\.jsonl does not exist"):
         open_rows(tmp_path / "missing.jsonl")
-    with pytest.raises(InputError, match="is a directory, and no data set"):
+    with pytest.raises(InputError, match="is a directory, but not a data set"):
         open_rows(tmp_path)
     with pytest.raises(InputError, match=r"no file matches .*train-\*\.jsonl"):
         open_rows(tmp_path / "train-*.jsonl")
     for name in ("notes.txt", "rows", "table.parquet.gz", "rows.gz"):
         (tmp_path / name).write_bytes(b"")
-        with pytest.raises(InputError, match=rf"{name}: the end of its name .* \.jsonl, .*\.arrow"):
+        with pytest.raises(
+            InputError, match=rf"{name}: unknown kind of file; .* \.jsonl, .*\.arrow"
+        ):
             open_rows(tmp_path / name)
     (tmp_path / "a.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match=r"a\.jsonl is given twice"):
@@ -230,7 +232,7 @@ def test_an_array_is_read_piece_by_piece(
         ('[{"x": 1} {"x": 2}]', "row 2: not JSON (no comma after it)"),
         ('[{"x": 1}] []', "row 2: not JSON (text after the end of the array)"),
         ('[{"x": 1},]', "row 2: not JSON"),
-        ('[{"x": ' + "1" * 5000 + "}]", "row 1: not JSON that can be read"),
+        ('[{"x": ' + "1" * 5000 + "}]", "row 1: not readable JSON"),
         ("[", "row 1: not JSON (the array does not end)"),
     ],
 )
@@ -245,10 +247,10 @@ def test_an_array_that_is_none_is_refused(tmp_path: Path, content: str, message:
 def test_an_element_that_is_no_row_can_be_skipped(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('\ufeff [{"x": 1}, 2, {"x": 3}]')
-    assert rejected(path) == [f"{path}:row 2: a row is a JSON object, this is int"]
+    assert rejected(path) == [f"{path}:row 2: a row must be a JSON object, not int"]
     assert [row for _, row in open_rows(path).outcomes()][2] == {"x": 3}
     path.write_bytes(b'[{"x": "\xff"}]')
-    with pytest.raises(InputError, match=r"row 1: not JSON that can be read .*utf-8"):
+    with pytest.raises(InputError, match=r"row 1: not readable JSON .*utf-8"):
         list(open_rows(path))
 
 
@@ -281,7 +283,7 @@ def test_lines_of_csv_that_do_not_fit_can_be_skipped(tmp_path: Path) -> None:
     [
         (b"", "is empty: its first line must name the columns"),
         (b"a,b,a\n1,2,3\n", "has two columns named 'a'"),
-        (b'a,b\n1,"2\n3,4\n', "a.csv:2: not CSV .*is there a quote that is not closed"),
+        (b'a,b\n1,"2\n3,4\n', "a.csv:2: not readable CSV .*is there an unclosed quote"),
         (b"\xff\xfea\x00,\x00", "the names of the columns are not UTF-8"),
     ],
 )

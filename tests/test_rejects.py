@@ -33,7 +33,7 @@ def bad_lines(rows: list[Row]) -> tuple[str, list[tuple[int, str]]]:
         (4, "not JSON"),
         (8, "no field 'response'"),
         (10, "field 'response' is empty"),
-        (34, "key 'row-2' stands at"),
+        (34, "key 'row-2' already occurs at"),
     ]
     return "\n".join(lines), reasons
 
@@ -152,7 +152,7 @@ def test_a_row_that_json_cannot_hold_is_noted_without_it(
     assert report.rejected == 2
     for note in rejects_of(tmp_path / "a"):
         assert note["file"] is None and "row" not in note
-        assert note["reason"].startswith("cannot be kept as JSON")
+        assert note["reason"].startswith("cannot be stored as JSON")
 
 
 def test_a_key_with_other_content_in_the_index_is_no_bad_row(
@@ -186,7 +186,9 @@ def test_the_command_line_skips_and_counts(
 def test_notes_that_find_no_room_are_an_error_that_says_what_to_do(
     size: int, tmp_path: Path
 ) -> None:
-    reason = r"rows that cannot be used cannot be kept in /.* \(File too large\): set TMPDIR to a"
+    reason = (
+        r"the list of unusable rows cannot be stored in /.* \(File too large\): set TMPDIR to a"
+    )
     with (
         no_file_over(20),
         pytest.raises(StorageError, match=reason),

@@ -143,9 +143,9 @@ def test_the_report_tells_what_was_chosen(index: InfluenceIndex) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "a selection has a budget or a ratio: give one of them"),
+        ({}, "a selection needs either a budget or a ratio: give one of them"),
         ({"budget": 3, "ratio": 0.1}, "give one of them"),
-        ({"budget": 0}, "budget is 0, but it counts rows"),
+        ({"budget": 0}, "budget is 0, but it is a number of rows"),
         ({"ratio": 1.5}, "ratio is 1.5: use a share"),
         ({"budget": 3, "diversity": -1.0}, "diversity is -1.0"),
         ({"budget": 3, "balance": "kind"}, "no training row has a field 'kind'"),

@@ -49,7 +49,7 @@ def test_what_is_removed_is_in_no_answer_of_any_reader(
         assert max(hit.sample["n"] for hit in reader.query(rows[0], k=1000)) == 19
         ids, _ = reader.scores(reader.samples(rows[0]))
         assert len(ids) == len(reader) == len(list(reader.rows()))
-    with pytest.raises(InputError, match="one of them"):
+    with pytest.raises(InputError, match="remove by one or the other"):
         anywhere.remove(["a"], where=["n=1"])
     assert anywhere.remove([]) == 0
     assert anywhere.add(rows).added == 30 - len(ids)

@@ -108,7 +108,7 @@ def test_conditions_leave_the_others_out(index: InfluenceIndex) -> None:
     some = values(index, TARGETS, where=["source=b"])
     assert some.ids.tolist() == list(range(1, 30, 3))
     np.testing.assert_allclose(some.value, every.value[1::3], rtol=1e-6)
-    with pytest.raises(InputError, match="no training sample is left to value"):
+    with pytest.raises(InputError, match="no training sample is left to score"):
         values(index, TARGETS, where=["source=b", "source=c"])
 
 
@@ -240,7 +240,10 @@ def test_short_names_leave_room_for_bars() -> None:
 
 def test_errors_are_one_line(path: Path, targets: Path, tmp_path: Path) -> None:
     for arguments, message in (
-        (("--output", tmp_path / "values.txt"), "name a file that ends in .jsonl, .csv, .parquet"),
+        (
+            ("--output", tmp_path / "values.txt"),
+            "the name of the file must end in .jsonl, .csv, .parquet",
+        ),
         (("--output", tmp_path / "no" / "v.csv"), "cannot be written"),
         (("--group-by", "kind"), "no training row has a field 'kind'"),
         (("--target-group", "kind"), "targets.jsonl:1: no field 'kind'"),

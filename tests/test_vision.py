@@ -226,7 +226,7 @@ def test_a_long_row_loses_the_end_of_its_response_and_never_an_image(lm: Languag
         assert sample.scored.sum() == 3
     for short in (room, 4):
         format = FormatConfig(image_field="images", max_length=short)
-        with pytest.raises(RowError, match="of which none is cut, are too many"):
+        with pytest.raises(RowError, match="which are never cut, are too many"):
             samples_of(lm, [row], format)
 
 
@@ -268,9 +268,9 @@ def test_pictures_are_found_wherever_a_row_has_them(
         (b"no picture", "image of the row cannot be decoded"),
         (png(0)[:-40], "image of the row cannot be decoded"),
         ({"bytes": "???"}, 'the "bytes" of an image are text, but not base64'),
-        ("data:image/png,abc", "a data: URI of an image holds no base64"),
+        ("data:image/png,abc", "the data: URI of an image holds no base64"),
         ({"size": 3}, 'neither "bytes" nor "path"'),
-        (3, "an image is a path, bytes or base64, not int"),
+        (3, "an image must be a path, bytes or base64, not int"),
     ],
 )
 def test_what_is_no_picture_is_an_error_of_its_row(value: Any, message: str) -> None:
@@ -369,10 +369,10 @@ def test_the_bytes_of_a_picture_are_its_content_wherever_it_is(
         with pytest.raises(RowError, match=r"sample 'r\d'.*0.png cannot be read \(No such file"):
             index.query(query, k=8, exact=True)
         (moved / "images" / "0.png").write_bytes(png(77))
-        with pytest.raises(KeyConflictError, match="'r0' is in the index already, with other"):
+        with pytest.raises(KeyConflictError, match="'r0' is already in the index, with other"):
             index.add(moved / "train.jsonl")
         (moved / "images").rename(tmp_path / "images")
-        with pytest.raises(RowError, match=r"0\.png was changed since it was indexed"):
+        with pytest.raises(RowError, match=r"0\.png has changed since it was indexed"):
             index.query(query, k=8, exact=True)
         assert len(index.query(query, k=8)) == 8  # stored vectors need no pictures
 
@@ -437,7 +437,7 @@ def test_the_commands_read_images_and_show_them(
         return result.output
 
     built = run("build", str(data), "--index", index, "--model", str(llava_dir), "--dim", "32")
-    assert "images in 'image', as the names of the fields suggest" in built
+    assert "images from 'image', as the field names suggest" in built
     asked = ("query", "--index", index, "--prompt", "what?", "--response", " it is 3")
     shown = run(*asked, "--image", image, "-k", "2", "--rank", "cosine")
     assert shown.count(f"[{image} 40x30] what? it is 3") == 2  # the query and its own row
@@ -451,9 +451,9 @@ def test_the_commands_read_images_and_show_them(
     assert f"[{image} 40x30]" in run("show", hit["key"], "--index", index)
     without = run("build", str(data), "--index", f"{index}2", "--model", str(llava_dir),
                   "--image-field", "", "--dim", "32")  # fmt: skip
-    assert "images in" not in without
+    assert "images from" not in without
     refused = CliRunner().invoke(main, [*asked[:3], "--data", str(data), "--image", image])
-    assert "--image is for a query that is typed" in refused.output
+    assert "--image goes with --prompt or --text" in refused.output
 
 
 SHARED = Path(__file__).parents[2] / "shared"

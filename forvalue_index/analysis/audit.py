@@ -113,7 +113,7 @@ def audit(
         ids = flat.live(index.store.catalog.where(conditions)) if conditions else flat.ids
         n = len(ids)
         if n < 3:
-            raise InputError(f"{n} training rows: an audit takes 3 or more")
+            raise InputError(f"{n} training rows: an audit needs 3 or more")
         classes = _classes(index, ids, known, class_field)
         prompts, states = read_prompts(index, ids, known, progress)
         states = np.concatenate([prompts.states, states])

@@ -87,7 +87,7 @@ def lds(
         RowError: a row lacks a field or holds nothing to score.
     """
     if subsets < 3:
-        raise InputError(f"{subsets} subsets: a rank correlation takes 3 or more")
+        raise InputError(f"{subsets} subsets: a rank correlation needs 3 or more")
     require_bm25()  # before the first training
     config, vector = config or SubsetConfig(), vector or VectorConfig()
     rows = [row for _, row in open_rows(data)]

@@ -102,7 +102,9 @@ def mislabel(
         known, rest = _split(rows, trusted, class_field, rng)
         changed, is_wrong = corrupt(rest, field, share, class_field, rng)
         if not known or not is_wrong.any():
-            raise InputError(f"{len(rows)} rows are too few: none is trusted, or none made wrong")
+            raise InputError(
+                f"{len(rows)} rows are too few: none would be trusted, or none made wrong"
+            )
         model = lm
         if train is not None:
             model = fine_tune(lm, samples_of(lm, changed, format), train, progress)

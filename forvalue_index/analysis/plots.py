@@ -23,7 +23,7 @@ def require_plots(path: Path) -> None:
         InputError: the name does not end in .png.
     """
     if path.suffix.lower() != ".png":
-        raise InputError(f"--plot {path}: a picture is a PNG file, so its name must end in .png")
+        raise InputError(f"--plot {path}: the plot is a PNG file, so its name must end in .png")
     try:
         import matplotlib  # noqa: F401
     except ImportError:

@@ -98,20 +98,22 @@ class _Usual:
             if name in found.scores and self._shares[name][place] >= least:
                 reasons.append(self._words(name, place))
         if not reasons and found.scores["suspicion"][place] >= _TOGETHER:
-            return ["no figure stands out alone, but several together"]
+            return ["no single score stands out, but several together do"]
         return reasons
 
     def _words(self, name: str, place: int) -> str:
         found, score = self._found, float(self._found.scores[name][place])
-        more = f"more than {int(100 * self._shares[name][place])} % of the rows"
+        more = f"higher than for {int(100 * self._shares[name][place])}% of the rows"
         if name == "disagreement":
-            agreement = f"agreement {-score:+.2f}, usual is {self._agreement:+.2f}"
+            agreement = f"agreement {-score:+.2f}, usually {self._agreement:+.2f}"
             return f"disagrees with rows that have similar prompts ({agreement})"
         if name == "needless prompt":
             gain = float(found.gain[place])
             return (
-                f"the prompt {'takes' if gain >= 0 else 'adds'} {abs(gain):.2f} nats a token "
-                f"{'off' if gain >= 0 else 'to'} the response's loss; usual is {self._gain:.2f} off"
+                f"the prompt {'takes' if gain >= 0 else 'adds'} {abs(gain):.2f} nats per token "
+                f"{'off' if gain >= 0 else 'to'} the response's loss; usually it "
+                f"{'takes' if self._gain >= 0 else 'adds'} {abs(self._gain):.2f}"
+                f"{' off' if self._gain >= 0 else ''}"
             )
         if name == "untrusted":
             return (
@@ -120,7 +122,7 @@ class _Usual:
         if name == "opposition":
             return f"pulls against the other rows (cosine with their mean {-score:+.3f})"
         if name == "loss":
-            return f"loss {score:.2f} nats a token, {more}"
+            return f"loss {score:.2f} nats per token, {more}"
         return f"self-influence {score:.3g}, {more}"
 
 

@@ -155,7 +155,7 @@ def select(
         RowError: a target lacks a field or holds nothing to score.
     """
     if (budget is None) == (ratio is None):
-        raise InputError("a selection has a budget or a ratio: give one of them")
+        raise InputError("a selection needs either a budget or a ratio: give one of them")
     if diversity < 0:
         raise InputError(f"diversity is {diversity}: use 0 (by value alone) or more")
     found = values(
@@ -174,7 +174,7 @@ def select(
         budget = max(1, round(ratio * n))
     assert budget is not None
     if budget < 1:
-        raise InputError(f"budget is {budget}, but it counts rows: use 1 or more")
+        raise InputError(f"budget is {budget}, but it is a number of rows: use 1 or more")
     labels = None if balance is None else field_values(index, found.ids, balance)
     groups = np.unique(labels, return_inverse=True)[1] if labels else np.zeros(n, np.int64)
     greedy = _Greedy(index, found, groups, diversity, dedup)

@@ -85,7 +85,9 @@ def evaluate_selection(
     require_bm25()  # before the first forward pass
     targets = index.samples(data, format)
     if len(targets) < 2:
-        raise InputError("one target: one is chosen for and another held out, so it takes 2")
+        raise InputError(
+            "only one target: one is held out from the choice, so at least 2 are needed"
+        )
     stored = stored_samples(index, index.flat.ids)
     train = train or TrainConfig()
     losses: dict[str, list[float]] = defaultdict(list)

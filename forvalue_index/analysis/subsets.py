@@ -54,7 +54,7 @@ class SubsetRuns:
         work: Path,
     ) -> None:
         if round(config.share * len(samples)) in (0, len(samples)):
-            raise InputError(f"{len(samples)} rows are too few to take a {config.share:g} of them")
+            raise InputError(f"{len(samples)} rows are too few to take {config.share:g} of them")
         self._lm, self._samples, self._targets = lm, samples, targets
         self._config = config
         self._work = work

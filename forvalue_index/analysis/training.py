@@ -62,7 +62,7 @@ def fine_tune(
     if not samples:
         raise InputError("there is no row to fine-tune on")
     if lm.checkpoints[0].adapter is not None:
-        raise ModelError("a model with adapters is not fine-tuned here: give the merged model")
+        raise ModelError("a model with adapters cannot be fine-tuned here: give the merged model")
     tuned = copy.deepcopy(lm)
     weights = list(tuned.model.float().requires_grad_(True).parameters())
     order = _order(len(samples), config)

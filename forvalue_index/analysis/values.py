@@ -101,7 +101,7 @@ def values(
         flat = index.flat
         ids = flat.live(index.store.catalog.where(conditions)) if conditions else flat.ids
         if not len(ids):
-            raise InputError("no training sample is left to value: see --where")
+            raise InputError("no training sample is left to score: check --where")
         turned = index.store.turned(vectors, rank)
         by_group = _scores(index, ids, [turned[rows] for rows in members.values()], combine)
         if (weights := index.store.weights(rank)) is not None:

@@ -70,7 +70,7 @@ class Catalog(CatalogReader):
             with writing(engine) as connection:
                 if current(connection) is not None:
                     raise IndexMissingError(
-                        f"{place_of(engine)} holds a catalogue already: open that index, "
+                        f"{place_of(engine)} already holds a catalogue: open that index, "
                         "or choose another place"
                     )
                 upgrade_connection(connection)
@@ -124,7 +124,7 @@ class Catalog(CatalogReader):
             if connection.execute(select(SegmentTable.id).limit(1)).first() is not None:
                 raise FingerprintError(
                     f"{place_of(self._engine)} has vectors made with fingerprint "
-                    f"{self.fingerprint}, it cannot become {fingerprint}: build a new index"
+                    f"{self.fingerprint}, which cannot become {fingerprint}: build a new index"
                 )
             stored = connection.execute(select(IndexInfoTable.config)).scalar_one()
             self._advance(
@@ -162,13 +162,13 @@ class Catalog(CatalogReader):
         keys = [sample.key for sample in samples]
         twice = [key for key, times in Counter(keys).items() if times > 1]
         if twice:
-            raise KeyConflictError(f"{some(twice)} stand more than once in the input")
+            raise KeyConflictError(f"keys that occur more than once in the input: {some(twice)}")
         rows = [to_row(sample) for sample in samples]
         with writing(self._engine) as connection:
             first = self._next_id(connection)
             if min(ids) < first:
                 raise CorruptIndexError(
-                    f"id {min(ids)} was given out before, the next one is {first}: nothing was "
+                    f"id {min(ids)} is already taken, the next one is {first}: nothing was "
                     "committed; take ids from next_id() while holding the writer's lock"
                 )
             buried = self._bury(connection, as_ints(replaces))
@@ -176,7 +176,7 @@ class Catalog(CatalogReader):
             taken = list(in_chunks(connection, there, keys))
             if taken:
                 raise KeyConflictError(
-                    f"{some(sorted(row.key for row in taken))} are in the index already: "
+                    f"keys already in the index: {some(sorted(row.key for row in taken))}; "
                     "remove them first, or replace them"
                 )
             segment_id = self._insert_segment(connection, segment, retained_energy)
@@ -232,7 +232,7 @@ class Catalog(CatalogReader):
             if (len(places), count) != (len(old), ntotal):
                 raise CorruptIndexError(
                     f"{len(old)} segments with {ntotal} live samples were to be rewritten, "
-                    f"{place_of(self._engine)} has {len(places)} with {count}: nothing was "
+                    f"but {place_of(self._engine)} has {len(places)} with {count}: nothing was "
                     "committed; run `forvalue verify`"
                 )
             if new is not None:
@@ -260,7 +260,7 @@ class Catalog(CatalogReader):
             busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
         if busy:
             raise LockedError(
-                f"{place_of(self._engine)} is being read: what was deleted may still stand in its "
+                f"{place_of(self._engine)} is being read: what was deleted may still be in its "
                 "write-ahead log; run `forvalue compact` again"
             )
 

@@ -60,7 +60,7 @@ def make_engine(url: str | URL, *, create: bool = False, foreign_keys: bool = Tr
             f"{url!r} is not a database URL: write sqlite:///FILE or postgresql+psycopg://..."
         ) from error
     if backend not in ("sqlite", "postgresql"):
-        raise InputError(f"catalogue on {backend!r}: it can be on sqlite or postgresql")
+        raise InputError(f"a catalogue cannot be on {backend!r}: use sqlite or postgresql")
     if backend == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise InputError(f"catalogue {url!r} has no file: write sqlite:///FILE")

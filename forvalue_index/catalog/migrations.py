@@ -89,7 +89,7 @@ def upgrade_connection(connection: Connection) -> None:
         broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
         if broken:
             raise CorruptIndexError(
-                f"{len(broken)} rows of {broken[0][0]} point to rows that are not there: "
+                f"{len(broken)} rows of {broken[0][0]} point to rows that do not exist: "
                 "nothing was migrated; restore the catalogue from a copy, or build again"
             )
 
@@ -111,7 +111,7 @@ def check_revision(engine: Engine) -> None:
     if found != head():
         folder = Path(str(engine.url.database)).parent if engine.name == "sqlite" else "DIR"
         raise SchemaError(
-            f"{place_of(engine)} has schema revision {found}, this version needs {head()}: "
+            f"{place_of(engine)} has schema revision {found}, but this version needs {head()}: "
             f"run `forvalue migrate --index {folder}`"
         )
 

@@ -86,15 +86,15 @@ class CatalogReader:
             )
         if info.format != FORMAT:
             raise SchemaError(
-                f"{place_of(engine)} has format {info.format}, this version reads {FORMAT}: "
+                f"{place_of(engine)} has format {info.format}, but this version reads {FORMAT}: "
                 "pip install --upgrade forvalue-index, or build again"
             )
         self.created_at: str = info.created_at
         sealed = seal_info(info.config, info.fingerprint, info.created_at)
         if sealed != info.checksum:
             raise CorruptIndexError(
-                f"config or fingerprint in {place_of(engine)} were changed: their checksum is "
-                f"{sealed}, committed was {info.checksum}; restore a copy, or build again"
+                f"config or fingerprint in {place_of(engine)} was changed: its checksum is "
+                f"{sealed}, but {info.checksum} was committed; restore a copy, or build again"
             )
         self.config: dict[str, Any] = json.loads(info.config)
         self.fingerprint: dict[str, Any] = json.loads(info.fingerprint)
@@ -136,7 +136,7 @@ class CatalogReader:
         if (snapshot.count, snapshot.count + len(snapshot.removed)) != (live, vectors):
             raise CorruptIndexError(
                 f"{place_of(self._engine)} has {snapshot.count} live and {len(snapshot.removed)} "
-                f"removed samples, committed were {live} live and {vectors - live} removed: "
+                f"removed samples, but {live} live and {vectors - live} removed were committed: "
                 "see `forvalue verify`, restore the catalogue from a copy, or build again"
             )
         return snapshot

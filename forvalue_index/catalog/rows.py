@@ -73,8 +73,8 @@ def from_row(row: RowMapping) -> StoredSample:
     if checksum != expected:
         raise CorruptIndexError(
             f"the catalogue's row of sample {values['id']} (key {values['key']!r}) was changed: "
-            f"its checksum is {expected}, committed was {checksum}; restore the catalogue from a "
-            "copy, or build again"
+            f"its checksum is {expected}, but {checksum} was committed; restore the catalogue "
+            "from a copy, or build again"
         )
     return StoredSample(**(values | {"row": json.loads(values["row"])}))
 
@@ -86,7 +86,7 @@ def check_key(key: str) -> str:
         InputError: it holds a character that a database cannot keep.
     """
     if "\0" in key or not _is_text(key):
-        raise InputError(f"key {key!r} holds a character that is no text: rename it")
+        raise InputError(f"key {key!r} holds a character that is not valid text: rename it")
     return key
 
 
@@ -109,7 +109,7 @@ def to_json(value: dict[str, Any], what: str) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
-        raise InputError(f"{what} cannot be kept as JSON: {error}") from error
+        raise InputError(f"{what} cannot be stored as JSON: {error}") from error
     # Half of a surrogate pair is valid in JSON text but not in UTF-8.
     return text if _is_text(text) else json.dumps(value, separators=(",", ":"))
 

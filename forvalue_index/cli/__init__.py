@@ -41,7 +41,7 @@ class _Group(click.Group):
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
             raise click.ClickException(
-                "interrupted; what was committed stays, and the same command goes on from there"
+                "interrupted; what was committed is kept, and the same command continues from there"
             ) from None
 
 
@@ -51,7 +51,7 @@ class _Group(click.Group):
 def main(debug: bool) -> None:
     """Which training data drove this output?
 
-    Build an index of a fine-tuning set once, then ask it in milliseconds.
+    Build an index of a fine-tuning set once, then query it in milliseconds.
 
     \b
     Example:

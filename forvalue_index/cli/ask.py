@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     metavar="FILE",
-    help="A file with one row without an answer instead, such as a conversation (- is stdin).",
+    help="Or a file with one row without an answer, such as a conversation (- is stdin).",
 )
 @click.option(
     "--image",
@@ -47,25 +47,25 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=256,
     show_default=True,
-    help="Longest answer.",
+    help="Longest answer, in tokens.",
 )
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0),
     default=0.0,
     show_default=True,
-    help="How freely tokens are drawn; 0: always the most likely one.",
+    help="How random the answer is; 0: always the most likely token.",
 )
 @click.option(
     "--top-p",
     type=click.FloatRange(min=0, max=1, min_open=True),
     default=1.0,
     show_default=True,
-    help="Draw from the most likely tokens that hold this probability together.",
+    help="Draw only from the most likely tokens, up to this total probability.",
 )
 @seed_option
 @part_options
-@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Hits.")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Hits to show.")
 @search_options
 @json_option
 @opening_options
@@ -86,9 +86,10 @@ def ask(
 ) -> None:
     """Ask the model, and see which training samples its answer comes from.
 
-    The prompt is put to the model as the index's rows are (through the chat template, if they
-    are). Of each hit the tokens that carried the influence are coloured, green where they raised
-    the likelihood of the answer and red where they lowered it: exactly, from one more forward pass.
+    The model gets the prompt in the form of the index's rows (through the chat template, if they
+    went through it). In each hit, the tokens that carried the influence are coloured: green where
+    they raised the likelihood of the answer, red where they lowered it. These shares are exact,
+    from one more forward pass of the hits.
 
     \b
     Example:
@@ -160,5 +161,5 @@ def _aloud(index: InfluenceIndex, row: Row, format: FormatConfig, sampling: Samp
     sample = index.respond(row, sampling, format=format, report=show)
     console.print("\n")
     if sample.n_scored == sampling.max_new_tokens:
-        render.notes.print(f"The answer was ended at --max-new-tokens {sampling.max_new_tokens}.")
+        render.notes.print(f"The answer was cut off at --max-new-tokens {sampling.max_new_tokens}.")
     return sample

@@ -32,7 +32,7 @@ def _slice(_: click.Context, __: click.Parameter, value: str | None) -> slice | 
 _QUERY: list[Option] = [
     click.option("--prompt", metavar="TEXT", help="What the model was asked."),
     click.option("--response", metavar="TEXT", help="What it answered, or should have."),
-    click.option("--text", metavar="TEXT", help="Plain text instead of the two."),
+    click.option("--text", metavar="TEXT", help="Plain text instead of prompt and response."),
     click.option(
         "--image",
         "images",
@@ -40,9 +40,9 @@ _QUERY: list[Option] = [
         metavar="FILE",
         help="An image that goes with the prompt (repeatable).",
     ),
-    click.option("--label", metavar="NAME", help="Its class, of a sequence classifier's text."),
+    click.option("--label", metavar="NAME", help="Class of the text, for a sequence classifier."),
     click.option(
-        "--data", metavar="FILE", help="Queries: a file, as `build` reads it, or - (stdin)."
+        "--data", metavar="FILE", help="Queries: a file that `build` can read, or - (stdin)."
     ),
     data_options,
     remote_option,
@@ -53,19 +53,21 @@ _PART: list[Option] = [
         "--tokens",
         metavar="A:B",
         callback=_slice,
-        help="Ask about the response's tokens A to B only, counted from 0, B not included.",
+        help="Ask only about tokens A to B of the response, counted from 0, without B.",
     ),
 ]
 _SEARCH: list[Option] = [
-    click.option("--opponents", is_flag=True, help="Those that made the response less likely."),
+    click.option(
+        "--opponents", is_flag=True, help="Show samples that made the response less likely."
+    ),
     rank_option,
     where_option,
-    click.option("--exact", is_flag=True, help="Run the best candidates again for exact scores."),
+    click.option("--exact", is_flag=True, help="Run the best candidates again, for exact scores."),
     click.option(
         "--candidates",
         type=click.IntRange(min=1),
         metavar="N",
-        help="How many of them.  [default: 10 k]",
+        help="How many candidates --exact runs.  [default: 10 times k]",
     ),
     click.option("--flat", is_flag=True, help="Compare every vector, without a derived index."),
 ]
@@ -91,9 +93,13 @@ class Asked:
         if sum(given) != 1 or (self.prompt is not None and self.response is None):
             raise click.UsageError("give --prompt and --response, or --text, or --data FILE")
         if self.data is not None and self.label is not None:
-            raise click.UsageError("--label is for a query that is typed: rows have their own")
+            raise click.UsageError(
+                "--label goes with --text or --prompt; a row of --data has its own"
+            )
         if self.images and self.data is not None:
-            raise click.UsageError("--image is for a query that is typed: rows have their own")
+            raise click.UsageError(
+                "--image goes with --prompt or --text; a row of --data has its own"
+            )
 
     def rows(self, format: FormatConfig) -> tuple[Rows, FormatConfig]:
         """Returns the queries as rows, and how they become tokens if the index's do by `format`."""
@@ -105,8 +111,8 @@ class Asked:
             )
             return rows, format
         if (self.label is None) != (format.label_field is None):
-            wanted = "give its --label too" if self.label is None else "leave out --label"
-            kind = "a classifier's" if self.label is None else "not of a classifier"
+            wanted = "give --label too" if self.label is None else "leave out --label"
+            kind = "a classifier's" if self.label is None else "not a classifier's"
             raise click.UsageError(f"the index is {kind}: {wanted}")
         more: Row = {} if format.label_field is None else {format.label_field: self.label}
         if self.images:

@@ -34,14 +34,14 @@ _COLORS = {"suspect": "yellow", "near-duplicate": "dim"}
 @click.option(
     "--trusted",
     metavar="DATA",
-    help="Rows that are known to be right: a file, or what build takes.",
+    help="Rows that are known to be right: a file, or anything build reads.",
 )
 @data_options
 @field_options
 @click.option(
     "--class-field",
     metavar="FIELD",
-    help="Field of training (and trusted) rows: a row is compared within its class.",
+    help="Field of the class, in training (and trusted) rows: rows are compared within it.",
 )
 @where_option
 @click.option(
@@ -50,7 +50,7 @@ _COLORS = {"suspect": "yellow", "near-duplicate": "dim"}
     show_default=True,
     type=click.IntRange(min=0),
     metavar="N",
-    help="Suspects to report at most; rows that stand twice are reported besides.",
+    help="Suspects to report, at most; repeated rows are reported in addition.",
 )
 @click.option(
     "--nearly",
@@ -58,8 +58,7 @@ _COLORS = {"suspect": "yellow", "near-duplicate": "dim"}
     default=0.98,
     show_default=True,
     metavar="COSINE",
-    help="From which two rows are near-duplicates, if one is among the 15 nearest prompts of the "
-    "other.",
+    help="Least cosine of near-duplicates; one must be among the 15 nearest prompts of the other.",
 )
 @click.option(
     "--output",
@@ -68,10 +67,10 @@ _COLORS = {"suspect": "yellow", "near-duplicate": "dim"}
     help="Write what was found: a .csv file for a spreadsheet, or .jsonl or .parquet.",
 )
 @click.option(
-    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page to look through."
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page to browse."
 )
 @click.option(
-    "-k", default=10, show_default=True, type=click.IntRange(min=0), help="Rows to show here."
+    "-k", default=10, show_default=True, type=click.IntRange(min=0), help="Rows to print."
 )
 @json_option
 @opening_options
@@ -91,13 +90,13 @@ def audit(
     as_json: bool,
     opening: Opening,
 ) -> None:
-    """Find rows that are likely mislabelled, corrupted or there twice, with the reasons.
+    """Find rows that are likely mislabelled, corrupted or repeated, with the reasons.
 
-    Two things tell most: whether a row's influence agrees with that of rows with similar prompts
-    (and of trusted rows, if there are any), and whether its prompt makes its response any
-    likelier. All rows are run forward again. With --json, a line for each row that was found.
+    Two things matter most: whether a row's influence agrees with that of rows with similar prompts
+    (and of trusted rows, if there are any), and whether its prompt makes its response any more
+    likely. All rows are run forward again. --json prints one line for each row that was found.
 
-    Near-duplicates are looked for among the 15 rows with the nearest prompts alone, so there may be
+    Near-duplicates are sought only among the 15 rows with the nearest prompts, so there may be
     fewer of them than `select --dedup` leaves out.
 
     \b

@@ -37,7 +37,7 @@ from forvalue_index.config import RECIPES, SKETCHES, ModelConfig, VectorConfig
     type=click.Choice(RECIPES),
     default=VectorConfig().recipe,
     show_default=True,
-    help="What influence means; see the README.",
+    help="How influence is defined; see the README.",
 )
 @click.option(
     "--dim",
@@ -51,7 +51,7 @@ from forvalue_index.config import RECIPES, SKETCHES, ModelConfig, VectorConfig
     type=click.Choice(SKETCHES),
     default=VectorConfig().sketch,
     show_default=True,
-    help="How a gradient is made short; see the README.",
+    help="How a gradient is compressed; see the README.",
 )
 @click.option(
     "--sketch-dim",
@@ -104,10 +104,10 @@ def build(
     """Build an index of training rows: files, patterns, a data set folder, or a hub id.
 
     Files are .jsonl, .json, .csv, .tsv (also with .gz or .zst), .parquet and .arrow; - is standard
-    input, JSON Lines. Which fields to read is guessed from their names unless they are given.
+    input, JSON Lines. The fields to read are guessed from their names unless you name them.
 
-    One forward pass per row. All rows are checked before the first is encoded; a build that was
-    interrupted goes on when the same command is run again.
+    It takes one forward pass per row. All rows are checked before the first is encoded. An
+    interrupted build resumes when you run the same command again.
 
     \b
     Example:
@@ -143,7 +143,7 @@ def build(
 @click.command()
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
 @index_option
-@click.option("--update", is_flag=True, help="Replace rows that are there with other content.")
+@click.option("--update", is_flag=True, help="Replace rows whose key is there with other content.")
 @data_options
 @remote_option
 @on_error_option
@@ -164,7 +164,7 @@ def add(
     devices: str | None,
     trust_remote_code: bool,
 ) -> None:
-    """Add rows to an index; those that are there already cost no forward pass.
+    """Add rows to an index; rows that it already holds cost no forward pass.
 
     Rows are read as the index was built: the same fields, key and lengths.
 

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     "directory",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Keep the index there, to play with.  [default: a temporary directory]",
+    help="Keep the index in this directory.  [default: a temporary one]",
 )
 def demo(k: int, directory: Path | None) -> None:
     """Build an index of a shipped data set and ask it where a model's answers come from.
 
     A tiny model has learned facts about invented people. For each question you see its answer and
-    the training rows that drove it most; a tick marks a row that states the very fact.
+    the training rows that drove it most; a tick marks a row that states exactly this fact.
 
     \b
     Example:
@@ -50,7 +50,7 @@ def demo(k: int, directory: Path | None) -> None:
         _run(assets, directory or Path(temporary) / "demo.index", k)
     if directory is not None:
         render.notes.print(
-            f'The index stays: forvalue query --index {directory} --prompt "..." --response "..."'
+            f'The index is kept: forvalue query --index {directory} --prompt "..." --response "..."'
         )
 
 
@@ -82,7 +82,7 @@ def _run(assets: Path, directory: Path, k: int) -> None:
         Text.assemble(
             ("Of the rows that state the facts, ", ""),
             (f"{found} of {known}", "bold green"),
-            (f" that could be among the top {k} are there.", ""),
+            (f" that fit into the top {k} were found.", ""),
         )
     )
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     "--hit",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Or its rank among the hits of the query.  [default: 1]",
+    help="Or the rank of the sample among the hits.  [default: 1]",
 )
 @query_options
 @click.option(
@@ -85,7 +85,7 @@ def explain(
     """Show through which tokens a training sample drove an output.
 
     The influence is a sum with a term for each pair of scored tokens, one of the query and one of
-    the sample. These terms are exact: both are run forward again, and no stored vector takes part.
+    the sample. These terms are exact: both are run forward again, and no stored vector is used.
     Green tokens raised the likelihood of the response, red ones lowered it, dim ones are not
     scored.
 
@@ -103,7 +103,7 @@ def explain(
         rows, format = asked.rows(format_of(index.config.format, fields))
         queries = index.samples(rows, format)
         if number >= len(queries):
-            raise InputError(f"there is no query {number}: the data hold {len(queries)}, from 0")
+            raise InputError(f"no query {number}: the data hold {len(queries)}, counted from 0")
         query = part(index, queries[number])
         key = key if key is not None else _key(index, query, hit or 1, search)
         explanation = index.explain(query, key)
@@ -129,7 +129,7 @@ def _write(path: Path, explanation: Explanation) -> None:
         path.write_text(heatmap(explanation), encoding="utf-8")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
-    render.notes.print(f"{escape(str(path))} is written: open it in a browser")
+    render.notes.print(f"{escape(str(path))} written: open it in a browser")
 
 
 def _show(explanation: Explanation, pairs: int) -> None:

@@ -54,7 +54,7 @@ def info(directory: Path, as_json: bool) -> None:
 @click.command()
 @index_option
 @click.option(
-    "--repair", is_flag=True, help="Remove stray files, make again what is derived; nothing else."
+    "--repair", is_flag=True, help="Remove stray files and rebuild what is derived; nothing else."
 )
 def verify(directory: Path, repair: bool) -> None:
     """Read the whole index and report what is wrong with it; exit code 1 if anything is.

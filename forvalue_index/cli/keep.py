@@ -17,8 +17,10 @@ from forvalue_index.cli.progress import build_progress
 @click.command("list")
 @index_option
 @where_option
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="A page.")
-@click.option("--after", type=int, default=-1, metavar="ID", help="Go on behind this id.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Samples to list."
+)
+@click.option("--after", type=int, default=-1, metavar="ID", help="Start after this id.")
 @json_option
 def list_samples(
     directory: Path, where: tuple[str, ...], limit: int, after: int, as_json: bool
@@ -41,7 +43,7 @@ def list_samples(
         return
     render.console().print(render.samples_table(samples, format))
     if len(samples) == limit:
-        render.notes.print(f"more: --after {samples[-1].id}")
+        render.notes.print(f"there may be more: --after {samples[-1].id}")
 
 
 @click.command()
@@ -49,7 +51,7 @@ def list_samples(
 @index_option
 @json_option
 def show(key: str, directory: Path, as_json: bool) -> None:
-    """Show one sample: its row as it was given, and what is kept beside it.
+    """Show one sample: its row as it was given, and what the index knows of it.
 
     \b
     Example:
@@ -74,8 +76,8 @@ def show(key: str, directory: Path, as_json: bool) -> None:
 def export(directory: Path, vectors: Path, rows: Path, where: tuple[str, ...]) -> None:
     """Write vectors and rows to files, in the same order.
 
-    The vectors are float32; the inner product of two is the influence of their samples on each
-    other.
+    The vectors are float32; the inner product of two vectors is the influence of their samples on
+    each other.
 
     \b
     Example:
@@ -95,7 +97,7 @@ def export(directory: Path, vectors: Path, rows: Path, where: tuple[str, ...]) -
     "--keys-file",
     type=click.File(),
     metavar="FILE",
-    help="Keys, one a line (- is standard input).",
+    help="File of keys, one per line (- is standard input).",
 )
 @where_option
 def remove(
@@ -103,7 +105,8 @@ def remove(
 ) -> None:
     """Remove samples by key, or by a condition on their fields.
 
-    They are in no answer from now on. Their rows and vectors stay on disk until `forvalue compact`.
+    They vanish from all answers at once. Their rows and vectors stay on disk until `forvalue
+    compact`.
 
     \b
     Example:
@@ -123,16 +126,16 @@ def remove(
     text = f"{removed:,} samples removed"
     missing = len(set(wanted)) - removed
     if wanted and missing:
-        text += f", {missing:,} keys were not there"
+        text += f", {missing:,} key{'s' * (missing > 1)} not found"
     render.notes.print(f"{text}; {samples:,} in {escape(str(directory))}")
 
 
 @click.command()
 @index_option
 def compact(directory: Path) -> None:
-    """Leave nothing on disk of what was removed, and merge small segments.
+    """Delete removed samples from the disk, and merge small segments.
 
-    Queries go on meanwhile. It can be interrupted, and run again.
+    Queries keep working meanwhile. It can be interrupted and run again.
 
     \b
     Example:
@@ -152,9 +155,9 @@ def compact(directory: Path) -> None:
 @click.command()
 @index_option
 def migrate(directory: Path) -> None:
-    """Bring an index that an older version wrote to this version's schema.
+    """Upgrade an index from an older version to this version's schema.
 
-    All of it is one transaction. Copy the index first if you may want to go back.
+    This is a single transaction. Copy the index first if you may want to go back.
 
     \b
     Example:

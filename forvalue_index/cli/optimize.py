@@ -15,15 +15,19 @@ from forvalue_index.config import PAIR_RANKS
 @click.command()
 @index_option
 @click.option("--factory", metavar="STRING", help="A FAISS factory string, such as IVF1024,SQ8.")
-@click.option("--auto", is_flag=True, help="Choose one by samples, numbers and memory.")
+@click.option(
+    "--auto", is_flag=True, help="Choose one by the number and size of the vectors and the memory."
+)
 @click.option(
     "--rank",
     type=click.Choice(PAIR_RANKS),
     default="dot",
     show_default=True,
-    help="The rank of the queries that it is for; dot: also for decorrelated.",
+    help="Rank of the queries that it serves; dot also serves decorrelated.",
 )
-@click.option("--memory", type=float, metavar="GB", help="What it may take.  [default: half]")
+@click.option(
+    "--memory", type=float, metavar="GB", help="Memory it may take.  [default: half of all]"
+)
 @json_option
 def optimize(
     directory: Path,
@@ -33,11 +37,11 @@ def optimize(
     memory: float | None,
     as_json: bool,
 ) -> None:
-    """Make a derived FAISS index that queries use from then on.
+    """Make a derived FAISS index, which queries use from then on.
 
     It proposes candidates, which are scored with the stored vectors, so scores stay the same; its
     recall against comparing every vector is measured when it is made. add, remove and compact keep
-    it current. It can be made again at any time, and `query --flat` does without it.
+    it current. It can be rebuilt at any time, and `query --flat` searches without it.
 
     \b
     Example:

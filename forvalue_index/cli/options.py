@@ -46,14 +46,14 @@ device_option = click.option(
     "--device",
     metavar="NAME",
     callback=_one_way,
-    help="cpu, cuda, cuda:N; or auto: all that there are, for a model too big for one.  "
+    help="cpu, cuda, cuda:N; or auto: all devices, for a model too big for one.  "
     "[default: cuda if there is one]",
 )
 devices_option = click.option(
     "--devices",
     metavar="LIST",
     callback=_one_way,
-    help="Encode on several, a process each: 0,1 (GPUs), all (GPUs), or names.",
+    help="Encode on several devices, one process each: 0,1 (GPUs), all (all GPUs), or names.",
 )
 model_option = click.option(
     "--model", metavar="PATH", help="Where the model is now, if it has moved since the build."
@@ -66,37 +66,39 @@ where_option = click.option(
     "--where",
     multiple=True,
     metavar="CONDITION",
-    help='Only samples whose field meets it: "source=math", "year>2020", "lang in de,fr".',
+    help='Only samples that meet this condition: "source=math", "year>2020", "lang in de,fr".',
 )
 rank_option = click.option(
     "--rank",
     type=click.Choice(RANKS),
     default="dot",
     show_default=True,
-    help="dot: the influence; cosine: free of both lengths, best to find sources; per-token: per "
-    "scored token of both; decorrelated: what many samples share counts less, best to foretell "
-    "what training on a choice of rows does.",
+    help="dot: the influence; cosine: without the size of the two gradients, best for finding "
+    "sources; per-token: per scored token of both texts; decorrelated: what many samples share "
+    "counts less, best for predicting what training on a choice of rows does.",
 )
 targets_option = click.option(
     "--data",
     required=True,
     metavar="TARGETS",
-    help="What the model should do well: a file of rows (- is stdin), or what build takes.",
+    help="What the model should do well: a file of rows (- is stdin), or anything build reads.",
 )
 combine_option = click.option(
     "--combine",
     type=click.Choice(["mean", "max"]),
     default="mean",
     show_default=True,
-    help="Of the scores for all targets.",
+    help="How the scores for all targets become one value.",
 )
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+seed_option = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the random draws."
+)
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(DTYPES),
     default="auto",
     show_default=True,
-    help="Type of the weights; auto: as the checkpoint has them.",
+    help="Data type of the weights; auto: as in the checkpoint.",
 )
 
 on_error_option = click.option(
@@ -104,7 +106,7 @@ on_error_option = click.option(
     type=click.Choice(ON_ERROR),
     default="stop",
     show_default=True,
-    help="At a row that cannot be used; skipped ones are listed in DIR/rejects.jsonl.",
+    help="What to do at an unusable row; skipped rows are listed in DIR/rejects.jsonl.",
 )
 
 remote_option = click.option(
@@ -126,8 +128,8 @@ def opening_options(command: F) -> F:
 
 
 _DATA: list[Option] = [
-    click.option("--split", metavar="NAME", help="Of a data set with several, such as train."),
-    click.option("--subset", metavar="NAME", help="Of a data set on the hub: its configuration."),
+    click.option("--split", metavar="NAME", help="Split of the data set, such as train."),
+    click.option("--subset", metavar="NAME", help="Configuration of a data set on the hub."),
 ]
 
 
@@ -154,7 +156,7 @@ _FIELDS: list[Option] = [
     click.option(
         "--text-field",
         metavar="NAME",
-        help="Field of plain text instead of the two: every token after the first is scored.",
+        help="Field of plain text instead: every token after the first is scored.",
     ),
     click.option(
         "--messages-field",
@@ -164,24 +166,25 @@ _FIELDS: list[Option] = [
     click.option(
         "--image-field",
         metavar="NAME",
-        help="Field of an image or several.  [default: image or images, if it holds some; "
-        '"": none]',
+        help='Field of one or more images.  [default: image or images, if it holds any; "": none]',
     ),
     click.option(
         "--label-field",
         metavar="NAME",
-        help="Field of the class, of a sequence classifier's rows: it is scored, and no token.",
+        help="Field of the class, for a sequence classifier: the class is scored, not the tokens.",
     ),
 ]
 
 _FORMAT: list[Option] = [
-    click.option("--key-field", metavar="NAME", help="Your own id.  [default: content hash]"),
+    click.option(
+        "--key-field", metavar="NAME", help="Field of your own id.  [default: content hash]"
+    ),
     click.option(
         "--template",
         type=click.Path(path_type=Path),
         callback=_content,
         metavar="FILE",
-        help="Jinja that makes the prompt of a row's fields: {{ instruction }}.",
+        help="Jinja template that makes the prompt from a row's fields: {{ instruction }}.",
     ),
     click.option(
         "--chat",
@@ -194,12 +197,12 @@ _FORMAT: list[Option] = [
         type=click.Path(path_type=Path),
         callback=_content,
         metavar="FILE",
-        help="Chat template in the place of the tokenizer's own.",
+        help="Chat template to use instead of the tokenizer's own.",
     ),
     click.option(
         "--score",
         type=click.Choice(SCORES),
-        help="Tokens that are scored: the response's, or all.  [default: response]",
+        help="Which tokens are scored: the response's, or all.  [default: response]",
     ),
     click.option(
         "--last-turn", is_flag=True, default=None, help="Score the assistant's last turn only."
@@ -214,15 +217,15 @@ _FORMAT: list[Option] = [
     click.option(
         "--truncate",
         type=click.Choice(TRUNCATIONS),
-        help="What of a long row goes first: what is not scored (the start of the prompt, then "
+        help="What a long row loses first: what is not scored (the start of the prompt, then "
         "the end of the response), the start, or the end.  [default: unscored]",
     ),
     click.option(
         "--max-length",
         type=click.IntRange(min=2),
         metavar="N",
-        help="Longest row in tokens; more is cut and counted.  [default: the model's, at most "
-        "2048]",
+        help="Longest row in tokens; longer rows are cut and counted.  [default: the model's, at "
+        "most 2048]",
     ),
 ]
 
@@ -239,15 +242,15 @@ _READING: list[Option] = [
         type=click.Choice(TASKS),
         default="auto",
         show_default=True,
-        help="What the model is read as; auto: as its checkpoint says.",
+        help="How to read the model; auto: as its checkpoint says.",
     ),
     click.option(
         "--adapter",
         "adapters",
         multiple=True,
         metavar="PATH",
-        help="PEFT adapter of the model. Given again, for checkpoints of one training: their "
-        "influences are added up.",
+        help="PEFT adapter of the model. Repeat it for several checkpoints of one training run: "
+        "their influences are added up.",
     ),
     click.option(
         "--adapter-weight",
@@ -255,7 +258,7 @@ _READING: list[Option] = [
         multiple=True,
         type=float,
         metavar="W",
-        help="Weight of each adapter in the sum, in their order.  [default: 1 each]",
+        help="Weight of each adapter in the sum, in the same order.  [default: 1 each]",
     ),
     dtype_option,
     trust_option,
@@ -317,7 +320,7 @@ def format_for(rows: Rows, fields: dict[str, Any]) -> FormatConfig:
         return format if "image_field" in fields else _with_images(format, rows)
     guessed, words = guess_format(rows, format, images="image_field" not in fields)
     if guessed != format:  # not the names that are there by default
-        render.notes.print(f"Reading {words}, as the names of the fields suggest", markup=False)
+        render.notes.print(f"Reading {words}, as the field names suggest", markup=False)
     return replace(guessed, template=format.template or guessed.template)
 
 
@@ -328,5 +331,5 @@ def _with_images(format: FormatConfig, rows: Rows) -> FormatConfig:
     row = next((row for _, row in rows.outcomes() if isinstance(row, dict)), {})
     field = guess_images(row)
     if field is not None:
-        render.notes.print(f"Reading images in {field!r}, as its name suggests", markup=False)
+        render.notes.print(f"Reading images from {field!r}, as its name suggests", markup=False)
     return replace(format, image_field=field)

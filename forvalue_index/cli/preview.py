@@ -38,9 +38,9 @@ OPEN, CLOSE = "⟦", "⟧"
     "directory",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Read as an index does instead, with its model and its settings.",
+    help="Or read rows as this index does, with its model and settings.",
 )
-@click.option("-n", default=3, show_default=True, type=click.IntRange(min=1), help="Rows.")
+@click.option("-n", default=3, show_default=True, type=click.IntRange(min=1), help="Rows to show.")
 @data_options
 @format_options
 @json_option
@@ -59,7 +59,7 @@ def preview(
 ) -> None:
     """Show the first rows as the model will see them: special tokens, and what is scored.
 
-    What is scored is highlighted, or stands between ⟦ and ⟧ where there are no colours. Only the
+    What is scored is highlighted, or put between ⟦ and ⟧ where there are no colours. Only the
     model's tokenizer is loaded. The options are those of build.
 
     \b
@@ -72,7 +72,7 @@ def preview(
     from forvalue_index.previewing import preview
 
     if (model is None) == (directory is None):
-        raise click.UsageError("give --model, or --index")
+        raise click.UsageError("give --model or --index")
     rows = open_rows(data, split=split, subset=subset)
     if directory is not None:
         from forvalue_index.index import InfluenceIndex

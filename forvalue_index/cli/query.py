@@ -32,12 +32,14 @@ from forvalue_index.cli.options import (
 @query_options
 @field_options
 @part_options
-@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Hits a query.")
+@click.option(
+    "-k", default=10, show_default=True, type=click.IntRange(min=1), help="Hits per query."
+)
 @search_options
 @click.option(
     "--highlight",
     is_flag=True,
-    help="Show which tokens of the hits carried the influence: runs query and hits again.",
+    help="Show which tokens of the hits carried the influence; runs query and hits again.",
 )
 @json_option
 @opening_options

@@ -55,19 +55,19 @@ def added(directory: Path, report: AddReport) -> None:
     if report.truncated:
         parts.append(f"{report.truncated:,} cut to the maximum length")
     if report.updated:
-        parts.append(f"{report.updated:,} of them in the place of others")
+        parts.append(f"{report.updated:,} of them replaced older ones")
     if report.skipped:
-        parts.append(f"{report.skipped:,} there already")
+        parts.append(f"{report.skipped:,} already there")
     if report.repeated:
-        parts.append(f"{report.repeated:,} the same as another row")
+        parts.append(f"{report.repeated:,} identical to another row")
     if report.rejected:
         parts.append(f"{report.rejected:,} rejected (see {escape(str(directory / REJECTS))})")
     notes.print(f"{', '.join(parts)}; {report.samples:,} in {escape(str(directory))}")
     if report.retained < 0.5 * report.expected:
         notes.print(
-            f"Warning: vectors of the new rows hold {report.retained:.0%} of their energy, of rows "
-            f"like those that the projection was learned from {report.expected:.0%}: the new ones "
-            "are unlike them. Scores are less exact; build a new index when there are many such.",
+            f"Warning: the vectors of the new rows keep {report.retained:.0%} of their energy, but "
+            f"{report.expected:.0%} for rows like those that the projection was learned from. The "
+            "new rows are unlike them, so scores are less exact; with many, build a new index.",
             style="yellow",
         )
 
@@ -172,7 +172,7 @@ def visible(text: str) -> str:
 def derived(info: DerivedInfo) -> Table:
     """Returns what was measured of a derived index as a table."""
     table = Table(box=None, pad_edge=False)
-    for column in ("", "recall@10", "recall@100", "queries/s", "comparing all"):
+    for column in ("", "recall@10", "recall@100", "queries/s", "queries/s (--flat)"):
         table.add_column(column, justify="right" if column else "left")
     for name, side in (("proponents", info.proponents), ("opponents", info.opponents)):
         table.add_row(
@@ -182,7 +182,7 @@ def derived(info: DerivedInfo) -> Table:
             f"{side.queries_per_second:,.0f}",
             f"{side.flat_queries_per_second:,.0f}",
         )
-    table.caption = "\n".join([f"{info.bytes_per_vector:,.0f} bytes a sample", *info.notes])
+    table.caption = "\n".join([f"{info.bytes_per_vector:,.0f} bytes per sample", *info.notes])
     table.caption_justify = "left"
     return table
 

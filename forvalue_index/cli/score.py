@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from forvalue_index.analysis.values import GroupValue
 
 _BAR = 12  # characters of a bar at most
+_SHORT = 6  # a bar shorter than this shows nothing
 _NAME = 32  # of a group's name
 _GAP = 2  # between two columns
 _GROUPS = 40  # of a table for people; --json has all
@@ -56,12 +57,12 @@ _GROUPS = 40  # of a table for people; --json has all
 @click.option(
     "--target-group",
     metavar="FIELD",
-    help="Field of the targets: also a value for each of its values.",
+    help="Field of the targets: adds a value for each group of targets.",
 )
 @click.option(
     "--group-by",
     metavar="FIELD",
-    help="Field of the training rows, such as a source: which helped, and which hurt.",
+    help="Field of the training rows, such as a source: shows which groups helped or hurt.",
 )
 @where_option
 @click.option(
@@ -74,7 +75,7 @@ _GROUPS = 40  # of a table for people; --json has all
 @click.option(
     "--exact",
     is_flag=True,
-    help="Run targets and listed samples again: the listed get their exact value, too.",
+    help="Run targets and listed samples again, to show the exact values of these samples too.",
 )
 @json_option
 @opening_options
@@ -95,12 +96,12 @@ def score(
     as_json: bool,
     opening: Opening,
 ) -> None:
-    """Value every training sample for what the model should do well.
+    """Show what every training sample is worth for what the model should do well.
 
     The value is the mean (or highest) influence on the targets: positive where training on the
-    sample raised their likelihood. One pass over the stored vectors, however many targets there
-    are. Values of the mean add up: the sum over a source is what the source did. With --rank
-    decorrelated, they foretell better what training on a part of the rows does.
+    sample raised their likelihood. It takes one pass over the stored vectors, however many targets
+    there are. Means add up: the sum over a source is what the source did. With --rank decorrelated,
+    they predict better what training on a part of the rows does.
 
     \b
     Example:
@@ -228,13 +229,13 @@ def _groups(name: str, groups: Sequence[GroupValue], width: int) -> Table:
     table.add_column(Text(names[0]), max_width=longest, no_wrap=True)
     for column in figures[0]:
         table.add_column(column, justify="right", no_wrap=True)
-    if bar >= len("helped"):
-        table.add_column("hurt", justify="right", no_wrap=True)
-        table.add_column("helped", no_wrap=True)
+    if bar >= _SHORT:
+        table.add_column("", justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True)
     largest = max(abs(group.mean) for group in groups) or 1.0
     for group, text, (samples, _, *rest) in zip(shown, names[1:], figures[1:], strict=True):
         cells: list[str | Text] = [Text(text), samples, render.signed(group.mean), *rest]
-        if bar >= len("helped"):
+        if bar >= _SHORT:
             length = "█" * round(bar * abs(group.mean) / largest) or "▏"
             cells.append(Text(length if group.mean < 0 else "", style="red"))
             cells.append(Text(length if group.mean >= 0 else "", style="green"))

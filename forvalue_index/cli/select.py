@@ -39,26 +39,26 @@ _BAR = 30  # characters of a full bar
     "--ratio",
     type=click.FloatRange(min=0, max=1, min_open=True),
     metavar="R",
-    help="Share of the rows to keep instead, such as 0.1.",
+    help="Or the share of the rows to keep, such as 0.1.",
 )
 @click.option(
     "--output",
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The rows as they were given, in the order of choice: .jsonl, .csv or .parquet.",
+    help="Write the chosen rows as they were given, in that order: .jsonl, .csv or .parquet.",
 )
 @click.option(
     "--balance",
     metavar="FIELD",
-    help="As many rows of each of its values, as far as there are any.",
+    help="Take as many rows of each value of this field, as far as there are enough.",
 )
 @click.option(
     "--diversity",
     type=click.FloatRange(min=0),
     default=1.0,
     show_default=True,
-    help="How much a row loses for what it repeats of chosen ones; 0: by value alone.",
+    help="How much a row loses for repeating chosen ones; 0: choose by value alone.",
 )
 @click.option(
     "--dedup",
@@ -66,13 +66,13 @@ _BAR = 30  # characters of a full bar
     default=0.98,
     show_default=True,
     metavar="COSINE",
-    help="Leave out rows this near to a chosen one; 1: only what is the same.",
+    help="Leave out rows this similar to a chosen one; 1: only identical ones.",
 )
 @combine_option
 @rank_option
 @where_option
 @click.option(
-    "--report", type=click.Path(path_type=Path), metavar="FILE", help="The report as JSON."
+    "--report", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as JSON."
 )
 @json_option
 @opening_options
@@ -97,9 +97,9 @@ def select(
 ) -> None:
     """Choose the training rows to keep for what the model should do well.
 
-    Rows are taken by their value for the targets, greedily: what a row has in common with those
-    chosen before it counts no more, so that near-copies do not fill the budget. The first rows of
-    the output are the choice of a smaller budget.
+    Rows are chosen greedily by their value for the targets: what a row has in common with those
+    chosen before it does not count again, so near-copies do not fill the budget. The first rows of
+    the output are the choice for a smaller budget.
 
     \b
     Example:

@@ -87,7 +87,7 @@ def _message(value: Any, source: str, place: str) -> Message:
     except UnicodeEncodeError:
         raise RowError(source, f"{place} holds half a surrogate pair, not text") from None
     except (TypeError, ValueError) as error:
-        raise RowError(source, f"{place} cannot be kept as JSON ({error})") from None
+        raise RowError(source, f"{place} cannot be stored as JSON ({error})") from None
     return message
 
 
@@ -179,7 +179,7 @@ class ChatTemplate:
         if self._config.score == "all":
             return Rendered(whole, [(0, len(whole))])
         if not turns:
-            raise RowError(source, "no message of the assistant, so there is nothing to score")
+            raise RowError(source, "no message from the assistant, so there is nothing to score")
         if self._config.last_turn:
             turns = turns[-1:]
         if not self._marked:
@@ -347,8 +347,8 @@ class ChatTemplate:
 
 def _unclear(i: int) -> str:
     return (
-        f"the chat template does not write message {i} as it writes it at the end of a "
-        "conversation, so what the assistant says there cannot be told with certainty: use "
+        f"the chat template writes message {i} differently once others follow it, so what the "
+        "assistant says there cannot be determined with certainty: use "
         "--last-turn, or a template with {% generation %} marks (--chat-template FILE)"
     )
 
@@ -356,8 +356,8 @@ def _unclear(i: int) -> str:
 def _unmarked(i: int) -> str:
     return (
         "the chat template writes no header when it asks for an answer, and what the assistant "
-        f"says in message {i} cannot be told with certainty from the header there: use a template "
-        "with {% generation %} marks (--chat-template FILE)"
+        f"says in message {i} cannot be determined with certainty from the header there: use a "
+        "template with {% generation %} marks (--chat-template FILE)"
     )
 
 

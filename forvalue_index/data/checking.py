@@ -22,7 +22,7 @@ from forvalue_index.data.rows import Rows
 from forvalue_index.errors import InputError, KeyConflictError, RowError, StorageError
 from forvalue_index.records import Row
 
-_REJECTED = "rows that cannot be used"
+_REJECTED = "the list of unusable rows"
 _PLACE = re.compile(r"(?:(?P<file>.*):)?(?:row )?(?P<number>\d+)", re.DOTALL)
 
 
@@ -34,8 +34,8 @@ def keeping(what: str) -> Iterator[None]:
     except OSError as error:
         folder = tempfile.tempdir or "the folder for temporary files"
         raise StorageError(
-            f"{what} cannot be kept in {folder} ({error.strerror or error}): set TMPDIR to a "
-            "folder with room and run the command again"
+            f"{what} cannot be stored in {folder} ({error.strerror or error}): set TMPDIR to a "
+            "folder with more space and run the command again"
         ) from error
 
 
@@ -160,7 +160,7 @@ def check_rows(
             continue
         if format.key_field is not None:
             if key in contents:
-                reason = f"key {key!r} stands at {places[key]} already"
+                reason = f"key {key!r} already occurs at {places[key]}"
                 if not rejects.skip:
                     raise KeyConflictError(f"{source}: {reason}")
                 rejects.add(RowError(source, reason), row)

@@ -43,15 +43,15 @@ def guess(row: Row) -> tuple[dict[str, str], str]:
     for messages in MESSAGES:
         name = names.get(messages)
         if name is not None and _is_list(row[name]):
-            return {"messages_field": name}, f"messages in {name!r}"
+            return {"messages_field": name}, f"messages from {name!r}"
     for prompt, response in PAIRS:
         if prompt in names and response in names:
             return _pair(names, prompt, response)
     for text in TEXT:
         if text in names:
-            return {"text_field": names[text]}, f"plain text in {names[text]!r}"
+            return {"text_field": names[text]}, f"plain text from {names[text]!r}"
     raise InputError(
-        f"which fields to read does not show from their names ({', '.join(row) or 'none'}): "
+        f"the field names do not tell which to read ({', '.join(row) or 'none'}): "
         "give --prompt-field and --response-field, or --messages-field, or --text-field"
     )
 
@@ -64,7 +64,7 @@ def _is_list(value: Any) -> bool:
 def _pair(names: dict[str, str], prompt: str, response: str) -> tuple[dict[str, str], str]:
     first, last = names[prompt], names[response]
     settings = {"prompt_field": first, "response_field": last}
-    words = f"prompt in {first!r}, response in {last!r}"
+    words = f"prompt from {first!r}, response from {last!r}"
     context = [names[name] for name in CONTEXT if name in names]
     if prompt != "instruction" or not context:
         return settings, words
@@ -72,7 +72,7 @@ def _pair(names: dict[str, str], prompt: str, response: str) -> tuple[dict[str, 
     template = f'{{{{ {first} }}}}{{{{ "\\n\\n" ~ {inner} if {inner} else "" }}}}'
     return (
         settings | {"template": template},
-        f"prompt in {first!r}, followed by {inner!r} after an empty line, response in {last!r}",
+        f"prompt from {first!r} and, after an empty line, {inner!r}; response from {last!r}",
     )
 
 
@@ -99,7 +99,7 @@ def guess_format(
     field = guess_images(row) if images else None
     if field is not None:
         settings |= {"image_field": field}
-        words += f", images in {field!r}"
+        words += f", images from {field!r}"
     return replace(base or FormatConfig(), **settings), words  # type: ignore[arg-type]
 
 

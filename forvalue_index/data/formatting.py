@@ -60,7 +60,7 @@ def content_hash(row: Row, source: str = "row") -> str:
     try:
         text = json.dumps(bare(row), sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise RowError(source, f"cannot be kept as JSON ({error})") from None
+        raise RowError(source, f"cannot be stored as JSON ({error})") from None
     if "\\ud" in text:  # so JSON writes a surrogate, also one of a whole pair
         for name, value in row.items():
             _check_text(name, f"the name of field {name!r}", source)
@@ -91,7 +91,7 @@ def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
         if config.score != "all":
             last = weighted(messages, answers(messages), source)
         if not last:
-            raise RowError(source, "no message of the assistant, so there is nothing to score")
+            raise RowError(source, "no message from the assistant, so there is nothing to score")
         before = "\n".join(plain_text(message) for message in messages[: last[-1]])
         return before, plain_text(messages[last[-1]])
     prompt = _prompt(row, source, config)
@@ -107,7 +107,7 @@ def check_names(row: Row, source: str) -> None:
     for name in row:
         if not isinstance(name, str):
             kind = type(name).__name__
-            raise RowError(source, f"the name of a field is text, but {name!r} is {kind}")
+            raise RowError(source, f"the name of a field must be text, but {name!r} is {kind}")
 
 
 def label_of(row: Row, source: str, field: str) -> str | int:
@@ -317,7 +317,7 @@ class Formatter:
             raise RowError(
                 source,
                 f"token id {largest} is not one of the {self._vocabulary} that the model knows: "
-                "the tokenizer has a vocabulary larger than the head; use the model's own",
+                "the tokenizer's vocabulary is larger than the head; use the model's own tokenizer",
             )
         key, content = identity(row, source, self._config)
         return Sample(
@@ -349,7 +349,7 @@ class Formatter:
         ):
             raise RowError(
                 source,
-                f"{len(whole.ids)} tokens with its images, of which none is cut, are too many for "
+                f"{len(whole.ids)} tokens with its images, which are never cut, are too many for "
                 f"the maximum length of {self._max_length}: use a larger --max-length",
             )
         return whole, shorter
@@ -357,11 +357,11 @@ class Formatter:
     def _nothing(self, whole: Tokens) -> str:
         """Returns why nothing of a row is scored."""
         if len(whole.ids) == 1:
-            return "one token without a prompt before it: nothing to score"
+            return "one token without a prompt before it, so there is nothing to score"
         if not whole.scored[1:].any():
-            return "no token is the response's, so there is nothing to score"
+            return "no token belongs to the response, so there is nothing to score"
         return (
-            f"its scored tokens are all among the {len(whole.ids) - self._max_length} that go when "
+            f"all its scored tokens are among the {len(whole.ids) - self._max_length} lost when "
             f"it is cut to {self._max_length}: use --truncate unscored, or a larger --max-length"
         )
 

@@ -22,7 +22,7 @@ def load_folder(path: Path, name: str, split: str | None) -> Any:
     marks = [path / mark for mark in ("state.json", "dataset_dict.json")]
     if not any(mark.is_file() for mark in marks):
         raise InputError(
-            f"{name} is a directory, and no data set that save_to_disk wrote: "
+            f"{name} is a directory, but not a data set that save_to_disk wrote: "
             f'give its files, such as "{path}/*.parquet"'
         )
     datasets = _require_datasets(name)
@@ -57,7 +57,7 @@ def choose_split(loaded: Any, name: str, split: str | None) -> Any:
     if split is None and len(loaded) == 1:
         return next(iter(loaded.values()))
     if split not in loaded:
-        missing = "choose one" if split is None else f"{split!r} is none of them: choose another"
+        missing = "choose one" if split is None else f"{split!r} is not one of them: choose another"
         raise InputError(f"{name} has the splits {', '.join(loaded)}; {missing} with --split")
     return loaded[split]
 
@@ -75,7 +75,7 @@ def _require_datasets(name: str) -> Any:
     try:
         import datasets
     except ImportError:
-        raise DependencyError(f"{name} takes the package datasets to read: {INSTALL}") from None
+        raise DependencyError(f"reading {name} needs the package datasets: {INSTALL}") from None
     return datasets
 
 

@@ -284,7 +284,7 @@ def _picture(value: Any, source: str, allow_remote: bool) -> Picture:
         buffer = io.BytesIO()
         value.save(buffer, "PNG")
         return Picture.of(buffer.getvalue(), None, source, embedded=True)
-    raise RowError(source, f"an image is a path, bytes or base64, not {type(value).__name__}")
+    raise RowError(source, f"an image must be a path, bytes or base64, not {type(value).__name__}")
 
 
 def _of_object(value: dict[str, Any], source: str, allow_remote: bool) -> Picture:
@@ -300,7 +300,7 @@ def _of_object(value: dict[str, Any], source: str, allow_remote: bool) -> Pictur
     picture = _of_text(place, source, allow_remote)
     if value.get(HASH, picture.digest) != picture.digest:
         raise RowError(
-            source, f"image {place} is not the one of the row: its hash differs; restore it"
+            source, f"image {place} is not the image of the row: its hash differs; restore it"
         )
     return picture
 
@@ -309,7 +309,7 @@ def _of_text(value: str, source: str, allow_remote: bool) -> Picture:
     if value.startswith("data:"):
         data = _base64(value.partition(",")[2]) if ";base64," in value[:200] else None
         if data is None:
-            raise RowError(source, "a data: URI of an image holds no base64")
+            raise RowError(source, "the data: URI of an image holds no base64")
         return Picture.of(data, None, source, embedded=True)
     if re.match(r"https?://", value):
         if not allow_remote:
@@ -358,5 +358,5 @@ def _fetch(url: str, source: str) -> bytes:
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise RowError(source, f"image {url} cannot be fetched ({error})") from None
     if len(data) > REMOTE_BYTES:
-        raise RowError(source, f"image {url} is over {REMOTE_BYTES >> 20} MiB")
+        raise RowError(source, f"image {url} is larger than {REMOTE_BYTES >> 20} MiB")
     return data

@@ -33,9 +33,13 @@ class ClassFormatter:
             InputError: the configuration is not that of a classifier's rows.
         """
         if config.label_field is None:
-            raise InputError("the model is a sequence classifier: give --label-field, the class")
+            raise InputError(
+                "the model is a sequence classifier: name the field of the class with --label-field"
+            )
         if config.is_chat or config.template is not None:
-            raise InputError("a classifier reads texts: chats and templates do not go with it")
+            raise InputError(
+                "a classifier reads plain texts: chats and templates do not work with it"
+            )
         self._tokenizer = tokenizer
         self._config = config
         self._max_length = max_length
@@ -109,7 +113,7 @@ class ClassFormatter:
             return value
         names = sorted(self._classes, key=self._classes.__getitem__)
         known = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-        raise RowError(source, f"{value!r} is none of the model's {len(names)} classes: {known}")
+        raise RowError(source, f"{value!r} is not one of the model's {len(names)} classes: {known}")
 
 
 RowFormatter: TypeAlias = Formatter | ClassFormatter
@@ -134,7 +138,7 @@ def row_formatter(
         return ClassFormatter(tokenizer, config, max_length, classes)
     if config.label_field is not None:
         raise InputError(
-            "a field of labels is for sequence classifiers, and the model is none: leave it out, "
+            "a label field is for sequence classifiers, and the model is not one: leave it out, "
             "or give --task classification to read the model as one"
         )
     return Formatter(tokenizer, config, max_length, vocabulary, vision)

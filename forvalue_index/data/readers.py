@@ -111,7 +111,7 @@ class MemoryRows(Rows):
             if isinstance(row, dict):
                 yield place, json_row(row)
             else:
-                yield place, RowError(place, f"a row is a dict, this is {type(row).__name__}")
+                yield place, RowError(place, f"a row must be a dict, not {type(row).__name__}")
 
 
 class DatasetRows(Rows):
@@ -213,7 +213,7 @@ def _file_reader(path: Path, name: str) -> _Read:
     read = _kind(path)
     if read is None:
         raise InputError(
-            f"{name}: the end of its name tells no kind of file: {', '.join(TEXT)} "
+            f"{name}: unknown kind of file; its name must end in {', '.join(TEXT)} "
             f"(also with {' or '.join(PACKED)}), {', '.join(TABLES)}"
         )
     if path.suffix.lower() in TABLES or path.suffix.lower() == ".zst":

@@ -34,7 +34,7 @@ def require_arrow(name: str) -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise DependencyError(f"{name} takes pyarrow to read: {INSTALL}") from None
+        raise DependencyError(f"reading {name} needs pyarrow: {INSTALL}") from None
     return pyarrow
 
 

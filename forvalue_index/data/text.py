@@ -61,14 +61,14 @@ def parse_row(line: bytes, source: str) -> Row:
     except json.JSONDecodeError as error:
         raise RowError(source, f"not JSON ({error.msg}, column {error.colno})") from None
     except (ValueError, RecursionError) as error:
-        raise RowError(source, f"not JSON that can be read ({error})") from None
+        raise RowError(source, f"not readable JSON ({error})") from None
     if not isinstance(row, dict):
-        raise RowError(source, f"a row is a JSON object, this is {type(row).__name__}")
+        raise RowError(source, f"a row must be a JSON object, not {type(row).__name__}")
     return row
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON value")
+    raise ValueError(f"{constant} is not a JSON value")
 
 
 def json_file(path: Path, name: str) -> Iterator[Outcome]:
@@ -91,14 +91,12 @@ def _json_array(path: Path, name: str) -> Iterator[Outcome]:
                 if isinstance(value, dict):
                     yield place, value
                 else:
-                    reason = f"a row is a JSON object, this is {type(value).__name__}"
+                    reason = f"a row must be a JSON object, not {type(value).__name__}"
                     yield place, RowError(place, reason)
         except json.JSONDecodeError as error:
             raise InputError(f"{name}:row {number + 1}: not JSON ({error.msg})") from None
         except (ValueError, RecursionError) as error:  # not UTF-8 among them
-            raise InputError(
-                f"{name}:row {number + 1}: not JSON that can be read ({error})"
-            ) from None
+            raise InputError(f"{name}:row {number + 1}: not readable JSON ({error})") from None
 
 
 def _elements(read: Callable[[int], str]) -> Iterator[Any]:
@@ -161,8 +159,8 @@ def csv_rows(path: Path, name: str, delimiter: str = ",") -> Iterator[Outcome]:
                 values = next(reader, None)
             except csv.Error as error:
                 if columns is None or str(error) == "unexpected end of data":
-                    what = f"{error}: is there a quote that is not closed?"
-                    raise InputError(f"{place}: not CSV that can be read ({what})") from None
+                    what = f"{error}: is there an unclosed quote?"
+                    raise InputError(f"{place}: not readable CSV ({what})") from None
                 yield place, RowError(place, f"not CSV ({error})")
                 continue
             if values is None:

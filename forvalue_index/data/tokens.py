@@ -104,7 +104,7 @@ def _without_offsets(tokenizer: Tokenizer, item: Rendered, source: str) -> Token
         if whole[: len(head)] != head:
             return RowError(
                 source,
-                f"the tokenizer gives no offsets, and a token of it reaches over character {edge}, "
+                f"the tokenizer gives no offsets, and one of its tokens spans character {edge}, "
                 "where what is scored begins or ends: use a fast tokenizer",
             )
     counts = {edge: len(head) for edge, head in zip(edges, heads, strict=True)}

@@ -30,7 +30,7 @@ def check_suffix(path: Path) -> None:
         DependencyError: the library for Parquet is not installed.
     """
     if path.suffix not in _WRITERS:
-        raise InputError(f"{path}: name a file that ends in {', '.join(_WRITERS)}")
+        raise InputError(f"{path}: the name of the file must end in {', '.join(_WRITERS)}")
     if path.suffix == ".parquet":
         require_arrow(path.name)
 

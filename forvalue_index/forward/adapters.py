@@ -38,8 +38,8 @@ def load_adapters(
             settings = PeftConfig.from_pretrained(path)
             if settings.is_prompt_learning:
                 raise ModelError(
-                    f"adapter {path} puts learned tokens before a text: it moves what a prediction "
-                    "is read from, and is not supported"
+                    f"adapter {path} puts learned tokens before the text, which shifts where "
+                    "predictions are read from: this is not supported"
                 )
             if number == 0:
                 model = get_peft_model(model, settings, adapter_name=name)
@@ -47,7 +47,9 @@ def load_adapters(
             found = model.load_adapter(path, adapter_name=name, torch_device="cpu")
             lost = [key for key in found.missing_keys if name in key] + found.unexpected_keys
             if lost:
-                raise ValueError(f"it was made for another base ({lost[0]} has no counterpart)")
+                raise ValueError(
+                    f"it was made for another base model ({lost[0]} has no counterpart)"
+                )
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             reason = first_line(error)
             if Path(path).exists() and not (Path(path) / "adapter_config.json").exists():

@@ -92,13 +92,13 @@ def find_class_head(model: Any) -> tuple[Head, ClassInputs]:
         kind = config.problem_type or "regression"
         raise ModelError(
             f"{name} is made for {kind.replace('_', ' ')} ({n_labels} outputs): the closed form is "
-            "that of one label out of several"
+            "for one label out of several"
         )
     probe = _probe(model)
     with torch.no_grad(), _calls(model, n_labels) as calls:
         logits = run(model, {"input_ids": probe}).logits
     if tuple(logits.shape) != (1, n_labels) or not torch.isfinite(logits).all():
-        raise ModelError(f"{name} gives no {n_labels} finite logits for a short text")
+        raise ModelError(f"{name} does not give {n_labels} finite logits for a short text")
     for module, hidden, output in reversed(calls):
         for pool, place in _POOLS:
             if output.dim() == (2 if pool == "before" else 3) and _same(output[place], logits):

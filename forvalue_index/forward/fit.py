@@ -87,7 +87,7 @@ def _on_disk(n: int, width: int) -> Iterator[NDArray[np.float32]]:
             raise StorageError(
                 f"{tempfile.tempdir or 'the folder for temporary files'} has no room for the "
                 f"{size:,} bytes that fitting keeps there ({error.strerror or error}): set TMPDIR "
-                "to a folder with room and run the command again"
+                "to a folder with more space and run the command again"
             ) from error
         yield np.memmap(file, dtype=np.float32, mode="r+", shape=(n, width))
 

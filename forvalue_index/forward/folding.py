@@ -34,6 +34,6 @@ def available(device: torch.device) -> bool:
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
     except Exception as error:  # Triton, its compiler and CUDA raise any kind
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        log.warning("building with torch's own operations, for Triton cannot be used: %s", reason)
+        log.warning("building with torch's own operations: Triton cannot be used: %s", reason)
         return False
     return True

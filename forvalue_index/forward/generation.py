@@ -79,7 +79,7 @@ def generate(
     """
     length = len(prompt.input_ids)
     if length == 0:
-        raise InputError("the prompt has no tokens: the model needs one to go on from")
+        raise InputError("the prompt has no tokens: the model needs at least one to continue")
     room = sampling.max_new_tokens
     if lm.max_positions is not None:
         room = min(room, lm.max_positions - length)

@@ -255,7 +255,7 @@ def find_head(model: Any) -> Head:
             raise ModelError(f"{name} does not use its unembedding to predict tokens") from error
     if tuple(logits.shape[:-1]) != (1, PROBE) or hidden.numel() != PROBE * hidden.shape[-1]:
         raise ModelError(
-            f"{name} has not one distribution for each token (its logits are "
+            f"{name} does not give one distribution per token (its logits are "
             f"{'x'.join(map(str, logits.shape))} for {PROBE} tokens): its closed form is not known"
         )
     logits, hidden = logits[0].float().to(hidden.device), hidden.reshape(PROBE, -1)
@@ -299,7 +299,7 @@ def _require_causal(model: Any, module: nn.Module, probe: Tensor, hidden: Tensor
     if differ(after, hidden[:-1]):
         raise ModelError(
             f"{type(whole(model)).__name__} is not causal: a token's state depends on the tokens "
-            "that follow it, so there is no forward pass that predicts all of them; use a decoder "
+            "that follow it, so no single forward pass predicts all of them; use a decoder "
             "(is_decoder=True)"
         )
 

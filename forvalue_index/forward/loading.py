@@ -70,8 +70,8 @@ def load_pretrained(config: ModelConfig, device: torch.device | None) -> tuple[A
     lost = sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"]))
     if lost:
         raise ModelError(
-            f"model {config.name} lacks {len(lost)} of its weights, {lost[0]} first: they would be "
-            "random; get the whole checkpoint"
+            f"model {config.name} lacks {len(lost)} of its weights, such as {lost[0]}: they would "
+            "be random; get the complete checkpoint"
         )
     return (model.to(device) if placed is None else model), tokenizer, processor
 
@@ -80,7 +80,9 @@ def _require_whole_model(name: str) -> None:
     """Raises ModelError if a folder holds nothing but an adapter."""
     folder = Path(name)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise ModelError(f"{name} is an adapter: give its base as --model, and it as --adapter")
+        raise ModelError(
+            f"{name} is an adapter: give its base as --model, the adapter as --adapter"
+        )
 
 
 @contextmanager

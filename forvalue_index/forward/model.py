@@ -190,10 +190,11 @@ def find_device(name: str | None) -> torch.device | None:
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
-        raise ModelError(f"device {name!r} is not one to use: cpu, cuda, cuda:N or auto are")
+        raise ModelError(f"device {name!r} cannot be used: choose cpu, cuda, cuda:N or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(
-            f"device {name!r} is wanted, but torch sees {torch.cuda.device_count()} CUDA devices"
+            f"device {name!r} was requested, but torch sees "
+            f"{torch.cuda.device_count()} CUDA devices"
         )
     return device
 

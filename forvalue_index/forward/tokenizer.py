@@ -91,8 +91,8 @@ def task_of(config: ModelConfig, settings: Any) -> str:
     if task == "causal" and settings.is_encoder_decoder:
         raise ModelError(
             f"{config.name} is an encoder-decoder ({names[0] or settings.model_type}): its "
-            "unembedding does not predict the tokens that it reads, and there is no closed form "
-            "here; use a decoder"
+            "unembedding does not predict the tokens that it reads, so there is no closed form "
+            "for it; use a decoder"
         )
     return task
 

@@ -173,7 +173,7 @@ class Vision:
                 return str(candidate)
         raise ModelError(
             f"{type(self.processor).__name__} does not write pictures into the text ({reason}), "
-            "which is the one way to read them that is understood"
+            "which is the only supported way to read them"
         )
 
     def _insertion(self) -> str:
@@ -216,8 +216,8 @@ def _image_token(config: Any) -> int:
         if isinstance(value, int):
             return value
     raise ModelError(
-        f"a model of type {config.model_type!r} has no token for images, which is the one way to "
-        "read them that is understood"
+        f"a model of type {config.model_type!r} has no token for images, which is the only "
+        "supported way to read them"
     )
 
 

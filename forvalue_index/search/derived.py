@@ -86,9 +86,9 @@ class DerivedInfo:
         for what, side in (("proponents", self.proponents), ("opponents", self.opponents)):
             if side.recall_at_10 < self.target:
                 notes.append(
-                    f"{self.factory} finds {side.recall_at_10:.3f} of the top 10 {what}, wanted "
-                    f"was {self.target}: "
-                    + ("all vectors are compared instead" if side.flat else "the best it can do")
+                    f"{self.factory} finds {side.recall_at_10:.3f} of the top 10 {what}, but "
+                    f"{self.target} was wanted: "
+                    + ("all vectors are compared instead" if side.flat else "it can do no better")
                 )
         return notes
 
@@ -257,15 +257,15 @@ def check_current(info: DerivedInfo, flat: FlatSearch, path: Path) -> None:
     found = {segment.name: segment.sha256 for segment in flat.segments}
     for name, sha256 in info.segments.items():
         if found.get(name) != sha256:
-            what = "is another one now" if name in found else "is no longer there"
+            what = "has changed since" if name in found else "no longer exists"
             raise CorruptIndexError(
                 f"{path} is out of date: it was made from segment {name}, which {what}; {_NEXT}"
             )
     covered = len(flat.ids_in(info.segments))
     if info.dim != flat.dim or info.ntotal < covered:
         raise CorruptIndexError(
-            f"{path} holds {info.ntotal} vectors of {info.dim} numbers, its segments {covered} of "
-            f"{flat.dim}: {_NEXT}"
+            f"{path} holds {info.ntotal} vectors of {info.dim} numbers, but its segments hold "
+            f"{covered} of {flat.dim}: {_NEXT}"
         )
 
 
@@ -284,8 +284,8 @@ def read_file(path: Path, info: DerivedInfo, *, mapped: bool) -> Any:
         raise CorruptIndexError(f"{path} cannot be read ({error.strerror}): {_NEXT}") from error
     if sha256 != info.sha256:
         raise CorruptIndexError(
-            f"{path} is damaged: {size} bytes with sha256 {sha256 or '(not taken)'}, written were "
-            f"{info.bytes} with {info.sha256}; {_NEXT}"
+            f"{path} is damaged: {size} bytes with sha256 {sha256 or '(not taken)'}, but "
+            f"{info.bytes} with {info.sha256} were written; {_NEXT}"
         )
     try:
         index = lib.read_index(str(path), lib.IO_FLAG_MMAP_IFC if mapped else 0)

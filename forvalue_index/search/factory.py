@@ -37,8 +37,8 @@ def auto_factory(n: int, dim: int, memory_bytes: int) -> tuple[str, str]:
     """
     if n <= FLAT_UP_TO:
         return "Flat", (
-            f"{n:,} samples are all compared, exactly, within milliseconds; "
-            f"a derived index is worth its while above {FLAT_UP_TO:,}"
+            f"{n:,} samples can all be compared, exactly, within milliseconds; "
+            f"a derived index pays off above {FLAT_UP_TO:,}"
         )
     lists = 2 ** round(log2(4 * n**0.5))
     sizes = [int(n * (dim * number + rest)) for *_, number, rest in _CODES]
@@ -47,10 +47,10 @@ def auto_factory(n: int, dim: int, memory_bytes: int) -> tuple[str, str]:
     before, code, words, *_ = _CODES[choice]
     reason = (
         f"{n:,} samples go into {lists:,} lists (about 4 times their square root), as codes of "
-        f"{words}: {_mib(sizes[choice])} of the {_mib(memory_bytes)} that there are"
+        f"{words}: {_mib(sizes[choice])} of the {_mib(memory_bytes)} available"
     )
     if not fitting:
-        reason += ", which is too little, but there are no smaller ones"
+        reason += ", which is too little, but there are no smaller codes"
     elif choice:
         reason += f"; 8 bits would take {_mib(sizes[0])}"
     reason += ". Hits are scored again with the stored vectors"
@@ -69,7 +69,7 @@ def new_index(dim: int, factory: str, seed: int) -> Any:
     except RuntimeError as error:
         raise InputError(
             f"FAISS cannot make {factory!r} of {dim} numbers ({_reason(error)}): "
-            'take another factory string, such as "IVF1024,SQ8", or --auto'
+            'use another factory string, such as "IVF1024,SQ8", or --auto'
         ) from error
     lists = lib.try_extract_index_ivf(index)
     if lists is not None:
@@ -92,7 +92,7 @@ def train(index: Any, vectors: Any, factory: str) -> None:
     except RuntimeError as error:
         raise InputError(
             f"{factory!r} cannot be trained on {len(vectors)} vectors ({_reason(error)}): "
-            "take fewer lists, or Flat"
+            "use fewer lists, or Flat"
         ) from error
     try:
         none = lib.IDSelectorBatch([0])

@@ -112,7 +112,7 @@ class FlatSearch:
         """
         queries = self.checked(queries)
         if k < 1:
-            raise InputError(f"k is {k}, but it counts samples: use 1 or more")
+            raise InputError(f"k is {k}, but it is a number of samples: use 1 or more")
         table = None if weights is None else self._table(weights)
         live = self._live if allowed is None else self.live(allowed)
         k = min(k, len(live))
@@ -255,7 +255,7 @@ class FlatSearch:
         missing = ids[~_among(ids, self._live)]
         if len(missing):
             raise InputError(
-                f"{len(missing)} samples are not in the index, id {missing.min()} first"
+                f"{len(missing)} samples are not in the index, the first with id {missing.min()}"
             )
         out = np.empty((len(ids), self.dim), np.float16)
         # The place of each among all vectors, segment after segment.

@@ -53,7 +53,7 @@ def _state(path: Path, segment: Segment) -> list[int | str]:
         raise CorruptIndexError(f"{path} is missing: {_NEXT}") from None
     if found.st_size != segment.bytes:
         raise CorruptIndexError(
-            f"{path} has {found.st_size} bytes, committed were {segment.bytes}: {_NEXT}"
+            f"{path} has {found.st_size} bytes, but {segment.bytes} were committed: {_NEXT}"
         )
     times = found.st_mtime_ns, found.st_ctime_ns
     return [segment.sha256, found.st_size, *times, found.st_ino]
@@ -67,7 +67,8 @@ def _require_hash(path: Path, segment: Segment) -> None:
         raise CorruptIndexError(f"{path} cannot be read ({error.strerror}): {_NEXT}") from error
     if sha256 != segment.sha256:
         raise CorruptIndexError(
-            f"{path} was changed: its sha256 is {sha256}, committed was {segment.sha256}; {_NEXT}"
+            f"{path} was changed: its sha256 is {sha256}, but {segment.sha256} was committed; "
+            f"{_NEXT}"
         )
 
 

@@ -309,7 +309,7 @@ class Resident:
                 return self._best(queries, m, wanted, table)
             except (MemoryError, RuntimeError) as error:  # raised where CUDA fails, too
                 reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-                log.warning("searching on the CPU, for the GPUs cannot be used: %s", reason)
+                log.warning("searching on the CPU: the GPUs cannot be used: %s", reason)
                 self._devices, self._rows, self._covered = None, [], None
                 self._weighed, self._asked = None, WORTH - _AGAIN
                 return None

@@ -187,7 +187,7 @@ def verify_segment(
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 != segment.sha256:
-            problems.append(f"{path} has sha256 {sha256}, committed was {segment.sha256}")
+            problems.append(f"{path} has sha256 {sha256}, but {segment.sha256} was committed")
         opened = open_segment(folder, segment, dim)
     except CorruptIndexError as error:
         return [*problems, str(error)]
@@ -243,7 +243,7 @@ def _check_arrays(ids: NDArray[Any], vectors: NDArray[Any]) -> None:
     if not 0 < len(ids) == len(vectors) or not vectors.shape[1]:
         raise ValueError(f"{len(ids)} ids for vectors of shape {vectors.shape}")
     if ids.min() < 0 or len(np.unique(ids)) != len(ids):
-        raise ValueError("ids must be 0 or more, and each stand once")
+        raise ValueError("ids must be 0 or more, and each may occur only once")
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         raise ModelError(
@@ -255,7 +255,7 @@ def _check_arrays(ids: NDArray[Any], vectors: NDArray[Any]) -> None:
     if (loud := largest > _FP16_MAX).any():
         raise ModelError(
             f"the vectors of samples {_some(ids[loud])} do not fit into fp16: their largest "
-            f"numbers are up to {largest.max():.3g}, it keeps {_FP16_MAX:.0f}; they are far longer "
+            f"numbers are up to {largest.max():.3g}, it holds {_FP16_MAX:.0f}; they are far longer "
             "than those the index was fitted to: build again with more --fit-samples, or with "
             "--recipe balanced"
         )

@@ -9,7 +9,7 @@ from forvalue_index.cli.evaluate import finding, trials
 
 @click.group()
 def evaluate() -> None:
-    """Measure how good the answers of an index are.
+    """Measure how good an index's answers are.
 
     \b
     Example:

@@ -65,8 +65,9 @@ def fidelity(
     """Compare stored vectors with the exact form of the recipe.
 
     The training samples are run forward again and scored exactly for each query; the queries
-    should not be among them. Shown: correlation of the scores, how much of the exact top 10 and
-    100 the stored vectors find, and the error of a score as a share of the two samples' lengths.
+    should not be among them. The table shows the correlation of the scores, how much of the exact
+    top 10 and 100 the stored vectors find, and the error of a score as a share of the two samples'
+    lengths.
 
     \b
     Example:
@@ -100,7 +101,7 @@ def fidelity(
     console.print(shown)
     console.print(
         f"{result.queries:,} queries, {result.samples:,} training samples, recipe {result.recipe}, "
-        f"{result.bytes_per_sample:,} bytes a sample",
+        f"{result.bytes_per_sample:,} bytes per sample",
         style="dim",
     )
 
@@ -127,7 +128,7 @@ def recall(gold_field: str, as_json: bool, plot: Path | None, **values: Any) -> 
     """Measure whether the true sources of an answer are found, where they are known.
 
     The sources of a query are the training rows with the same value of --gold-field. Influence,
-    ranked by inner product, cosine and per token, stands beside BM25, embedding similarity,
+    ranked by inner product, cosine and per token, is compared with BM25, embedding similarity,
     training loss, length and chance. The embedding takes a forward pass of all training rows.
 
     \b
@@ -138,10 +139,10 @@ def recall(gold_field: str, as_json: bool, plot: Path | None, **values: Any) -> 
     columns = {"mrr": "MRR", "hit_1": "hit@1", "hit_10": "hit@10"}
     columns |= {"auc": "AUC", "recall": "recall@gold"}
     note = (
-        f"{result.queries:,} queries with {number(result.sources.mean)} sources each of "
-        f"{result.samples:,} training samples; recipe {result.recipe}, {result.dim:,} numbers a "
-        "vector; recall@gold: share of the n sources among the first n; ± standard error over "
-        "the queries"
+        f"{result.queries:,} queries with {number(result.sources.mean)} sources each among "
+        f"{result.samples:,} training samples; recipe {result.recipe}, {result.dim:,} numbers per "
+        "vector; recall@gold: share of the n sources found among the first n; ± standard error "
+        "over the queries"
     )
     show(result, columns, note, title="Finding the sources", as_json=as_json, plot=plot)
 
@@ -154,10 +155,10 @@ def recall(gold_field: str, as_json: bool, plot: Path | None, **values: Any) -> 
 def identify(class_field: str, as_json: bool, plot: Path | None, **values: Any) -> None:
     """Measure whether influence tells which class of the training data drove an output.
 
-    AUC: the chance that a training row of the query's class scores above another. Recall: the share
-    of its class among as many of the highest scores (For-Value, arXiv 2508.10180). The stored
-    vectors, and with --exact the exact form, stand beside last-layer and full gradients, BM25,
-    embedding similarity, loss, length and chance.
+    AUC: the chance that a training row of the query's class scores above another row. Recall: the
+    share of rows of that class among the highest scores, taking as many as the class has rows
+    (For-Value, arXiv 2508.10180). The stored vectors, and with --exact the exact form, are compared
+    with last-layer and full gradients, BM25, embedding similarity, loss, length and chance.
 
     \b
     Example:
@@ -167,7 +168,7 @@ def identify(class_field: str, as_json: bool, plot: Path | None, **values: Any) 
     note = (
         f"{result.queries:,} queries, {result.samples:,} training samples, "
         f"{number(result.sources.mean)} of the query's class; recipe {result.recipe}, "
-        f"{result.dim:,} numbers a vector; ± standard error over the queries"
+        f"{result.dim:,} numbers per vector; ± standard error over the queries"
     )
     columns = {"auc": "AUC", "recall": "recall"}
     show(result, columns, note, title="Identifying the class", as_json=as_json, plot=plot)

@@ -20,17 +20,18 @@ queries_option = click.option(
     "--data",
     required=True,
     metavar="FILE",
-    help="Queries, in a file as `build` reads it.",
+    help="Queries, in a file that `build` can read.",
 )
 exact_option = click.option(
     "--exact",
     is_flag=True,
-    help="Also the exact forms of the recipe and the last layer: all samples are run again.",
+    help="Also compare the exact forms of recipe and last layer; runs all samples again.",
 )
 gradient_option = click.option(
     "--gradient",
     is_flag=True,
-    help="Also gradients of the whole model: a backward pass a sample, for small models.",
+    help="Also compare gradients of the whole model: one backward pass per sample; for small "
+    "models.",
 )
 
 
@@ -57,14 +58,14 @@ _TRAIN = [
         type=click.FloatRange(0, min_open=True),
         default=1e-4,
         show_default=True,
-        help="Of the fine-tuning, at its height; small models take more.",
+        help="Peak learning rate of the fine-tuning; small models need more.",
     ),
     click.option(
         "--batch-size",
         type=click.IntRange(min=1),
         default=16,
         show_default=True,
-        help="Rows in a step of the fine-tuning.",
+        help="Rows per step of the fine-tuning.",
     ),
 ]
 

@@ -41,7 +41,7 @@ seeds_option = click.option(
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="How many times all is drawn anew.",
+    help="How often to repeat it all with new random draws.",
 )
 
 
@@ -53,18 +53,24 @@ seeds_option = click.option(
 @click.option(
     "--class-field",
     metavar="NAME",
-    help="Field of the class; wrong responses come from other classes.  [default: all rows alike]",
+    help="Field of the class; wrong responses come from other classes.  [default: from any row]",
 )
-@click.option("--share", type=share, default=0.2, show_default=True, help="Of rows made wrong.")
 @click.option(
-    "--trusted", type=share, default=0.1, show_default=True, help="Of rows set aside, known right."
+    "--share", type=share, default=0.2, show_default=True, help="Share of rows to make wrong."
+)
+@click.option(
+    "--trusted",
+    type=share,
+    default=0.1,
+    show_default=True,
+    help="Share of rows to set aside as known to be right.",
 )
 @click.option(
     "--epochs",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Of fine-tuning on the partly wrong rows, before anything is valued.",
+    help="Epochs of fine-tuning on the partly wrong rows before they are scored.",
 )
 @train_options
 @click.option(
@@ -72,7 +78,7 @@ seeds_option = click.option(
     type=click.Choice(RECIPES),
     default=VectorConfig().recipe,
     show_default=True,
-    help="Of the index.",
+    help="Recipe of the index.",
 )
 @seeds_option
 @exact_option
@@ -102,9 +108,10 @@ def mislabel(
 ) -> None:
     """Make rows wrong on purpose and measure whether they are found.
 
-    A share of the rows gets the response of another row. By value, a row is held against trusted
-    rows (of its class); what begins with "audit" does without them. AUC: the chance that a wrong
-    row is valued below a right one. Precision: the share of wrong rows among as many of the lowest.
+    A share of the rows gets the response of another row. Values compare a row with trusted rows (of
+    its class); methods that begin with "audit" need none. AUC: the chance that a wrong row scores
+    below a right one. Precision: the share of wrong rows among the lowest values, taking as many as
+    there are wrong rows.
 
     \b
     Example:
@@ -148,7 +155,11 @@ def mislabel(
     "--budget", required=True, type=click.IntRange(min=1), metavar="N", help="Rows to choose."
 )
 @click.option(
-    "--epochs", type=click.IntRange(min=1), default=3, show_default=True, help="Of fine-tuning."
+    "--epochs",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Epochs of fine-tuning.",
 )
 @train_options
 @seeds_option
@@ -176,11 +187,11 @@ def select(
     model: str | None,
     device: str | None,
 ) -> None:
-    """Fine-tune on selections of one size and compare what the targets' loss becomes.
+    """Fine-tune on selections of one size and compare the targets' loss afterwards.
 
-    The targets are parted at random: rows are chosen for one half, and the loss is the other's.
-    Fine-tuning begins with the index's model. Selections by value stand beside random ones, the
-    longest rows, those of the highest loss, and the most similar by embedding and BM25.
+    The targets are split at random: rows are chosen for one half, and the loss is that of the
+    other. Fine-tuning starts from the index's model. Selections by value are compared with random
+    ones, the longest rows, those of the highest loss, and the most similar by embedding and BM25.
 
     \b
     Example:
@@ -209,8 +220,8 @@ def select(
         )
     note = (
         f"{result.budget:,} of {result.samples:,} rows chosen for one half of {result.targets:,} "
-        f"targets, loss of the other in nats a token; recipe {result.recipe}; ± standard error "
-        f"over {result.seeds} seeds"
+        f"targets; loss of the other half in nats per token; recipe {result.recipe}; ± standard "
+        f"error over {result.seeds} seeds"
     )
     title = f"Fine-tuning on {budget} rows"
     show(result, {"loss": "held-out loss"}, note, title=title, as_json=as_json, plot=plot)
@@ -219,7 +230,7 @@ def select(
 @click.command()
 @base_option
 @click.option("--data", required=True, metavar="FILE", help="Rows to fine-tune on.")
-@click.option("--targets", required=True, metavar="FILE", help="Rows whose loss is foretold.")
+@click.option("--targets", required=True, metavar="FILE", help="Rows whose loss is predicted.")
 @data_options
 @format_options
 @click.option(
@@ -227,14 +238,16 @@ def select(
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Keeps every finished run; the same command goes on where it stopped.",
+    help="Keeps every finished run; the same command continues where it stopped.",
 )
 @click.option(
-    "--subsets", type=click.IntRange(min=3), default=32, show_default=True, help="Runs to make."
+    "--subsets", type=click.IntRange(min=3), default=32, show_default=True, help="Subsets to run."
 )
-@click.option("--share", type=share, default=0.5, show_default=True, help="Of rows in a subset.")
 @click.option(
-    "--epochs", type=click.IntRange(min=1), default=3, show_default=True, help="Of each run."
+    "--share", type=share, default=0.5, show_default=True, help="Share of rows in a subset."
+)
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=3, show_default=True, help="Epochs per run."
 )
 @train_options
 @click.option(
@@ -242,14 +255,14 @@ def select(
     "recipes",
     type=click.Choice(RECIPES),
     multiple=True,
-    help="To be compared; may be repeated.  [default: all]",
+    help="Recipe to compare; repeatable.  [default: all]",
 )
 @click.option(
     "--at",
     type=click.Choice(["tuned", "base"]),
     default="tuned",
     show_default=True,
-    help="Influence is read from the model fine-tuned on all rows, or from the one before.",
+    help="Measure influence with the model fine-tuned on all rows, or with the original.",
 )
 @seed_option
 @gradient_option
@@ -277,11 +290,11 @@ def lds(
     as_json: bool,
     device: str | None,
 ) -> None:
-    """Measure whether summed influence foretells what training on a subset does.
+    """Measure whether summed influence predicts what training on a subset does.
 
-    The model is fine-tuned on random subsets of the rows. For each target, the losses that they end
-    with are ranked beside the summed influence of the rows they were trained on: the linear
-    datamodeling score, 1 for a perfect forecast, 0 for none.
+    The model is fine-tuned on random subsets of the rows. For each target, the final losses are
+    rank-correlated with the summed influence of the rows trained on: the linear datamodeling score,
+    1 for a perfect prediction, 0 for none.
 
     \b
     Example:
@@ -311,7 +324,7 @@ def lds(
         f"{result.subsets} subsets of {result.share:.0%} of {result.rows:,} rows, "
         f"{result.targets:,} targets; ± standard error over the subsets. Loss of the targets: "
         f"{number(result.loss_before)} before, {number(result.loss_all)} trained on all rows, "
-        f"{number(result.loss_subsets)} on a subset, where it spreads by "
+        f"{number(result.loss_subsets)} on a subset, with a spread of "
         f"{number(result.loss_spread)}"
     )
     title = "Linear datamodeling score"
