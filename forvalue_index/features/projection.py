@@ -11,6 +11,7 @@ from torch import Tensor
 
 OVERSAMPLING = 32  # directions tried beyond those that are kept (arXiv 0909.4061, section 4.2)
 BLOCK = 256  # sketches that are in memory at a time
+COLUMNS = 2048  # numbers of all sketches that are in memory at a time, where the sketches are few
 LEARNED = 7 / 8  # of the numbers in a vector, at most; the rest is for what they miss
 RESIDUAL = 0.05  # weight of the inner products of what they miss: few numbers, much noise
 
@@ -45,18 +46,46 @@ def fit_projection(
     The other numbers hold random directions of the rest of the space, with a small weight: they
     are what an index knows of rows that are unlike those it was fitted to.
     """
-    width = sketches.shape[1]
-    basis = _range(sketches, min(dim + OVERSAMPLING, width), seed, device)  # [S, r]
-    inside = torch.cat([block @ basis for block in _blocks(sketches, device)])  # [n, r]
-    values, vectors = _principal(inside)
+    n, width = sketches.shape
+    rank = min(dim + OVERSAMPLING, width)
+    if n <= rank:
+        values, inside = _coordinates(sketches, device)
+    else:
+        basis = _range(sketches, rank, seed, device)  # [S, rank]
+        inside = torch.cat([block @ basis for block in _blocks(sketches, device)])  # [n, rank]
+        values, vectors = _principal(inside)
     n_learned = max(1, min(int(LEARNED * dim), int((values > 1e-9 * values[0]).sum())))
-    learned = basis @ vectors[:, :n_learned]
+    if n <= rank:
+        learned = torch.zeros(width, n_learned, device=device)
+        shares = inside[:, :n_learned] / values[:n_learned].clamp_min(1e-30)
+        for number, block in enumerate(_blocks(sketches, device)):
+            learned.addmm_(block.T, shares[number * BLOCK : (number + 1) * BLOCK].float())
+    else:
+        learned = basis @ vectors[:, :n_learned]
+        del basis
     room = dim - n_learned
     rest = _random(width, room, seed + 1).to(device) / width**0.5
     rest -= learned @ (learned.T @ rest)
     # At weight 1 the random directions would estimate the inner products they miss without bias.
-    matrix = torch.cat([learned, rest * (RESIDUAL * width / room) ** 0.5], 1)
-    return Projection(matrix, n_learned, _expected(inside, int(LEARNED * dim)))
+    rest *= (RESIDUAL * width / room) ** 0.5
+    expected = _expected(inside.float(), int(LEARNED * dim))
+    return Projection(torch.cat([learned, rest], 1), n_learned, expected)
+
+
+def _coordinates(sketches: NDArray[np.float32], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns energies [n] and the rows' coordinates [n, n] in principal directions, in float64.
+
+    Of few rows: from their inner products, which takes less time and memory than a basis does.
+    """
+    n, width = sketches.shape
+    products = torch.zeros(n, n, dtype=torch.float64, device=device)
+    for start in range(0, width, COLUMNS):
+        part = np.array(sketches[:, start : start + COLUMNS], dtype=np.float64)
+        some = torch.from_numpy(part).to(device)
+        products.addmm_(some, some.T)
+    values, vectors = torch.linalg.eigh(products)
+    values = values.flip(0).clamp_min(0)
+    return values, vectors.flip(1) * values.sqrt()
 
 
 def _principal(inside: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,10 +113,8 @@ def _orthonormal(columns: Tensor) -> Tensor:
 
 
 def _range(sketches: NDArray[np.float32], rank: int, seed: int, device: torch.device) -> Tensor:
-    """Returns orthonormal directions that hold nearly all of the sketches, [S, rank or n]."""
+    """Returns orthonormal directions that hold nearly all of more sketches, [S, rank]."""
     n, width = sketches.shape
-    if n <= rank:
-        return _orthonormal(torch.from_numpy(np.array(sketches)).to(device).T)
     mix = _random(n, rank, seed)
     start = torch.zeros(width, rank, device=device)
     for number, block in enumerate(_blocks(sketches, device)):
