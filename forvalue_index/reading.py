@@ -82,9 +82,12 @@ class Reader:
                 f"{name}: {stored.get(name)} in the index, {found[name]} now" for name in differing
             )
             other = "" if differing == ["recipe"] else "give the original with --model, or "
+            *most, last = differing
+            verb = "differ" if most or last.endswith("s") else "differs"
+            names = f"{', '.join(most)} and {last}" if most else last
             raise FingerprintError(
-                f"{self.store.directory} was made with another {' and '.join(differing)} than "
-                f"{lm.name} has ({details}): {other}build a new index"
+                f"{self.store.directory} was not made with {lm.name} as it is now: {names} {verb} "
+                f"({details}); {other}build a new index"
             )
         self.adopt(lm, given=given)
 

@@ -127,7 +127,7 @@ def test_another_model_is_refused_with_both_hashes(
     index: InfluenceIndex, other_model_dir: Path, rows: list[Row]
 ) -> None:
     other = InfluenceIndex.open(index.directory, model=str(other_model_dir))
-    with pytest.raises(FingerprintError, match="another weights"):
+    with pytest.raises(FingerprintError, match="weights differ"):
         other.query(rows[0])
     with pytest.raises(FingerprintError):
         other.add([{"id": "x", "prompt": "a", "response": "b"}])
@@ -182,7 +182,7 @@ def test_another_form_of_the_recipe_is_refused(
     monkeypatch.setattr(Balanced, "form", Balanced.form + 1)
     with (
         InfluenceIndex.open(index.store.directory) as other,
-        pytest.raises(FingerprintError, match=r"another recipe .*build a new index"),
+        pytest.raises(FingerprintError, match=r"recipe differs .*build a new index"),
     ):
         other.query({"prompt": "a", "response": " b"})
 
