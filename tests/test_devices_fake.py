@@ -78,6 +78,19 @@ def test_an_index_on_a_gpu_is_that_of_the_cpu(
                 np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=off)
 
 
+@pytest.mark.parametrize(("times", "segments"), [(0.5, 10), (3, 4), (1000, 2)])
+def test_a_gpu_takes_more_rows_of_a_small_model_between_two_commits(
+    tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch, times: float, segments: int
+) -> None:
+    monkeypatch.setattr("forvalue_index.adding.CHUNK", 2)
+    vector = VectorConfig(dim=4, sketch_dim=256)
+    with pretended_cuda(monkeypatch):
+        lm = model("llama", torch.float32, cuda=True)
+        monkeypatch.setattr("forvalue_index.adding.SMALL", int(times * lm.n_parameters))
+        with InfluenceIndex.build(tmp_path / "i", rows[:20], lm, vector=vector)[0] as index:
+            assert index.info()["segments"] == segments
+
+
 def test_what_a_gpu_forbids_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pretended_cuda(monkeypatch):
         there = torch.arange(4.0, device="cuda")

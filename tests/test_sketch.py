@@ -91,7 +91,7 @@ def test_one_padded_product_adds_what_a_product_for_each_sample_does(
     hidden = torch.randn(len(owner), 3, 7, generator=draws)  # [n, slots, hidden]
     before = torch.randn(6, 5, 7, generator=draws)
     turn, together = before.clone(), before.clone()
-    _add_in_turn(turn, errors, hidden, runs, owner)
+    _add_in_turn(turn, errors, hidden, runs)
     _add_together(together, errors, hidden, runs, owner)
     torch.testing.assert_close(together, turn)
     changed = (turn != before).flatten(1).any(1)

@@ -208,7 +208,12 @@ def measure(
     "--dim", "dims", multiple=True, type=int, default=(512, 1024, 4096), show_default=True
 )
 @click.option(
-    "--way", "wanted", multiple=True, type=click.Choice(WAYS), default=WAYS, help="[default: all]"
+    "--way",
+    "wanted",
+    multiple=True,
+    type=click.Choice(WAYS),
+    default=WAYS,
+    help="Ways to search.  [default: all]",
 )
 @click.option("--batch", default=1000, show_default=True)
 @click.option("--segment", default=32_768, show_default=True, help="Vectors of a segment.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -46,36 +47,30 @@ def fit_projection(
     The other numbers hold random directions of the rest of the space, with a small weight: they
     are what an index knows of rows that are unlike those it was fitted to.
     """
-    n, width = sketches.shape
+    width = sketches.shape[1]
     rank = min(dim + OVERSAMPLING, width)
-    if n <= rank:
-        values, inside = _coordinates(sketches, device)
-    else:
-        basis = _range(sketches, rank, seed, device)  # [S, rank]
-        inside = torch.cat([block @ basis for block in _blocks(sketches, device)])  # [n, rank]
-        values, vectors = _principal(inside)
+    span = _span_of_few if len(sketches) <= rank else partial(_span_of_many, rank=rank, seed=seed)
+    values, inside, directions = span(sketches, device=device)
     n_learned = max(1, min(int(LEARNED * dim), int((values > 1e-9 * values[0]).sum())))
-    if n <= rank:
-        learned = torch.zeros(width, n_learned, device=device)
-        shares = inside[:, :n_learned] / values[:n_learned].clamp_min(1e-30)
-        for number, block in enumerate(_blocks(sketches, device)):
-            learned.addmm_(block.T, shares[number * BLOCK : (number + 1) * BLOCK].float())
-    else:
-        learned = basis @ vectors[:, :n_learned]
-        del basis
+    learned = directions(n_learned)
     room = dim - n_learned
     rest = _random(width, room, seed + 1).to(device) / width**0.5
     rest -= learned @ (learned.T @ rest)
     # At weight 1 the random directions would estimate the inner products they miss without bias.
     rest *= (RESIDUAL * width / room) ** 0.5
-    expected = _expected(inside.float(), int(LEARNED * dim))
+    expected = _expected(inside, int(LEARNED * dim))
     return Projection(torch.cat([learned, rest], 1), n_learned, expected)
 
 
-def _coordinates(sketches: NDArray[np.float32], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Returns energies [n] and the rows' coordinates [n, n] in principal directions, in float64.
+Span = tuple[Tensor, Tensor, Callable[[int], Tensor]]
+"""Energies [r] of orthonormal directions, largest first; the rows' coordinates in some basis of
+theirs, [n, r]; and what gives the first k directions themselves, [S, k]."""
 
-    Of few rows: from their inner products, which takes less time and memory than a basis does.
+
+def _span_of_few(sketches: NDArray[np.float32], *, device: torch.device) -> Span:
+    """Returns the span of few sketches, from their inner products in float64.
+
+    That takes less time and memory than an orthonormal basis of them.
     """
     n, width = sketches.shape
     products = torch.zeros(n, n, dtype=torch.float64, device=device)
@@ -85,7 +80,26 @@ def _coordinates(sketches: NDArray[np.float32], device: torch.device) -> tuple[T
         products.addmm_(some, some.T)
     values, vectors = torch.linalg.eigh(products)
     values = values.flip(0).clamp_min(0)
-    return values, vectors.flip(1) * values.sqrt()
+    inside = vectors.flip(1) * values.sqrt()
+
+    def directions(k: int) -> Tensor:
+        shares = (inside[:, :k] / values[:k].clamp_min(1e-30)).float()
+        found = torch.zeros(width, k, device=device)
+        for block, part in zip(_blocks(sketches, device), shares.split(BLOCK), strict=True):
+            found.addmm_(block.T, part)
+        return found
+
+    return values, inside.float(), directions
+
+
+def _span_of_many(
+    sketches: NDArray[np.float32], *, rank: int, seed: int, device: torch.device
+) -> Span:
+    """Returns the span of most of more sketches than `rank`, of so many directions."""
+    basis = _range(sketches, rank, seed, device)  # [S, rank]
+    inside = torch.cat([block @ basis for block in _blocks(sketches, device)])
+    values, vectors = _principal(inside)
+    return values, inside, lambda k: basis @ vectors[:, :k]
 
 
 def _principal(inside: Tensor) -> tuple[Tensor, Tensor]:

@@ -131,8 +131,10 @@ class BlockSketch(Sketch):
         runs = tokens.runs()
         # A GPU would wait for so many small products to be started.
         padded = len(runs) * max(count for _, count in runs)
-        add = _add_together if state.is_cuda and padded <= PADDING * n else _add_in_turn
-        add(state, errors, hidden, runs, tokens.owner)
+        if state.is_cuda and padded <= PADDING * n:
+            _add_together(state, errors, hidden, runs, tokens.owner)
+        else:
+            _add_in_turn(state, errors, hidden, runs)
 
     def finish(self, state: Tensor) -> Tensor:
         """Returns the sketches, [n_samples, S] float32."""
@@ -197,7 +199,7 @@ class TensorSketch(Sketch):
 
 
 def _add_in_turn(
-    state: Tensor, errors: Tensor, hidden: Tensor, runs: list[tuple[int, int]], owner: Tensor
+    state: Tensor, errors: Tensor, hidden: Tensor, runs: list[tuple[int, int]]
 ) -> None:
     """Adds the products of tokens' errors and states to their samples' state.
 
@@ -206,7 +208,6 @@ def _add_in_turn(
         errors: [n, slots, blocks].
         hidden: [n, slots, hidden].
         runs: the samples in the order of their tokens, each with their number.
-        owner: the sample of each token, [n].
     """
     start = 0
     for sample, count in runs:
@@ -220,7 +221,8 @@ def _add_together(
 ) -> None:
     """Does what `_add_in_turn` does in one product, for samples that follow each other.
 
-    The tokens of every sample are padded to as many as the longest has here.
+    The tokens of every sample are padded to as many as the longest has here; `owner` is the sample
+    of each token, [n].
     """
     first, longest = runs[0][0], max(count for _, count in runs)
     owner = owner.contiguous()

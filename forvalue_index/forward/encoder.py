@@ -120,7 +120,6 @@ class Encoder:
         def work(batch: Batch, states: Iterable[Tensor] | None = None) -> _Fetch:
             state, losses = vectoriser.zeros(len(batch.positions)), self._no_losses(batch)
             for number, hidden in enumerate(states or self._all_hidden(batch)):
-                self._lm.activate(number)  # an adapter may be the head's, too
                 groups = vectoriser.parts[number].groups
                 for tokens in self._chunks(batch, hidden, number, losses, room, groups):
                     vectoriser.update(state, tokens, number)
@@ -378,8 +377,7 @@ class Encoder:
         With `room` a chunk's errors are gone when the next one comes. With `groups`, the only sums
         of them that are needed, they need not be told apart.
         """
-        lm = self._lm
-        head = lm.checkpoints[checkpoint].head
+        head = self._lm.activate(checkpoint)  # an adapter may be the head's, too
         for start in range(0, len(hidden), self._chunk):
             part = slice(start, start + self._chunk)
             states, owner, targets = hidden[part], batch.owner[part], batch.targets[part]

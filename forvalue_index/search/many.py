@@ -66,7 +66,7 @@ def slack(queries: Scores, longest: float, unit: float = 0.0) -> NDArray[np.floa
     """
     dim = queries.shape[1]
     lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
-    slack: NDArray[np.float64] = relative_slack(dim, unit) * lengths * longest + nothing(dim)
+    slack: NDArray[np.float64] = relative_slack(dim, unit) * lengths * longest + underflow(dim)
     return slack
 
 
@@ -85,7 +85,7 @@ def relative_slack(dim: int, unit: float = 0.0) -> float:
     return unit + 2 * error / (1 - error)
 
 
-def nothing(dim: int) -> float:
+def underflow(dim: int) -> float:
     """How far apart the scores can be beside that: products that are too small for float32."""
     return dim * float(np.finfo(np.float32).tiny)
 

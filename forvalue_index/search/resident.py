@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.search.backend import faiss
-from forvalue_index.search.many import MANY, Proposal, nothing, relative_slack
+from forvalue_index.search.many import MANY, Proposal, relative_slack, underflow
 from forvalue_index.search.parts import Ids, Scores
 
 if TYPE_CHECKING:  # it takes a second to import, and only GPUs need it
@@ -362,7 +362,7 @@ class Resident:
             others = np.maximum(others, np.take_along_axis(scores, order[:, kept:], 1).max(axis=1))
             ids = np.take_along_axis(ids, order[:, :kept], 1)
         # Also what float32 takes off in the scores above, and in adding the margin.
-        return ids, others * lengths + 2.0**-22 * np.abs(others) * lengths + nothing(self._dim)
+        return ids, others * lengths + 2.0**-22 * np.abs(others) * lengths + underflow(self._dim)
 
     def _all_weighed(self, full: Sequence[Rows], table: Scores | None) -> list[Weighed]:
         """What the vectors on each device weigh."""
