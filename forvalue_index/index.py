@@ -58,7 +58,9 @@ class InfluenceIndex:
     """A persistent index of a training set that tells which of its samples drove an output.
 
     Make one with `create`, come back to it with `open`; use it in a `with` block or close it. A
-    query answers from the samples that are there when it begins, whoever wrote them.
+    query answers from the samples that are there when it begins, whoever wrote them. Threads may
+    share an open index: forward passes take turns, searches run side by side, and a second writer
+    is refused.
     """
 
     def __init__(self, store: Store, config: IndexConfig, device: str | None) -> None:
@@ -140,17 +142,20 @@ class InfluenceIndex:
             SchemaError: the index was written by another version of this package.
             FingerprintError: `model` is loaded, and not the one the index was made with.
         """
+        given = None if model is None else _known(model)
         store = Store.open(directory)
         settings = replace(store.config.model, trust_remote_code=trust_remote_code)
         if isinstance(model, str | Path):
             settings = replace(settings, name=str(model))
-        elif model is not None:
-            model = _known(model)
-            settings = model if isinstance(model, ModelConfig) else settings
-        config = replace(store.config, model=settings)
-        index = cls(store, config, device)
-        if isinstance(model, LanguageModel):
-            index.reader.use(model, given=True)
+        elif isinstance(given, ModelConfig):
+            settings = given
+        index = cls(store, replace(store.config, model=settings), device)
+        if isinstance(given, LanguageModel):
+            try:
+                index.reader.use(given, given=True)
+            except BaseException:
+                index.close()
+                raise
         return index
 
     @classmethod
@@ -194,9 +199,10 @@ class InfluenceIndex:
                 )
             else:
                 index = cls.open(path, model=model, device=device)
-                index._require_settings(format, vector)
-                wanted = check_rows(rows, format, rejects, progress)
             try:
+                if not made:
+                    index._require_settings(format, vector)
+                    wanted = check_rows(rows, format, rejects, progress)
                 if names:
                     index.reader.move(names[0])
                 if not made:
@@ -518,7 +524,7 @@ class InfluenceIndex:
                 self.store.vectoriser_bytes(), self.config.vector, torch.device("cpu")
             ).scale
         return self.store.answer(
-            lambda: self.store.export(Path(vectors), Path(rows), conditions, scale)
+            lambda view: self.store.export(view, Path(vectors), Path(rows), conditions, scale)
         )
 
     def optimize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,16 @@ from forvalue_index.store import Store, digest
 
 
 class Reader:
-    """The model and the vectoriser of an index, each loaded when it is first needed."""
+    """The model and the vectoriser of an index, each loaded when it is first needed.
+
+    Safe to use from many threads: what one of them loads, the others wait for.
+    """
 
     def __init__(self, store: Store, config: IndexConfig, device: str | None) -> None:
         self.store = store
         self.config = config
         self._device = device
+        self._loading = RLock()  # of what follows
         self._lm: LanguageModel | None = None
         self._given = False  # whether the model was handed over, and not loaded by its name
         self._encoder: Encoder | None = None
@@ -36,7 +41,8 @@ class Reader:
 
     def close(self) -> None:
         """Lets go of the model and the vectoriser."""
-        self._lm = self._vectoriser = self._encoder = None
+        with self._loading:
+            self._lm = self._vectoriser = self._encoder = None
 
     def move(self, device: str) -> None:
         """Reads on another device from now on.
@@ -56,10 +62,11 @@ class Reader:
     @property
     def lm(self) -> LanguageModel:
         """The model, loaded and checked against the fingerprint when it is first needed."""
-        if self._lm is None:
-            self.use(load_model(self.config.model, self._device))
-        assert self._lm is not None
-        return self._lm
+        with self._loading:
+            if self._lm is None:
+                self.use(load_model(self.config.model, self._device))
+            assert self._lm is not None
+            return self._lm
 
     def load(self) -> None:
         """Loads the model, if it is not there yet.
@@ -103,10 +110,11 @@ class Reader:
             IndexMissingError: the index is empty: it learns from the first rows that are added.
             CorruptIndexError: the file is not what was committed.
         """
-        if self._vectoriser is None:
-            data = self.store.vectoriser_bytes()
-            self._vectoriser = Vectoriser.from_bytes(data, self.config.vector, self.lm.device)
-        return self._vectoriser
+        with self._loading:
+            if self._vectoriser is None:
+                data = self.store.vectoriser_bytes()
+                self._vectoriser = Vectoriser.from_bytes(data, self.config.vector, self.lm.device)
+            return self._vectoriser
 
     @vectoriser.setter
     def vectoriser(self, value: Vectoriser) -> None:
@@ -138,9 +146,10 @@ class Reader:
     @property
     def encoder(self) -> Encoder:
         """What runs the model; it remembers which batches fit into the memory."""
-        if self._encoder is None:
-            self._encoder = Encoder(self.lm)
-        return self._encoder
+        with self._loading:
+            if self._encoder is None:
+                self._encoder = Encoder(self.lm)
+            return self._encoder
 
     def encode(
         self, samples: list[Sample], report: Callable[[int, int], None] | None = None

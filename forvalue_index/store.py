@@ -12,20 +12,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
+from threading import RLock
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from forvalue_index.catalog import migrations
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.lock import WriterLock
-from forvalue_index.config import PAIR_RANKS, IndexConfig
+from forvalue_index.config import IndexConfig
 from forvalue_index.directory import (
     CATALOG,
     CATALOG_URL,
@@ -46,35 +45,20 @@ from forvalue_index.errors import (
     InputError,
 )
 from forvalue_index.records import Encoded, Sample, StoredSample, listed
-from forvalue_index.search.decorrelate import decorrelation
 from forvalue_index.search.derived import (
     DerivedInfo,
-    DerivedSearch,
-    check_current,
     derived_names,
-    open_derived,
     read_info,
 )
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.intact import require_intact
 from forvalue_index.search.resident import Resident
 from forvalue_index.search.segments import orphans, sync_folder, write_segment
+from forvalue_index.view import View
 
 PAGE = 1000  # rows in memory at a time
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """The index as a reader sees it: one moment of it."""
-
-    generation: int
-    flat: FlatSearch
-    weights: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # rank -> [ntotal]
-    derived: dict[str, DerivedSearch | None] = field(default_factory=dict)  # rank -> if any
-    turns: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # rank -> [dim, dim]
 
 
 class Store:
@@ -85,6 +69,7 @@ class Store:
         self.directory = directory
         self.catalog = catalog
         self.config = IndexConfig.from_json(catalog.config)
+        self._viewing = RLock()  # of the two below
         self._view: View | None = None
         self._resident: Resident | None = None  # outlives views: they share most vectors
 
@@ -289,125 +274,47 @@ class Store:
         return data
 
     @property
+    def view(self) -> View:
+        """The index as of the last `refresh`."""
+        with self._viewing:
+            if self._view is None:
+                self._view = self._open_view()
+            return self._view
+
+    @property
     def flat(self) -> FlatSearch:
         """The exact search over the stored vectors, as of the last `refresh`."""
-        return self._opened().flat
-
-    def weights(self, rank: str) -> NDArray[np.float32] | None:
-        """Returns what the inner product with each of `flat.ids` is multiplied by to rank.
-
-        Raises:
-            CorruptIndexError: a sample of `flat` is gone; `answer` asks again then.
-        """
-        if rank in ("dot", "decorrelated"):
-            return None
-        view = self._opened()
-        if rank not in view.weights:
-            figures = self.catalog.figures()
-            places = np.searchsorted(figures.ids, view.flat.ids)
-            places = places[places < len(figures.ids)]
-            if not np.array_equal(figures.ids[places], view.flat.ids):
-                raise CorruptIndexError(
-                    f"samples were removed from {self.directory} meanwhile: ask again, or see "
-                    "`forvalue verify`"
-                )
-            lengths = (figures.norm if rank == "cosine" else figures.n_scored)[places]
-            view.weights[rank] = (1 / np.maximum(lengths, 1e-30)).astype(np.float32)
-            view.weights[rank].flags.writeable = False
-        return view.weights[rank]
-
-    def turned(self, queries: NDArray[np.float32], rank: str) -> NDArray[np.float32]:
-        """Returns queries [q, dim] as they are compared with the stored vectors under a rank.
-
-        All ranks but "decorrelated" leave them as they are; that one reads all vectors once, and
-        again when the index has changed.
-        """
-        if rank != "decorrelated":
-            return queries
-        view = self._opened()
-        if rank not in view.turns:
-            view.turns[rank] = decorrelation(view.flat)
-        turned: NDArray[np.float32] = (queries @ view.turns[rank]).astype(np.float32)
-        return turned
-
-    def search(
-        self,
-        queries: NDArray[np.float32],
-        k: int,
-        rank: str,
-        *,
-        opponents: bool,
-        allowed: NDArray[np.int64] | None,
-        flat: bool,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Returns scores and ids of the k best under a rank, [q, k] each.
-
-        By the derived index for the rank when there is one, unless `flat`. One that a writer has
-        left out of date is passed over, with a warning in the log.
-
-        Raises:
-            CorruptIndexError: the derived index, or a segment, is damaged.
-        """
-        queries = self.turned(queries, rank)
-        derived = None if flat else self._derived(rank if rank in PAIR_RANKS else "dot")
-        if derived is not None:
-            return derived.search(queries, k, opponents=opponents, allowed=allowed)
-        return self.flat.search(
-            queries, k, opponents=opponents, allowed=allowed, weights=self.weights(rank)
-        )
-
-    def _derived(self, rank: str) -> DerivedSearch | None:
-        view = self._opened()
-        if rank not in view.derived:
-            view.derived[rank] = self._open_derived(view, rank)
-        return view.derived[rank]
-
-    def _open_derived(self, view: View, rank: str) -> DerivedSearch | None:
-        folder = self.directory / DERIVED
-        while rank in derived_names(folder):
-            try:
-                info = read_info(folder, rank)
-            except IndexMissingError:  # a writer makes it again
-                continue
-            try:
-                check_current(info, view.flat, folder / info.file)
-            except CorruptIndexError as error:
-                log.warning("searching without the derived index: %s", error)
-                return None
-            try:
-                return open_derived(folder, view.flat, rank, weights=self.weights(rank))
-            except (CorruptIndexError, IndexMissingError):
-                # A writer replaces it: its file may have gone between the two steps.
-                if rank in derived_names(folder) and read_info(folder, rank) == info:
-                    raise
-        return None
+        return self.view.flat
 
     def refresh(self) -> None:
-        """Sees what was written since the last time; costs a look at one number if nothing was."""
-        if self._view is not None and self._view.generation != self.catalog.generation():
-            self._view = None
+        """Drops the view if another generation was committed since it was opened."""
+        with self._viewing:
+            if self._view is not None and self._view.generation != self.catalog.generation():
+                self._view = None
 
     def reopen(self) -> None:
-        """Sees all of it anew, what is derived as well, whose making is no change that counts."""
-        self._view = None
+        """Drops the view, also for new derived indexes, whose making is no new generation."""
+        with self._viewing:
+            self._view = None
 
-    def answer(self, ask: Callable[[], T]) -> T:
+    def answer(self, ask: Callable[[View], T]) -> T:
         """Returns what `ask` finds in the index as it is now: nothing that is removed already.
 
-        Within one call of `ask`, `flat` and `weights` are of one moment. It is called again if a
-        writer replaced segments and rows under it.
+        `ask` takes everything from the view that it is given, which is one moment of the index. It
+        is called again, with another view, if a writer replaced segments and rows under it.
         """
         while True:
-            self.refresh()
-            generation = self._opened().generation
+            with self._viewing:
+                self.refresh()
+                view = self.view
             try:
-                return ask()
+                return ask(view)
             except CorruptIndexError:
-                if self.catalog.generation() == generation:
+                if self.catalog.generation() == view.generation:
                     raise
 
-    def _opened(self) -> View:
-        while self._view is None:
+    def _open_view(self) -> View:
+        while True:
             if not self.fitted:  # when this was opened
                 self.catalog.reload()
             snapshot = self.catalog.snapshot()
@@ -424,8 +331,7 @@ class Store:
                 if self.catalog.generation() == snapshot.generation:
                     raise
                 continue
-            self._view = View(snapshot.generation, flat)
-        return self._view
+            return View(snapshot.generation, flat, self.catalog, self.directory / DERIVED)
 
     def samples(self, ids: Iterable[int]) -> dict[int, StoredSample]:
         """Returns id -> sample, in the order of the ids.
@@ -473,10 +379,18 @@ class Store:
         Raises:
             InputError: there is none.
         """
-        ids = list(self.catalog.ids_of([key]).values())
-        if not ids:
-            raise InputError(f"no sample in {self.directory} has key {key!r}: see `forvalue list`")
-        return self.catalog.samples(ids)[ids[0]]
+        while True:
+            generation = self.catalog.generation()
+            ids = list(self.catalog.ids_of([key]).values())
+            if not ids:
+                raise InputError(
+                    f"no sample in {self.directory} has key {key!r}: see `forvalue list`"
+                )
+            try:
+                return self.catalog.samples(ids)[ids[0]]
+            except CorruptIndexError:  # a compaction may have come between the two steps
+                if self.catalog.generation() == generation:
+                    raise
 
     def listing(
         self, where: str | Iterable[str] = (), after: int = -1, limit: int | None = None
@@ -489,38 +403,46 @@ class Store:
             limit: at most so many.
         """
         conditions = listed(where)
-        found: Iterable[StoredSample]
         if conditions:
-            ids = self.catalog.where(conditions)
-            ids = ids[ids > after][:limit]
-            pages = (ids[start : start + PAGE].tolist() for start in range(0, len(ids), PAGE))
-            found = (sample for page in pages for sample in self.catalog.samples(page).values())
+            yield from itertools.islice(self._meeting(conditions, after), limit)
         else:
             page = PAGE if limit is None else max(1, min(limit, PAGE))
-            found = itertools.islice(self.catalog.iterate(after, page), limit)
-        yield from found
+            yield from itertools.islice(self.catalog.iterate(after, page), limit)
+
+    def _meeting(self, conditions: list[str], after: int) -> Iterator[StoredSample]:
+        while True:
+            generation = self.catalog.generation()
+            ids = self.catalog.where(conditions)
+            ids = ids[ids > after]
+            try:
+                for start in range(0, len(ids), PAGE):
+                    for sample in self.catalog.samples(ids[start : start + PAGE].tolist()).values():
+                        yield sample
+                        after = sample.id
+                return
+            except CorruptIndexError:  # rows of this page may have been compacted away
+                if self.catalog.generation() == generation:
+                    raise
 
     def export(
-        self, vectors: Path, rows: Path, where: Sequence[str], scale: float
+        self, view: View, vectors: Path, rows: Path, where: Sequence[str], scale: float
     ) -> tuple[int, int]:
-        """Writes the vectors over `scale` and their rows, in the order of ids; returns the shape.
+        """Writes a view's vectors over `scale` and their rows, by id; returns the shape.
 
         Raises:
             StorageError: a file cannot be written; neither is there then.
         """
-        ids = self.flat.ids
-        if where:
-            ids = self.flat.live(self.catalog.where(where))
+        ids = view.where(where) if where else view.flat.ids
         parts = [path.with_name(path.name + ".tmp") for path in (vectors, rows)]
         try:
             with storing(vectors.parent), parts[0].open("wb") as out, parts[1].open("w") as lines:
                 header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), self.dim)}
                 np.lib.format.write_array_header_1_0(out, header)
-                for block, values in self.flat.blocks(ids):
+                for block, values in view.flat.blocks(ids):
                     out.write((values / np.float32(scale)).astype("<f4").tobytes())
                     for start in range(0, len(block), PAGE):
                         page = block[start : start + PAGE].tolist()
-                        for sample in self.catalog.samples(page).values():
+                        for sample in view.samples(page).values():
                             lines.write(json.dumps(asdict(sample), ensure_ascii=True) + "\n")
             with storing(vectors.parent):
                 parts[0].replace(vectors)

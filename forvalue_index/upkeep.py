@@ -153,7 +153,7 @@ def optimize(store: Store, factory: str, rank: str, progress: Making | None = No
             factory,
             name=rank,
             rank=rank,
-            weights=store.weights(rank),
+            weights=store.view.weights(rank),
             generation=store.catalog.generation(),
             progress=progress,
         )
@@ -168,7 +168,7 @@ def extend(store: Store) -> None:
     """
     folder = store.directory / DERIVED
     for info in store.derived():
-        weights = store.weights(info.rank)
+        weights = store.view.weights(info.rank)
         with suppress(CorruptIndexError):
             found = open_derived(folder, store.flat, info.name, weights=weights)
             if found.uncovered > UNCOVERED:
@@ -183,7 +183,7 @@ def extend(store: Store) -> None:
 
 def _remake(store: Store, info: DerivedInfo) -> None:
     """Makes a derived index again, if it does not fit the segments; it goes if it cannot be."""
-    folder, weights = store.directory / DERIVED, store.weights(info.rank)
+    folder, weights = store.directory / DERIVED, store.view.weights(info.rank)
     try:
         open_derived(folder, store.flat, info.name, weights=weights)
         return
@@ -275,7 +275,7 @@ def _derived_problem(store: Store, name: str) -> str | None:
     folder = store.directory / DERIVED
     try:
         store.refresh()
-        weights = store.weights(read_info(folder, name).rank)
+        weights = store.view.weights(read_info(folder, name).rank)
         open_derived(folder, store.flat, name, weights=weights)
     except ForvalueError as error:
         return str(error)

@@ -11,8 +11,6 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
-os.environ.pop("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", None)  # as the command line does
-
 import torch
 
 if not torch.cuda.is_available():  # read when Triton is imported

@@ -22,6 +22,7 @@ from forvalue_index.adding import Progress
 from forvalue_index.analysis.training import TrainConfig, fine_tune, sample_losses
 from forvalue_index.errors import InputError
 from forvalue_index.forward.model import LanguageModel
+from forvalue_index.forward.model_lock import model_lock
 from forvalue_index.records import Sample
 
 
@@ -110,7 +111,8 @@ class SubsetRuns:
 
 def with_weights(lm: LanguageModel, weights: dict[str, torch.Tensor]) -> LanguageModel:
     """Returns a copy of a model, in float32, with other weights."""
-    result = copy.deepcopy(lm)
+    with model_lock():
+        result = copy.deepcopy(lm)
     result.model.float()
     for name, value in _weights(result).items():
         value.copy_(weights[name])

@@ -58,8 +58,6 @@ def main(debug: bool) -> None:
       forvalue build train.jsonl --index my.index --model path/to/model
       forvalue query --index my.index --prompt "Who wrote it?" --response " Ada."
     """
-    # Some containers set it: it would round the products of float32 numbers to 10 bits.
-    os.environ.pop("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", None)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars are for people
 

@@ -39,6 +39,7 @@ from forvalue_index.data.tokens import (
     Tokens,
     cut,
     ids_of,
+    one_thread_at_a_time,
     tokenise,
 )
 from forvalue_index.errors import InputError, RowError
@@ -224,6 +225,7 @@ class Formatter:
         self._vocabulary = vocabulary
         self._vision = vision
 
+    @one_thread_at_a_time
     def samples(
         self, rows: Sequence[tuple[str, Row]], reject: Reject | None = None
     ) -> list[Sample]:

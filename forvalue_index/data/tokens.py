@@ -5,14 +5,21 @@ Knows the tokenizer only as something that turns text into ids; knows no row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import wraps
+from threading import RLock
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.errors import RowError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_TOKENIZING = RLock()
 
 Span = tuple[int, int]
 """A part of a text: where it begins, and where it has ended, in characters."""
@@ -43,6 +50,20 @@ class Tokens:
 
     ids: NDArray[np.int32]  # t
     scored: NDArray[np.bool_]  # t
+
+
+def one_thread_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
+    """Returns a function that uses a tokenizer or its chat template, made safe for threads.
+
+    Both have settings that belong to one call, and fail where a second call changes them.
+    """
+
+    @wraps(function)
+    def locked(*args: P.args, **kwargs: P.kwargs) -> T:
+        with _TOKENIZING:
+            return function(*args, **kwargs)
+
+    return locked
 
 
 def ids_of(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:

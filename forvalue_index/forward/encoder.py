@@ -37,6 +37,7 @@ from forvalue_index.forward.batching import Batch, plan_batches
 from forvalue_index.forward.head import Room, hidden_states
 from forvalue_index.forward.memory import keep_freed_memory
 from forvalue_index.forward.model import LanguageModel
+from forvalue_index.forward.model_lock import model_lock
 from forvalue_index.records import Encoded, Sample
 
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens of a batch, padding included, at most
@@ -90,7 +91,7 @@ class Reading:
 
 
 class Encoder:
-    """Reads samples with one model."""
+    """Reads samples with one model. Threads may share one: their batches take turns."""
 
     def __init__(self, lm: LanguageModel, token_budget: int | None = None) -> None:
         if lm.device.type == "cpu":
@@ -320,7 +321,8 @@ class Encoder:
         """Returns the batch on the device and what `work` makes of it; None: there is no room."""
         try:
             batch = batch.to(self._lm.device)
-            return batch, work(batch)
+            with model_lock():
+                return batch, work(batch)
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
