@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,11 +16,13 @@ import pytest
 import torch
 from indexes import KEYED, SETTINGS, changed
 
-from forvalue_index import InfluenceIndex, VectorConfig
+from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
 from forvalue_index.analysis.audit import audit
 from forvalue_index.analysis.values import values
+from forvalue_index.data.labels import ClassFormatter
 from forvalue_index.errors import ForvalueError, IndexMissingError, LockedError
 from forvalue_index.forward import head as heads
+from forvalue_index.forward.loading import load_pretrained
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.forward.model_lock import full_precision
 from forvalue_index.records import Row
@@ -103,13 +106,32 @@ def test_the_first_queries_of_all_threads_load_the_model_once(
     assert next(loads) == 1
 
 
-def test_models_are_loaded_one_at_a_time(model_dir: Path) -> None:
-    """Transformers changes settings of the whole process while it loads."""
-    from forvalue_index import ModelConfig
+def test_passes_and_loads_take_turns(
+    index: InfluenceIndex, rows: list[Row], model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adapters are switched for a pass, and transformers changes settings of torch to load."""
+    at_work, most = 0, 0
 
+    def watched(real: Callable[..., T]) -> Callable[..., T]:
+        def call(*args: Any) -> T:
+            nonlocal at_work, most
+            at_work += 1
+            most = max(most, at_work)
+            time.sleep(0.01)
+            try:
+                return real(*args)
+            finally:
+                at_work -= 1
+
+        return call
+
+    monkeypatch.setattr(heads, "run", watched(heads.run))
+    loading = "forvalue_index.forward.model.load_pretrained"
+    monkeypatch.setattr(loading, watched(load_pretrained))
     config = ModelConfig(str(model_dir))
-    loaded = at_once([lambda: load_model(config, "cpu") for _ in range(THREADS)])
-    assert len({lm.fingerprint()["weights"] for lm in loaded}) == 1
+    queries: list[Callable[[], Any]] = [lambda: found(index, rows[0]) for _ in range(4)]
+    at_once([*queries, *(lambda: load_model(config, "cpu") for _ in range(4))])
+    assert most == 1
 
 
 def test_mixed_work_of_threads_beside_a_writer(
@@ -310,3 +332,16 @@ def test_settings_of_single_operators_are_given_back() -> None:
         assert matmul.fp32_precision == "tf32"
     finally:
         matmul.fp32_precision = before
+
+
+def test_rows_are_tokenised_in_threads(lm: LanguageModel) -> None:
+    """A tokenizer that is told to truncate cannot be used by another thread meanwhile."""
+    config = FormatConfig(text_field="text", label_field="label")
+    formatter = ClassFormatter(lm.tokenizer, config, 5, {"a": 0, "b": 1})
+    rows = [("rows", {"text": "the cat sat " * n, "label": "a"}) for n in (1, 100) * 20]
+    alone = [len(sample.input_ids) for sample in formatter.samples(rows)]
+
+    def tokenise() -> list[int]:
+        return [len(sample.input_ids) for sample in formatter.samples(rows)]
+
+    assert at_once([tokenise] * THREADS) == [alone] * THREADS
