@@ -106,7 +106,7 @@ class DerivedInfo:
         """
         sides = {side: Side(**value[side]) for side in ("proponents", "opponents")}
         info = cls(**(value | sides))
-        for made in (info, *sides.values()):
+        for made in (info, info.proponents, info.opponents):
             _check_fields(made)
         if Path(info.file).name != info.file or not info.file.endswith(SUFFIX):
             raise ValueError(f"file is {info.file!r}, but must be a name that ends in {SUFFIX}")
