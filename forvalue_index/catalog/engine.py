@@ -51,6 +51,7 @@ _SQLITE_CORRUPT = {
 _SQLITE_UNREADABLE = {sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ}
 
 # PostgreSQL's SQLSTATEs, or their classes (the first two signs).
+_STATE_TOO_LARGE = "22003"
 _STATES_LOCKED = {"55P03", "40P01", "40001", "57014"}
 _STATES_UNWRITTEN = {"53100", "53200", "58030", "25006", "42501"}
 _STATES_CLOSED = {"08", "28", "3D", "53", "57"}
@@ -274,6 +275,9 @@ def _translated(engine: Engine) -> Iterator[None]:
     except OverflowError as error:
         raise InputError(f"a number is too large for {place_of(engine)} ({error})") from error
     except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == _STATE_TOO_LARGE:
+            reason = one_line(error.orig)
+            raise InputError(f"a number is too large for {place_of(engine)} ({reason})") from error
         found = _meaning(error.orig)
         if found is None:
             raise
