@@ -5,6 +5,7 @@
     INDEX/vectoriser-*  what the first rows taught, named by its hash
     INDEX/derived/      what can be made again from the segments
     INDEX/checked.json  segments that were found intact, and when
+    INDEX/checked-catalog.json  the same of the catalogue (see `catalog/intact.py`)
     INDEX/rejects.jsonl rows that the last writer passed over, and why
     INDEX/write.lock    who writes
 

@@ -216,10 +216,10 @@ def verify(store: Store) -> list[str]:
     (checksum), their numbers, the vectoriser, what is derived, and which files count for nothing.
     """
     while True:
-        generation = store.catalog.generation()
+        before = _generation(store)
         problems = [*_problems(store), *_stray(store)]
-        if not problems or store.catalog.generation() == generation:
-            return problems
+        if not problems or _generation(store) == before:
+            return list(dict.fromkeys(problems))
 
 
 def repair(store: Store) -> list[str]:
@@ -247,6 +247,14 @@ def repair(store: Store) -> list[str]:
         return done
 
 
+def _generation(store: Store) -> int | None:
+    """The generation of a store whose catalogue can be read; None if it cannot."""
+    try:
+        return store.catalog.generation()
+    except CorruptIndexError:
+        return None
+
+
 def _problems(store: Store) -> Iterator[str]:
     folder, catalog = store.directory / SEGMENTS, store.catalog
     yield from catalog.check()
@@ -255,12 +263,15 @@ def _problems(store: Store) -> Iterator[str]:
     except CorruptIndexError as error:
         yield str(error)
     sound = True
-    for segment in catalog.segments():
-        for problem in verify_segment(
-            folder, segment, store.dim, catalog.segment_ids(segment.name)
-        ):
-            sound = False
-            yield problem
+    try:
+        for segment in catalog.segments():
+            ids = catalog.segment_ids(segment.name)
+            for problem in verify_segment(folder, segment, store.dim, ids):
+                sound = False
+                yield problem
+    except CorruptIndexError as error:
+        sound = False
+        yield str(error)
     if store.fitted:
         try:
             store.vectoriser_bytes()
@@ -284,7 +295,10 @@ def _derived_problem(store: Store, name: str) -> str | None:
 
 def _stray(store: Store) -> list[str]:
     """The files that count for nothing, unless a writer at work or one that was killed has them."""
-    if not store.orphans():
+    try:
+        if not store.orphans():
+            return []
+    except CorruptIndexError:  # nobody knows which files count
         return []
     try:
         if was_interrupted(store.directory):

@@ -184,6 +184,14 @@ def test_what_does_not_fit_is_not_committed(
     assert catalog.count() == 5
 
 
+def test_a_loss_of_minus_zero_is_zero(catalog: Catalog) -> None:
+    """SQLite keeps no sign of a zero."""
+    catalog.commit_segment(segment("a", 1), [replace(sample(0), loss=-0.0, norm=-0.0)])
+    assert catalog.samples([0]) == {0: replace(sample(0), loss=0.0, norm=0.0)}
+    assert catalog.figures().loss.tolist() == [0]
+    assert catalog.check() == []
+
+
 def test_rows_that_are_not_json_and_losses_that_are_not_numbers(catalog: Catalog) -> None:
     with pytest.raises(InputError, match=r"'k0' cannot be stored as JSON"):
         catalog.commit_segment(segment("a", 1), [sample(0, row={"x": object()})])

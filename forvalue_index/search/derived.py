@@ -17,11 +17,12 @@ import os
 from dataclasses import asdict, dataclass
 from math import ceil, log10
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from forvalue_index.config import PAIR_RANKS
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError
 from forvalue_index.search.backend import faiss
 from forvalue_index.search.factory import Effort
@@ -98,9 +99,43 @@ class DerivedInfo:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> DerivedInfo:
-        """What `to_json` wrote."""
+        """What `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
         sides = {side: Side(**value[side]) for side in ("proponents", "opponents")}
-        return cls(**(value | sides))
+        info = cls(**(value | sides))
+        for made in (info, info.proponents, info.opponents):
+            _check_fields(made)
+        if Path(info.file).name != info.file or not info.file.endswith(SUFFIX):
+            raise ValueError(f"file is {info.file!r}, but must be a name that ends in {SUFFIX}")
+        if not all(isinstance(text, str) for pair in info.segments.items() for text in pair):
+            raise ValueError("segments must be names with their sha256")
+        return info
+
+
+_LEAST = {"effort": 1, "effort_at_100": 1, "k_factor": 1, "dim": 1, "ntotal": 1, "scale": 1e-38}
+"""The least of a number, where it is not 0."""
+
+
+def _check_fields(made: DerivedInfo | Side) -> None:
+    """Makes sure that all fields are of their types, and all numbers finite and large enough.
+
+    Raises:
+        ValueError: one is not; the message names it.
+    """
+    kinds: dict[str, type] = get_type_hints(type(made))
+    for name, kind in kinds.items():
+        value = getattr(made, name)
+        kind = get_origin(kind) or kind
+        if isinstance(value, bool) != (kind is bool) or not isinstance(
+            value, (int, float) if kind is float else kind
+        ):
+            raise ValueError(f"{name} is {value!r:.100}, but must be of type {kind.__name__}")
+        least = _LEAST.get(name, 0)
+        if isinstance(value, int | float) and not least <= value < 2**63:
+            raise ValueError(f"{name} is {value!r:.100}, but must be {least} or more")
 
 
 class DerivedSearch:
@@ -307,18 +342,26 @@ def read_info(folder: str | Path, name: str) -> DerivedInfo:
     """
     path = _sidecar(folder, name)
     try:
-        return DerivedInfo.from_json(json.loads(path.read_bytes()))
+        info = DerivedInfo.from_json(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise IndexMissingError(
             f"there is no derived index {name!r} in {folder}: make one with `forvalue optimize`"
         ) from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise CorruptIndexError(f"{path} is damaged ({error}): {_NEXT}") from error
+    except OSError as error:
+        raise CorruptIndexError(f"{path} cannot be read ({error.strerror}): {_NEXT}") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise CorruptIndexError(f"{path} is damaged ({reason}): {_NEXT}") from error
+    if info.name != name or info.rank not in PAIR_RANKS:
+        raise CorruptIndexError(
+            f"{path} is damaged (name {info.name!r:.100}, rank {info.rank!r:.100}): {_NEXT}"
+        )
+    return info
 
 
 def derived_names(folder: str | Path) -> list[str]:
     """The names of the derived indexes in `folder`, which need not exist."""
-    return sorted(path.stem for path in Path(folder).glob("*.json"))
+    return sorted(path.stem for path in Path(folder).glob("*.json") if _is_name(path.stem))
 
 
 def remove_derived(folder: str | Path, name: str) -> None:
@@ -372,8 +415,12 @@ def scaled(vectors: Scores, weights: NDArray[np.float32] | None, scale: float) -
     return vectors
 
 
+def _is_name(name: str) -> bool:
+    return name.replace("-", "").replace("_", "").isalnum()
+
+
 def _sidecar(folder: str | Path, name: str) -> Path:
-    if not name.replace("-", "").replace("_", "").isalnum():
+    if not _is_name(name):
         raise InputError(f"a derived index cannot be named {name!r}: use letters, digits, - and _")
     return Path(folder) / f"{name}.json"
 

@@ -75,7 +75,7 @@ def _require_hash(path: Path, segment: Segment) -> None:
 def _remembered(memory: Path) -> dict[str, list[int | str]]:
     try:
         found = json.loads(memory.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
