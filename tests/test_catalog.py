@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from catalogs import CONFIG, FINGERPRINT, add, sample, segment
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forvalue_index.catalog.catalog import Catalog
@@ -212,9 +212,7 @@ operations = st.lists(
 )
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15)
 @given(steps=operations)
 def test_any_sequence_agrees_with_a_dict(
     steps: list[tuple[str, set[int]]], tmp_path_factory: pytest.TempPathFactory

@@ -6,11 +6,12 @@ import json
 import operator
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import postgres
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from forvalue_index.catalog.catalog import Catalog
@@ -38,11 +39,12 @@ def catalog(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Catalog]:
     """One for all tests of a kind of database; each fills it anew."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('filters') / 'catalog.db'}"
-    if request.param == "postgresql":
-        url = postgres.new_database(request.getfixturevalue("postgres_server"), "filters")
-    with Catalog.create(url, {}, {}) as catalog:
-        yield catalog
+    with ExitStack() as stack:
+        url = f"sqlite:///{tmp_path_factory.mktemp('filters') / 'catalog.db'}"
+        if request.param == "postgresql":
+            server = request.getfixturevalue("postgres_server")
+            url = stack.enter_context(postgres.database(server))
+        yield stack.enter_context(Catalog.create(url, {}, {}))
 
 
 @pytest.mark.parametrize(
@@ -255,9 +257,7 @@ def plainly(row: Row, field: str, sign: str, wanted: list[str]) -> tuple[bool, b
     return True, any(one("=", text) for text in wanted) if sign == "in" else one(sign, wanted[0])
 
 
-@settings(
-    max_examples=70, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=70)
 @given(
     rows=st.lists(objects(values), min_size=1, max_size=6),
     field=st.sampled_from([*NAMES, "a.a", "b.a.b", "$.a"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,15 @@ class Projection:
         vectors = sketches @ self.matrix
         inside = vectors[:, : self.learned].square().sum(1)
         return vectors, inside / sketches.square().sum(1).clamp_min(1e-30)
+
+
+def aligned(numbers: NDArray[Any]) -> Tensor:
+    """Returns a copy where torch puts its tensors, at a multiple of 64 bytes.
+
+    NumPy's arrays lie anywhere, and the last bits of a product by MKL depend on where its factors
+    lie: the same rows would be given other vectors in the next run.
+    """
+    return torch.tensor(numbers)
 
 
 def fit_projection(
@@ -75,8 +85,7 @@ def _span_of_few(sketches: NDArray[np.float32], *, device: torch.device) -> Span
     n, width = sketches.shape
     products = torch.zeros(n, n, dtype=torch.float64, device=device)
     for start in range(0, width, COLUMNS):
-        part = np.array(sketches[:, start : start + COLUMNS], dtype=np.float64)
-        some = torch.from_numpy(part).to(device)
+        some = aligned(sketches[:, start : start + COLUMNS].astype(np.float64)).to(device)
         products.addmm_(some, some.T)
     values, vectors = torch.linalg.eigh(products)
     values = values.flip(0).clamp_min(0)
@@ -142,10 +151,10 @@ def _range(sketches: NDArray[np.float32], rank: int, seed: int, device: torch.de
 
 def _blocks(sketches: NDArray[np.float32], device: torch.device) -> Iterator[Tensor]:
     for start in range(0, len(sketches), BLOCK):
-        yield torch.from_numpy(np.array(sketches[start : start + BLOCK])).to(device)
+        yield aligned(sketches[start : start + BLOCK]).to(device)
 
 
 def _random(rows: int, columns: int, seed: int) -> Tensor:
     """Returns standard normal numbers, [rows, columns], the same for every device."""
     generator = np.random.Generator(np.random.Philox(key=seed))
-    return torch.from_numpy(generator.standard_normal((rows, columns), dtype=np.float32))
+    return aligned(generator.standard_normal((rows, columns), dtype=np.float32))

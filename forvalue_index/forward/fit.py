@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from forvalue_index.config import VectorConfig
 from forvalue_index.errors import StorageError
+from forvalue_index.features.projection import aligned
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import LanguageModel
@@ -56,7 +56,7 @@ def fit_vectoriser(
         vectoriser = wide.fit_projection(config, sketches, lm.device)
         encoded = []
         for start in range(0, len(samples), BLOCK):
-            block = torch.from_numpy(np.array(sketches[start : start + BLOCK])).to(lm.device)
+            block = aligned(sketches[start : start + BLOCK]).to(lm.device)
             vectors, retained = (part.cpu().numpy() for part in vectoriser.project(block))
             encoded += [
                 Encoded(vector, float(loss), float(np.linalg.norm(vector)), float(share))
