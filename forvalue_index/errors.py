@@ -3,6 +3,7 @@
     ForvalueError
     ├── InputError                  a file, a row or an option that cannot be used
     │   └── RowError                one row, named by file and line
+    │       └── UnreadableRowError  one that the model makes nothing of: a ModelError as well
     ├── KeyConflictError            a key that is there already, with other content
     ├── ModelError                  a model that cannot be loaded, read or trusted
     ├── IndexMissingError           the directory holds no index, or one is in the way
@@ -37,7 +38,7 @@ class RowError(InputError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[RowError], tuple[str, str]]:
-        return RowError, (self.source, self.reason)  # from one process to another
+        return type(self), (self.source, self.reason)  # from one process to another
 
 
 class KeyConflictError(ForvalueError):
@@ -46,6 +47,10 @@ class KeyConflictError(ForvalueError):
 
 class ModelError(ForvalueError):
     """A model that cannot be loaded, whose head is not understood, or that gives NaN."""
+
+
+class UnreadableRowError(RowError, ModelError):
+    """One row whose forward pass gives NaN, or whose vector cannot be stored."""
 
 
 class IndexMissingError(ForvalueError):
