@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-from forvalue_index.data.checking import keeping
 from forvalue_index.data.hub import choose_split, is_dataset, load_folder, load_hub
 from forvalue_index.data.rows import Outcome, Rows
+from forvalue_index.data.spool import keeping
 from forvalue_index.data.tables import (
     arrow_rows,
     dataset_rows,
