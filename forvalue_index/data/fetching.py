@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import time
 import urllib.request
+from urllib.error import HTTPError
 from urllib.request import (
     HTTPDefaultErrorHandler,
     HTTPErrorProcessor,
@@ -51,6 +52,8 @@ def fetch(url: str, source: str) -> bytes:
             if getattr(answer, "length", None):  # of what was announced
                 raise ValueError("it ended too early")
     except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it is the answer as well
         raise RowError(source, f"image {shown(url)} cannot be fetched ({shown(error)})") from None
     return bytes(data)
 
