@@ -83,3 +83,21 @@ class WorkerError(ForvalueError):
 
 class DependencyError(ForvalueError):
     """An optional package is not installed."""
+
+
+NO_ROOM = (
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "_ALLOC_FAILED",
+    "CUDA error: out of memory",
+    "[CUDA]: out of memory",  # Triton's
+    "can't start new thread",  # for which there is no memory, or no right
+)
+"""What is in the message of a RuntimeError that means that there is no memory."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error, whoever raised it, means that there is no memory."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM)

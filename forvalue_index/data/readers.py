@@ -109,7 +109,7 @@ class MemoryRows(Rows):
         for number, row in enumerate(self._rows, start=1):
             place = f"row {number}"
             if isinstance(row, dict):
-                yield place, json_row(row)
+                yield place, json_row(row, place)
             else:
                 yield place, RowError(place, f"a row must be a dict, not {type(row).__name__}")
 

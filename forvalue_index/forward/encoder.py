@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from forvalue_index.ahead import ahead
-from forvalue_index.errors import RowError, UnreadableRowError
+from forvalue_index.errors import RowError, UnreadableRowError, out_of_memory
 from forvalue_index.features.closed_form import (
     gradient_influence,
     gradients,
@@ -50,15 +50,6 @@ FACTOR_BYTES = {"cpu": 128 << 20, "cuda": 1 << 30}
 STATES = 64
 """Numbers of the hidden size that a forward pass has of each token at a time, roughly and with room
 to spare: a first guess that an out-of-memory error corrects."""
-NO_ROOM = (
-    "DefaultCPUAllocator",
-    "can't allocate memory",
-    "_ALLOC_FAILED",
-    "CUDA error: out of memory",
-    "[CUDA]: out of memory",  # Triton's
-)
-"""What is in the message of a RuntimeError that means that there is no memory."""
-
 Refused: TypeAlias = dict[int, RowError] | None
 """Gets the errors of samples that nothing can be made of, by position; None: they are raised."""
 
@@ -375,7 +366,7 @@ class Encoder:
             batch = batch.to(self._lm.device)
             return batch, work(batch)
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
         # Here, with the error, all is gone that was in memory.
         if self._lm.device.type == "cuda":
@@ -486,12 +477,6 @@ def _room(lm: LanguageModel) -> tuple[int, int]:
     if kind == "cuda" and chunk > WHOLE:
         chunk -= chunk % WHOLE
     return tokens, max(SMALLEST_CHUNK, chunk)
-
-
-def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in NO_ROOM)
 
 
 @dataclass(frozen=True)
