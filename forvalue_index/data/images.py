@@ -266,6 +266,13 @@ def with_parts(messages: Sequence[dict[str, Any]], images: int) -> list[dict[str
         content = message["content"]
         if isinstance(content, str):
             content = _parts(content) if images else [{"type": "text", "text": content}]
+        # A template sees that there is an image, and needs nothing of it.
+        content = [
+            part | {"image": part["image"].get(HASH)}
+            if isinstance(part.get("image"), dict)
+            else part
+            for part in content
+        ]
         result.append(message | {"content": content})
     named = [p for m in result for p in m["content"] if p.get("type") == "image"]
     if images and not named:

@@ -24,6 +24,7 @@ from torch import Tensor
 from forvalue_index.errors import DependencyError, ModelError
 from forvalue_index.forward.batching import Batch, collate
 from forvalue_index.records import Sample
+from forvalue_index.rendering import RenderError, TemplateReadError, render_chat
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -230,13 +231,21 @@ class Vision:
     def _insertion(self) -> str:
         """Returns what the chat template writes for a picture, or the bare placeholder."""
         template = getattr(self.processor, "chat_template", None)
+        if isinstance(template, dict):
+            template = template.get("default")
         if not template:
             return self.placeholder
         text: dict[str, Any] = {"type": "text", "text": "Q"}
-        without, written = (
-            self.processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
-            for parts in ([text], [{"type": "image"}, text])
-        )
+        names = self.processor.tokenizer.special_tokens_map
+        try:
+            without, written = (
+                render_chat(
+                    str(template), conversations=[[{"role": "user", "content": parts}]], **names
+                )[0]
+                for parts in ([text], [{"type": "image"}, text])
+            )
+        except (RenderError, TemplateReadError) as error:
+            raise ModelError(f"the model's chat template cannot be used: {error}") from None
         # They part where the picture begins; what follows it is the same in both.
         start = next(
             (i for i, (a, b) in enumerate(zip(without, written, strict=False)) if a != b), 0
