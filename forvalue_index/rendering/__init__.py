@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 
 MEMORY = 1 << 30  # bytes that rendering one text may take
 SECONDS = 10  # of processor time
+WAITED = 600  # seconds, for a process that something else keeps from answering
 CHARACTERS = 1 << 28  # of a text, as JSON
 
 _CHILD = Path(__file__).with_name("child.py")
@@ -120,7 +122,10 @@ class _Renderer:
         try:
             self._process.stdin.write(line + b"\n")
             self._process.stdin.flush()
-            answer = self._process.stdout.readline()
+            waiting = select.poll()
+            waiting.register(self._process.stdout, select.POLLIN)
+            answered = waiting.poll(1000 * WAITED)
+            answer = self._process.stdout.readline() if answered else b""
         except BrokenPipeError:
             answer = b""
         except BaseException:  # an answer that nobody waited for would be taken for the next

@@ -28,11 +28,8 @@ def main() -> None:
     for line in sys.stdin.buffer:
         try:
             request = json.loads(line)
-            if request["kind"] == "chat":
-                import transformers.utils.chat_template_utils  # noqa: F401 (before the limits)
-            else:
-                import jinja2.sandbox  # noqa: F401
-            _limit(settings["bytes"], settings["seconds"])
+            _load(request["kind"], settings["bytes"])
+            _limit_time(settings["seconds"])
             found = json.dumps(_answer(request, compiled))
         except MemoryError:
             found = json.dumps({"error": f"it takes more than {settings['bytes'] >> 20} MiB"})
@@ -46,15 +43,38 @@ def main() -> None:
         out.flush()
 
 
-def _limit(n_bytes: int, seconds: int) -> None:
-    """Bounds what this process may take for the next answer, beside what it has already."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    last = int(used.ru_utime + used.ru_stime) + 1 + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (last, resource.RLIM_INFINITY))
+def _load(kind: str, n_bytes: int) -> None:
+    """Imports what renders templates of a kind, and bounds the memory beside it."""
+    if kind in _loaded:
+        return
+    for kind_of in (resource.RLIMIT_CPU, resource.RLIMIT_AS):
+        _limit(kind_of, None)
+    if kind == "chat":
+        import transformers.utils.chat_template_utils  # noqa: F401
+    else:
+        import jinja2.sandbox  # noqa: F401
+    _loaded.add(kind)
     with suppress(OSError, ValueError):  # where there is no /proc, or no such limit
         with open("/proc/self/statm") as file:  # noqa: PTH123
             now = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + n_bytes, resource.RLIM_INFINITY))
+        _limit(resource.RLIMIT_AS, now + n_bytes)
+
+
+_loaded: set[str] = set()
+
+
+def _limit_time(seconds: int) -> None:
+    """Bounds the processor time of the next answer; the system ends a process that takes more."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds)
+
+
+def _limit(kind: int, value: int | None) -> None:
+    """Sets a limit; None: to what the user allows."""
+    most = resource.getrlimit(kind)[1]
+    if value is None or (most != resource.RLIM_INFINITY and value > most):
+        value = most
+    resource.setrlimit(kind, (value, most))
 
 
 def _answer(request: dict[str, Any], compiled: list[Any]) -> dict[str, Any]:
