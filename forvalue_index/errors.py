@@ -3,6 +3,7 @@
     ForvalueError
     ├── InputError                  a file, a row or an option that cannot be used
     │   └── RowError                one row, named by file and line
+    │       └── UnreadableRowError  one that the model makes nothing of: a ModelError as well
     ├── KeyConflictError            a key that is there already, with other content
     ├── ModelError                  a model that cannot be loaded, read or trusted
     ├── IndexMissingError           the directory holds no index, or one is in the way
@@ -37,7 +38,7 @@ class RowError(InputError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[RowError], tuple[str, str]]:
-        return RowError, (self.source, self.reason)  # from one process to another
+        return type(self), (self.source, self.reason)  # from one process to another
 
 
 class KeyConflictError(ForvalueError):
@@ -46,6 +47,10 @@ class KeyConflictError(ForvalueError):
 
 class ModelError(ForvalueError):
     """A model that cannot be loaded, whose head is not understood, or that gives NaN."""
+
+
+class UnreadableRowError(RowError, ModelError):
+    """One row whose forward pass gives NaN, or whose vector cannot be stored."""
 
 
 class IndexMissingError(ForvalueError):
@@ -78,3 +83,21 @@ class WorkerError(ForvalueError):
 
 class DependencyError(ForvalueError):
     """An optional package is not installed."""
+
+
+NO_ROOM = (
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "_ALLOC_FAILED",
+    "CUDA error: out of memory",
+    "[CUDA]: out of memory",  # Triton's
+    "can't start new thread",  # for which there is no memory, or no right
+)
+"""What is in the message of a RuntimeError that means that there is no memory."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error, whoever raised it, means that there is no memory."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM)

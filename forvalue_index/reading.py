@@ -17,7 +17,7 @@ from forvalue_index.data.readers import Data, open_rows
 from forvalue_index.errors import FingerprintError, InputError
 from forvalue_index.features.recipe import RECIPES
 from forvalue_index.features.vectoriser import Vectoriser
-from forvalue_index.forward.encoder import Encoder
+from forvalue_index.forward.encoder import Encoder, Refused
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.records import Encoded, Sample
 from forvalue_index.store import Store, digest
@@ -152,12 +152,21 @@ class Reader:
             return self._encoder
 
     def encode(
-        self, samples: list[Sample], report: Callable[[int, int], None] | None = None
+        self,
+        samples: list[Sample],
+        report: Callable[[int, int], None] | None = None,
+        refused: Refused = None,
     ) -> list[Encoded]:
-        """Returns the vectors of samples, in order; `report` gets the samples and tokens done."""
+        """Returns the vectors of samples, in order, but for those that are refused.
+
+        `report` gets the samples and tokens done.
+
+        Raises:
+            RowError: a sample cannot be read; not raised with `refused`.
+        """
         encoded: list[Encoded | None] = [None] * len(samples)
         done = tokens = 0
-        for batch in self.encoder.encode(samples, self.vectoriser):
+        for batch in self.encoder.encode(samples, self.vectoriser, refused=refused):
             for position, item in batch:
                 encoded[position] = item
                 tokens += len(samples[position].input_ids)

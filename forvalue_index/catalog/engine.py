@@ -81,7 +81,7 @@ def make_engine(url: str | URL, *, create: bool = False, foreign_keys: bool = Tr
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise InputError(
             f"{url!r} is not a database URL: write sqlite:///FILE or postgresql+psycopg://..."
         ) from error
@@ -100,6 +100,11 @@ def make_engine(url: str | URL, *, create: bool = False, foreign_keys: bool = Tr
     try:
         own = {"creator": lambda: _connect(file), "poolclass": NullPool} if shared else {}
         engine = create_engine(parsed, **own)
+    except (ArgumentError, ValueError, TypeError) as error:
+        place = parsed.render_as_string(hide_password=True)
+        raise InputError(
+            f"the options of {place} cannot be used ({error}): correct them"
+        ) from error
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise DependencyError(
             f"the driver of {parsed.drivername!r} is missing ({error}): "
@@ -204,6 +209,16 @@ def _set_up_sqlite(engine: Engine, foreign_keys: bool, shared: bool) -> None:
 
 
 def _set_up_postgresql(engine: Engine) -> None:
+    @event.listens_for(engine, "do_connect")
+    def ask(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        try:
+            return dialect.connect(*arguments, **options)
+        except dialect.loaded_dbapi.Error as error:
+            if getattr(error, "sqlstate", None) is not None:  # a server's answer
+                raise
+            reason = " ".join(str(error).split())
+            raise InputError(f"cannot open the catalogue {place_of(engine)}: {reason}") from error
+
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()

@@ -26,7 +26,7 @@ from forvalue_index.cli.preview import preview
 from forvalue_index.cli.query import query
 from forvalue_index.cli.score import score
 from forvalue_index.cli.select import select
-from forvalue_index.errors import ForvalueError
+from forvalue_index.errors import ForvalueError, out_of_memory
 
 
 class _Group(click.Group):
@@ -39,6 +39,13 @@ class _Group(click.Group):
             if ctx.params.get("debug"):
                 raise
             raise click.ClickException(str(error)) from error
+        except (MemoryError, RuntimeError) as error:
+            if ctx.params.get("debug") or not out_of_memory(error):
+                raise
+            raise click.ClickException(
+                "there is not enough memory; what was committed is kept: free some and run the "
+                "same command again"
+            ) from error
         except KeyboardInterrupt:
             raise click.ClickException(
                 "interrupted; what was committed is kept, and the same command continues from there"

@@ -60,11 +60,11 @@ def show(key: str, directory: Path, as_json: bool) -> None:
     from forvalue_index.index import InfluenceIndex
 
     with InfluenceIndex.open(directory) as index:
-        values = asdict(index.get(key))
+        values, format = asdict(index.get(key)), index.config.format
     if as_json:
         render.json_line(values)
         return
-    row = render.without_bytes(values.pop("row"))
+    row = render.without_bytes(values.pop("row"), format)
     render.console().print(render.properties(values), "", render.properties(row), sep="\n")
 
 

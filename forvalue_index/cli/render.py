@@ -17,8 +17,9 @@ from rich.text import Text
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatting import texts_of
+from forvalue_index.data.images import of_pictures
 from forvalue_index.errors import InputError
-from forvalue_index.pictures import HASH, Picture, pictures_in
+from forvalue_index.pictures import Picture
 from forvalue_index.records import Hit, Row, StoredSample
 
 if TYPE_CHECKING:
@@ -123,8 +124,7 @@ def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
     except InputError:  # a row of another kind, such as a query
         prompt, response = "", json.dumps(row, ensure_ascii=False, default=str)
     text = Text()
-    for picture in pictures_in(row):
-        text.append(f"{_picture(picture)} ", style="blue")
+    of_pictures(row, format, lambda value: text.append(f"{_picture(value)} ", style="blue"))
     room = max(limit - len(response), 40)
     prompt, response = one_line(prompt), one_line(response)
     text.append("…" + prompt[-room:] if len(prompt) > room else prompt, style="dim")
@@ -137,18 +137,13 @@ def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
     return text
 
 
-def without_bytes(value: Any) -> Any:
-    """Returns a value of a row in which a picture is where it is and how large."""
-    if isinstance(value, list):
-        return [without_bytes(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if HASH in value:
-        return _picture(Picture.from_json(value))
-    return {name: without_bytes(item) for name, item in value.items()}
+def without_bytes(row: Row, format: FormatConfig) -> Row:
+    """Returns a row in which a picture is where it is and how large."""
+    return of_pictures(row, format, _picture)
 
 
-def _picture(picture: Picture) -> str:
+def _picture(value: dict[str, Any]) -> str:
+    picture = Picture.from_json(value)
     width, height = picture.size
     return f"[{one_line(picture.path or 'in the row')} {width}x{height}]"
 

@@ -109,7 +109,9 @@ class ClassFormatter:
         if isinstance(value, str) and value in self._classes:
             return self._classes[value]
         numbers = set(self._classes.values())
-        if isinstance(value, str) and value.isdecimal():  # a CSV file has nothing but text
+        if (
+            isinstance(value, str) and value.isdecimal() and len(value) < 20
+        ):  # a CSV file has nothing but text
             value = int(value)
         if isinstance(value, int) and value in numbers:
             return value

@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-from forvalue_index.data.checking import keeping
 from forvalue_index.data.hub import choose_split, is_dataset, load_folder, load_hub
 from forvalue_index.data.rows import Outcome, Rows
+from forvalue_index.data.spool import keeping
 from forvalue_index.data.tables import (
     arrow_rows,
     dataset_rows,
@@ -109,7 +109,7 @@ class MemoryRows(Rows):
         for number, row in enumerate(self._rows, start=1):
             place = f"row {number}"
             if isinstance(row, dict):
-                yield place, json_row(row)
+                yield place, json_row(row, place)
             else:
                 yield place, RowError(place, f"a row must be a dict, not {type(row).__name__}")
 

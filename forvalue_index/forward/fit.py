@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.config import VectorConfig
-from forvalue_index.errors import StorageError
+from forvalue_index.errors import RowError, StorageError, UnreadableRowError
 from forvalue_index.features.projection import aligned
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder
@@ -28,6 +28,15 @@ TOKENS_PER_DIMENSION = 32
 """Scored tokens for each hidden unit that the statistics are taken from."""
 
 
+class UnfitError(UnreadableRowError):
+    """The model makes nothing of some samples, by position: a vectoriser learns of none of them."""
+
+    def __init__(self, refused: dict[int, RowError]) -> None:
+        first = min(refused)
+        super().__init__(refused[first].source, refused[first].reason)
+        self.refused = refused
+
+
 def fit_vectoriser(
     lm: LanguageModel,
     samples: Sequence[Sample],
@@ -37,22 +46,26 @@ def fit_vectoriser(
     """Returns a vectoriser that was fitted to samples, and the samples' vectors, in order.
 
     Raises:
-        ModelError: the model gives NaN or infinity for a sample.
+        UnfitError: the model gives NaN or infinity for some samples, or cannot read them.
         StorageError: there is no room for the sketches in the folder for temporary files.
     """
     encoder = Encoder(lm)
     first = _first(samples, TOKENS_PER_DIMENSION * lm.head.hidden)
     weights = [checkpoint.weight for checkpoint in lm.checkpoints]
-    losses, done = np.zeros(len(samples)), 0
+    losses, done, refused = np.zeros(len(samples)), 0, dict[int, RowError]()
     with _on_disk(len(samples), config.sketch_dim) as room:
-        statistics, known = encoder.read(first)
+        statistics, known = encoder.read(first, refused)
+        if refused:
+            raise UnfitError(refused)
         wide = Vectoriser.fit(config, statistics, weights)
         sketches = room[:, : wide.dim]  # [n, S]
-        for batch in encoder.encode(samples, wide, known):
+        for batch in encoder.encode(samples, wide, known, refused):
             for position, item in batch:
                 sketches[position], losses[position] = item.vector, item.loss
             done += len(batch)
             report(done)
+        if refused:
+            raise UnfitError(refused)
         vectoriser = wide.fit_projection(config, sketches, lm.device)
         encoded = []
         for start in range(0, len(samples), BLOCK):

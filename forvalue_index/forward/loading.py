@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -19,9 +20,9 @@ from transformers import (
 )
 
 from forvalue_index.config import ModelConfig
-from forvalue_index.errors import DependencyError, ModelError
+from forvalue_index.errors import DependencyError, ForvalueError, ModelError
 from forvalue_index.forward.spread import require_accelerate
-from forvalue_index.forward.tokenizer import first_line, load_tokenizer, task_of
+from forvalue_index.forward.tokenizer import PICKLED, first_line, load_tokenizer, task_of
 
 LOADERS: dict[str, Any] = {
     "causal": AutoModelForCausalLM,
@@ -90,15 +91,15 @@ def load_errors(name: str) -> Iterator[None]:
     """Raises ModelError with one line, whatever goes wrong in reading a model."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (ForvalueError, MemoryError):
+        raise
+    except UnpicklingError as error:
+        raise ModelError(f"cannot load model {name}: {PICKLED}") from error
+    except Exception as error:  # of a damaged file, the libraries raise nearly anything
         hint = ""
         if "trust_remote_code" in str(error):
             hint = "; if you trust it, give --trust-remote-code"
         raise ModelError(f"cannot load model {name}: {first_line(error)}{hint}") from error
-    except Exception as error:
-        if type(error).__name__ == "SafetensorError":  # a truncated or damaged weights file
-            raise ModelError(f"cannot load model {name}: {first_line(error)}") from error
-        raise
 
 
 @contextmanager

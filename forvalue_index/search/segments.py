@@ -7,6 +7,7 @@ ids. Knows nothing of what the vectors stand for, nor of which of them are remov
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -244,21 +245,29 @@ def _check_arrays(ids: NDArray[Any], vectors: NDArray[Any]) -> None:
         raise ValueError(f"{len(ids)} ids for vectors of shape {vectors.shape}")
     if ids.min() < 0 or len(np.unique(ids)) != len(ids):
         raise ValueError("ids must be 0 or more, and each may occur only once")
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
+    if bad := unstorable(vectors):
         raise ModelError(
-            f"the vectors of samples {_some(ids[~finite])} hold NaN or infinity: nothing was "
-            "written; check the model and its dtype"
+            f"samples {_some(ids[list(bad)])} cannot be stored, nothing was written: "
+            f"{bad[min(bad)]}"
         )
+
+
+def unstorable(vectors: NDArray[np.float32]) -> dict[int, str]:
+    """Which of the vectors [n, dim] no segment can keep, by position, each with the reason."""
     # What is too small for fp16 becomes nothing, as it should beside the others.
-    largest = np.abs(vectors).max(axis=1)
-    if (loud := largest > _FP16_MAX).any():
-        raise ModelError(
-            f"the vectors of samples {_some(ids[loud])} do not fit into fp16: their largest "
-            f"numbers are up to {largest.max():.3g}, it holds {_FP16_MAX:.0f}; they are far longer "
-            "than those the index was fitted to: build again with more --fit-samples, or with "
-            "--recipe balanced"
-        )
+    largest = np.abs(vectors).max(axis=1)  # NaN if one is
+    bad = np.flatnonzero(~(largest <= _FP16_MAX))
+    return {int(i): _unstorable(float(largest[i])) for i in bad}
+
+
+def _unstorable(largest: float) -> str:
+    if not math.isfinite(largest):
+        return "its vector holds NaN or infinity: check the model and its dtype"
+    return (
+        f"its vector does not fit into fp16 (the largest number is {largest:.3g}, it holds "
+        f"{_FP16_MAX:.0f}); it is far longer than those the index was fitted to: build again with "
+        "more --fit-samples, or with --recipe balanced"
+    )
 
 
 def _size(path: Path) -> int:
