@@ -30,14 +30,15 @@ REMOVED = 3, 17, 30, 31, 58
 SOURCES = "math", "code", "songs"
 FACTORY = "IVF4,SQ8"
 K = 5
-ASKED: dict[str, dict[str, Any]] = {
-    "dot": {},
-    "flat": {"flat": True},
-    "opponents": {"opponents": True},
-    "cosine": {"rank": "cosine"},
-    "per-token": {"rank": "per-token"},
-    "decorrelated": {"rank": "decorrelated"},
-    "where": {"where": "source=math"},
+FLAT: dict[str, Any] = {"flat": True}
+ASKED = {
+    "derived": {},
+    "dot": FLAT,
+    "opponents": FLAT | {"opponents": True},
+    "cosine": FLAT | {"rank": "cosine"},
+    "per-token": FLAT | {"rank": "per-token"},
+    "decorrelated": FLAT | {"rank": "decorrelated"},
+    "where": FLAT | {"where": "source=math"},
     "exact": {"exact": True},
 }
 """Name of an answer -> the settings of `InfluenceIndex.query` that give it."""
