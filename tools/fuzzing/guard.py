@@ -116,9 +116,8 @@ class Hook:
         if not isinstance(path, str | bytes | os.PathLike):
             return  # a descriptor that is open already
         name = os.fsdecode(path)
-        real = os.path.realpath(name)
-        if event in NAMES:
-            real = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
+        own = Path(name)
+        real = str(own.parent.resolve() / own.name) if event in NAMES else os.path.realpath(name)
         allowed = self._writable if writes else self._readable
         if not any(real == folder or real.startswith(folder + os.sep) for folder in allowed):
             self._note(f"{event}: {name}")

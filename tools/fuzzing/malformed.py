@@ -301,8 +301,9 @@ def look(
     which = "of the rows" if format else "after add"
     attempt(f"list {which}", lambda: listed(index.rows()))
     where = attempt(f"where {which}", lambda: listed(index.rows("n<3")))
-    if not format and isinstance(where, list) and len([r for r in where if r[2]["n"] < 3]) < 3:
-        found.append(f"wrong answer: where {which}: {[row[1] for row in where]}")
+    keys = {row[1] for row in where} if isinstance(where, list) else None
+    if format is None and keys is not None and not keys >= {"k0", "k1", "k2"}:
+        found.append(f"wrong answer: where {which}: {sorted(keys)}")
     if format is None or not (format.messages_field or format.text_field or format.template):
         plain = FormatConfig()
         asked = asset.questions()

@@ -181,24 +181,19 @@ def operate(directory: Path, lm: LanguageModel) -> list[Done]:
             attempt(operation, lambda work=work: work(index))  # type: ignore[misc]
         attempt(f"close after {name}", index.close)
 
-    opened("open", READS)
-    opened(
-        "open to verify",
-        {
-            "verify": lambda index: index.verify(),
-            "repair": lambda index: index.repair(),
-            "state after repair": state_of,
-        },
-    )
+    looked_after: dict[str, Callable[[InfluenceIndex], Any]] = {
+        "verify": lambda index: index.verify(),
+        "repair": lambda index: index.repair(),
+        "state after repair": state_of,
+    }
+    opened("open", READS | looked_after)
     opened(
         "open to write",
         {
             "add": lambda index: index.add(ADDED).added,
             "state after add": state_of,
             "remove": lambda index: index.remove(GONE),
-            "state after remove": state_of,
             "compact": lambda index: index.compact().segments,
-            "state after compact": state_of,
         },
     )
     opened("open at last", {"state at last": state_of, "verify at last": lambda i: i.verify()})
