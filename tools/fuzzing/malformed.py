@@ -127,26 +127,21 @@ def nested(rng: random.Random) -> Any:
 
 def json_text(value: Any) -> str:
     """A value as JSON, however deep it is."""
-    try:
-        return json.dumps(value)
-    except RecursionError:
-        return (
-            "{" + "".join(f"{json.dumps(k)}:{deep_text(v)}," for k, v in value.items())[:-1] + "}"
-        )
-
-
-def deep_text(value: Any) -> str:
-    """A value as JSON, which is a list or an object of one item, many times."""
     opening, closing = "", ""
     while isinstance(value, list | dict) and len(value) == 1:
-        left, right = ("[", "]") if isinstance(value, list) else ('{"a":', "}")
-        opening, closing = opening + left, right + closing
-        (value,) = value if isinstance(value, list) else value.values()
+        if isinstance(value, list):
+            (value,), opening, closing = value, opening + "[", "]" + closing
+        else:
+            ((name, value),) = value.items()
+            opening, closing = f"{opening}{{{json.dumps(name)}:", "}" + closing
+    if isinstance(value, dict):
+        items = (f"{json.dumps(name)}:{json_text(item)}" for name, item in value.items())
+        return opening + "{" + ",".join(items) + "}" + closing
     return opening + json.dumps(value) + closing
 
 
-def write(rows: list[Any], path: Path, rng: random.Random) -> bool:
-    """Writes rows in the form that the file's name says; returns whether all could be."""
+def write(rows: list[Any], path: Path) -> list[Any]:
+    """Writes rows in the form that the file's name says; returns those that it can hold."""
     suffix = path.suffixes[0]
     if suffix == ".jsonl":
         text = "\n".join(map(json_text, rows)) + "\n"
@@ -165,30 +160,37 @@ def write(rows: list[Any], path: Path, rng: random.Random) -> bool:
     else:
         return write_table(rows, path)
     data = text.encode(errors="surrogatepass")
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-    return suffix != ".csv" or all(isinstance(row, dict) for row in rows)
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    return rows
 
 
-def write_table(rows: list[Any], path: Path) -> bool:
-    """Writes those rows as a table whose fields all are of the same types."""
+def depth_signs(value: Any) -> int:
+    """How many lists and objects begin in a value."""
+    return sum(map(json_text(value).count, "[{"))
+
+
+def write_table(rows: list[Any], path: Path) -> list[Any]:
+    """Writes those rows as a table that are of the same types as the ones before them."""
     kept: list[Row] = []
     for row in rows:
-        if not isinstance(row, dict):
-            continue
+        if not isinstance(row, dict) or depth_signs(row) > 40:
+            continue  # pyarrow takes minutes for what is very deep
         try:
-            pa.Table.from_pylist([*kept, row])
-            kept.append(row)
-        except (pa.ArrowException, OverflowError, UnicodeError, RecursionError, TypeError):
+            table_of([*kept, row], path)
+        except (pa.ArrowException, OverflowError, UnicodeError, TypeError):
             continue
-    table = pa.Table.from_pylist(kept)
+        kept.append(row)
+    table_of(kept, path)  # the last that was refused may have left a part of it
+    return kept
+
+
+def table_of(rows: list[Row], path: Path) -> None:
+    """Writes rows as a table."""
+    table = pa.Table.from_pylist(rows)
     if path.suffix == ".parquet":
-        try:
-            pyarrow.parquet.write_table(table, path)
-        except pa.ArrowException:  # no field at all, say
-            return False
+        pyarrow.parquet.write_table(table, path)
     else:
         pyarrow.feather.write_feather(table, path, "uncompressed")
-    return len(kept) == len(rows)
 
 
 def damaged(path: Path, rng: random.Random) -> str:
@@ -221,7 +223,8 @@ def prepare(folder: Path, rng: random.Random) -> tuple[str, Callable[[LanguageMo
     format = rng.choice(FORMATS)
     what = f"{'rows in memory' if in_memory else path.name}, {format_words(format)}"
     if not in_memory:
-        write(rows, path, rng)
+        written = write(rows, path)
+        good = [row for row in good if row in written]
         if broken:
             what += f", {damaged(path, rng)}"
     data: Any = rows if in_memory else path
