@@ -81,7 +81,8 @@ def run(world: World, name: str) -> Trial:
     if kind == "rows":
         trial.damage, work = malformed.prepare(folder, rng)
         end = confined(lambda: work(world.lm), folder, LIMIT)
-        trial.violations += end.result or []
+        found, failed = end.result or ([], False)
+        trial.violations, trial.end = found, "error" if failed else "same"
     else:
         trial.damage = DAMAGES[kind](folder / "index", rng)
         end = confined(lambda: operate(folder / "index", world.lm), folder, LIMIT)

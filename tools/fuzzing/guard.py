@@ -20,6 +20,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -59,6 +60,7 @@ NAMES = (
     "os.link",
     "os.symlink",
 )  # of links themselves, not of their targets
+WITHIN = "os.remove", "os.rename", "os.rmdir", "os.mkdir"  # whose last arguments are open folders
 LOOKS = {"os.listdir": 1, "os.scandir": 1, "glob.glob": 1}
 SYSTEM = "/proc", "/sys", "/dev/null", "/dev/urandom", "/usr/share/zoneinfo", "/etc/localtime"
 
@@ -107,7 +109,11 @@ class Hook:
                 name = unquote(name.removeprefix("file:").split("?")[0])
             self._path(event, name, writes=True)
         elif event in CHANGES:
-            for path in arguments[: CHANGES[event]]:
+            paths = CHANGES[event]
+            within = arguments[-paths:] if event in WITHIN else ()
+            for path, folder in zip_longest(arguments[:paths], within):
+                if not isinstance(path, int) and folder not in (None, -1):
+                    path = f"/proc/self/fd/{folder}/{os.fsdecode(path)}"
                 self._path(event, path, writes=True)
         elif event in LOOKS:
             self._path(event, arguments[0], writes=False)
@@ -116,6 +122,8 @@ class Hook:
         if not isinstance(path, str | bytes | os.PathLike):
             return  # a descriptor that is open already
         name = os.fsdecode(path)
+        if event not in CHANGES and os.sep not in name:
+            return  # of a folder that is open: what walks a tree, and was seen at its top
         own = Path(name)
         real = str(own.parent.resolve() / own.name) if event in NAMES else os.path.realpath(name)
         allowed = self._writable if writes else self._readable

@@ -15,9 +15,11 @@ import make_index_asset as asset
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
+from click.testing import CliRunner
 from fuzzing.world import audited, differing, hits, listed, same, scored, told
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
+from forvalue_index.cli import main
 from forvalue_index.errors import ForvalueError, RowError
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Row
@@ -211,7 +213,9 @@ def damaged(path: Path, rng: random.Random) -> str:
 # -- the trial ---------------------------------------------------------------------------------
 
 
-def prepare(folder: Path, rng: random.Random) -> tuple[str, Callable[[LanguageModel], list[str]]]:
+def prepare(
+    folder: Path, rng: random.Random
+) -> tuple[str, Callable[[LanguageModel], tuple[list[str], bool]]]:
     """Returns what rows are to be added, in words, and what tries it in the folder's index."""
     good, rows = good_rows(), [*good_rows()]
     for row in rng.sample(good, BAD):
@@ -244,14 +248,20 @@ def format_words(format: FormatConfig) -> str:
 
 def tried(
     folder: Path, lm: LanguageModel, data: Any, good: list[Row] | None, format: FormatConfig
-) -> list[str]:
-    """Adds rows to an index and makes one of them, stopping and skipping; what may not be."""
+) -> tuple[list[str], bool]:
+    """Adds rows to an index and makes one of them, stopping and skipping.
+
+    Returns what may not be, and whether there was an error.
+    """
     found: list[str] = []
+    failed = False
 
     def attempt(name: str, work: Callable[[], Any]) -> Any:
+        nonlocal failed
         try:
             return work()
         except ForvalueError as error:
+            failed = True
             if "\n" in str(error).strip():
                 found.append(f"error of several lines: {name}: {str(error)!r}")
             return error
@@ -291,7 +301,20 @@ def tried(
             built.close()
         elif new.exists() and any(new.iterdir()):
             found.append(f"left behind: build, {on_error}: {[p.name for p in new.iterdir()]}")
-    return found
+    return found, failed
+
+
+def printed(directory: Path) -> None:
+    """Lists an index for a person.
+
+    Raises:
+        ForvalueError: the command ended with an error.
+    """
+    done = CliRunner().invoke(main, ["list", "--index", str(directory), "--limit", "1000"])
+    if done.exit_code == 1 and isinstance(done.exception, SystemExit):
+        raise ForvalueError(done.output)
+    if done.exception is not None:
+        raise done.exception
 
 
 def look(
@@ -303,6 +326,7 @@ def look(
     """Asks an index, whatever its rows are, and lets it verify itself."""
     which = "of the rows" if format else "after add"
     attempt(f"list {which}", lambda: listed(index.rows()))
+    attempt(f"list by command {which}", lambda: printed(index.directory))
     where = attempt(f"where {which}", lambda: listed(index.rows("n<3")))
     keys = {row[1] for row in where} if isinstance(where, list) else None
     if format is None and keys is not None and not keys >= {"k0", "k1", "k2"}:
