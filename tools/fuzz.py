@@ -43,7 +43,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import torch
 from fuzzing import malformed
 from fuzzing.damage import edit, flip, odd_path
-from fuzzing.guard import changes, confined, content
+from fuzzing.guard import changes, confined, content, visitors
 from fuzzing.world import World, make_world, operate, violations
 
 LIMIT = 30.0  # seconds of a trial
@@ -97,6 +97,8 @@ def run(world: World, name: str) -> Trial:
     trial.violations += [f"crash: {end.crash}"] if end.crash else []
     changed = changes(before, content(folder / "outside"))
     trial.violations += [f"outside: changed: {path}" for path in changed]
+    if count := visitors(world.listener):
+        trial.violations.append(f"outside: connected: {count} times")
     if trial.violations:
         trial.end = "violation"
     trial.damage += " (with a log)" if logged else ""
@@ -129,14 +131,14 @@ def report(done: list[Trial], seconds: float) -> None:
         shown = ends["same"], ends["error"], ends["earlier"]
         numbers = "".join(f"{number:8}" for number in (sum(ends.values()), *shown))
         print(f"{kind:8}{numbers}{ends['violation']:12}")
-    found: dict[str, list[tuple[Trial, str]]] = {}
+    found: dict[str, list[str]] = {}
     for trial in done:
-        for violation in trial.violations:
-            found.setdefault(kind_of(violation), []).append((trial, violation))
+        first = {kind_of(violation): violation for violation in reversed(trial.violations)}
+        for kind, violation in first.items():
+            text = f"  {trial.name}: {trial.damage}\n    {violation[:400]}"
+            found.setdefault(kind, []).append(text)
     for kind, examples in sorted(found.items(), key=lambda item: -len(item[1])):
-        print(f"\n{kind} ({len(examples)} times)")
-        for trial, violation in examples[:SHOWN]:
-            print(f"  {trial.name}: {trial.damage}\n    {violation[:400]}")
+        print(f"\n{kind} ({len(examples)} trials)", *examples[:SHOWN], sep="\n")
     bad = sum(trial.end == "violation" for trial in done)
     print(f"\n{len(done)} trials, {bad} with violations, {seconds:.0f} s")
 

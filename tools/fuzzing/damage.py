@@ -35,7 +35,8 @@ BYTES = b"", b"\xff\xfe", b"\xc3", b"\0" * 100
 VALUES: tuple[Any, ...] = (None, True, False, *NUMBERS, *TEXTS, *map(bytes, BYTES))
 JSON_VALUES: tuple[Any, ...] = (None, True, [], {}, [1], {"a": 1}, 10**40, *NUMBERS, *TEXTS)
 URLS = (
-    "postgresql+psycopg://user@127.0.0.1:9/name",
+    "postgresql+psycopg://user@127.0.0.1:{port}/name?connect_timeout=2",
+    "postgresql+psycopg://127.0.0.1:{port}/name?connect_timeout=2&password=secret",
     "postgresql+psycopg://user:secret@127.0.0.1:bad/name",
     "sqlite:///{outside}/index/catalog.db",
     "sqlite:///../outside/index/catalog.db",
@@ -169,7 +170,7 @@ def odd_path(index: Path, rng: random.Random) -> str:
     path = rng.choice(sorted(items))
     name, way = path.relative_to(index), rng.random()
     if way < 0.25:
-        url = rng.choice(URLS).format(outside=outside)
+        url = rng.choice(URLS).format(outside=outside, port=(outside / "port").read_text())
         (index / "catalog.url").write_text(url)
         if rng.random() < 0.5:
             (index / "catalog.db").unlink()

@@ -1,7 +1,8 @@
 """A process that may reach nothing but its own folder, and what became of it.
 
 Python tells of every file that it opens, moves or deletes, and of connections and programs; what
-native code does is seen only by what it left: a tree beside the index that must stay as it is.
+native code does is seen only by what comes of it: a tree beside the index that must stay as it is,
+and a port that listens.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pickle
 import resource
 import select
 import signal
+import socket
 import sys
 import sysconfig
 import tempfile
@@ -213,6 +215,15 @@ def _last(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     shown = [line.strip() for line in lines if "/forvalue_index/" in line or "rror" in line]
     return " | ".join(shown[-3:])[:400]
+
+
+def visitors(listener: socket.socket) -> int:
+    """How many connections were made to a port since the last time."""
+    count = 0
+    while select.select([listener], [], [], 0)[0]:
+        listener.accept()[0].close()
+        count += 1
+    return count
 
 
 def content(folder: Path) -> dict[str, tuple[int, int, bytes]]:

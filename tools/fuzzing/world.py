@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -104,12 +105,14 @@ class World:
 
     folder: Path
     lm: LanguageModel
+    listener: socket.socket  # which nothing may connect to
     answers: dict[str, Answers] = field(default_factory=dict)  # by the name of the index
 
 
 def make_world(folder: Path) -> World:
     """An index; one whose last change is in SQLite's log; and what stands beside a trial's copy."""
-    world = World(folder, make_model(folder / "model"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    world = World(folder, make_model(folder / "model"), listener)
     plain, logged, outside = (folder / name for name in ("plain", "logged", "outside"))
     asset.build(plain, world.lm)
     shutil.copytree(plain, folder / "first")
@@ -124,6 +127,7 @@ def make_world(folder: Path) -> World:
     shutil.copytree(plain, outside / "index")
     (outside / "index" / "segments" / "000000000999.faiss").write_bytes(b"somebody else's")
     (outside / "file.txt").write_text("somebody else's")
+    (outside / "port").write_text(str(listener.getsockname()[1]))
     for name in ("plain", "logged"):
         world.answers[name] = answered(world, name)
     first, second = (world.answers[name].reads["query"] for name in ("plain", "logged"))
