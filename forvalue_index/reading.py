@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from threading import RLock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.config import FormatConfig, IndexConfig
+from forvalue_index.config import FormatConfig, IndexConfig, named
 from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.readers import Data, open_rows
@@ -21,6 +21,9 @@ from forvalue_index.forward.encoder import Encoder, Refused
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.records import Encoded, Sample
 from forvalue_index.store import Store, digest
+
+LEARNED = {"vectoriser", "dim", "retained"}
+"""What joins a fingerprint when the vectoriser is fitted."""
 
 
 class Reader:
@@ -83,10 +86,13 @@ class Reader:
             FingerprintError: it is another one.
         """
         stored, found = self.store.catalog.fingerprint, fingerprint(self.config, lm)
-        differing = [name for name in found if stored.get(name) != found[name]]
+        # What is stored and not found is what a newer version's vectors depend on.
+        compared = [*found, *sorted(stored.keys() - found.keys() - LEARNED)]
+        differing = [name for name in compared if stored.get(name) != found.get(name)]
         if differing:
             details = "; ".join(
-                f"{name}: {stored.get(name)} in the index, {found[name]} now" for name in differing
+                f"{name}: {stored.get(name)} in the index, {found.get(name)} now"
+                for name in differing
             )
             other = "" if differing == ["recipe"] else "give the original with --model, or "
             *most, last = differing
@@ -206,7 +212,7 @@ def fingerprint(config: IndexConfig, lm: LanguageModel) -> dict[str, Any]:
     What the vectoriser learned joins it when the first rows are added.
     """
     return lm.fingerprint() | {
-        "format": digest(asdict(config.format)),
-        "vector": digest(asdict(config.vector)),
+        "format": digest(named(config.format)),
+        "vector": digest(named(config.vector)),
         "recipe": f"{config.vector.recipe}, form {RECIPES[config.vector.recipe].form}",
     }
