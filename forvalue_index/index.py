@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from forvalue_index import adding, asking, explaining, responding, upkeep
 from forvalue_index.adding import AddReport, Progress
+from forvalue_index.catalog.address import name_catalog, server_url, shown
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.config import (
     PAIR_RANKS,
@@ -89,7 +90,8 @@ class InfluenceIndex:
             vector: how a sample becomes a vector.
             catalog: URL of a PostgreSQL database for rows and metadata, such as
                 postgresql+psycopg://user@host/name; default: SQLite, in `directory`. It is kept in
-                `directory`, for its owner's eyes only.
+                `directory`, for its owner's eyes only, and named to this machine: `open` connects
+                to no other server (see `forvalue_index.catalog.address`).
             device: "cpu", "cuda" or "cuda:1"; default: CUDA when there is one.
 
         Raises:
@@ -97,6 +99,8 @@ class InfluenceIndex:
             ModelError: the model cannot be loaded, or its head is not understood.
         """
         path = Path(directory)
+        if catalog is not None:
+            name_catalog(catalog)
         require_empty(path)
         model = _known(model)
         if isinstance(model, LanguageModel):
@@ -180,6 +184,8 @@ class InfluenceIndex:
             raise InputError("give a device or devices, not both")
         device = names[0] if names else device
         path = Path(directory)
+        if catalog is not None:
+            name_catalog(catalog)
         existed, made = path.exists(), not is_index(path)
         if made:
             require_empty(path)
@@ -194,7 +200,7 @@ class InfluenceIndex:
                 )
             else:
                 index = cls.open(path, model=model, device=device)
-                index._require_settings(format, vector)
+                index._require_settings(format, vector, catalog)
                 wanted = check_rows(rows, format, rejects, progress)
             try:
                 if names:
@@ -605,8 +611,15 @@ class InfluenceIndex:
         """The search over the stored vectors."""
         return self.store.flat
 
-    def _require_settings(self, format: FormatConfig, vector: VectorConfig) -> None:
+    def _require_settings(
+        self, format: FormatConfig, vector: VectorConfig, catalog: str | None
+    ) -> None:
         """Makes sure that a build that goes on was begun with the same settings."""
+        if catalog is not None and (place := shown(server_url(catalog))) != self._catalog.place:
+            raise IndexMissingError(
+                f"{self.directory} keeps its rows in {self._catalog.place}, not in {place}: choose "
+                "a new directory"
+            )
         for name in ("max_length", "chat_template"):  # settled at creation
             if getattr(format, name) is None:
                 format = replace(format, **{name: getattr(self.config.format, name)})

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forvalue_index.errors import DependencyError, RowError
+from forvalue_index.files import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -94,7 +95,8 @@ def read(path: Path, source: str) -> bytes:
         RowError: it cannot be read.
     """
     try:
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except OSError as error:
         raise RowError(source, f"image {path} cannot be read ({error.strerror})") from None
 

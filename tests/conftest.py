@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+_CONFIG = tempfile.TemporaryDirectory(prefix="config")
+os.environ["XDG_CONFIG_HOME"] = _CONFIG.name  # the catalogues that a test names
 
 os.environ.pop("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", None)  # as the command line does
 

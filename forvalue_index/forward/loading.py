@@ -20,6 +20,7 @@ from transformers import (
 
 from forvalue_index.config import ModelConfig
 from forvalue_index.errors import DependencyError, ModelError
+from forvalue_index.files import require_no_special
 from forvalue_index.forward.spread import require_accelerate
 from forvalue_index.forward.tokenizer import first_line, load_tokenizer, task_of
 
@@ -53,6 +54,7 @@ def load_pretrained(config: ModelConfig, device: torch.device | None) -> tuple[A
     if device is None:
         require_accelerate()
     with load_errors(config.name):
+        require_no_special(Path(config.name))
         settings = AutoConfig.from_pretrained(config.name, **shared)
         task = task_of(config, settings)
         tokenizer, processor = load_tokenizer(config.name, task, **shared)
