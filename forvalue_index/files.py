@@ -113,8 +113,8 @@ def read_text(path: Path) -> str:
         OSError: as `open_input`.
         UnicodeDecodeError: it is not UTF-8.
     """
-    with open_input(path) as file:
-        return io.TextIOWrapper(file, encoding="utf-8").read()
+    with io.TextIOWrapper(open_input(path), encoding="utf-8") as file:
+        return file.read()
 
 
 def require_no_special(folder: Path) -> None:

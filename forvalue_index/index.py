@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from forvalue_index import adding, asking, explaining, responding, upkeep
 from forvalue_index.adding import AddReport, Progress
-from forvalue_index.catalog.address import name_catalog, server_url, shown
+from forvalue_index.catalog.address import name_catalog, parse_url, shown
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.config import (
     PAIR_RANKS,
@@ -35,7 +35,7 @@ from forvalue_index.data.columns import guess_format
 from forvalue_index.data.formatting import settled
 from forvalue_index.data.images import with_images
 from forvalue_index.data.readers import Data, open_rows
-from forvalue_index.directory import is_index, require_empty
+from forvalue_index.directory import is_index, require_empty, url_of
 from forvalue_index.errors import (
     IndexMissingError,
     InputError,
@@ -199,8 +199,9 @@ class InfluenceIndex:
                     path, model, format=format, vector=vector, catalog=catalog, device=device
                 )
             else:
+                _require_catalog(path, catalog)
                 index = cls.open(path, model=model, device=device)
-                index._require_settings(format, vector, catalog)
+                index._require_settings(format, vector)
                 wanted = check_rows(rows, format, rejects, progress)
             try:
                 if names:
@@ -611,15 +612,8 @@ class InfluenceIndex:
         """The search over the stored vectors."""
         return self.store.flat
 
-    def _require_settings(
-        self, format: FormatConfig, vector: VectorConfig, catalog: str | None
-    ) -> None:
+    def _require_settings(self, format: FormatConfig, vector: VectorConfig) -> None:
         """Makes sure that a build that goes on was begun with the same settings."""
-        if catalog is not None and (place := shown(server_url(catalog))) != self._catalog.place:
-            raise IndexMissingError(
-                f"{self.directory} keeps its rows in {self._catalog.place}, not in {place}: choose "
-                "a new directory"
-            )
         for name in ("max_length", "chat_template"):  # settled at creation
             if getattr(format, name) is None:
                 format = replace(format, **{name: getattr(self.config.format, name)})
@@ -651,6 +645,15 @@ class InfluenceIndex:
     def dim(self) -> int:
         """Length of a stored vector; 0 as long as the index is empty."""
         return self.store.dim
+
+
+def _require_catalog(directory: Path, catalog: str | None) -> None:
+    """Makes sure that a build that goes on was begun with the same catalogue, if one is named."""
+    found = shown(parse_url(url_of(directory)))
+    if catalog is not None and (place := shown(parse_url(catalog))) != found:
+        raise IndexMissingError(
+            f"{directory} keeps its rows in {found}, not in {place}: choose a new directory"
+        )
 
 
 def _known(model: Any) -> ModelConfig | LanguageModel:

@@ -378,8 +378,9 @@ class Store:
                 info = read_info(folder, rank)
             except IndexMissingError:  # a writer makes it again
                 continue
+            path = info.path_in(folder)
             try:
-                check_current(info, view.flat, info.path_in(folder))
+                check_current(info, view.flat, path)
             except CorruptIndexError as error:
                 log.warning("searching without the derived index: %s", error)
                 return None
@@ -455,11 +456,12 @@ class Store:
     def orphans(self) -> list[Path]:
         """The files that count for nothing; while a writer is at work, some may be about to."""
         self.catalog.reload()
+        own = files(self.directory)
         found = orphans(self.directory / SEGMENTS, self.catalog.segments())
         named = {info.file for info in self.derived()}
         if self.fitted:
             named.add(vectoriser_file(self.directory, self.fingerprint["vectoriser"]).name)
-        for path in files(self.directory):
+        for path in own:
             if path.parent == self.directory:
                 # A reader may be writing checked.json at this moment.
                 left = path.suffix == TEMPORARY and not path.name.startswith(CHECKED)

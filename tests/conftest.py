@@ -11,8 +11,6 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-_CONFIG = tempfile.TemporaryDirectory(prefix="config")
-os.environ["XDG_CONFIG_HOME"] = _CONFIG.name  # the catalogues that a test names
 
 os.environ.pop("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", None)  # as the command line does
 
@@ -31,6 +29,9 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+
+_CONFIG = tempfile.TemporaryDirectory(prefix="config")
+os.environ["XDG_CONFIG_HOME"] = _CONFIG.name  # the catalogues that a test names
 
 pytest_plugins = ("catalogs", "derived_data", "indexes")  # whose fixtures several files share
 

@@ -263,7 +263,7 @@ def _translated(engine: Engine) -> Iterator[None]:
                 f"{place} cannot be written ({reason}): nothing of this step was committed; make "
                 "room and run the command again"
             ) from error
-        if "connection failed" in reason or "unable to open" in reason:
+        if error.statement is None or "unable to open" in reason:  # it came to no statement
             raise InputError(f"cannot open the catalogue {place}: {reason}") from error
         raise
 

@@ -37,7 +37,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:  # it may quote the name of a file, or a URL
-            error.message = one_line(error.message or "")
+            error.message = one_line(error.message or "")  # type: ignore[misc]
             raise
         except ForvalueError as error:
             if ctx.params.get("debug"):

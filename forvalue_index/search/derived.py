@@ -330,7 +330,8 @@ def read_info(folder: str | Path, name: str) -> DerivedInfo:
 
 def derived_names(folder: str | Path) -> list[str]:
     """The names of the derived indexes in `folder`, which need not exist."""
-    return sorted(path.stem for path in Path(folder).glob("*.json") if _is_name(path.stem))
+    files = Path(folder).glob("*.json")
+    return sorted(path.stem for path in files if _is_name(path.stem) and path.is_file())
 
 
 def remove_derived(folder: str | Path, name: str) -> None:

@@ -51,7 +51,7 @@ def require_intact(folder: str | Path, segments: Iterable[Segment], memory: Path
 def _state(path: Path, segment: Segment) -> list[int | str]:
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CorruptIndexError(f"{path} is missing: {_NEXT}") from None
     if found.st_size != segment.bytes:
         raise CorruptIndexError(

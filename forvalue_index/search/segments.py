@@ -209,6 +209,8 @@ def orphans(folder: str | Path, segments: Iterable[Segment]) -> list[Path]:
     Only the holder of the writer's lock may remove them: another one's may be about to count.
     """
     names = {segment.name for segment in segments}
+    if not Path(folder).is_dir():  # each of its files is missing then
+        return []
     return sorted(
         path
         for path in own_files(Path(folder))
@@ -249,7 +251,7 @@ def _check_arrays(ids: NDArray[Any], vectors: NDArray[Any]) -> None:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CorruptIndexError(f"{path} is missing: {_NEXT}") from None
 
 
