@@ -135,7 +135,7 @@ class InfluenceIndex:
         Args:
             directory: an index made with `create`.
             model: where the model is now, if it has moved; how it is read, if its adapters have;
-                or the loaded model itself.
+                or the loaded model itself. Only what is named here is fetched from the hub.
             device: as in `create`.
             trust_remote_code: run code that comes with the model; an index never decides that.
 
@@ -153,6 +153,10 @@ class InfluenceIndex:
             settings = model if isinstance(model, ModelConfig) else settings
         config = replace(store.config, model=settings)
         index = cls(store, config, device)
+        if isinstance(model, ModelConfig):
+            index.reader.named = model.name, *model.adapters
+        elif isinstance(model, str):
+            index.reader.named = (model,)
         if isinstance(model, LanguageModel):
             index.reader.use(model, given=True)
         return index

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from forvalue_index.errors import FingerprintError, InputError
 from forvalue_index.features.recipe import RECIPES
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder
+from forvalue_index.forward.loading import on_this_machine
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.records import Encoded, Sample
 from forvalue_index.store import Store, digest
@@ -30,6 +31,7 @@ class Reader:
         self.config = config
         self._device = device
         self._lm: LanguageModel | None = None
+        self.named: Collection[str] = ()  # models that the user named: others are not fetched
         self._given = False  # whether the model was handed over, and not loaded by its name
         self._encoder: Encoder | None = None
         self._vectoriser: Vectoriser | None = None
@@ -57,7 +59,7 @@ class Reader:
     def lm(self) -> LanguageModel:
         """The model, loaded and checked against the fingerprint when it is first needed."""
         if self._lm is None:
-            self.use(load_model(self.config.model, self._device))
+            self.use(load_model(on_this_machine(self.config.model, self.named), self._device))
         assert self._lm is not None
         return self._lm
 

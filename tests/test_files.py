@@ -247,7 +247,7 @@ def test_every_option_that_names_a_file_refuses_a_pipe_without_a_writer(
         [*build, str(data), "--chat", "--chat-template", str(pipe)],
         ["add", str(pipe), *at],
         ["remove", *at, "--keys-file", str(pipe)],
-        ["query", *at, "--image", str(pipe), "--prompt", "a", "--response", "b"],
+        ["query", *at, "--data", str(pipe)],
         ["score", *at, "--targets", str(pipe)],
         ["preview", str(pipe), *model],
     ):

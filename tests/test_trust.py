@@ -11,6 +11,8 @@ import signal
 import socket
 import sqlite3
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -108,6 +110,18 @@ def no_hang(seconds: int = 60) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def edit(directory: Path, column: str, values: dict[str, Any]) -> None:
+    """Changes what an index says of itself, under a checksum that fits."""
+    columns = "config", "fingerprint", "created_at"
+    with closing(sqlite3.connect(directory / "catalog.db")) as raw:
+        found = raw.execute(f"SELECT {', '.join(columns)} FROM index_info").fetchone()
+        texts = dict(zip(columns, found, strict=True))
+        texts[column] = json.dumps(json.loads(texts[column]) | values)
+        sealed = seal_info(*texts.values())
+        raw.execute(f"UPDATE index_info SET {column} = ?, checksum = ?", [texts[column], sealed])
+        raw.commit()
 
 
 # -- links and special files -------------------------------------------------------------------
@@ -268,14 +282,7 @@ def test_the_name_of_the_vectoriser_leads_nowhere_else(
 ) -> None:
     (received / "vectoriser-..").mkdir()
     shutil.copy(next(received.glob("vectoriser-*.safetensors")), outside / "v.safetensors")
-    with closing(sqlite3.connect(received / "catalog.db")) as raw:
-        config, text, made = raw.execute(
-            "SELECT config, fingerprint, created_at FROM index_info"
-        ).fetchone()
-        text = json.dumps(json.loads(text) | {"vectoriser": "../../outside/v"})
-        sealed = seal_info(config, text, made)
-        raw.execute("UPDATE index_info SET fingerprint = ?, checksum = ?", [text, sealed])
-        raw.commit()
+    edit(received, "fingerprint", {"vectoriser": "../../outside/v"})
     with (
         InfluenceIndex.open(received, model=lm) as index,
         pytest.raises(CorruptIndexError, match="as a file in"),
@@ -385,6 +392,49 @@ def test_a_server_that_was_named_is_reached(
     with pytest.raises(ForvalueError, match="cannot open the catalogue"):
         InfluenceIndex.open(received)
     assert was_reached(server)
+
+
+FETCHING = """
+import sys
+from click.testing import CliRunner
+from forvalue_index.cli import main
+index, data, other = sys.argv[1:]
+query = ["query", "--prompt", "a", "--response", "b", "--index"]
+for command in (
+    [*query, index], ["add", data, "--index", index], ["preview", data, "--index", index],
+    [*query, other],
+):
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 1, done.output
+    assert "the index names it, and it is not on this machine" in done.stderr, done.stderr
+print("nothing was fetched", flush=True)
+CliRunner().invoke(main, [*query, index, "--model", "stranger/model"])
+"""
+
+
+def test_no_directory_causes_a_model_to_be_fetched(
+    received: Path, server: socket.socket, tmp_path: Path
+) -> None:
+    hub = f"http://127.0.0.1:{server.getsockname()[1]}"
+    data, other = tmp_path / "rows.jsonl", tmp_path / "other"
+    data.write_text(json.dumps(NEW) + "\n")
+    shutil.copytree(received, other)
+    with InfluenceIndex.open(received) as index:
+        known = index.config.to_json()["model"]
+    edit(received, "config", {"model": known | {"name": "stranger/model"}})
+    edit(other, "config", {"model": known | {"adapters": ["stranger/adapter"]}})
+    process = subprocess.Popen(
+        [sys.executable, "-c", FETCHING, str(received), str(data), str(other)],
+        env=os.environ | {"HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_TOKEN": SECRET},
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"nothing was fetched\n"
+        assert not was_reached(server)
+        server.settimeout(60)  # what the user named is asked for
+        server.accept()[0].close()
+        process.kill()
 
 
 NAMED = "postgresql+psycopg://me@db.example:5432/rows?sslmode=verify-full"
