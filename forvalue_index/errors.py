@@ -20,9 +20,36 @@ A message says what happened, with both values, and what to do next.
 
 from __future__ import annotations
 
+import re
+
+_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+_SECRETS = (
+    re.compile(r"(?P<kept>\w://[^\s:/@]*:)\S*@"),
+    re.compile(r"(?P<kept>\b\w*(?:password|passwd|pwd)=)[^\s&'\")]+", re.IGNORECASE),
+)
+_PLAIN = "\xa0\u3000\u200c\u200d"  # spaces, and what joins letters: no commands to a terminal
+
+
+def one_line(text: str) -> str:
+    """Returns a message on one line: line breaks become spaces, other control characters escapes.
+
+    What is in it may come from a file, a server or another package.
+    """
+    folded = _BREAK.sub(" ", masked(text).strip())
+    return "".join(c if c.isprintable() or c in _PLAIN else ascii(c)[1:-1] for c in folded)
+
+
+def masked(text: str) -> str:
+    """Returns a text in which the passwords of URLs are asterisks."""
+    text = _SECRETS[0].sub(r"\g<kept>***@", text)
+    return _SECRETS[1].sub(r"\g<kept>***", text)
+
 
 class ForvalueError(Exception):
-    """Base of every error that a caller may want to catch."""
+    """Base of every error that a caller may want to catch. As text it is one line."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class InputError(ForvalueError):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from forvalue_index import adding, asking, explaining, responding, upkeep
 from forvalue_index.adding import AddReport, Progress
+from forvalue_index.catalog.address import name_catalog, parse_url, shown
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.config import (
     PAIR_RANKS,
@@ -34,7 +35,7 @@ from forvalue_index.data.columns import guess_format
 from forvalue_index.data.formatting import settled
 from forvalue_index.data.images import with_images
 from forvalue_index.data.readers import Data, open_rows
-from forvalue_index.directory import is_index, require_empty
+from forvalue_index.directory import is_index, require_empty, url_of
 from forvalue_index.errors import (
     IndexMissingError,
     InputError,
@@ -91,7 +92,8 @@ class InfluenceIndex:
             vector: how a sample becomes a vector.
             catalog: URL of a PostgreSQL database for rows and metadata, such as
                 postgresql+psycopg://user@host/name; default: SQLite, in `directory`. It is kept in
-                `directory`, for its owner's eyes only.
+                `directory`, for its owner's eyes only, and named to this machine: `open` connects
+                to no other server (see `forvalue_index.catalog.address`).
             device: "cpu", "cuda" or "cuda:1"; default: CUDA when there is one.
 
         Raises:
@@ -99,6 +101,8 @@ class InfluenceIndex:
             ModelError: the model cannot be loaded, or its head is not understood.
         """
         path = Path(directory)
+        if catalog is not None:
+            name_catalog(catalog)
         require_empty(path)
         model = _known(model)
         if isinstance(model, LanguageModel):
@@ -133,7 +137,7 @@ class InfluenceIndex:
         Args:
             directory: an index made with `create`.
             model: where the model is now, if it has moved; how it is read, if its adapters have;
-                or the loaded model itself.
+                or the loaded model itself. Only what is named here is fetched from the hub.
             device: as in `create`.
             trust_remote_code: run code that comes with the model; an index never decides that.
 
@@ -150,6 +154,8 @@ class InfluenceIndex:
         elif isinstance(given, ModelConfig):
             settings = given
         index = cls(store, replace(store.config, model=settings), device)
+        if isinstance(given, ModelConfig):
+            index.reader.named = given.name, *given.adapters
         if isinstance(given, LanguageModel):
             try:
                 index.reader.use(given, given=True)
@@ -185,6 +191,8 @@ class InfluenceIndex:
             raise InputError("give a device or devices, not both")
         device = names[0] if names else device
         path = Path(directory)
+        if catalog is not None:
+            name_catalog(catalog)
         existed, made = path.exists(), not is_index(path)
         if made:
             require_empty(path)
@@ -198,6 +206,7 @@ class InfluenceIndex:
                     path, model, format=format, vector=vector, catalog=catalog, device=device
                 )
             else:
+                _require_catalog(path, catalog)
                 index = cls.open(path, model=model, device=device)
             try:
                 if not made:
@@ -644,6 +653,15 @@ class InfluenceIndex:
     def dim(self) -> int:
         """Length of a stored vector; 0 as long as the index is empty."""
         return self.store.dim
+
+
+def _require_catalog(directory: Path, catalog: str | None) -> None:
+    """Makes sure that a build that goes on was begun with the same catalogue, if one is named."""
+    found = shown(parse_url(url_of(directory)))
+    if catalog is not None and (place := shown(parse_url(catalog))) != found:
+        raise IndexMissingError(
+            f"{directory} keeps its rows in {found}, not in {place}: choose a new directory"
+        )
 
 
 def _known(model: Any) -> ModelConfig | LanguageModel:

@@ -10,13 +10,12 @@ import base64
 import binascii
 import hashlib
 import io
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forvalue_index.errors import CorruptIndexError, DependencyError, RowError
+from forvalue_index.files import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -111,10 +110,7 @@ def read(path: Path, source: str) -> bytes:
         RowError: it cannot be read, is no file, or is too large.
     """
     try:
-        # What is no file, such as a pipe or a device, may have no end, or keep one waiting.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise RowError(source, f"image {shown(path)} is not a file")
+        with open_regular(path) as file:
             data = file.read(LARGEST_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

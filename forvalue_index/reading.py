@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from threading import RLock
 from typing import Any
@@ -18,6 +18,7 @@ from forvalue_index.errors import FingerprintError, InputError
 from forvalue_index.features.recipe import RECIPES
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder, Refused
+from forvalue_index.forward.loading import on_this_machine
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.records import Encoded, Sample
 from forvalue_index.store import Store, digest
@@ -38,6 +39,7 @@ class Reader:
         self._device = device
         self._loading = RLock()  # of what follows
         self._lm: LanguageModel | None = None
+        self.named: Collection[str] = ()  # models that the user named: others are not fetched
         self._given = False  # whether the model was handed over, and not loaded by its name
         self._encoder: Encoder | None = None
         self._vectoriser: Vectoriser | None = None
@@ -67,7 +69,8 @@ class Reader:
         """The model, loaded and checked against the fingerprint when it is first needed."""
         with self._loading:
             if self._lm is None:
-                self.use(load_model(self.config.model, self._device))
+                config = on_this_machine(self.config.model, self.named)
+                self.use(load_model(config, self._device))
             assert self._lm is not None
             return self._lm
 

@@ -32,18 +32,19 @@ from forvalue_index.directory import (
     DERIVED,
     SEGMENTS,
     discard,
+    files,
     is_index,
     require_empty,
     storing,
     url_of,
     vectoriser_file,
-    write_file,
 )
 from forvalue_index.errors import (
     CorruptIndexError,
     IndexMissingError,
     InputError,
 )
+from forvalue_index.files import TEMPORARY, atomic_write, open_own, sync_folder
 from forvalue_index.records import Encoded, Sample, StoredSample, listed
 from forvalue_index.search.derived import (
     DerivedInfo,
@@ -53,7 +54,7 @@ from forvalue_index.search.derived import (
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.intact import require_intact
 from forvalue_index.search.resident import Resident
-from forvalue_index.search.segments import orphans, sync_folder, write_segment
+from forvalue_index.search.segments import SUFFIX, orphans, write_segment
 from forvalue_index.view import View
 
 PAGE = 1000  # rows in memory at a time
@@ -89,10 +90,12 @@ class Store:
             directory: not there yet, or empty, or what an interrupted `create` left.
             config: what the index is made with.
             fingerprint: as much of it as is known before the first rows.
-            catalog: URL of a PostgreSQL database; default: SQLite, in the directory.
+            catalog: URL of a PostgreSQL database that was named before (`name_catalog`);
+                default: SQLite, in the directory.
 
         Raises:
             IndexMissingError: `directory` is not empty, or there is a catalogue at the URL.
+            InputError: `catalog` is not a URL of PostgreSQL, or was not named.
             StorageError: the directory cannot be written.
         """
         path = Path(directory)
@@ -102,9 +105,9 @@ class Store:
             with storing(path):
                 (path / SEGMENTS).mkdir(parents=True, exist_ok=True)
                 if catalog is not None:
-                    write_file(
-                        path / CATALOG_URL, catalog.encode(), mode=0o600
-                    )  # may hold a password
+                    # It may hold a password.
+                    with atomic_write(path / CATALOG_URL, text=True, mode=0o600) as file:
+                        file.write(catalog)
             return cls(path, Catalog.create(url_of(path), config.to_json(), fingerprint))
         except BaseException:
             discard(path, itself=not existed)
@@ -160,6 +163,7 @@ class Store:
             LockedError: another process has it; the message says who.
             StorageError: the disk is full.
         """
+        files(self.directory)
         lock = WriterLock(self.directory)
         with storing(self.directory):
             lock.acquire()
@@ -231,8 +235,9 @@ class Store:
         Until the second step the file counts for nothing, and the next attempt replaces it.
         """
         name = _hash(data)
-        with storing(self.directory):
-            write_file(self.directory / vectoriser_file(name), data)
+        path = vectoriser_file(self.directory, name)
+        with storing(self.directory), atomic_write(path) as file:
+            file.write(data)
         self.catalog.set_fingerprint(self.fingerprint | {"vectoriser": name} | figures)
 
     # -- reading -------------------------------------------------------------------------------
@@ -264,8 +269,12 @@ class Store:
         if not self.fitted:
             raise IndexMissingError(f"{self.directory} is empty: add rows with forvalue add")
         name = self.fingerprint["vectoriser"]
-        path = self.directory / vectoriser_file(name)
-        data = path.read_bytes() if path.is_file() else b""
+        path = vectoriser_file(self.directory, name)
+        try:
+            with open_own(path) as file:
+                data = file.read()
+        except OSError:
+            data = b""
         if _hash(data) != name:
             raise CorruptIndexError(
                 f"{path} is {'not what was committed' if data else 'missing'}: "
@@ -352,22 +361,27 @@ class Store:
     def orphans(self) -> list[Path]:
         """The files that count for nothing; while a writer is at work, some may be about to."""
         self.catalog.reload()
+        own = files(self.directory)
         found = orphans(self.directory / SEGMENTS, self.catalog.segments())
-        current = vectoriser_file(self.fingerprint["vectoriser"]) if self.fitted else None
-        found += [p for p in self.directory.glob(vectoriser_file("*")) if p.name != current]
-        # A reader may be writing checked.json at this moment.
-        found += [p for p in self.directory.glob("*.tmp") if not p.name.startswith(CHECKED)]
-        derived = self.directory / DERIVED
-        if derived.is_dir():
-            named = {info.file for info in self.derived()}
-            found += [p for p in derived.glob("*.faiss") if p.name not in named]
-            found += derived.glob("*.tmp")
+        named = {info.file for info in self.derived()}
+        if self.fitted:
+            named.add(vectoriser_file(self.directory, self.fingerprint["vectoriser"]).name)
+        for path in own:
+            if path.parent == self.directory:
+                # A reader may be writing checked.json at this moment.
+                left = path.suffix == TEMPORARY and not path.name.startswith(CHECKED)
+                stray = left or path.match("vectoriser-*.safetensors")
+            else:
+                stray = path.parent.name == DERIVED and path.suffix in (SUFFIX, TEMPORARY)
+            if stray and path.name not in named:
+                found.append(path)
         return sorted(found)
 
     def sweep(self) -> list[Path]:
         """Deletes the files that count for nothing, and returns them. The caller holds the lock."""
         found = self.orphans()
-        for path in [*found, *self.directory.glob(f"{CHECKED}.*")]:
+        checked = [p for p in files(self.directory) if p.name.startswith(f"{CHECKED}.")]
+        for path in [*found, *checked]:
             path.unlink(missing_ok=True)
         for folder in {path.parent for path in found}:
             sync_folder(folder)
@@ -433,36 +447,32 @@ class Store:
             StorageError: a file cannot be written; neither is there then.
         """
         ids = view.where(where) if where else view.flat.ids
-        parts = [path.with_name(path.name + ".tmp") for path in (vectors, rows)]
-        try:
-            with storing(vectors.parent), parts[0].open("wb") as out, parts[1].open("w") as lines:
-                header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), self.dim)}
-                np.lib.format.write_array_header_1_0(out, header)
-                for block, values in view.flat.blocks(ids):
-                    out.write((values / np.float32(scale)).astype("<f4").tobytes())
-                    for start in range(0, len(block), PAGE):
-                        page = block[start : start + PAGE].tolist()
-                        for sample in view.samples(page).values():
-                            lines.write(json.dumps(asdict(sample), ensure_ascii=True) + "\n")
-            with storing(vectors.parent):
-                parts[0].replace(vectors)
-                parts[1].replace(rows)
-        finally:
-            for part in parts:
-                part.unlink(missing_ok=True)
+        with (
+            storing(vectors.parent),
+            atomic_write(vectors) as out,
+            atomic_write(rows, text=True) as lines,
+        ):
+            header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), self.dim)}
+            np.lib.format.write_array_header_1_0(out, header)
+            for block, values in view.flat.blocks(ids):
+                out.write((values / np.float32(scale)).astype("<f4").tobytes())
+                for start in range(0, len(block), PAGE):
+                    page = block[start : start + PAGE].tolist()
+                    for sample in view.samples(page).values():
+                        lines.write(json.dumps(asdict(sample), ensure_ascii=True) + "\n")
+            out.flush()  # both have found room before one of them counts
         return len(ids), self.dim
 
     def info(self) -> dict[str, Any]:
         """Returns what is kept and what it was made with, as JSON values."""
         segments = self.catalog.segments()
-        files = [path.stat() for path in self.directory.rglob("*") if path.is_file()]
         return {
             "directory": str(self.directory),
             "samples": len(self),
             "removed": len(self.catalog.removed_ids()),
             "dim": self.dim,
             "segments": len(segments),
-            "bytes": sum(file.st_size for file in files),
+            "bytes": sum(path.stat().st_size for path in files(self.directory)),
             "vector_bytes": sum(segment.bytes for segment in segments),
             "retained_energy": self.catalog.retained_energy(),
             "derived": [info.to_json() for info in self.derived()],
@@ -485,8 +495,9 @@ def migrate(directory: str | Path) -> tuple[str | None, str]:
     path = Path(directory)
     if not is_index(path):
         raise IndexMissingError(f"{path} is not an index: make one with forvalue build")
+    url = url_of(path)
     with storing(path), WriterLock(path):
-        return migrations.upgrade(url_of(path))
+        return migrations.upgrade(url)
 
 
 def digest(value: dict[str, Any]) -> str:

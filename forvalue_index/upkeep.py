@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from forvalue_index.catalog.lock import was_interrupted
-from forvalue_index.directory import DERIVED, SEGMENTS, storing
+from forvalue_index.directory import DERIVED, SEGMENTS, files, storing
 from forvalue_index.errors import CorruptIndexError, ForvalueError, InputError, LockedError
+from forvalue_index.files import path_in, sync_folder
 from forvalue_index.records import Segment
 from forvalue_index.search.derived import (
     DerivedInfo,
@@ -27,7 +28,7 @@ from forvalue_index.search.derived import (
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.making import Progress as Making
 from forvalue_index.search.making import extend_derived, make_derived
-from forvalue_index.search.segments import sync_folder, verify_segment, write_segment
+from forvalue_index.search.segments import SUFFIX, verify_segment, write_segment
 from forvalue_index.store import Store
 
 TARGET = 32 * 2**20
@@ -130,7 +131,7 @@ def _rewrite(store: Store, flat: FlatSearch, old: Sequence[Segment]) -> None:
     energy = sum(share * n for share, n in shares) / len(ids) if len(ids) else None
     catalog.replace_segments([segment.name for segment in old], new, retained_energy=energy)
     for segment in old:
-        (folder / segment.name).unlink(missing_ok=True)
+        path_in(folder, segment.name, SUFFIX).unlink(missing_ok=True)
     sync_folder(folder)
 
 
@@ -312,4 +313,4 @@ def _stray(store: Store) -> list[str]:
 
 
 def _bytes(store: Store) -> int:
-    return sum(path.stat().st_size for path in store.directory.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in files(store.directory))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("repeatable")
+
+_CONFIG = tempfile.TemporaryDirectory(prefix="config")
+os.environ["XDG_CONFIG_HOME"] = _CONFIG.name  # the catalogues that a test names
 
 pytest_plugins = ("catalogs", "derived_data", "indexes")  # whose fixtures several files share
 

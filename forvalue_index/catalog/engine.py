@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 
+from forvalue_index.catalog.address import parse_url, shown
 from forvalue_index.errors import (
     CorruptIndexError,
     DependencyError,
@@ -78,18 +78,13 @@ def make_engine(url: str | URL, *, create: bool = False, foreign_keys: bool = Tr
         InputError: `url` is not a database URL, or of another kind of database.
         DependencyError: the driver is not installed.
     """
-    try:
-        parsed = make_url(url)
-        backend = parsed.get_backend_name()
-    except (ArgumentError, ValueError) as error:
-        raise InputError(
-            f"{url!r} is not a database URL: write sqlite:///FILE or postgresql+psycopg://..."
-        ) from error
+    parsed = parse_url(url)
+    backend = parsed.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
         raise InputError(f"a catalogue cannot be on {backend!r}: use sqlite or postgresql")
     if backend == "sqlite":
         if parsed.database in (None, "", ":memory:"):
-            raise InputError(f"catalogue {url!r} has no file: write sqlite:///FILE")
+            raise InputError(f"catalogue {shown(parsed)} has no file: write sqlite:///FILE")
         if not create and not Path(str(parsed.database)).is_file():
             raise IndexMissingError(
                 f"no index here: {parsed.database} does not exist. "
@@ -99,11 +94,10 @@ def make_engine(url: str | URL, *, create: bool = False, foreign_keys: bool = Tr
     shared = backend == "sqlite" and not create and not _writable(file)
     try:
         own = {"creator": lambda: _connect(file), "poolclass": NullPool} if shared else {}
-        engine = create_engine(parsed, **own)
+        engine = create_engine(parsed, hide_parameters=True, **own)
     except (ArgumentError, ValueError, TypeError) as error:
-        place = parsed.render_as_string(hide_password=True)
         raise InputError(
-            f"the options of {place} cannot be used ({error}): correct them"
+            f"the options of {shown(parsed)} cannot be used ({error}): correct them"
         ) from error
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise DependencyError(
@@ -194,18 +188,30 @@ def _set_up_sqlite(engine: Engine, foreign_keys: bool, shared: bool) -> None:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         if not shared:
-            cursor.execute("PRAGMA journal_mode = WAL")
             cursor.execute("PRAGMA synchronous = FULL")
             cursor.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
         cursor.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+        cursor.execute("PRAGMA trusted_schema = OFF")  # the file may come from somebody else
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get(_WRITES, False)
+        if writes is not False:
+            _use_log(connection)
         # A reader that turns writer midway cannot wait for the other writer: say so at once.
         if writes is not None:
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _use_log(connection: Connection) -> None:
+    """Gives a database a write-ahead log, if it has none: only a writer may change its file.
+
+    It never has a journal beside it: one from somebody else could name a file to delete.
+    """
+    if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
+        connection.exec_driver_sql("PRAGMA journal_mode = MEMORY")
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
 
 
 def _set_up_postgresql(engine: Engine) -> None:
@@ -382,4 +388,4 @@ def place_of(engine: Engine) -> str:
     """Where the catalogue is, for messages: SQLite's file, or the URL without its password."""
     if engine.name == "sqlite":
         return str(engine.url.database)
-    return engine.url.render_as_string(hide_password=True)
+    return shown(engine.url)

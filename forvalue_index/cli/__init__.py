@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from forvalue_index.cli import render
 from forvalue_index.cli.ask import ask
 from forvalue_index.cli.audit import audit
 from forvalue_index.cli.build import add, build
@@ -26,7 +27,7 @@ from forvalue_index.cli.preview import preview
 from forvalue_index.cli.query import query
 from forvalue_index.cli.score import score
 from forvalue_index.cli.select import select
-from forvalue_index.errors import ForvalueError, out_of_memory
+from forvalue_index.errors import ForvalueError, one_line, out_of_memory
 
 
 class _Group(click.Group):
@@ -35,6 +36,9 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.ClickException as error:  # it may quote the name of a file, or a URL
+            error.message = one_line(error.message or "")  # type: ignore[misc]
+            raise
         except ForvalueError as error:
             if ctx.params.get("debug"):
                 raise
@@ -65,6 +69,7 @@ def main(debug: bool) -> None:
       forvalue build train.jsonl --index my.index --model path/to/model
       forvalue query --index my.index --prompt "Who wrote it?" --response " Ada."
     """
+    render.show_warnings()
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars are for people
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from forvalue_index import errors
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatting import texts_of
 from forvalue_index.data.images import of_pictures
@@ -26,8 +28,16 @@ if TYPE_CHECKING:
     from forvalue_index.adding import AddReport
     from forvalue_index.search.derived import DerivedInfo
 
-notes = Console(stderr=True, highlight=False)
-"""Where progress and notes go."""
+
+class Notes(Console):
+    """Where progress and notes go: nothing in a text commands the terminal."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints texts, with what would command a terminal written out."""
+        super().print(*(visible(o) if isinstance(o, str) else o for o in objects), **options)
+
+
+notes = Notes(stderr=True, highlight=False)
 
 _PLAIN = "\n\t\xa0\u3000\u200c\u200d"
 """Lines, spaces, and what joins letters: not printable by Python's rule, but no command either."""
@@ -36,6 +46,20 @@ _PLAIN = "\n\t\xa0\u3000\u200c\u200d"
 def console() -> Console:
     """Returns where results go."""
     return Console(highlight=False)
+
+
+class _Warnings(logging.Handler):
+    """Shows the warnings of this package as notes, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        notes.print(errors.one_line(record.getMessage()), markup=False, soft_wrap=True)
+
+
+def show_warnings() -> None:
+    """Has the warnings of this package shown from now on."""
+    log = logging.getLogger("forvalue_index")
+    if not log.handlers:
+        log.addHandler(_Warnings(logging.WARNING))
 
 
 def json_line(value: Any) -> None:

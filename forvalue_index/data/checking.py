@@ -21,6 +21,7 @@ from forvalue_index.data.formatting import identity, key_of, texts_of
 from forvalue_index.data.rows import Rows
 from forvalue_index.data.spool import keeping
 from forvalue_index.errors import InputError, KeyConflictError, RowError
+from forvalue_index.files import atomic_write
 from forvalue_index.records import Row
 
 _REJECTED = "the list of unusable rows"
@@ -90,12 +91,10 @@ class Rejects:
         if not len(self):
             path.unlink(missing_ok=True)
             return
-        temporary = path.with_name(path.name + ".tmp")
         with keeping(_REJECTED):
             self._file.seek(0)
-        with temporary.open("wb") as file:
+        with atomic_write(path) as file:
             shutil.copyfileobj(self._file, file)
-        temporary.replace(path)
 
 
 def _json(value: object) -> bytes | None:

@@ -10,12 +10,13 @@ import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from forvalue_index.data.tables import require_arrow
 from forvalue_index.errors import InputError, StorageError
+from forvalue_index.files import atomic_write
 from forvalue_index.records import Row
 
 _PAGE = 1000  # rows in memory at a time
@@ -54,10 +55,9 @@ def write_rows(path: Path, rows: Iterable[Row], *, spreadsheet: bool = False) ->
         StorageError: the file cannot be written.
     """
     check_suffix(path)
-    with _complete(path) as part:
-        if path.suffix == ".csv":
-            return _csv(part, rows, spreadsheet)
-        return _WRITERS[path.suffix](part, rows)
+    if path.suffix == ".csv":
+        return _csv(path, rows, spreadsheet)
+    return _WRITERS[path.suffix](path, rows)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -66,26 +66,26 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    with _complete(path) as part:
-        part.write_text(text, encoding="utf-8", errors="replace")
+    with complete(path, text=True) as out:
+        out.write(text)
 
 
 @contextmanager
-def _complete(path: Path) -> Iterator[Path]:
-    """Gives a file to write that takes the name `path` in the end, or goes."""
-    part = path.with_name(path.name + ".tmp")
+def complete(path: Path, *, text: bool = False) -> Iterator[IO[Any]]:
+    """Gives a file to write that is complete under its name after the block, or not there.
+
+    Raises:
+        StorageError: the file cannot be written; what was there stays.
+    """
     try:
-        yield part
-        part.replace(path)
+        with atomic_write(path, text=text) as out:
+            yield out
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
-def _jsonl(part: Path, rows: Iterable[Row]) -> int:
-    with part.open("w", encoding="utf-8") as out:
+def _jsonl(path: Path, rows: Iterable[Row]) -> int:
+    with complete(path, text=True) as out:
         return _lines(out, rows)
 
 
@@ -96,7 +96,7 @@ def _lines(out: IO[str], rows: Iterable[Row]) -> int:
     return count
 
 
-def _csv(part: Path, rows: Iterable[Row], spreadsheet: bool = False) -> int:
+def _csv(path: Path, rows: Iterable[Row], spreadsheet: bool = False) -> int:
     def cell(value: Any) -> Any:
         text = _json_text(value)
         if spreadsheet and isinstance(value, str) and value.startswith(_FORMULA):
@@ -106,8 +106,7 @@ def _csv(part: Path, rows: Iterable[Row], spreadsheet: bool = False) -> int:
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
         columns: dict[str, None] = {}
         count = _lines(spool, _noting(rows, columns))
-        # Half a surrogate pair has no form in UTF-8.
-        with part.open("w", encoding="utf-8", errors="replace", newline="") as out:
+        with complete(path, text=True) as out:
             writer = csv.writer(out)
             writer.writerow(columns)
             for row in _again(spool):
@@ -115,8 +114,8 @@ def _csv(part: Path, rows: Iterable[Row], spreadsheet: bool = False) -> int:
     return count
 
 
-def _parquet(part: Path, rows: Iterable[Row]) -> int:
-    pa = require_arrow(part.name)
+def _parquet(path: Path, rows: Iterable[Row]) -> int:
+    pa = require_arrow(path.name)
     from pyarrow.parquet import ParquetWriter
 
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
@@ -127,7 +126,7 @@ def _parquet(part: Path, rows: Iterable[Row]) -> int:
             for name, known in types.items():
                 types[name] = _common_type(known, [row.get(name) for row in page])
         schema = pa.schema([(_utf8(name), kind or pa.string()) for name, kind in types.items()])
-        with ParquetWriter(part, schema) as writer:
+        with complete(path) as out, ParquetWriter(out, schema) as writer:
             for page in _pages(_again(spool)):
                 values = {
                     _utf8(name): [row.get(name) if kind else _text(row.get(name)) for row in page]

@@ -8,6 +8,7 @@ from pickle import UnpicklingError
 from typing import Any, TypeAlias
 
 from forvalue_index.errors import DependencyError, ForvalueError, ModelError
+from forvalue_index.files import require_no_special
 from forvalue_index.forward.tokenizer import PICKLED, first_line
 
 AdapterSet: TypeAlias = "list[tuple[str | None, float]]"
@@ -36,6 +37,7 @@ def load_adapters(
     for number, path in enumerate(paths):
         name = f"adapter{number}"
         try:
+            require_no_special(Path(path))
             settings = PeftConfig.from_pretrained(path)
             if settings.is_prompt_learning:
                 raise ModelError(

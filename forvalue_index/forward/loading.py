@@ -5,13 +5,15 @@ Loading is transformers' own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,6 +23,7 @@ from transformers import (
 
 from forvalue_index.config import ModelConfig
 from forvalue_index.errors import DependencyError, ForvalueError, ModelError
+from forvalue_index.files import require_no_special
 from forvalue_index.forward.spread import require_accelerate
 from forvalue_index.forward.tokenizer import PICKLED, first_line, load_tokenizer, task_of
 
@@ -54,6 +57,7 @@ def load_pretrained(config: ModelConfig, device: torch.device | None) -> tuple[A
     if device is None:
         require_accelerate()
     with load_errors(config.name):
+        require_no_special(Path(config.name))
         settings = AutoConfig.from_pretrained(config.name, **shared)
         task = task_of(config, settings)
         tokenizer, processor = load_tokenizer(config.name, task, **shared)
@@ -75,6 +79,32 @@ def load_pretrained(config: ModelConfig, device: torch.device | None) -> tuple[A
             "be random; get the complete checkpoint"
         )
     return (model.to(device) if placed is None else model), tokenizer, processor
+
+
+def on_this_machine(config: ModelConfig, named: Collection[str] = ()) -> ModelConfig:
+    """Returns settings with the hub's folder on this machine for each id: nothing is fetched.
+
+    Args:
+        config: what an index names, which may come from somebody else.
+        named: ids and paths that the user has named, which stay as they are.
+
+    Raises:
+        ModelError: a model or an adapter is not on this machine.
+    """
+
+    def folder(name: str, revision: str | None = None) -> str:
+        if name in named or Path(name).exists():
+            return name
+        try:
+            return snapshot_download(name, revision=revision, local_files_only=True)
+        except (OSError, ValueError):  # it is not there, or is no id
+            raise ModelError(
+                f"cannot load model {name}: the index names it, and it is not on this machine; if "
+                "you know it, give it as --model, or fetch it with `hf download`"
+            ) from None
+
+    adapters = tuple(map(folder, config.adapters))
+    return replace(config, name=folder(config.name, config.revision), adapters=adapters)
 
 
 def _require_whole_model(name: str) -> None:

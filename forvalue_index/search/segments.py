@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.errors import CorruptIndexError, ModelError
+from forvalue_index.files import TEMPORARY, atomic_write, open_own, own_files, path_in
 from forvalue_index.records import Segment
-from forvalue_index.search.backend import faiss
+from forvalue_index.search.backend import faiss, read_index
 
 SUFFIX = ".faiss"
-_TEMPORARY = ".tmp"
 _FP16_MAX = 65504.0
 
 
@@ -103,38 +102,34 @@ def write_segment(
     index = lib.IndexIDMap(quantiser)
     index.add_with_ids(np.ascontiguousarray(vectors[order]), ids[order])
 
-    path = Path(folder) / name
-    size, sha256 = write_index(index, path.with_name(name + _TEMPORARY), lambda _: path)
+    size, sha256 = write_index(index, Path(folder), lambda _: name)
     return Segment(name, len(ids), size, sha256)
 
 
-def write_index(index: Any, temporary: Path, named: Callable[[str], Path]) -> tuple[int, str]:
+def write_index(index: Any, folder: Path, named: Callable[[str], str]) -> tuple[int, str]:
     """The size and sha256 of a FAISS index that was written, complete and safe on disk.
 
-    It is written to `temporary` and renamed to what `named` makes of its sha256.
+    Its name in the folder is what `named` makes of its sha256.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written; `temporary` is gone then.
+        OSError: the disk is full, or the folder cannot be written; nothing is left then.
     """
     sha256, size = hashlib.sha256(), 0
-    try:
-        with temporary.open("wb") as file:
 
-            def write(data: bytes) -> int:
-                nonlocal size
-                sha256.update(data)
-                size += len(data)
-                return file.write(data)
+    def path() -> Path:
+        return folder / named(sha256.hexdigest())
 
-            lib = faiss()
-            lib.write_index(index, lib.PyCallbackIOWriter(write))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(named(sha256.hexdigest()))
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(temporary.parent)
+    with atomic_write(folder / f"new{SUFFIX}", named=path) as file:
+
+        def write(data: bytes) -> int:
+            nonlocal size
+            sha256.update(data)
+            size += len(data)
+            written: int = file.write(data)
+            return written
+
+        lib = faiss()
+        lib.write_index(index, lib.PyCallbackIOWriter(write))
     return size, sha256.hexdigest()
 
 
@@ -148,12 +143,11 @@ def open_segment(folder: str | Path, segment: Segment, dim: int) -> OpenSegment:
             it and what differs.
     """
     lib = faiss()
-    path = Path(folder) / segment.name
+    path = path_in(folder, segment.name, SUFFIX)
     size = _size(path)
     _same(path, "bytes", size, segment.bytes)
     try:
-        # Unlike IO_FLAG_MMAP, which is for inverted lists and here copies the whole file.
-        index = lib.read_index(str(path), lib.IO_FLAG_MMAP_IFC)
+        index = read_index(path, mapped=True)
     except (RuntimeError, MemoryError) as error:
         reason = str(error).splitlines()[0]
         raise CorruptIndexError(f"{path} cannot be read ({reason}): {_NEXT}") from error
@@ -181,11 +175,11 @@ def verify_segment(
 
     `ids` are those that the catalogue has for it, tombstones included, in any order.
     """
-    path = Path(folder) / segment.name
     problems: list[str] = []
     try:
+        path = path_in(folder, segment.name, SUFFIX)
         _same(path, "bytes", _size(path), segment.bytes)
-        with path.open("rb") as file:
+        with open_own(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 != segment.sha256:
             problems.append(f"{path} has sha256 {sha256}, but {segment.sha256} was committed")
@@ -216,20 +210,13 @@ def orphans(folder: str | Path, segments: Iterable[Segment]) -> list[Path]:
     Only the holder of the writer's lock may remove them: another one's may be about to count.
     """
     names = {segment.name for segment in segments}
+    if not Path(folder).is_dir():  # each of its files is missing then
+        return []
     return sorted(
         path
-        for path in Path(folder).iterdir()
-        if path.suffix in (SUFFIX, _TEMPORARY) and path.name not in names
+        for path in own_files(Path(folder))
+        if path.suffix in (SUFFIX, TEMPORARY) and path.name not in names
     )
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in `folder` safe on disk; a new file's name is not before that."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _NEXT = "see `forvalue verify`, restore the file from a copy, or build again"
@@ -273,7 +260,7 @@ def _unstorable(largest: float) -> str:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CorruptIndexError(f"{path} is missing: {_NEXT}") from None
 
 
