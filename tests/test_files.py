@@ -248,7 +248,7 @@ def test_every_option_that_names_a_file_refuses_a_pipe_without_a_writer(
         ["add", str(pipe), *at],
         ["remove", *at, "--keys-file", str(pipe)],
         ["query", *at, "--data", str(pipe)],
-        ["score", *at, "--targets", str(pipe)],
+        ["score", *at, "--data", str(pipe)],
         ["preview", str(pipe), *model],
     ):
         done = CliRunner().invoke(main, command)
