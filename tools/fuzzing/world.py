@@ -212,7 +212,8 @@ def told(error: BaseException, operation: str) -> str:
         if "forvalue_index" in name.parts:
             place = f" at {name.name}:{trace.tb_lineno}"
         trace = trace.tb_next
-    return f"traceback: {type(error).__name__}{place}: {operation}: {' '.join(str(error).split())[:300]}"
+    reason = " ".join(str(error).split())[:300]
+    return f"traceback: {type(error).__name__}{place}: {operation}: {reason}"
 
 
 # -- judging -----------------------------------------------------------------------------------
