@@ -368,8 +368,8 @@ class Store:
             named.add(vectoriser_file(self.directory, self.fingerprint["vectoriser"]).name)
         for path in own:
             if path.parent == self.directory:
-                # A reader may be writing checked.json at this moment.
-                left = path.suffix == TEMPORARY and not path.name.startswith(CHECKED)
+                # A reader may be writing what it has checked at this moment.
+                left = path.suffix == TEMPORARY and not path.name.startswith("checked")
                 stray = left or path.match("vectoriser-*.safetensors")
             else:
                 stray = path.parent.name == DERIVED and path.suffix in (SUFFIX, TEMPORARY)
@@ -380,7 +380,7 @@ class Store:
     def sweep(self) -> list[Path]:
         """Deletes the files that count for nothing, and returns them. The caller holds the lock."""
         found = self.orphans()
-        checked = [p for p in files(self.directory) if p.name.startswith(f"{CHECKED}.")]
+        checked = [p for p in files(self.directory) if p.match(f"checked*{TEMPORARY}")]
         for path in [*found, *checked]:
             path.unlink(missing_ok=True)
         for folder in {path.parent for path in found}:

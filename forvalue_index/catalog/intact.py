@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -54,6 +53,7 @@ from forvalue_index.catalog.seals import (
     xor,
 )
 from forvalue_index.errors import CorruptIndexError
+from forvalue_index.files import atomic_write, open_own
 from forvalue_index.records import Segment
 
 MEMORY = "checked-catalog.json"
@@ -225,23 +225,15 @@ class Intact:
 
     def _remembered(self) -> Any:
         try:
-            return json.loads(self._memory.read_bytes())
+            with open_own(self._memory) as file:
+                return json.loads(file.read())
         except (OSError, ValueError, RecursionError):
             return None
 
     def _remember(self, state: FileState) -> None:
         """Losing it costs time, and it need not be writable."""
-        # Named as the temporary files of checked.json, which the next writer sweeps.
-        temporary = self._memory.with_name(f"checked.json.catalog.{os.getpid()}.tmp")
-        with suppress(OSError):
-            try:
-                temporary.unlink(missing_ok=True)
-                file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-                with os.fdopen(file, "w") as out:
-                    json.dump(state, out)
-                temporary.replace(self._memory)
-            finally:
-                temporary.unlink(missing_ok=True)
+        with suppress(OSError), atomic_write(self._memory, text=True) as file:
+            json.dump(state, file)
 
 
 # -- what is sealed --------------------------------------------------------------------------------
