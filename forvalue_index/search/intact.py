@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from forvalue_index.errors import CorruptIndexError
+from forvalue_index.machine import cores
 from forvalue_index.records import Segment
 
 _NEXT = "see `forvalue verify`, restore the file from a copy, or build again"
@@ -39,7 +40,7 @@ def require_intact(folder: str | Path, segments: Iterable[Segment], memory: Path
         seen[segment.name] = state = _state(path, segment)
         if known.get(segment.name) != state:
             unknown.append((path, segment))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets go of the interpreter
+    with ThreadPoolExecutor(cores()) as pool:  # hashing lets go of the interpreter
         for _ in pool.map(lambda item: _require_hash(*item), unknown):
             pass
     if known != seen:
