@@ -82,3 +82,24 @@ def test_no_energy_is_no_error() -> None:
     vectors, retained = projection(torch.zeros(2, 50))
     assert torch.equal(vectors, torch.zeros(2, 8))
     assert torch.equal(retained, torch.zeros(2))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("alike", [False, True])
+def test_few_numbers_of_few_rows_are_the_best_direction_first(
+    dim: int, n: int, alike: bool
+) -> None:
+    data = np.repeat(sketches(1, 8, 1), n, axis=0) if alike else sketches(n, 8, 8)
+    projection = fit_projection(data, dim, 0, CPU)
+    assert projection.matrix.shape == (8, dim)
+    assert projection.learned == max(1, min(int(LEARNED * dim), 1 if alike else n))
+    vectors, retained = projection(torch.from_numpy(data))
+    assert torch.isfinite(projection.matrix).all() and torch.isfinite(vectors).all()
+    _, values, directions = np.linalg.svd(data)
+    best = (data @ directions[0]) ** 2
+    assert vectors[:, 0].square().numpy() == pytest.approx(
+        best, rel=1e-3, abs=1e-4 * float(values[0])
+    )
+    assert 0 < projection.expected <= 1 + 1e-5
+    assert (retained <= 1 + 1e-5).all()
