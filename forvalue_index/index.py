@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from forvalue_index import adding, asking, explaining, responding, upkeep
+from forvalue_index import adding, asking, explaining, machine, responding, upkeep
 from forvalue_index.adding import AddReport, Progress
 from forvalue_index.catalog.address import name_catalog, parse_url, shown
 from forvalue_index.catalog.catalog import Catalog
@@ -553,7 +552,8 @@ class InfluenceIndex:
             factory: a FAISS factory string, such as "IVF1024,SQ8"; default: what suits the number
                 of samples, their vectors and the memory.
             rank: as in `query`; the index for "dot" also serves "decorrelated".
-            memory: bytes that it may take; default: half of what the machine has.
+            memory: bytes that it may take; default: half of what this process may take, which a
+                container may limit.
             progress: called with a stage, steps done and steps in all.
 
         Raises:
@@ -568,8 +568,8 @@ class InfluenceIndex:
             )
         reason = "as requested"
         if factory is None:
-            machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-            factory, reason = auto_factory(len(self), self.dim, memory or machine // 2)
+            memory = memory or machine.memory() // 2
+            factory, reason = auto_factory(len(self), self.dim, memory)
             if factory == "Flat":
                 return None, reason
         return upkeep.optimize(self.store, factory, rank, progress), reason

@@ -68,9 +68,11 @@ def test_rows_that_are_there_cost_no_forward_pass(
     def refuse(*_: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("forvalue_index.index.load_model", refuse)
+    monkeypatch.setattr("forvalue_index.reading.load_model", refuse)
     report = again.add(rows)
     assert (report.added, report.skipped, report.samples) == (0, 30, 30)
+    with pytest.raises(AssertionError, match="the model was loaded"):
+        again.add([rows[0] | {"id": "new"}])
 
 
 def test_other_content_under_a_known_key_is_refused(index: InfluenceIndex, rows: list[Row]) -> None:

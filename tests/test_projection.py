@@ -100,3 +100,24 @@ def test_nothing_that_is_multiplied_lies_where_numpy_put_it() -> None:
     kept = [block for n in range(1, 40) for block in _blocks(sketches(n, 7, 3), CPU)]
     kept += [_random(n, 3, 0) for n in range(1, 40)]
     assert not any(numbers.data_ptr() % 64 for numbers in kept)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("alike", [False, True])
+def test_few_numbers_of_few_rows_are_the_best_direction_first(
+    dim: int, n: int, alike: bool
+) -> None:
+    data = np.repeat(sketches(1, 8, 1), n, axis=0) if alike else sketches(n, 8, 8)
+    projection = fit_projection(data, dim, 0, CPU)
+    assert projection.matrix.shape == (8, dim)
+    assert projection.learned == max(1, min(int(LEARNED * dim), 1 if alike else n))
+    vectors, retained = projection(torch.from_numpy(data))
+    assert torch.isfinite(projection.matrix).all() and torch.isfinite(vectors).all()
+    _, values, directions = np.linalg.svd(data)
+    best = (data @ directions[0]) ** 2
+    assert vectors[:, 0].square().numpy() == pytest.approx(
+        best, rel=1e-3, abs=1e-4 * float(values[0])
+    )
+    assert 0 < projection.expected <= 1 + 1e-5
+    assert (retained <= 1 + 1e-5).all()

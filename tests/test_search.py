@@ -59,6 +59,20 @@ def test_search_is_the_exact_top_k(
         np.testing.assert_array_equal(scores, sign * want_scores)
 
 
+@pytest.mark.parametrize("dim", [1, 2, 3, 4, 7, 16, 24, 100])
+def test_equal_vectors_of_any_length_come_in_the_order_of_their_ids(
+    dim: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    vectors = np.repeat(rng.standard_normal((2, dim)).astype(np.float32), 8, axis=0)
+    flat = FlatSearch(tmp_path, write(tmp_path, [(np.arange(16), vectors)]), dim)
+    for query in rng.standard_normal((20, 1, dim)).astype(np.float32):
+        scores, found = flat.search(query, 3)
+        first = 0 if flat.scores(query)[1][0, 0] > flat.scores(query)[1][0, 8] else 8
+        assert found.tolist() == [[first, first + 1, first + 2]]
+        assert scores.tolist() == [[flat.scores(query)[1][0, first]] * 3]
+
+
 def test_real_numbers_agree_with_numpy(tmp_path: Path) -> None:
     vectors, queries, ids = random(300), random(20, seed=1), np.arange(300)
     flat = FlatSearch(

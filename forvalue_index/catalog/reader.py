@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +14,7 @@ from sqlalchemy import Connection, Engine, select
 
 from forvalue_index.catalog.engine import place_of, reading
 from forvalue_index.catalog.fields import fields_of, values_of
-from forvalue_index.catalog.filters import Condition, parse_condition
+from forvalue_index.catalog.filters import Condition, Decisions, parse_condition
 from forvalue_index.catalog.intact import (
     FIGURES,
     TEXTS,
@@ -51,7 +52,7 @@ FORMAT = 1
 """Of the segment files and of what the fingerprint means; the tables have their revision."""
 
 CHUNK = 4000  # values in one IN (...): below every database's limit
-PAGE = 10_000  # rows that a scan of all of them holds at a time
+PAGE = 500  # rows that a scan of all of them holds at a time: few, as they may be long
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,9 +311,8 @@ class CatalogReader:
     def where(self, conditions: Iterable[Condition | str]) -> NDArray[np.int64]:
         """Ids of the live samples whose rows meet all `conditions`, ascending [n].
 
-        The database takes the fields out of the rows, Python compares them (`filters` has the
-        rules): of 100,000 rows of 1 KB 0.3 s on SQLite, 1.3 s on PostgreSQL, where parsing all of
-        each row in Python takes 1.2 s more.
+        The database takes the fields out of the rows, Python decides once for each distinct value
+        (`filters` has the rules). `tools/bench_filters.py` measures what it costs.
 
         Args:
             conditions: such as "source=math"; with none of them, all live samples.
@@ -323,35 +323,27 @@ class CatalogReader:
         """
         wanted = [parse_condition(c) if isinstance(c, str) else c for c in conditions]
         self._believe()
-        # Most fields that are worth a condition have few values: each is looked at once.
-        answers: list[dict[str, bool]] = [{} for _ in wanted]
+        decisions = [Decisions(condition) for condition in wanted]
         found: list[int] = []
-        seen, total = [False] * len(wanted), 0
+        total = 0
         live = SampleTable.removed_at.is_(None)
-        whole, texts = fields_of(self._engine, wanted)
-        statement = select(SampleTable.id, whole, *texts).where(live)
+        statement = select(SampleTable.id, *fields_of(self._engine, wanted)).where(live)
         with reading(self._engine) as connection:
+            if not wanted:
+                return ids_where(connection, live)
             rows = connection.execution_options(yield_per=PAGE).execute(statement)
-            for id, row, *values in rows:
-                total += 1
-                if row is not None:
-                    values = values_of(json.loads(row), wanted)
-                met = True
-                for i, text in enumerate(values):
-                    if text is None:
-                        met &= wanted[i].met_without()
-                        continue
-                    seen[i] = True
-                    answer = answers[i].get(text)
-                    if answer is None:
-                        answer = wanted[i].met_by(json.loads(text))
-                        if len(answers[i]) < PAGE:
-                            answers[i][text] = answer
-                    met &= answer
-                if met:
-                    found.append(id)
-        for condition, there in zip(wanted, seen, strict=True):
-            if total and not there:
+            for page in rows.partitions():
+                total += len(page)
+                ids, wholes, *columns = map(list, zip(*page, strict=True))
+                for place, row in enumerate(wholes):
+                    if row is not None:
+                        values = values_of(json.loads(row), wanted)
+                        for column, value in zip(columns, values, strict=True):
+                            column[place] = value
+                met = [d.of(texts) for d, texts in zip(decisions, columns, strict=True)]
+                found += compress(ids, map(all, zip(*met, strict=True)))
+        for condition, decided in zip(wanted, decisions, strict=True):
+            if total and not decided.seen:
                 raise InputError(
                     f"no sample has a field {condition.field!r}: the fields are "
                     f"{', '.join(self.fields())}"

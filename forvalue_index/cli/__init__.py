@@ -29,6 +29,20 @@ from forvalue_index.cli.score import score
 from forvalue_index.cli.select import select
 from forvalue_index.errors import ForvalueError, one_line, out_of_memory
 
+_GOES_ON = "what was committed is kept, and the same command continues from there"
+_INTERRUPTED = {
+    "build": _GOES_ON,
+    "add": _GOES_ON,
+    "compact": "segments that were rewritten are kept, and the same command continues from there",
+    "remove": "either all of the rows were removed or none",
+    "optimize": "queries use what they used before",
+    "verify": "nothing but derived indexes and files that count for nothing was touched",
+    "migrate": "it is done as a whole or not at all: run the same command again",
+    "evaluate": "no index was changed, and of lds, the runs that finished are kept in --work",
+    "demo": "run the same command again, with --index in another directory if it was given",
+}
+"""What is true of a command that Ctrl-C ended; of all others, that they change no index."""
+
 
 class _Group(click.Group):
     """Turns this package's errors into one line on stderr and exit code 1."""
@@ -51,9 +65,9 @@ class _Group(click.Group):
                 "same command again"
             ) from error
         except KeyboardInterrupt:
-            raise click.ClickException(
-                "interrupted; what was committed is kept, and the same command continues from there"
-            ) from None
+            name = ctx.invoked_subcommand or ""
+            after = _INTERRUPTED.get(name, "the index was not changed")
+            raise click.ClickException(f"interrupted; {after}") from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

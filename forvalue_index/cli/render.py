@@ -105,14 +105,19 @@ def hit_json(hit: Hit) -> dict[str, Any]:
 def hits_table(
     hits: Sequence[Hit],
     format: FormatConfig,
+    rank: str,
     title: Text | None = None,
     texts: Sequence[Text] | None = None,
 ) -> Table:
-    """Returns the hits of one query as a table; `texts`: what is shown of their samples."""
+    """Returns the hits of one query as a table; `texts`: what is shown of their samples.
+
+    The scores are headed by what they are: the influence, or the rank's name.
+    """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, expand=True)
     table.add_column("", justify="right", style="dim", no_wrap=True)
     exact = " (exact)" if hits and hits[0].exact else ""
-    table.add_column(f"influence{exact}", justify="right", no_wrap=True)
+    name = "influence" if rank == "dot" else rank
+    table.add_column(f"{name}{exact}", justify="right", no_wrap=True)
     table.add_column("key", style="cyan", no_wrap=True, max_width=18)
     table.add_column("sample", ratio=1)
     for number, hit in enumerate(hits):

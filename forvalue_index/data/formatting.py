@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ from forvalue_index.data.tokens import (
     cut,
     ids_of,
     one_thread_at_a_time,
+    shortened,
+    splits_at_spaces,
     tokenise,
 )
 from forvalue_index.errors import InputError, RowError
@@ -333,12 +336,31 @@ class Formatter:
         self, texts: Sequence[tuple[str, Row, Rendered | tuple[str, str]]]
     ) -> Iterator[Tokens | RowError]:
         """Yields the tokens of texts, or what is wrong with them."""
-        rendered = [(source, text) for source, _, text in texts if isinstance(text, Rendered)]
-        pairs = [text for _, _, text in texts if isinstance(text, tuple)]
+        rendered = [
+            (source, self._shortened(text))
+            for source, _, text in texts
+            if isinstance(text, Rendered)
+        ]
+        pairs = [
+            [self._shortened(Rendered(part, [])).text for part in text]
+            for _, _, text in texts
+            if isinstance(text, tuple)
+        ]
         yield from tokenise(self._tokenizer, rendered)
         ids = iter(ids_of(self._tokenizer, [text for pair in pairs for text in pair]))
         for _ in pairs:
             yield self._joined(next(ids), next(ids))
+
+    def _shortened(self, item: Rendered) -> Rendered:
+        """Returns a text without what is certain to be cut off; with images, as it is."""
+        if self._vision is not None:
+            return item
+        short = shortened(item, self._max_length)
+        return short if short is item or self._splits_at_spaces else item
+
+    @cached_property
+    def _splits_at_spaces(self) -> bool:
+        return splits_at_spaces(self._tokenizer)
 
     def _joined(self, prompt: list[int], response: list[int]) -> Tokens:
         """Returns the tokens of a prompt and a response."""
@@ -408,8 +430,8 @@ class Formatter:
         if not whole.scored[1:].any():
             return "no token belongs to the response, so there is nothing to score"
         return (
-            f"all its scored tokens are among the {len(whole.ids) - self._max_length} lost when "
-            f"it is cut to {self._max_length}: use --truncate unscored, or a larger --max-length"
+            f"all its scored tokens are among those lost when it is cut to {self._max_length}: use "
+            "--truncate unscored, or a larger --max-length"
         )
 
 

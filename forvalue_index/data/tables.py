@@ -6,6 +6,7 @@ A row is kept as JSON, so what JSON has no form for gets one here (`json_value`)
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
@@ -170,8 +171,8 @@ def require_distinct(columns: list[str], name: str) -> None:
     Raises:
         InputError: two have.
     """
-    for column in columns:
-        if columns.count(column) > 1:
+    for column, count in Counter(columns).items():
+        if count > 1:
             raise InputError(f"{name} has two columns named {column!r}: rename one of them")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from forvalue_index.files import atomic_write
 from forvalue_index.records import Row
 
 _PAGE = 1000  # rows in memory at a time
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
+_FORMULA = re.compile(r"'*[=+@\t\r\n＝＋－＠-]")  # what a spreadsheet would run
 
 
 def check_suffix(path: Path) -> None:
@@ -36,7 +37,7 @@ def check_suffix(path: Path) -> None:
         require_arrow(path.name)
 
 
-def write_rows(path: Path, rows: Iterable[Row], *, spreadsheet: bool = False) -> int:
+def write_rows(path: Path, rows: Iterable[Row], *, spreadsheet: bool = True) -> int:
     """Returns how many rows were written to `path`.
 
     Columns of CSV and Parquet are all fields of all rows, in the order in which they first come.
@@ -46,8 +47,9 @@ def write_rows(path: Path, rows: Iterable[Row], *, spreadsheet: bool = False) ->
     Args:
         path: ends in .jsonl, .csv or .parquet; replaced if it is there.
         rows: JSON values.
-        spreadsheet: for a person's spreadsheet: CSV cells that it would run as formulas are
-            preceded by an apostrophe.
+        spreadsheet: texts and column names of CSV that a spreadsheet would run as formulas, and
+            those with apostrophes before that, get an apostrophe in front: remove one from each
+            such cell to have the text back. False: for programs, as the texts are.
 
     Raises:
         InputError: as in `check_suffix`.
@@ -98,17 +100,16 @@ def _lines(out: IO[str], rows: Iterable[Row]) -> int:
 
 def _csv(path: Path, rows: Iterable[Row], spreadsheet: bool = False) -> int:
     def cell(value: Any) -> Any:
-        text = _json_text(value)
-        if spreadsheet and isinstance(value, str) and value.startswith(_FORMULA):
+        if spreadsheet and isinstance(value, str) and _FORMULA.match(value):
             return "'" + value
-        return text
+        return _json_text(value)
 
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
         columns: dict[str, None] = {}
         count = _lines(spool, _noting(rows, columns))
         with complete(path, text=True) as out:
             writer = csv.writer(out)
-            writer.writerow(columns)
+            writer.writerow(map(cell, columns))
             for row in _again(spool):
                 writer.writerow([cell(row.get(name)) for name in columns])
     return count

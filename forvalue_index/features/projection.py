@@ -61,14 +61,15 @@ def fit_projection(
     rank = min(dim + OVERSAMPLING, width)
     span = _span_of_few if len(sketches) <= rank else partial(_span_of_many, rank=rank, seed=seed)
     values, inside, directions = span(sketches, device=device)
-    n_learned = max(1, min(int(LEARNED * dim), int((values > 1e-9 * values[0]).sum())))
+    most = max(1, int(LEARNED * dim))
+    n_learned = max(1, min(most, int((values > 1e-9 * values[0]).sum())))
     learned = directions(n_learned)
     room = dim - n_learned
     rest = _random(width, room, seed + 1).to(device) / width**0.5
     rest -= learned @ (learned.T @ rest)
     # At weight 1 the random directions would estimate the inner products they miss without bias.
-    rest *= (RESIDUAL * width / room) ** 0.5
-    expected = _expected(inside, int(LEARNED * dim))
+    rest *= (RESIDUAL * width / max(room, 1)) ** 0.5  # one number has no room
+    expected = _expected(inside, most)
     return Projection(torch.cat([learned, rest], 1), n_learned, expected)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from forvalue_index.errors import CorruptIndexError
 from forvalue_index.files import atomic_write, open_own, path_in
+from forvalue_index.machine import cores
 from forvalue_index.records import Segment
 from forvalue_index.search.segments import SUFFIX
 
@@ -41,7 +41,7 @@ def require_intact(folder: str | Path, segments: Iterable[Segment], memory: Path
         seen[segment.name] = state = _state(path, segment)
         if known.get(segment.name) != state:
             unknown.append((path, segment))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets go of the interpreter
+    with ThreadPoolExecutor(cores()) as pool:  # hashing lets go of the interpreter
         for _ in pool.map(lambda item: _require_hash(*item), unknown):
             pass
     if known != seen:
