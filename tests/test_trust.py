@@ -357,7 +357,8 @@ def test_no_directory_causes_a_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("PGPASSWORD", SECRET)
-    url = f"postgresql+psycopg://u:{SECRET}@127.0.0.1:{server.getsockname()[1]}/d"
+    port = server.getsockname()[1]
+    url = f"postgresql+psycopg://u:{SECRET}@127.0.0.1:{port}/d?connect_timeout=2"
     leads_to(received, url)
     if empty:  # as what a killed build leaves
         for path in received.iterdir():
