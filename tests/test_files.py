@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -169,6 +171,22 @@ def test_a_full_disk_leaves_the_page_of_an_explanation(
         assert before is None or page.read_text() == before
     assert CliRunner().invoke(main, command).exit_code == 0
     assert page.read_text().rstrip().endswith("</html>")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("command", [["info"], ["list"], ["list", "--json"]])
+def test_what_is_printed_to_a_full_disk_is_one_line_of_error(
+    index: InfluenceIndex, command: list[str]
+) -> None:
+    index.close()
+    command = [sys.executable, "-m", "forvalue_index", *command, "--index", str(index.directory)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: what is printed cannot be written (No space left on device): make room and run "
+        "the command again\n"
+    )
 
 
 def test_a_full_disk_leaves_both_files_of_an_export(index: InfluenceIndex, tmp_path: Path) -> None:
