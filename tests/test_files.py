@@ -185,6 +185,14 @@ def test_a_full_disk_leaves_both_files_of_an_export(index: InfluenceIndex, tmp_p
     assert index.export(vectors, rows) == (30, 64)
 
 
+def test_an_export_that_cannot_be_says_why(index: InfluenceIndex, tmp_path: Path) -> None:
+    link = tmp_path / "link.npy"
+    link.symlink_to(tmp_path / "v.npy")
+    for vectors in (link, tmp_path / "not there" / "v.npy"):
+        with pytest.raises(StorageError, match=r"cannot be written .* put that right and run"):
+            index.export(vectors, tmp_path / "r.jsonl")
+
+
 def test_a_full_disk_leaves_what_a_derived_index_is(index: InfluenceIndex) -> None:
     index.optimize("SQ8")
     folder = index.directory / "derived"
