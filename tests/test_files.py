@@ -25,7 +25,13 @@ from forvalue_index.data.checking import Rejects
 from forvalue_index.data.readers import open_rows
 from forvalue_index.data.writers import write_rows, write_text
 from forvalue_index.errors import ForvalueError, RowError, StorageError, one_line
-from forvalue_index.files import atomic_write, open_input, open_own, open_regular
+from forvalue_index.files import (
+    atomic_write,
+    open_input,
+    open_own,
+    open_regular,
+    require_no_special,
+)
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.search.derived import read_info, write_info
 from forvalue_index.search.segments import write_segment
@@ -303,6 +309,9 @@ def test_a_pipe_among_the_files_of_a_folder_is_an_error(
         with pytest.raises(ForvalueError, match="it is not a regular file"):
             InfluenceIndex.create(tmp_path / "i", model, **SETTINGS)
         (model / "kept").replace(model / name)
+    (model / ".git").mkdir()
+    os.mkfifo(model / ".git" / "daemon.ipc")  # a clone that git watches
+    require_no_special(model)
     folder = tmp_path / "data"
     folder.mkdir()
     os.mkfifo(folder / "state.json")
