@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import sqlite3
@@ -286,6 +287,21 @@ def test_rows_are_read_whole_once(
         index.close()
     with InfluenceIndex.open(path) as index:
         assert len(list(index.rows("n>=3"))) == 26
+
+
+def test_rows_are_not_read_again_when_root_opens_the_log(
+    tmp_path: Path, lm: LanguageModel, sound: tuple[Path, dict[str, Any]], read: list[int]
+) -> None:
+    """SQLite of root gives the log to the owner of the database, who may have it already."""
+    shutil.copytree(sound[0], path := tmp_path / "index")
+    with InfluenceIndex.open(path, model=lm) as index:
+        index.add(NEW)
+        read.clear()
+        log = path / "catalog.db-wal"
+        assert log.stat().st_size
+        os.chown(log, log.stat().st_uid, log.stat().st_gid)
+        assert len(list(index.rows("n>=3"))) == 27
+        assert read == []
 
 
 def test_of_new_segments_only_they_are_read(
