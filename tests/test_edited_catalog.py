@@ -331,6 +331,22 @@ def test_an_edit_under_an_open_index_is_found(
             index.remove(["row-7"])
 
 
+def test_a_trigger_is_found_before_it_does_anything(
+    tmp_path: Path, lm: LanguageModel, sound: tuple[Path, dict[str, Any]]
+) -> None:
+    shutil.copytree(sound[0], path := tmp_path / "index")
+    with closing(sqlite3.connect(path / "catalog.db")) as database:
+        database.execute(
+            "CREATE TRIGGER empty AFTER UPDATE ON samples BEGIN DELETE FROM samples; END"
+        )
+    with InfluenceIndex.open(path, model=lm) as index:
+        assert "trigger empty" in "".join(index.verify())
+        for write in (lambda: index.remove(["row-5"]), lambda: index.add(NEW)):
+            with pytest.raises(CorruptIndexError, match="trigger empty, which no index has"):
+                write()
+        assert len(index.query(ASKED, k=100)) == 29
+
+
 # -- what is derived -------------------------------------------------------------------------------
 
 DERIVED: dict[str, tuple[str, Any]] = {
