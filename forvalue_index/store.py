@@ -52,7 +52,7 @@ from forvalue_index.search.derived import (
     read_info,
 )
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.intact import require_intact
+from forvalue_index.search.intact import States, require_intact
 from forvalue_index.search.resident import Resident
 from forvalue_index.search.segments import SUFFIX, orphans, write_segment
 from forvalue_index.view import View
@@ -70,6 +70,7 @@ class Store:
         self.directory = directory
         self.catalog = catalog
         self.config = IndexConfig.from_json(catalog.config)
+        self._checked: States = {}
         self._viewing = RLock()  # of the two below
         self._view: View | None = None
         self._resident: Resident | None = None  # outlives views: they share most vectors
@@ -329,7 +330,7 @@ class Store:
             snapshot = self.catalog.snapshot()
             folder = self.directory / SEGMENTS
             try:
-                require_intact(folder, snapshot.segments, self.directory / CHECKED)
+                require_intact(folder, snapshot.segments, self.directory / CHECKED, self._checked)
                 if self._resident is None:
                     self._resident = Resident(self.dim)
                 flat = FlatSearch(
