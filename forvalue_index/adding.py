@@ -199,13 +199,13 @@ def _fit(
         if progress is not None:
             progress("fitting", done, len(samples), 0)
 
-    vectoriser, encoded = fit_vectoriser(reader.lm, samples, reader.config.vector, report)
-    retained = vectoriser.projection.expected if vectoriser.projection else 1.0
+    fitted = fit_vectoriser(reader.lm, samples, reader.config.vector, report)
+    figures = {"retained": round(fitted.retained, 4), "fidelity": fitted.fidelity}
     reader.store.set_vectoriser(
-        vectoriser.to_bytes(), {"dim": vectoriser.dim, "retained": round(retained, 4)}
+        fitted.vectoriser.to_bytes(), {"dim": fitted.vectoriser.dim} | figures
     )
-    reader.vectoriser = vectoriser
-    return {sample.key: item for sample, item in zip(samples, encoded, strict=True)}
+    reader.vectoriser = fitted.vectoriser
+    return {sample.key: item for sample, item in zip(samples, fitted.encoded, strict=True)}
 
 
 def _samples(

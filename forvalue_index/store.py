@@ -57,7 +57,6 @@ from forvalue_index.search.derived import (
 )
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.intact import require_intact
-from forvalue_index.search.resident import Resident
 from forvalue_index.search.segments import orphans, sync_folder, write_segment
 
 PAGE = 1000  # rows in memory at a time
@@ -86,7 +85,6 @@ class Store:
         self.catalog = catalog
         self.config = IndexConfig.from_json(catalog.config)
         self._view: View | None = None
-        self._resident: Resident | None = None  # outlives views: they share most vectors
 
     # -- making, opening, closing --------------------------------------------------------------
 
@@ -143,7 +141,7 @@ class Store:
     def close(self) -> None:
         """Lets go of the catalogue and the segments."""
         self.catalog.close()
-        self._view = self._resident = None
+        self._view = None
 
     def destroy(self, *, itself: bool) -> None:
         """Deletes a store that was created and never filled; `itself`: the directory too.
@@ -204,14 +202,16 @@ class Store:
 
         Raises:
             StorageError: the disk is full; nothing was committed.
-            ModelError: a vector is not finite, or does not fit into float16.
+            ModelError: a vector is not finite, or does not fit into the float16 of 16 bits.
             KeyConflictError: a key is there already and not replaced.
         """
         first = self.catalog.next_id()
         ids = np.arange(first, first + len(samples), dtype=np.int64)
         vectors = np.stack([item.vector for item in encoded])
         with storing(self.directory):
-            segment = write_segment(self.directory / SEGMENTS, f"{first:012d}.faiss", ids, vectors)
+            segment = write_segment(
+                self.directory / SEGMENTS, f"{first:012d}.faiss", ids, vectors, self.bits
+            )
         stored = [
             StoredSample(
                 id=int(id),
@@ -261,6 +261,11 @@ class Store:
     def dim(self) -> int:
         """Length of a stored vector; 0 as long as nothing was added."""
         return int(self.fingerprint.get("dim", 0))
+
+    @property
+    def bits(self) -> int:
+        """Bits of a number of a stored vector."""
+        return self.config.vector.bits
 
     @property
     def fitted(self) -> bool:
@@ -414,11 +419,7 @@ class Store:
             folder = self.directory / SEGMENTS
             try:
                 require_intact(folder, snapshot.segments, self.directory / CHECKED)
-                if self._resident is None:
-                    self._resident = Resident(self.dim)
-                flat = FlatSearch(
-                    folder, snapshot.segments, self.dim, snapshot.removed, self._resident
-                )
+                flat = FlatSearch(folder, snapshot.segments, self.dim, snapshot.removed, self.bits)
             except CorruptIndexError:
                 # A compaction replaces files: it may have come between the two steps.
                 if self.catalog.generation() == snapshot.generation:
@@ -539,6 +540,8 @@ class Store:
             "samples": len(self),
             "removed": len(self.catalog.removed_ids()),
             "dim": self.dim,
+            "bits": self.bits,
+            "fidelity": self.fingerprint.get("fidelity"),
             "segments": len(segments),
             "bytes": sum(file.st_size for file in files),
             "vector_bytes": sum(segment.bytes for segment in segments),

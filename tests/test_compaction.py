@@ -124,7 +124,7 @@ def test_readers_go_on_during_a_compaction(
 
         return wrapped
 
-    monkeypatch.setattr(upkeep, "write_segment", step(upkeep.write_segment))
+    monkeypatch.setattr(upkeep, "write_codes", step(upkeep.write_codes))
     monkeypatch.setattr(Catalog, "replace_segments", step(Catalog.replace_segments))
     monkeypatch.setattr(Catalog, "vacuum", step(Catalog.vacuum))
     index.compact()

@@ -8,6 +8,7 @@ Estimates are unbiased over seeds. This module knows of no model; it sees factor
 from __future__ import annotations
 
 import heapq
+import math
 from abc import ABC, abstractmethod
 from typing import Self
 
@@ -20,7 +21,8 @@ from forvalue_index.features.tokens import Groups, TokenFactors
 
 SLOTS = 8  # vocabulary buckets that share a block, each with its own order of the hidden units
 PADDING = 2  # times as many tokens: so much padding is cheaper than a product for each sample
-MAX_HIDDEN = 256  # leading hidden directions that BlockSketch keeps
+MAX_HIDDEN = 256  # leading hidden directions that BlockSketch keeps, at most
+LOST = 0.01  # share of the states' energy that it may lose with the others
 
 
 class Sketch(ABC):
@@ -38,11 +40,14 @@ class Sketch(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
+    def fit(
+        cls, energy: Tensor, hidden_energy: Tensor, directions: Tensor, dim: int, seed: int
+    ) -> Self:
         """Returns a sketch of at most `dim` numbers.
 
         Args:
             energy: what each vocabulary entry adds to the squared length of an error, [v].
+            hidden_energy: what each direction adds to the squared length of a state, [d].
             directions: orthonormal hidden directions, the most important first, [d, d].
             dim: numbers in a sketch.
             seed: of all that is drawn.
@@ -52,6 +57,11 @@ class Sketch(ABC):
     @abstractmethod
     def dim(self) -> int:
         """Numbers in a sketch."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Numbers of a block; a sketch is whole blocks."""
 
     @abstractmethod
     def zeros(self, n_samples: int) -> Tensor:
@@ -89,10 +99,12 @@ class BlockSketch(Sketch):
         self._sources = (tensors["orders"] + negative * self._hidden).flatten()
 
     @classmethod
-    def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
+    def fit(
+        cls, energy: Tensor, hidden_energy: Tensor, directions: Tensor, dim: int, seed: int
+    ) -> Self:
         """Returns a sketch of `dim` numbers, rounded down to whole blocks."""
-        hidden = min(len(directions), MAX_HIDDEN, dim)
-        blocks = dim // hidden
+        hidden = min(len(directions), _needed(hidden_energy), dim)
+        blocks = min(dim // hidden, len(energy))
         slots = min(SLOTS, -(-len(energy) // blocks))
         draws = np.random.Generator(np.random.Philox(key=seed))
         tensors = {
@@ -112,6 +124,11 @@ class BlockSketch(Sketch):
     def dim(self) -> int:
         """Numbers in a sketch."""
         return self._blocks * self._hidden
+
+    @property
+    def width(self) -> int:
+        """Numbers of a block."""
+        return self._hidden
 
     def zeros(self, n_samples: int) -> Tensor:
         """Returns the state of `n_samples` samples with no tokens yet, [n, blocks, hidden]."""
@@ -154,7 +171,9 @@ class TensorSketch(Sketch):
         self._dim = int(tensors["dim"])
 
     @classmethod
-    def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
+    def fit(
+        cls, energy: Tensor, hidden_energy: Tensor, directions: Tensor, dim: int, seed: int
+    ) -> Self:
         """Returns a sketch of `dim` numbers; of the data it takes only their sizes."""
         vocabulary, hidden = len(energy), len(directions)
         # Raw Philox output is fixed by numpy's compatibility promise, unlike its distributions.
@@ -174,6 +193,11 @@ class TensorSketch(Sketch):
     def dim(self) -> int:
         """Numbers in a sketch."""
         return self._dim
+
+    @property
+    def width(self) -> int:
+        """Numbers of a block: any that fits, as all its numbers are of one kind."""
+        return math.gcd(self._dim, MAX_HIDDEN)
 
     def zeros(self, n_samples: int) -> Tensor:
         """Returns the state of `n_samples` samples with no tokens yet, [n_samples, S / 2 + 1]."""
@@ -237,6 +261,16 @@ def _add_together(
 
 
 SKETCHES: dict[str, type[Sketch]] = {"block": BlockSketch, "tensor": TensorSketch}
+
+
+def _needed(hidden_energy: Tensor) -> int:
+    """Returns how many hidden directions a block should have: a power of two, MAX_HIDDEN at most.
+
+    Fewer leave room for more blocks, so that less collides: as few as lose LOST of the energy.
+    """
+    shares = hidden_energy.sort(descending=True).values.double().cumsum(0)
+    kept = int((shares < (1 - LOST) * shares[-1]).sum()) + 1
+    return min(MAX_HIDDEN, 1 << (kept - 1).bit_length())
 
 
 def _deal(energy: NDArray[np.float64], blocks: int, slots: int) -> Tensor:

@@ -2,7 +2,9 @@
 
 The statistics of a few tokens settle recipe and sketch, then the sketches of all fitting samples
 give the projection, and with it those samples' vectors. The states of the first are kept, as many
-numbers as some layers of the model have, so that every sample goes through the model once.
+numbers as some layers of the model have, so that every sample goes through the model once; the
+sketches wait in a temporary file for the projection. Some of the samples are kept out of it: they
+tell how well rows are stored that it has not seen.
 """
 
 from __future__ import annotations
@@ -11,21 +13,40 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from forvalue_index.config import VectorConfig
 from forvalue_index.errors import StorageError
+from forvalue_index.features.codes import Codes
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Encoded, Sample
 
-BLOCK = 256  # sketches that are projected at a time
+BLOCK = 256  # sketches in memory at a time
 TOKENS_PER_DIMENSION = 32
 """Scored tokens for each hidden unit that the statistics are taken from."""
+
+KEPT_OUT = 8  # one of so many samples is not in the projection, at most MOST of them
+MOST = 256
+TOP = 10  # of the samples kept out, for each of them as a query
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A vectoriser, what it made of the samples it was fitted to, and how well it does."""
+
+    vectoriser: Vectoriser
+    encoded: list[Encoded]  # in the order of the samples
+    retained: float  # share of their energy that vectors of samples kept out hold
+    fidelity: dict[str, float] | None
+    """Of the samples that score highest by their sketches, the share that does by what is stored:
+    `top_10` and its standard `error`, over so many `queries`, all kept out; None: too few."""
 
 
 def fit_vectoriser(
@@ -33,8 +54,8 @@ def fit_vectoriser(
     samples: Sequence[Sample],
     config: VectorConfig,
     report: Callable[[int], None],
-) -> tuple[Vectoriser, list[Encoded]]:
-    """Returns a vectoriser that was fitted to samples, and the samples' vectors, in order.
+) -> Fitted:
+    """Returns a vectoriser that was fitted to samples, which stand in an order by chance.
 
     Raises:
         ModelError: the model gives NaN or infinity for a sample.
@@ -43,28 +64,68 @@ def fit_vectoriser(
     encoder = Encoder(lm)
     first = _first(samples, TOKENS_PER_DIMENSION * lm.head.hidden)
     weights = [checkpoint.weight for checkpoint in lm.checkpoints]
-    losses, done = np.zeros(len(samples)), 0
-    with _on_disk(len(samples), config.sketch_dim) as room:
-        statistics, known = encoder.read(first)
-        wide = Vectoriser.fit(config, statistics, weights)
-        sketches = room[:, : wide.dim]  # [n, S]
+    n, losses, done = len(samples), np.zeros(len(samples)), 0
+    out = min(n // KEPT_OUT, MOST)
+    statistics, known = encoder.read(first)
+    wide = Vectoriser.fit(config, statistics, weights)
+    with _on_disk(n, wide.dim) as sketches:
         for batch in encoder.encode(samples, wide, known):
             for position, item in batch:
                 sketches[position], losses[position] = item.vector, item.loss
             done += len(batch)
             report(done)
-        vectoriser = wide.fit_projection(config, sketches, lm.device)
-        encoded = []
-        for start in range(0, len(samples), BLOCK):
-            block = torch.from_numpy(np.array(sketches[start : start + BLOCK])).to(lm.device)
-            vectors, retained = (part.cpu().numpy() for part in vectoriser.project(block))
+        moments, norms = wide.moments(), np.empty(n, np.float32)
+        for part, block in _blocks(sketches, lm.device):
+            norms[part] = torch.linalg.vector_norm(block, dim=1).cpu().numpy()
+            moments.update(block[: max(0, n - out - part.start)])  # the last ones are kept out
+        vectoriser = wide.fit_projection(config, moments, norms)
+        encoded: list[Encoded] = []
+        for part, block in _blocks(sketches, lm.device):
+            vectors, retained = (item.cpu().numpy() for item in vectoriser.project(block))
             encoded += [
                 Encoded(vector, float(loss), float(np.linalg.norm(vector)), float(share))
-                for vector, loss, share in zip(
-                    vectors, losses[start : start + BLOCK], retained, strict=True
-                )
+                for vector, loss, share in zip(vectors, losses[part], retained, strict=True)
             ]
-    return vectoriser, encoded
+        vectors = np.stack([item.vector for item in encoded[n - out :] or encoded[:1]])
+        figures = fidelity(np.array(sketches[n - out :]), vectors, config.bits)
+    others = [item.retained for item in encoded[n - out :]]
+    if not out:
+        others = [item.retained for item in encoded]
+    return Fitted(vectoriser, encoded, float(np.mean(others)), figures)
+
+
+def fidelity(
+    sketches: NDArray[np.float32], vectors: NDArray[np.float32], bits: int
+) -> dict[str, float] | None:
+    """Returns what is stored of the TOP best of each sample among the others; None: too few.
+
+    Args:
+        sketches: [n, S], by which they are the best.
+        vectors: [n, dim], of the same samples.
+        bits: of a number that is stored.
+    """
+    n = len(sketches)
+    if n < 2 * TOP + 1:
+        return None
+    codes = Codes(vectors.shape[1], bits)
+    true = sketches @ sketches.T
+    stored = vectors @ codes.decode(codes.encode(vectors)).T
+    best = []
+    for scores in (true, stored):
+        np.fill_diagonal(scores, -np.inf)
+        best.append(np.argsort(-scores, axis=1, kind="stable")[:, :TOP])
+    kept = [len(np.intersect1d(a, b)) / TOP for a, b in zip(*best, strict=True)]
+    return {
+        "top_10": round(float(np.mean(kept)), 4),
+        "error": round(float(np.std(kept, ddof=1) / n**0.5), 4),
+        "queries": n,
+    }
+
+
+def _blocks(sketches: NDArray[np.float32], device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+    for start in range(0, len(sketches), BLOCK):
+        part = slice(start, min(start + BLOCK, len(sketches)))
+        yield part, torch.from_numpy(np.array(sketches[part])).to(device)
 
 
 @contextmanager
