@@ -12,6 +12,7 @@ import pytest
 import tiny_vision
 import torch
 from conftest import save_model, tiny_tokenizer
+from forvalue_index.search.resident import gpus
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
@@ -19,7 +20,6 @@ from forvalue_index.analysis.gradients import gradient_scores
 from forvalue_index.config import ModelConfig
 from forvalue_index.forward.generation import Sampling
 from forvalue_index.records import Row
-from forvalue_index.search.resident import gpus
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 

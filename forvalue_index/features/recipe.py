@@ -47,15 +47,6 @@ class Recipe(ABC):
     def energy(statistics: TokenStatistics) -> Tensor:
         """Returns what each vocabulary entry adds to the squared length of an error, [v]."""
 
-    @staticmethod
-    def hidden_energy(statistics: TokenStatistics) -> Tensor:
-        """Returns what each direction of the statistics adds to a state's squared length, [d].
-
-        Here of whitened states.
-        """
-        values = statistics.directions()[0]
-        return values / (values + DAMPING * values.mean()).clamp_min(1e-30)
-
     @abstractmethod
     def __call__(self, tokens: TokenFactors) -> TokenFactors:
         """Returns the factors whose inner products are the influence under this recipe."""
@@ -75,11 +66,6 @@ class Raw(Recipe):
     def energy(statistics: TokenStatistics) -> Tensor:
         """Returns the mean squared error of each vocabulary entry, [v]."""
         return statistics.error_square
-
-    @staticmethod
-    def hidden_energy(statistics: TokenStatistics) -> Tensor:
-        """Returns what each direction adds to a state's squared length, [d]."""
-        return statistics.directions()[0]
 
     def __call__(self, tokens: TokenFactors) -> TokenFactors:
         """Returns the factors as they are."""

@@ -21,8 +21,7 @@ from forvalue_index.features.tokens import Groups, TokenFactors
 
 SLOTS = 8  # vocabulary buckets that share a block, each with its own order of the hidden units
 PADDING = 2  # times as many tokens: so much padding is cheaper than a product for each sample
-MAX_HIDDEN = 256  # leading hidden directions that BlockSketch keeps, at most
-LOST = 0.01  # share of the states' energy that it may lose with the others
+WIDTHS = (256, 128, 64, 32)  # leading hidden directions that BlockSketch may keep
 
 
 class Sketch(ABC):
@@ -41,16 +40,17 @@ class Sketch(ABC):
     @classmethod
     @abstractmethod
     def fit(
-        cls, energy: Tensor, hidden_energy: Tensor, directions: Tensor, dim: int, seed: int
+        cls, energy: Tensor, directions: Tensor, dim: int, seed: int, width: int = WIDTHS[0]
     ) -> Self:
         """Returns a sketch of at most `dim` numbers.
 
         Args:
             energy: what each vocabulary entry adds to the squared length of an error, [v].
-            hidden_energy: what each direction adds to the squared length of a state, [d].
             directions: orthonormal hidden directions, the most important first, [d, d].
             dim: numbers in a sketch.
             seed: of all that is drawn.
+            width: hidden directions that are kept, at most, where the kind of sketch cuts them:
+                with fewer there are more blocks, and less that collides.
         """
 
     @property
@@ -100,10 +100,10 @@ class BlockSketch(Sketch):
 
     @classmethod
     def fit(
-        cls, energy: Tensor, hidden_energy: Tensor, directions: Tensor, dim: int, seed: int
+        cls, energy: Tensor, directions: Tensor, dim: int, seed: int, width: int = WIDTHS[0]
     ) -> Self:
         """Returns a sketch of `dim` numbers, rounded down to whole blocks."""
-        hidden = min(len(directions), _needed(hidden_energy), dim)
+        hidden = min(len(directions), width, dim)
         blocks = min(dim // hidden, len(energy))
         slots = min(SLOTS, -(-len(energy) // blocks))
         draws = np.random.Generator(np.random.Philox(key=seed))
@@ -172,7 +172,7 @@ class TensorSketch(Sketch):
 
     @classmethod
     def fit(
-        cls, energy: Tensor, hidden_energy: Tensor, directions: Tensor, dim: int, seed: int
+        cls, energy: Tensor, directions: Tensor, dim: int, seed: int, width: int = WIDTHS[0]
     ) -> Self:
         """Returns a sketch of `dim` numbers; of the data it takes only their sizes."""
         vocabulary, hidden = len(energy), len(directions)
@@ -197,7 +197,7 @@ class TensorSketch(Sketch):
     @property
     def width(self) -> int:
         """Numbers of a block: any that fits, as all its numbers are of one kind."""
-        return math.gcd(self._dim, MAX_HIDDEN)
+        return math.gcd(self._dim, WIDTHS[0])
 
     def zeros(self, n_samples: int) -> Tensor:
         """Returns the state of `n_samples` samples with no tokens yet, [n_samples, S / 2 + 1]."""
@@ -261,16 +261,6 @@ def _add_together(
 
 
 SKETCHES: dict[str, type[Sketch]] = {"block": BlockSketch, "tensor": TensorSketch}
-
-
-def _needed(hidden_energy: Tensor) -> int:
-    """Returns how many hidden directions a block should have: a power of two, MAX_HIDDEN at most.
-
-    Fewer leave room for more blocks, so that less collides: as few as lose LOST of the energy.
-    """
-    shares = hidden_energy.sort(descending=True).values.double().cumsum(0)
-    kept = int((shares < (1 - LOST) * shares[-1]).sum()) + 1
-    return min(MAX_HIDDEN, 1 << (kept - 1).bit_length())
 
 
 def _deal(energy: NDArray[np.float64], blocks: int, slots: int) -> Tensor:

@@ -22,7 +22,9 @@ from torch import Tensor
 
 from forvalue_index.config import VectorConfig
 from forvalue_index.errors import StorageError
+from forvalue_index.features.closed_form import influence
 from forvalue_index.features.codes import Codes
+from forvalue_index.features.sketch import WIDTHS
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import LanguageModel
@@ -31,6 +33,9 @@ from forvalue_index.records import Encoded, Sample
 BLOCK = 256  # sketches in memory at a time
 TOKENS_PER_DIMENSION = 32
 """Scored tokens for each hidden unit that the statistics are taken from."""
+
+COMPARED = 1536  # scored tokens of the samples by which the width of the sketch is chosen, about
+FEW = 8  # samples; fewer choose nothing
 
 KEPT_OUT = 8  # one of so many samples is not in the projection, at most MOST of them
 MOST = 256
@@ -67,7 +72,11 @@ def fit_vectoriser(
     n, losses, done = len(samples), np.zeros(len(samples)), 0
     out = min(n // KEPT_OUT, MOST)
     statistics, known = encoder.read(first)
-    wide = Vectoriser.fit(config, statistics, weights)
+    wide = _best_width(
+        encoder,
+        _first(samples, COMPARED),
+        [Vectoriser.fit(config, statistics, weights, width) for width in _widths(lm, config)],
+    )
     with _on_disk(n, wide.dim) as sketches:
         for batch in encoder.encode(samples, wide, known):
             for position, item in batch:
@@ -92,6 +101,37 @@ def fit_vectoriser(
     if not out:
         others = [item.retained for item in encoded]
     return Fitted(vectoriser, encoded, float(np.mean(others)), figures)
+
+
+def _widths(lm: LanguageModel, config: VectorConfig) -> list[int]:
+    """Returns the widths of sketches that differ for a model, the greatest first."""
+    if config.sketch != "block":
+        return [WIDTHS[0]]
+    return [WIDTHS[0], *(width for width in WIDTHS[1:] if width < lm.head.hidden)]
+
+
+def _best_width(
+    encoder: Encoder, samples: Sequence[Sample], choices: Sequence[Vectoriser]
+) -> Vectoriser:
+    """Returns the choice whose sketches are truest to the exact form, of the first checkpoint.
+
+    The recipe and the data decide whether more hidden directions or more blocks tell more.
+    Truest: the highest correlation of the influences of samples on each other.
+    """
+    if len(choices) == 1 or len(samples) < FEW:
+        return choices[0]
+    _, tokens = next(iter(encoder.factors(samples, choices[0].parts[0].recipe)))
+    off = ~torch.eye(tokens.n_samples, dtype=torch.bool, device=tokens.hidden.device)
+    exact = influence(tokens, tokens)[off]
+
+    def truth(choice: Vectoriser) -> float:
+        state = choice.zeros(tokens.n_samples)
+        choice.parts[0].sketch.update(state, tokens)
+        sketches = choice.parts[0].sketch.finish(state)
+        found = (sketches @ sketches.T)[off]
+        return float(torch.corrcoef(torch.stack([found, exact]))[0, 1].nan_to_num(-1))
+
+    return max(choices, key=truth)
 
 
 def fidelity(
