@@ -28,7 +28,7 @@ from forvalue_index.records import Row
 from forvalue_index.search.derived import DerivedSearch
 
 KEYED = FormatConfig(key_field="id")
-SMALL = VectorConfig(dim=64, sketch_dim=512)
+SMALL = VectorConfig(dim=512, sketch_dim=512)
 
 
 @pytest.fixture()

@@ -14,16 +14,22 @@ from torch import Tensor
 
 
 class Moments:
-    """The second moment of each block of sketches, summed as they come."""
+    """The second moment of each block of unit sketches, summed as they come."""
 
     def __init__(self, blocks: int, width: int, device: torch.device) -> None:
         self.n = 0  # sketches
         self.sums = torch.zeros(blocks, width, width, device=device)  # float32
 
     def update(self, sketches: Tensor) -> None:
-        """Takes in sketches [n, blocks * width]."""
+        """Takes in sketches [n, blocks * width], each at length 1.
+
+        Else a few long ones, as there are under the recipe `raw`, decide on all directions.
+        """
         blocks, width = self.sums.shape[:2]
-        rows = sketches.view(-1, blocks, width).transpose(0, 1)  # [blocks, n, width]
+        lengths = torch.linalg.vector_norm(sketches, dim=1, keepdim=True)
+        rows = (
+            (sketches / lengths.clamp_min(1e-30)).view(-1, blocks, width).transpose(0, 1)
+        )  # [blocks, n, width]
         self.sums.baddbmm_(rows.transpose(1, 2), rows)
         self.n += len(sketches)
 
