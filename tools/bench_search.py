@@ -37,6 +37,7 @@ import click
 import numpy as np
 import psutil
 import torch
+from forvalue_index.search.resident import WORTH, Resident, gpus
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -44,7 +45,6 @@ from rich.table import Table
 from forvalue_index.records import Segment
 from forvalue_index.search.backend import faiss
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.resident import WORTH, Resident, gpus
 from forvalue_index.search.segments import write_segment
 
 CHUNK = 8192

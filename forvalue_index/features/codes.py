@@ -74,12 +74,42 @@ class Codes:
         A number is its level less that in the middle, 2^(bits - 1) - 1/2, times the vector's scale.
         """
         rows, rest = self._rows(codes), self.bits - 1
+        if self.bits == 4 and self.dim % 8 == 0:
+            return _levels_of_4_bits(rows["high"], rows["low"])
         levels = np.unpackbits(rows["high"], axis=1, count=self.dim, bitorder="little") << rest
         low = np.unpackbits(rows["low"], axis=1, count=self.dim * rest, bitorder="little")
         low = low.reshape(len(rows), self.dim, rest)
         for bit in range(rest):
             levels |= low[:, :, bit] << bit
         return levels
+
+    def first_pass(self, codes: Bytes, deviations: float, weights: Floats | None = None) -> Bytes:
+        """Returns the codes of FAISS's `IndexRaBitQ` of one bit, [n, ceil(dim / 8) + 8].
+
+        The inner product of a query of length 1 with one of them, as FAISS has it, is the highest
+        that with the vector may be, `deviations` of the usual error above what its signs tell.
+
+        Args:
+            codes: [n, size].
+            deviations: of the error.
+            weights: [n], which the inner products are multiplied by; None: 1.
+        """
+        rows = np.empty((len(codes), (self.dim + 7) // 8 + 8), np.uint8)
+        factors = np.empty((len(codes), 2), np.float32)  # offset, scale
+        for start in range(0, len(codes), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            if self.bits == 16:
+                high, scale, error = _signs(self.decode(codes[part]).astype(np.float64))
+            else:
+                own = self._rows(codes[part])
+                high, scale, error = own["high"], own["high_scale"], own["high_error"] / DEVIATIONS
+            rows[part, :-8] = high
+            factors[part, 0] = -2 * deviations * error
+            factors[part, 1] = scale
+        if weights is not None:
+            factors *= weights[:, None]
+        rows[:, -8:] = factors.view(np.uint8)
+        return rows
 
     def scales(self, codes: Bytes) -> Floats:
         """Returns the scale of every vector, [n]; not for 16 bits."""
@@ -103,20 +133,58 @@ class Codes:
         step[squares == 0] = 1
         found = np.clip(np.floor(exact / step[:, None]), -middle, middle - 1) + 0.5
         scale = _ratio(squares, np.einsum("nd,nd->n", found, exact))
-        # What a first pass takes for the vector: its signs, at the length that is right on average.
-        signs = np.where(exact > 0, 1.0, -1.0)
-        length = _ratio(squares, np.abs(exact).sum(1))
-        missed = np.linalg.norm(found * scale[:, None] - signs * length[:, None], axis=1)
+        _, high_scale, high_error = _signs(exact, found * scale[:, None])
         levels = (found + (middle - 0.5)).astype(np.uint8)
         bits = np.unpackbits(levels[:, :, None], axis=2, count=self.bits, bitorder="little")
         rows = np.zeros(len(vectors), self._row)
         rows["high"] = np.packbits(bits[:, :, rest], axis=1, bitorder="little")
         low = np.ascontiguousarray(bits[:, :, :rest]).reshape(len(vectors), -1)
         rows["low"] = np.packbits(low, axis=1, bitorder="little")
-        rows["high_scale"] = length * self.dim**0.5
-        rows["high_error"] = DEVIATIONS * missed / self.dim**0.5
+        rows["high_scale"] = high_scale
+        rows["high_error"] = DEVIATIONS * high_error
         rows["scale"] = scale
         return rows.view(np.uint8).reshape(len(vectors), -1)
+
+
+def _signs(
+    exact: NDArray[np.float64], stored: NDArray[np.float64] | None = None
+) -> tuple[Bytes, Floats, Floats]:
+    """Returns what the signs of vectors [n, dim] tell: bits, scale, usual error of a score.
+
+    The scale gives an inner product with the signs that is right on average; the error is that
+    against what is `stored` (default: the vectors), for a query of length 1.
+    """
+    dim = exact.shape[1]
+    length = _ratio(np.square(exact).sum(1), np.abs(exact).sum(1))  # [n]
+    signs = np.where(exact > 0, 1.0, -1.0)
+    missed = (exact if stored is None else stored) - signs * length[:, None]
+    bits = np.packbits(exact > 0, axis=1, bitorder="little")
+    return bits, length * dim**0.5, np.linalg.norm(missed, axis=1) / dim**0.5
+
+
+def _levels_of_4_bits(high: Bytes, low: Bytes) -> Bytes:
+    """Returns the levels [n, dim] of numbers whose highest bits and other three are apart.
+
+    By tables: 8 bits of the former are 8 levels, 12 bits of the latter 4.
+    """
+    ends = np.zeros((len(low), low.shape[1] + 1), np.uint8)  # 4 bytes are read at every third
+    ends[:, :-1] = low
+    steps = (ends.strides[0], 3)
+    words = np.ndarray((len(low), low.shape[1] // 3), np.dtype("<u4"), ends, strides=steps)
+    levels = _FOUR_LOW.take(words & 4095).astype(np.uint64)  # 8 levels in each
+    levels |= _FOUR_LOW.take((words >> 12) & 4095).astype(np.uint64) << np.uint64(32)
+    levels |= _EIGHT_HIGH.take(high)
+    return levels.view(np.uint8)
+
+
+_EIGHT_HIGH = (
+    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") << 3
+).view(np.uint64)[:, 0]
+_FOUR_LOW = (
+    (np.arange(4096, dtype=np.uint16)[:, None] >> np.arange(0, 12, 3, dtype=np.uint16) & 7)
+    .astype(np.uint8)
+    .view(np.uint32)[:, 0]
+)
 
 
 def _row(dim: int, bits: int) -> np.dtype[np.void]:

@@ -3,14 +3,17 @@
 Answers from the segments and tombstones it was opened with, whatever a writer does meanwhile.
 Knows nothing of rows, keys or models.
 
-The vectors are decoded a block at a time and multiplied with all queries. That is done in float64,
-so that a score does not depend on what else is in a block, and equal vectors have equal scores.
+A score is taken in float64, so that it does not depend on what else is compared, and equal vectors
+have equal scores. Most vectors need none: candidates for one query come from the highest bits of
+the codes (`first_pass.py`), for many from products of integers (`many.py`). Where what these leave
+open could be among the best, more candidates are taken, and at last all vectors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,11 +21,17 @@ from numpy.typing import ArrayLike, NDArray
 from forvalue_index.errors import CorruptIndexError, InputError
 from forvalue_index.features.codes import Bytes, Codes
 from forvalue_index.records import Segment
-from forvalue_index.search.parts import Ids, Scores, best_of
+from forvalue_index.search.first_pass import FirstPass
+from forvalue_index.search.many import MANY, propose_many
+from forvalue_index.search.parts import Ids, Scores, best_of, on_all_cores
 from forvalue_index.search.segments import open_segment
 
 _NUMBERS = 2**24  # of vectors that `blocks` holds at a time: 64 MiB
 _COMPARED = 2**21  # of vectors that are compared at a time: 16 MiB in float64
+_DECODED = 2**24  # of vectors that are compared with many queries at a time: 16 MiB of integers
+_FIRST = 128  # candidates of a query, beside those that are asked for
+_MORE = 6  # times as many, where they were not enough
+_SOME = 8  # candidates are looked for where they are fewer than one in so many vectors
 
 
 class FlatSearch:
@@ -47,6 +56,7 @@ class FlatSearch:
         ]
         # Of a million ids in order, as they mostly are, np.unique and np.setdiff1d take a second.
         every = np.concatenate([np.empty(0, np.int64), *(segment.ids for segment in opened)])
+        self._ids_at = every  # of the places
         self._order = None if _ascend(every) else np.argsort(every)
         if self._order is not None:
             every = every[self._order]
@@ -63,6 +73,8 @@ class FlatSearch:
         gone = np.unique(np.asarray(removed, np.int64))
         self._live = every[~_among(every, gone)] if len(gone) else every
         self._tabled: tuple[ArrayLike, Scores] | None = None  # the last weights, as a table
+        self._lock = Lock()
+        self._passes: tuple[Scores | None, FirstPass] | None = None  # for the last table
 
     @property
     def ntotal(self) -> int:
@@ -112,6 +124,60 @@ class FlatSearch:
             return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         if opponents:
             queries = -queries  # exactly the negated inner products, so -score is exact too
+        scores, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        left = np.arange(len(queries))
+        if len(queries) >= MANY and _SOME * k < len(live):
+            left = self._among_many(queries, k, live, table, scores, ids)
+        for i in left.tolist():
+            if not self._among_few(queries[i], k, live, table, scores[i], ids[i]):
+                scores[i], ids[i] = self._among_all(queries[i : i + 1], k, live, table)
+        return (-scores if opponents else scores), ids
+
+    def _among_many(
+        self, queries: Scores, k: int, live: Ids, table: Scores | None, scores: Scores, ids: Ids
+    ) -> NDArray[np.intp]:
+        """Fills in the k best of queries together; returns those of which it is not sure."""
+        step = max(1, _DECODED // self.dim)
+        blocks = (
+            (live[s : s + step], self._data(live[s : s + step])) for s in range(0, len(live), step)
+        )
+        found, most = propose_many(self.codes, blocks, queries, k + max(8, k // 4), table)
+        ids[:], scores[:] = self._best_of(queries, found, k, table)
+        return np.flatnonzero(~(most < scores[:, -1]))
+
+    def _among_few(
+        self, query: Scores, k: int, live: Ids, table: Scores | None, scores: Scores, ids: Ids
+    ) -> bool:
+        """Fills in the k best of one query; returns whether it is sure of them."""
+        m = _FIRST + 2 * k
+        wanted = None if len(live) == len(self._every) else self._places(live)
+        while _SOME * m < len(live):
+            places, most = self._first_pass(table).propose(query, m, wanted)
+            found, best = self._best_of(query[None], self._ids_at[places][None], k, table)
+            if most < best[0, -1]:
+                ids[:], scores[:] = found[0], best[0]
+                return True
+            m *= _MORE
+        return False
+
+    def _best_of(
+        self, queries: Scores, ids: Ids, k: int, table: Scores | None
+    ) -> tuple[Ids, Scores]:
+        """Returns ids and scores of the k best of each query's candidates [q, m]."""
+        scores, ids = best_of([self._scored(queries, ids, table)], [ids], k)
+        return ids, scores
+
+    def _first_pass(self, table: Scores | None) -> FirstPass:
+        with self._lock:
+            if self._passes is None or self._passes[0] is not table:
+                weights = None if table is None else _padded(table, self._ids_at)
+                self._passes = table, FirstPass(self.codes, self._opened, weights)
+            return self._passes[1]
+
+    def _among_all(
+        self, queries: Scores, k: int, live: Ids, table: Scores | None
+    ) -> tuple[Scores, Ids]:
+        """Returns scores and ids of the k best of each query, by comparing it with all."""
         best_scores = np.empty((len(queries), 0), np.float32)
         best_ids = np.empty((len(queries), 0), np.int64)
         for ids, scores in self._compared(queries, live, table):
@@ -122,7 +188,7 @@ class FlatSearch:
             best_scores, best_ids = best_of(
                 [best_scores, np.take_along_axis(scores, places, 1)], [best_ids, ids[places]], k
             )
-        return (-best_scores if opponents else best_scores), best_ids
+        return best_scores, best_ids
 
     def _compared(
         self, queries: Scores, ids: Ids, table: Scores | None
@@ -141,11 +207,7 @@ class FlatSearch:
             if table is not None:
                 scores *= table[block]
             if not np.isfinite(scores).all():
-                bad = block[~np.isfinite(scores).all(0)][0]
-                raise CorruptIndexError(
-                    f"the stored vector of sample {bad} has a score that is not finite: "
-                    "see `forvalue verify`"
-                )
+                raise _not_finite(block[~np.isfinite(scores).all(0)][0])
             yield block, scores
 
     def scores(self, queries: Scores, *, weights: ArrayLike | None = None) -> tuple[Ids, Scores]:
@@ -176,11 +238,22 @@ class FlatSearch:
             InputError: an id is not live, or as in `search`.
         """
         table = None if weights is None else self._table(weights)
-        queries, ids = self.checked(queries).astype(np.float64), np.asarray(ids, np.int64)
-        out = np.empty(ids.shape, np.float32)
-        for i, row in enumerate(ids):
-            out[i] = self.vectors(row).astype(np.float64) @ queries[i]
-        return out if table is None else out * table[ids]
+        ids = np.asarray(ids, np.int64)
+        self.data(ids[:0])
+        return self._scored(self.checked(queries), ids, table)
+
+    def _scored(self, queries: Scores, ids: Ids, table: Scores | None) -> Scores:
+        out, exact = np.empty(ids.shape, np.float32), queries.astype(np.float64)
+
+        def score(i: int) -> None:
+            out[i] = self.codes.decode(self._data(ids[i])).astype(np.float64) @ exact[i]
+
+        on_all_cores(score, range(len(ids)))
+        if table is not None:
+            out *= table[ids]
+        if not np.isfinite(out).all():
+            raise _not_finite(ids[~np.isfinite(out)][0])
+        return out
 
     def vectors(self, ids: ArrayLike) -> Scores:
         """The stored vectors of `ids` [m], in their order: [m, dim] float32.
@@ -206,15 +279,17 @@ class FlatSearch:
 
     def _data(self, ids: Ids) -> Bytes:
         out = np.empty((len(ids), self.codes.size), np.uint8)
-        # The place of each among all vectors, segment after segment.
-        places = np.searchsorted(self._every, ids)
-        if self._order is not None:
-            places = self._order[places]
+        places = self._places(ids)
         segments = np.searchsorted(self._starts, places, side="right") - 1
         for number in np.unique(segments):
             here = segments == number
             out[here] = self._opened[number].data[places[here] - self._starts[number]]
         return out
+
+    def _places(self, ids: Ids) -> NDArray[np.int64]:
+        """The place of each id among all vectors, segment after segment."""
+        places: NDArray[np.int64] = np.searchsorted(self._every, ids)
+        return places if self._order is None else self._order[places]
 
     def blocks(self, ids: Ids | None = None) -> Iterator[tuple[Ids, Scores]]:
         """Yields `ids` (None: all live ones) and their vectors, some 64 MiB at a time."""
@@ -281,6 +356,20 @@ class FlatSearch:
             bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
             raise InputError(f"query {bad[0]} holds NaN or infinity: check the model and its dtype")
         return queries
+
+
+def _not_finite(id: int) -> CorruptIndexError:
+    return CorruptIndexError(
+        f"the stored vector of sample {id} has a score that is not finite: see `forvalue verify`"
+    )
+
+
+def _padded(table: Scores, ids: Ids) -> Scores:
+    """The weights of ids that may be beyond a table, where they are 0: of removed samples."""
+    weights = np.zeros(len(ids), np.float32)
+    inside = ids < len(table)
+    weights[inside] = table[ids[inside]]
+    return weights
 
 
 def _nth(scores: Scores, k: int) -> Scores:
