@@ -32,7 +32,7 @@ def test_compaction_leaves_nothing_of_what_was_removed(
     ]
     anywhere.add(secret)
     ids = [anywhere.get(row["id"]).id for row in secret]
-    vectors = anywhere.flat.vectors(ids).astype(np.float16)
+    vectors = anywhere.flat.data(ids)
     make_derived(anywhere.directory / "derived", anywhere.flat, "Flat")
     before = every(anywhere, rows[0])
     texts = [row["prompt"].encode() for row in secret]
@@ -73,7 +73,7 @@ def test_all_can_be_removed_and_the_index_lives_on(
 def test_scores_are_the_same_to_the_bit_after_a_compaction(
     index: InfluenceIndex, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "TARGET", 12 * 64 * 2)
+    monkeypatch.setattr(upkeep, "TARGET", 12 * index.flat.codes.size)
     index.remove(["row-1", "row-9", "row-29"])
     before = every(index, rows[0])
     report = index.compact()

@@ -48,7 +48,7 @@ from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.segments import write_segment
 
 CHUNK = 8192
-WAYS = ("forvalue", "cosine", "forvalue on GPUs", "faiss fp16", "faiss.knn", "numpy", "torch")
+WAYS = ("forvalue", "cosine", "faiss fp16", "faiss.knn", "numpy", "torch")
 Floats = NDArray[np.float32]
 Search = Callable[[Floats], tuple[Any, Any]]
 
@@ -87,12 +87,6 @@ def readers(halves: NDArray[np.float16]) -> dict[str, Callable[[], object]]:
         "numpy xor": lambda: list(pool.map(np.bitwise_xor.reduce, shares)),
         "torch sum": tensor.sum,
     }
-
-
-def gpu_reader(halves: NDArray[np.float16]) -> Callable[[], object]:
-    """Returns a way to read all bytes once on a GPU, and wait for it."""
-    tensor = torch.from_numpy(halves).to("cuda").view(torch.int32)
-    return lambda: tensor.amax().item()
 
 
 def competitors(halves: NDArray[np.float16], k: int, wanted: Collection[str]) -> dict[str, Search]:
@@ -158,13 +152,6 @@ def measure(
         ways["cosine"] = lambda q: flat.search(q, k, weights=weights)
     ways |= competitors(halves, k, wanted)
     reads, limits = readers(halves), {}
-    if "forvalue on GPUs" in wanted and gpus():
-        on_gpus = FlatSearch(folder, segments, dim, resident=Resident(dim))
-        ways["forvalue on GPUs"] = lambda q: on_gpus.search(q, k)
-        on_gpus.search(queries[:WORTH], k)  # copies the vectors
-        read_there = gpu_reader(halves)
-        limits["forvalue on GPUs"] = float(np.median([seconds(read_there) for _ in range(9)]))
-        del read_there
     single: dict[str, list[float]] = {name: [] for name in ways}
     read: dict[str, list[float]] = {name: [] for name in reads}
     for turn in itertools.count(-1):  # the first turn only warms up

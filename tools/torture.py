@@ -138,7 +138,8 @@ def make_world(folder: Path, versions: int, catalog: str | None) -> World:
         queries = index.vectors(index.samples(questions()))
         for key in (f"k{i}" for i in range(KEYS)):
             every = index.samples([row_of(key, version) for version in range(versions)])
-            stored = index.vectors(every).astype(np.float16).astype(np.float32)
+            codes = index.flat.codes
+            stored = codes.decode(codes.encode(index.vectors(every)))
             scores = stored @ queries.T / index.vectoriser.scale**2
             for version, row in enumerate(scores):
                 world.expected[key, version] = [float(score) for score in row]
