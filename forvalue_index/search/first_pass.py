@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from forvalue_index.features.codes import Codes
 from forvalue_index.search.backend import faiss
-from forvalue_index.search.parts import Ids, Scores, bits_of, on_all_cores, selector_of
+from forvalue_index.search.parts import Ids, Scores, on_all_cores, selector_of
 from forvalue_index.search.segments import OpenSegment
 
 DEVIATIONS = 4.5
@@ -52,23 +52,22 @@ class FirstPass:
             piece.add_sa_codes(rows[start : start + size])
             self._pieces.append((start, piece))
 
-    def propose(self, query: Scores, m: int, wanted: Ids | None) -> tuple[Ids, float]:
+    def propose(self, query: Scores, m: int, wanted: NDArray[np.bool_] | None) -> tuple[Ids, float]:
         """Returns the places of m vectors of each piece, and the most that any other may score.
 
         Args:
             query: [dim].
             m: 1 or more.
-            wanted: only these places, ascending; None: all.
+            wanted: [n] whether a place may be an answer; None: all may.
         """
-        length = np.linalg.norm(query)
-        unit = query[None] / max(length, np.float32(1e-30))
-        bits = None if wanted is None else bits_of(wanted)
+        length = float(np.linalg.norm(query))
+        unit = query[None] / np.float32(max(length, 1e-30))
 
         def look(piece: tuple[int, Any]) -> tuple[Ids, NDArray[np.float32]]:
             start, index = piece
             count, selector = index.ntotal, None
-            if bits is not None:
-                own = bits[start : start + count]
+            if wanted is not None:
+                own = wanted[start : start + count]
                 count, selector = int(np.count_nonzero(own)), selector_of(own)
             if not count:
                 return np.empty(0, np.int64), np.empty(0, np.float32)

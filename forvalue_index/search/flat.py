@@ -150,7 +150,10 @@ class FlatSearch:
     ) -> bool:
         """Fills in the k best of one query; returns whether it is sure of them."""
         m = _FIRST + 2 * k
-        wanted = None if len(live) == len(self._every) else self._places(live)
+        wanted = None
+        if len(live) < len(self._every):
+            wanted = np.zeros(len(self._every), bool)
+            wanted[self._places(live)] = True
         while _SOME * m < len(live):
             places, most = self._first_pass(table).propose(query, m, wanted)
             found, best = self._best_of(query[None], self._ids_at[places][None], k, table)
