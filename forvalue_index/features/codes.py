@@ -41,7 +41,7 @@ class Codes:
             raise InputError(f"bits is {bits}, but must be one of {', '.join(map(str, BITS))}")
         self.dim = dim
         self.bits = bits
-        self._row = np.dtype("<f2") if bits == 16 else _row(dim, bits)
+        self._row = _row(dim, bits)
 
     @property
     def size(self) -> int:
@@ -74,7 +74,8 @@ class Codes:
         A number is its level less that in the middle, 2^(bits - 1) - 1/2, times the vector's scale.
         """
         rows, rest = self._rows(codes), self.bits - 1
-        levels = np.unpackbits(rows["high"], axis=1, count=self.dim, bitorder="little") << rest
+        levels: Bytes = np.unpackbits(rows["high"], axis=1, count=self.dim, bitorder="little")
+        levels <<= rest
         low = np.unpackbits(rows["low"], axis=1, count=self.dim * rest, bitorder="little")
         low = low.reshape(len(rows), self.dim, rest)
         for bit in range(rest):
@@ -86,8 +87,7 @@ class Codes:
         return np.ascontiguousarray(self._rows(codes)["scale"])
 
     def _rows(self, codes: Bytes) -> NDArray[np.void]:
-        rows: NDArray[np.void] = np.ascontiguousarray(codes).view(self._row)[:, 0]
-        return rows
+        return np.ascontiguousarray(codes).view(self._row)[:, 0]
 
     def _encode(self, vectors: Floats) -> Bytes:
         if self.bits == 16:
@@ -109,7 +109,7 @@ class Codes:
         missed = np.linalg.norm(found * scale[:, None] - signs * length[:, None], axis=1)
         levels = (found + (middle - 0.5)).astype(np.uint8)
         bits = np.unpackbits(levels[:, :, None], axis=2, count=self.bits, bitorder="little")
-        rows = np.zeros(len(vectors), self._row)
+        rows: NDArray[np.void] = np.zeros(len(vectors), self._row)
         rows["high"] = np.packbits(bits[:, :, rest], axis=1, bitorder="little")
         low = np.ascontiguousarray(bits[:, :, :rest]).reshape(len(vectors), -1)
         rows["low"] = np.packbits(low, axis=1, bitorder="little")
