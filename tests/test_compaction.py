@@ -15,6 +15,7 @@ from test_lifecycle import Killed, die_at
 from forvalue_index import InfluenceIndex, upkeep
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.errors import CorruptIndexError
+from forvalue_index.features.codes import Codes
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Row
 from forvalue_index.search.making import make_derived
@@ -184,7 +185,7 @@ def test_a_compaction_that_dies_anywhere_is_ended_by_the_next(
     target: str,
     after: bool,
 ) -> None:
-    monkeypatch.setattr(upkeep, "TARGET", 10 * 64 * 2)
+    monkeypatch.setattr(upkeep, "TARGET", 10 * Codes(504, 4).size)
     name = "sqlalchemy.engine.default.DefaultDialect.do_commit" if target == "commit" else target
     with InfluenceIndex.build(tmp_path / "0", rows, lm, **SETTINGS)[0] as index:
         index.remove(["row-1", "row-29"])

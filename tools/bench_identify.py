@@ -126,7 +126,8 @@ def main(model: str, data: Path, recipes: tuple[str, ...], dim: int, as_json: bo
             builds = [f"{row['build_seconds']:.0f} s" for row in result.values()]
             console.print(
                 f"{len(train)} rows indexed in {', '.join(builds[: 2 * len(recipes) : 2])}, "
-                f"{Codes(dim, VectorConfig().bits).size} bytes a row; {platform.machine()}, {torch.get_num_threads()} threads, "
+                f"{Codes(dim, VectorConfig().bits).size} bytes a row; {platform.machine()}, "
+                f"{torch.get_num_threads()} threads, "
                 f"torch {torch.__version__}; ± is the spread over queries\n"
             )
 

@@ -41,7 +41,7 @@ class Codes:
             raise InputError(f"bits is {bits}, but must be one of {', '.join(map(str, BITS))}")
         self.dim = dim
         self.bits = bits
-        self._row = np.dtype("<f2") if bits == 16 else _row(dim, bits)
+        self._row = _row(dim, bits)
 
     @property
     def size(self) -> int:
@@ -116,8 +116,7 @@ class Codes:
         return np.ascontiguousarray(self._rows(codes)["scale"])
 
     def _rows(self, codes: Bytes) -> NDArray[np.void]:
-        rows: NDArray[np.void] = np.ascontiguousarray(codes).view(self._row)[:, 0]
-        return rows
+        return np.ascontiguousarray(codes).view(self._row)[:, 0]
 
     def _encode(self, vectors: Floats) -> Bytes:
         if self.bits == 16:
@@ -136,7 +135,7 @@ class Codes:
         _, high_scale, high_error = _signs(exact, found * scale[:, None])
         levels = (found + (middle - 0.5)).astype(np.uint8)
         bits = np.unpackbits(levels[:, :, None], axis=2, count=self.bits, bitorder="little")
-        rows = np.zeros(len(vectors), self._row)
+        rows: NDArray[np.void] = np.zeros(len(vectors), self._row)
         rows["high"] = np.packbits(bits[:, :, rest], axis=1, bitorder="little")
         low = np.ascontiguousarray(bits[:, :, :rest]).reshape(len(vectors), -1)
         rows["low"] = np.packbits(low, axis=1, bitorder="little")

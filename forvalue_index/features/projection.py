@@ -58,7 +58,7 @@ class Projection:
         self._directions: list[tuple[int, Tensor]] = []  # block, its directions [k, width]
         if "directions" in tensors:
             counts = tensors["counts"].tolist()
-            split = tensors["directions"].float().split(counts)
+            split = torch.split(tensors["directions"].float(), counts)
             self._directions = [(i, part) for i, part in enumerate(split) if len(part)]
 
     @classmethod
@@ -117,4 +117,5 @@ def hadamard(vectors: Tensor) -> Tensor:
         pairs = vectors.reshape(n, -1, 2, half)
         vectors = torch.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], 2)
         half *= 2
-    return vectors.reshape(n, size) / size**0.5
+    result: Tensor = vectors.reshape(n, size) / size**0.5
+    return result

@@ -102,7 +102,8 @@ class Vectoriser:
         `moments` are those of some sketches, `norms` the lengths of these or of others, [n].
         """
         wanted = min(
-            MEDIAN_NORM / max(np.median(norms), 1e-30), LARGEST_NORM / max(norms.max(), 1e-30)
+            MEDIAN_NORM / max(float(np.median(norms)), 1e-30),
+            LARGEST_NORM / max(float(norms.max()), 1e-30),
         )
         scale = float(2.0 ** np.floor(np.log2(wanted)))
         return Vectoriser(self.parts, Projection.fit(moments, config.dim, config.seed), scale)

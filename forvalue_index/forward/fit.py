@@ -71,13 +71,14 @@ def fit_vectoriser(
     weights = [checkpoint.weight for checkpoint in lm.checkpoints]
     n, losses, done = len(samples), np.zeros(len(samples)), 0
     out = min(n // KEPT_OUT, MOST)
-    statistics, known = encoder.read(first)
-    wide = _best_width(
-        encoder,
-        _first(samples, COMPARED),
-        [Vectoriser.fit(config, statistics, weights, width) for width in _widths(lm, config)],
-    )
-    with _on_disk(n, wide.dim) as sketches:
+    with _on_disk(n, config.sketch_dim) as room:
+        statistics, known = encoder.read(first)
+        wide = _best_width(
+            encoder,
+            _first(samples, COMPARED),
+            [Vectoriser.fit(config, statistics, weights, width) for width in _widths(lm, config)],
+        )
+        sketches = room[:, : wide.dim]  # [n, S]
         for batch in encoder.encode(samples, wide, known):
             for position, item in batch:
                 sketches[position], losses[position] = item.vector, item.loss
@@ -116,28 +117,22 @@ def _best_width(
     """Returns the choice whose sketches are truest to the exact form, of the first checkpoint.
 
     The recipe and the data decide whether more hidden directions or more blocks tell more.
-    Truest: the highest correlation of the cosines of samples with each other.
+    Truest: the highest correlation of the influences of samples on each other.
     """
     if len(choices) == 1 or len(samples) < FEW:
         return choices[0]
     _, tokens = next(iter(encoder.factors(samples, choices[0].parts[0].recipe)))
     off = ~torch.eye(tokens.n_samples, dtype=torch.bool, device=tokens.hidden.device)
-    exact = _cosines(influence(tokens, tokens))[off]
+    exact = influence(tokens, tokens)[off]
 
     def truth(choice: Vectoriser) -> float:
         state = choice.zeros(tokens.n_samples)
         choice.parts[0].sketch.update(state, tokens)
         sketches = choice.parts[0].sketch.finish(state)
-        found = _cosines(sketches @ sketches.T)[off]
+        found = (sketches @ sketches.T)[off]
         return float(torch.corrcoef(torch.stack([found, exact]))[0, 1].nan_to_num(-1))
 
     return max(choices, key=truth)
-
-
-def _cosines(products: Tensor) -> Tensor:
-    """Returns the cosines of samples from their inner products, [n, n]."""
-    lengths = products.diagonal().clamp_min(1e-30).sqrt()
-    return products / lengths / lengths[:, None]
 
 
 def fidelity(
