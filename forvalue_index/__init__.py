@@ -3,8 +3,15 @@
 The public names are loaded when they are first used, so that importing the package costs nothing.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if os.name != "posix":
+    raise ImportError(
+        "forvalue_index runs on POSIX systems (Linux, macOS), for it locks and maps files as these "
+        "do, but this one is not: on Windows, use WSL"
+    )
 
 if TYPE_CHECKING:
     from forvalue_index.adding import AddReport

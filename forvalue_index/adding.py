@@ -20,12 +20,18 @@ from forvalue_index.data.checking import CheckedRows, Rejects, chunks_of
 from forvalue_index.data.labels import RowFormatter
 from forvalue_index.data.rows import Rows
 from forvalue_index.directory import REJECTS, storing
-from forvalue_index.errors import InputError, KeyConflictError, RowError
-from forvalue_index.forward.fit import fit_vectoriser
+from forvalue_index.errors import (
+    InputError,
+    KeyConflictError,
+    RowError,
+    UnreadableRowError,
+)
+from forvalue_index.forward.fit import UnfitError, fit_vectoriser
 from forvalue_index.reading import Reader
 from forvalue_index.records import Encoded, Row, Sample
+from forvalue_index.search.segments import unstorable
 from forvalue_index.store import Store
-from forvalue_index.workers import Workers
+from forvalue_index.workers import Outcome, Workers
 
 CHUNK = 1024
 """Samples that are encoded, written and committed together: the steps at which a build resumes."""
@@ -89,7 +95,10 @@ def add(
             chunks = ahead(_prepared(reader, rows, missing, rejects))
             stack.enter_context(closing(chunks))
             commits = stack.enter_context(_Commits(store))
-            for samples, encoded in workers.encode(chunks, ready, report):
+            for made, outcomes in workers.encode(chunks, ready, report):
+                samples, encoded = _usable(made, outcomes, rejects, store.bits)
+                if not samples:
+                    continue
                 replaced = [old[sample.key] for sample in samples if sample.key in old]
                 commits.add(samples, encoded, replaced)
                 updated += len(replaced)
@@ -187,25 +196,48 @@ def _fit(
         return {}
     order, enough = iter(sorted(missing, key=wanted.__getitem__)), reader.config.vector.fit_samples
     samples: list[Sample] = []
-    # Others come for those that are rejected, as if these had never been there.
-    while drawn := set(itertools.islice(order, enough - len(samples))):
-        for part in chunks_of(rows, drawn, reader.config.format, rejects, CHUNK):
-            samples += _samples(reader.formatter(), part, rejects)
-    if not samples:
-        raise InputError(f"none of the rows can be used; the first: {rejects.first}")
-    samples.sort(key=lambda sample: sample.content_hash)
 
     def report(done: int) -> None:
         if progress is not None:
             progress("fitting", done, len(samples), 0)
 
-    fitted = fit_vectoriser(reader.lm, samples, reader.config.vector, report)
+    while True:
+        # Others come for those that are rejected, as if these had never been there.
+        while drawn := set(itertools.islice(order, enough - len(samples))):
+            for part in chunks_of(rows, drawn, reader.config.format, rejects, CHUNK):
+                samples += _samples(reader.formatter(), part, rejects)
+        if not samples:
+            raise InputError(f"none of the rows can be used; the first: {rejects.first}")
+        samples.sort(key=lambda sample: sample.content_hash)
+        try:
+            fitted = fit_vectoriser(reader.lm, samples, reader.config.vector, report)
+            break
+        except UnfitError as error:
+            for position, reason in error.refused.items():
+                rejects.add(reason, samples[position].row)
+            samples = [s for i, s in enumerate(samples) if i not in error.refused]
     figures = {"retained": round(fitted.retained, 4), "fidelity": fitted.fidelity}
     reader.store.set_vectoriser(
         fitted.vectoriser.to_bytes(), {"dim": fitted.vectoriser.dim} | figures
     )
     reader.vectoriser = fitted.vectoriser
     return {sample.key: item for sample, item in zip(samples, fitted.encoded, strict=True)}
+
+
+def _usable(
+    samples: list[Sample], outcomes: Sequence[Outcome], rejects: Rejects, bits: int
+) -> tuple[list[Sample], list[Encoded]]:
+    """Returns the samples whose vectors can be stored, and the vectors; the others are rejected."""
+    kept, encoded = list[Sample](), list[Encoded]()
+    for sample, item in zip(samples, outcomes, strict=True):
+        if isinstance(item, Encoded) and (bad := unstorable(item.vector[None], bits)):
+            item = UnreadableRowError(sample.source, bad[0])
+        if isinstance(item, RowError):
+            rejects.add(item, sample.row)
+            continue
+        kept.append(sample)
+        encoded.append(item)
+    return kept, encoded
 
 
 def _samples(

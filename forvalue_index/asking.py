@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from forvalue_index.reading import Reader
 from forvalue_index.records import Hit, Sample, listed
+from forvalue_index.view import View
 
 RERANKED = 32
 """Queries whose candidates are run forward together for the exact form."""
@@ -32,17 +33,15 @@ def query(
     """Returns the hits of queries; see `InfluenceIndex.query`."""
     conditions, vectors = listed(where), reader.vectors(samples)
 
-    def ask() -> list[Hit]:
-        allowed = reader.store.catalog.where(conditions) if conditions else None
+    def ask(view: View) -> list[Hit]:
+        allowed = view.where(conditions) if conditions else None
         n = max(k, candidates or 10 * k) if exact else k
-        stored, ids = reader.store.search(
-            vectors, n, rank, opponents=opponents, allowed=allowed, flat=flat
-        )
+        stored, ids = view.search(vectors, n, rank, opponents=opponents, allowed=allowed, flat=flat)
         if exact:
             scores, ids = _rerank(reader, samples, ids, k, rank, opponents)
         else:
             scores = stored * _query_weights(reader, samples, vectors, rank)[:, None]
-        rows = reader.store.catalog.samples(ids.ravel().tolist())
+        rows = view.samples(ids.ravel().tolist())
         return [
             Hit(query, place, id, rows[id].key, score, rows[id].row, exact)
             for query in range(len(samples))
@@ -58,9 +57,9 @@ def scores(
     reader: Reader, samples: list[Sample], rank: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Returns the ids of all training samples and their scores; see `InfluenceIndex.scores`."""
-    vectors, store = reader.vectors(samples), reader.store
-    ids, found = store.answer(
-        lambda: store.flat.scores(store.turned(vectors, rank), weights=store.weights(rank))
+    vectors = reader.vectors(samples)
+    ids, found = reader.store.answer(
+        lambda view: view.flat.scores(view.turned(vectors, rank), weights=view.weights(rank))
     )
     weights = _query_weights(reader, samples, vectors, rank).astype(np.float32)
     return ids, found * weights[:, None]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from forvalue_index.errors import InputError, SchemaError
 
@@ -142,6 +142,58 @@ class VectorConfig:
                 raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
 
 
+FIRST: dict[type, tuple[str, ...]] = {
+    ModelConfig: (
+        "name",
+        "revision",
+        "dtype",
+        "trust_remote_code",
+        "adapters",
+        "adapter_weights",
+        "task",
+    ),
+    FormatConfig: (
+        "prompt_field",
+        "response_field",
+        "text_field",
+        "messages_field",
+        "label_field",
+        "image_field",
+        "key_field",
+        "template",
+        "chat",
+        "chat_template",
+        "score",
+        "last_turn",
+        "eos",
+        "truncate",
+        "max_length",
+    ),
+    VectorConfig: ("recipe", "dim", "sketch", "sketch_dim", "fit_samples", "seed"),
+}
+"""The fields of the first version, which every index names. This never changes."""
+
+
+def named(config: ModelConfig | FormatConfig | VectorConfig) -> dict[str, Any]:
+    """Returns the fields that an index names, as JSON values: what it is made with.
+
+    Those of the first version, and later ones where they differ from what an index was made with
+    before there was the field: their default, or what the field's metadata has under "before",
+    where new indexes are made otherwise. Such a field changes neither the text that is stored nor
+    its hash, so that no index is locked out by an option that it does not use.
+    """
+    first, values = FIRST[type(config)], asdict(config)
+    return {
+        field.name: values[field.name]
+        for field in fields(config)
+        if field.name in first or getattr(config, field.name) != _before(field)
+    }
+
+
+def _before(field: Field[Any]) -> Any:
+    return field.metadata.get("before", field.default)
+
+
 @dataclass(frozen=True, slots=True)
 class IndexConfig:
     """Everything that is decided when an index is created."""
@@ -152,30 +204,62 @@ class IndexConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the configuration as JSON values."""
-        return asdict(self)
+        return {part.name: named(getattr(self, part.name)) for part in fields(self)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> IndexConfig:
-        """Returns the configuration that `to_json` wrote.
+        """Returns the configuration that `to_json` wrote, also that of an older version.
 
         Raises:
-            SchemaError: another version of this package did, with other settings.
+            SchemaError: a newer version did, with a setting that this one does not know.
         """
-        if "bits" not in value.get("vector", {"bits": 0}):
-            raise SchemaError(
-                "the index was made by a version of this package whose vectors have another form "
-                "(float16 of one matrix): build it again"
-            )
-        try:
-            model = value["model"]
-            several = {name: tuple(model[name]) for name in ("adapters", "adapter_weights")}
-            return cls(
-                model=ModelConfig(**model | several),
-                format=FormatConfig(**value["format"]),
-                vector=VectorConfig(**value["vector"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise SchemaError(
-                f"the index was made by a version of this package with other settings ({error}): "
-                "build it again"
-            ) from None
+        unknown = sorted(set(value) - {part.name for part in fields(cls)})
+        if unknown:
+            raise SchemaError(_newer(f"settings for {', '.join(unknown)}"))
+        return cls(
+            model=_read(ModelConfig, value.get("model")),
+            format=_read(FormatConfig, value.get("format")),
+            vector=_read(VectorConfig, value.get("vector")),
+        )
+
+
+_Part = TypeVar("_Part", ModelConfig, FormatConfig, VectorConfig)
+
+
+def _read(part: type[_Part], stored: Any) -> _Part:
+    """Returns a part of the configuration from the fields that an index names."""
+    stored = {} if stored is None else stored
+    if not isinstance(stored, dict):
+        raise SchemaError(_newer(f"{stored!r} for a {part.__name__}"))
+    known = {field.name: field for field in fields(part)}
+    unknown = [f"{name} = {value!r}" for name, value in stored.items() if name not in known]
+    if unknown:
+        raise SchemaError(_newer(", ".join(unknown)))
+    types = get_type_hints(part)
+    values = {name: _before(field) for name, field in known.items()}
+    for name, value in stored.items():
+        values[name] = tuple(value) if isinstance(value, list) else value
+    for name, value in values.items():
+        if not _is_of(value, types[name]):
+            shown = "nothing" if value is MISSING else repr(value)
+            raise SchemaError(_newer(f"{shown} for {name}"))
+    try:
+        return part(**values)
+    except InputError as error:  # a choice that was added later
+        raise SchemaError(_newer(str(error))) from None
+
+
+def _newer(what: str) -> str:
+    return (
+        f"the index was made by a newer version of this package, with settings that this one does "
+        f"not know ({what}): pip install --upgrade forvalue-index, or build again"
+    )
+
+
+def _is_of(value: Any, type_: Any) -> bool:
+    """Whether a value is of the type of a field: one type, several, or a tuple of one."""
+    if get_origin(type_) is tuple:
+        of = get_args(type_)[0]
+        return isinstance(value, tuple) and all(_is_of(item, of) for item in value)
+    wanted = get_args(type_) or (type_,)
+    return type(value) in wanted or (type(value) is int and float in wanted)

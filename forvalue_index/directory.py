@@ -5,6 +5,7 @@
     INDEX/vectoriser-*  what the first rows taught, named by its hash
     INDEX/derived/      what can be made again from the segments
     INDEX/checked.json  segments that were found intact, and when
+    INDEX/checked-catalog.json  the same of the catalogue (see `catalog/intact.py`)
     INDEX/rejects.jsonl rows that the last writer passed over, and why
     INDEX/write.lock    who writes
 
@@ -14,7 +15,6 @@ Knows nothing of what the files hold.
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +23,10 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from forvalue_index.catalog import migrations
+from forvalue_index.catalog.address import require_named
 from forvalue_index.catalog.engine import sqlite_url
-from forvalue_index.errors import IndexMissingError, StorageError
-from forvalue_index.search.segments import sync_folder
+from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError, StorageError
+from forvalue_index.files import open_own, own_files, path_in
 
 CATALOG = "catalog.db"
 CATALOG_URL = "catalog.url"
@@ -33,8 +34,6 @@ SEGMENTS = "segments"
 DERIVED = "derived"
 CHECKED = "checked.json"
 REJECTS = "rejects.jsonl"
-
-_ENDINGS = "", "-wal", "-shm", "-journal", ".tmp"
 
 
 def is_index(directory: Path) -> bool:
@@ -62,9 +61,32 @@ def discard(path: Path, *, itself: bool) -> None:
         shutil.rmtree(item) if item.is_dir() else item.unlink()
 
 
-def vectoriser_file(name: str) -> str:
-    """The file name of the vectoriser with the hash `name`."""
-    return f"vectoriser-{name}.safetensors"
+def vectoriser_file(directory: Path, name: str) -> Path:
+    """The file of the vectoriser with the hash `name`.
+
+    Raises:
+        CorruptIndexError: it is no file of `directory`.
+    """
+    return path_in(directory, f"vectoriser-{name}.safetensors", ".safetensors")
+
+
+def files(directory: Path) -> list[Path]:
+    """The files of an index, once all of them are its own.
+
+    Raises:
+        CorruptIndexError: a link, a pipe or a device is among them, or a journal that SQLite would
+            follow: no index ever has one, and it may name a file elsewhere, to be deleted.
+    """
+    try:
+        found = own_files(directory, (SEGMENTS, DERIVED))
+    except OSError as error:
+        raise StorageError(f"{error.filename} cannot be read ({error.strerror})") from error
+    journal = directory / f"{CATALOG}-journal"
+    if journal in found:
+        raise CorruptIndexError(
+            f"{journal} is there, which an index never has: restore the index from a copy"
+        )
+    return found
 
 
 @contextmanager
@@ -82,11 +104,21 @@ def storing(directory: Path) -> Iterator[None]:
 
 
 def url_of(directory: Path) -> str | URL:
-    """The URL of an index's catalogue."""
-    file = directory / CATALOG_URL
-    if file.is_file():
-        return file.read_text().strip()
-    return sqlite_url(directory / CATALOG)
+    """The URL of an index's catalogue, once what is in the directory may be used.
+
+    Raises:
+        CorruptIndexError: a link or a special file is among the files.
+        InputError: the URL is not of PostgreSQL, or this user has not named it.
+    """
+    own, file = files(directory), directory / CATALOG_URL
+    if file not in own:
+        return sqlite_url(directory / CATALOG)
+    try:
+        with open_own(file) as stream:
+            url = stream.read(10_000).decode(errors="replace").strip()
+    except PermissionError as error:
+        raise InputError(f"{file} is for its owner's eyes only: ask the owner") from error
+    return require_named(url, file)
 
 
 def _is_empty(path: Path) -> bool:
@@ -96,23 +128,7 @@ def _is_empty(path: Path) -> bool:
 def _unfinished(path: Path) -> bool:
     """Whether `path` holds what a `create` that was killed leaves: folders, and no catalogue."""
     names = {item.name for item in path.iterdir()}
-    names -= {name + end for name in (CATALOG, CATALOG_URL) for end in _ENDINGS}
-    if names != {SEGMENTS} or not _is_empty(path / SEGMENTS):
+    if {name for name in names if not name.startswith((CATALOG, CATALOG_URL))} != {SEGMENTS}:
         return False
-    return not migrations.is_catalog(url_of(path))
-
-
-def write_file(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Writes a file that is there whole, and safe on disk, or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.touch(mode)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    url = url_of(path)
+    return _is_empty(path / SEGMENTS) and not migrations.is_catalog(url)

@@ -3,6 +3,7 @@
     ForvalueError
     ├── InputError                  a file, a row or an option that cannot be used
     │   └── RowError                one row, named by file and line
+    │       └── UnreadableRowError  one that the model makes nothing of: a ModelError as well
     ├── KeyConflictError            a key that is there already, with other content
     ├── ModelError                  a model that cannot be loaded, read or trusted
     ├── IndexMissingError           the directory holds no index, or one is in the way
@@ -19,9 +20,36 @@ A message says what happened, with both values, and what to do next.
 
 from __future__ import annotations
 
+import re
+
+_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+_SECRETS = (
+    re.compile(r"(?P<kept>\w://[^\s:/@]*:)\S*@"),
+    re.compile(r"(?P<kept>\b\w*(?:password|passwd|pwd)=)[^\s&'\")]+", re.IGNORECASE),
+)
+_PLAIN = "\xa0\u3000\u200c\u200d"  # spaces, and what joins letters: no commands to a terminal
+
+
+def one_line(text: str) -> str:
+    """Returns a message on one line: line breaks become spaces, other control characters escapes.
+
+    What is in it may come from a file, a server or another package.
+    """
+    folded = _BREAK.sub(" ", masked(text).strip())
+    return "".join(c if c.isprintable() or c in _PLAIN else ascii(c)[1:-1] for c in folded)
+
+
+def masked(text: str) -> str:
+    """Returns a text in which the passwords of URLs are asterisks."""
+    text = _SECRETS[0].sub(r"\g<kept>***@", text)
+    return _SECRETS[1].sub(r"\g<kept>***", text)
+
 
 class ForvalueError(Exception):
-    """Base of every error that a caller may want to catch."""
+    """Base of every error that a caller may want to catch. As text it is one line."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class InputError(ForvalueError):
@@ -37,7 +65,7 @@ class RowError(InputError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[RowError], tuple[str, str]]:
-        return RowError, (self.source, self.reason)  # from one process to another
+        return type(self), (self.source, self.reason)  # from one process to another
 
 
 class KeyConflictError(ForvalueError):
@@ -46,6 +74,10 @@ class KeyConflictError(ForvalueError):
 
 class ModelError(ForvalueError):
     """A model that cannot be loaded, whose head is not understood, or that gives NaN."""
+
+
+class UnreadableRowError(RowError, ModelError):
+    """One row whose forward pass gives NaN, or whose vector cannot be stored."""
 
 
 class IndexMissingError(ForvalueError):
@@ -78,3 +110,21 @@ class WorkerError(ForvalueError):
 
 class DependencyError(ForvalueError):
     """An optional package is not installed."""
+
+
+NO_ROOM = (
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "_ALLOC_FAILED",
+    "CUDA error: out of memory",
+    "[CUDA]: out of memory",  # Triton's
+    "can't start new thread",  # for which there is no memory, or no right
+)
+"""What is in the message of a RuntimeError that means that there is no memory."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error, whoever raised it, means that there is no memory."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM)

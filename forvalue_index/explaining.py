@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from forvalue_index.data.pieces import pieces
 from forvalue_index.errors import InputError
 from forvalue_index.features.closed_form import precise_token_influence, token_influence
-from forvalue_index.forward.encoder import Encoder
 from forvalue_index.reading import Reader
 from forvalue_index.records import Sample
 
@@ -68,7 +67,7 @@ def explain(reader: Reader, query: Sample, key: str) -> Explanation:
     """Returns the terms of a query and a training sample; see `InfluenceIndex.explain`."""
     stored = reader.store.find(key)
     [sample] = reader.training_samples([stored.id])
-    encoder, terms = Encoder(reader.lm), np.zeros((query.n_scored, sample.n_scored))
+    encoder, terms = reader.encoder, np.zeros((query.n_scored, sample.n_scored))
     for number, part in enumerate(reader.vectoriser.parts):  # the checkpoints, mostly one
         [(_, a)] = encoder.factors([query], part, number)
         [(_, b)] = encoder.factors([sample], part, number)
@@ -85,7 +84,7 @@ def explain(reader: Reader, query: Sample, key: str) -> Explanation:
 def contributions(reader: Reader, query: Sample, ids: Sequence[int]) -> list[Passage]:
     """Returns the training samples with these ids, and what their tokens add to the influence."""
     samples = reader.training_samples(ids)
-    encoder, values = Encoder(reader.lm), [np.zeros(sample.n_scored) for sample in samples]
+    encoder, values = reader.encoder, [np.zeros(sample.n_scored) for sample in samples]
     for number, part in enumerate(reader.vectoriser.parts):
         [(_, a)] = encoder.factors([query], part, number)
         for positions, b in encoder.factors(samples, part, number):

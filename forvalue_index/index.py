@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -18,8 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from forvalue_index import adding, asking, explaining, responding, upkeep
+from forvalue_index import adding, asking, explaining, machine, responding, upkeep
 from forvalue_index.adding import AddReport, Progress
+from forvalue_index.catalog.address import name_catalog, parse_url, shown
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.config import (
     PAIR_RANKS,
@@ -34,7 +34,7 @@ from forvalue_index.data.columns import guess_format
 from forvalue_index.data.formatting import settled
 from forvalue_index.data.images import with_images
 from forvalue_index.data.readers import Data, open_rows
-from forvalue_index.directory import is_index, require_empty
+from forvalue_index.directory import is_index, require_empty, url_of
 from forvalue_index.errors import (
     IndexMissingError,
     InputError,
@@ -58,7 +58,9 @@ class InfluenceIndex:
     """A persistent index of a training set that tells which of its samples drove an output.
 
     Make one with `create`, come back to it with `open`; use it in a `with` block or close it. A
-    query answers from the samples that are there when it begins, whoever wrote them.
+    query answers from the samples that are there when it begins, whoever wrote them. Threads may
+    share an open index: forward passes take turns, searches run side by side, and a second writer
+    is refused.
     """
 
     def __init__(self, store: Store, config: IndexConfig, device: str | None) -> None:
@@ -89,7 +91,8 @@ class InfluenceIndex:
             vector: how a sample becomes a vector.
             catalog: URL of a PostgreSQL database for rows and metadata, such as
                 postgresql+psycopg://user@host/name; default: SQLite, in `directory`. It is kept in
-                `directory`, for its owner's eyes only.
+                `directory`, for its owner's eyes only, and named to this machine: `open` connects
+                to no other server (see `forvalue_index.catalog.address`).
             device: "cpu", "cuda" or "cuda:1"; default: CUDA when there is one.
 
         Raises:
@@ -97,6 +100,8 @@ class InfluenceIndex:
             ModelError: the model cannot be loaded, or its head is not understood.
         """
         path = Path(directory)
+        if catalog is not None:
+            name_catalog(catalog)
         require_empty(path)
         model = _known(model)
         if isinstance(model, LanguageModel):
@@ -131,7 +136,7 @@ class InfluenceIndex:
         Args:
             directory: an index made with `create`.
             model: where the model is now, if it has moved; how it is read, if its adapters have;
-                or the loaded model itself.
+                or the loaded model itself. Only what is named here is fetched from the hub.
             device: as in `create`.
             trust_remote_code: run code that comes with the model; an index never decides that.
 
@@ -140,17 +145,22 @@ class InfluenceIndex:
             SchemaError: the index was written by another version of this package.
             FingerprintError: `model` is loaded, and not the one the index was made with.
         """
+        given = None if model is None else _known(model)
         store = Store.open(directory)
         settings = replace(store.config.model, trust_remote_code=trust_remote_code)
         if isinstance(model, str | Path):
             settings = replace(settings, name=str(model))
-        elif model is not None:
-            model = _known(model)
-            settings = model if isinstance(model, ModelConfig) else settings
-        config = replace(store.config, model=settings)
-        index = cls(store, config, device)
-        if isinstance(model, LanguageModel):
-            index.reader.use(model, given=True)
+        elif isinstance(given, ModelConfig):
+            settings = given
+        index = cls(store, replace(store.config, model=settings), device)
+        if isinstance(given, ModelConfig):
+            index.reader.named = given.name, *given.adapters
+        if isinstance(given, LanguageModel):
+            try:
+                index.reader.use(given, given=True)
+            except BaseException:
+                index.close()
+                raise
         return index
 
     @classmethod
@@ -180,6 +190,8 @@ class InfluenceIndex:
             raise InputError("give a device or devices, not both")
         device = names[0] if names else device
         path = Path(directory)
+        if catalog is not None:
+            name_catalog(catalog)
         existed, made = path.exists(), not is_index(path)
         if made:
             require_empty(path)
@@ -193,10 +205,12 @@ class InfluenceIndex:
                     path, model, format=format, vector=vector, catalog=catalog, device=device
                 )
             else:
+                _require_catalog(path, catalog)
                 index = cls.open(path, model=model, device=device)
-                index._require_settings(format, vector)
-                wanted = check_rows(rows, format, rejects, progress)
             try:
+                if not made:
+                    index._require_settings(format, vector)
+                    wanted = check_rows(rows, format, rejects, progress)
                 if names:
                     index.reader.move(names[0])
                 if not made:
@@ -518,7 +532,7 @@ class InfluenceIndex:
                 self.store.vectoriser_bytes(), self.config.vector, torch.device("cpu")
             ).scale
         return self.store.answer(
-            lambda: self.store.export(Path(vectors), Path(rows), conditions, scale)
+            lambda view: self.store.export(view, Path(vectors), Path(rows), conditions, scale)
         )
 
     def optimize(
@@ -538,7 +552,8 @@ class InfluenceIndex:
             factory: a FAISS factory string, such as "IVF1024,SQ8"; default: what suits the number
                 of samples, their vectors and the memory.
             rank: as in `query`; the index for "dot" also serves "decorrelated".
-            memory: bytes that it may take; default: half of what the machine has.
+            memory: bytes that it may take; default: half of what this process may take, which a
+                container may limit.
             progress: called with a stage, steps done and steps in all.
 
         Raises:
@@ -553,8 +568,8 @@ class InfluenceIndex:
             )
         reason = "as requested"
         if factory is None:
-            machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-            factory, reason = auto_factory(len(self), self.dim, memory or machine // 2)
+            memory = memory or machine.memory() // 2
+            factory, reason = auto_factory(len(self), self.dim, memory)
             if factory == "Flat":
                 return None, reason
         return upkeep.optimize(self.store, factory, rank, progress), reason
@@ -638,6 +653,15 @@ class InfluenceIndex:
     def dim(self) -> int:
         """Length of a stored vector; 0 as long as the index is empty."""
         return self.store.dim
+
+
+def _require_catalog(directory: Path, catalog: str | None) -> None:
+    """Makes sure that a build that goes on was begun with the same catalogue, if one is named."""
+    found = shown(parse_url(url_of(directory)))
+    if catalog is not None and (place := shown(parse_url(catalog))) != found:
+        raise IndexMissingError(
+            f"{directory} keeps its rows in {found}, not in {place}: choose a new directory"
+        )
 
 
 def _known(model: Any) -> ModelConfig | LanguageModel:

@@ -7,19 +7,28 @@ width and height; and `path`, where its file is, or `bytes`, in base64, if it ca
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forvalue_index.errors import DependencyError, RowError
+from forvalue_index.errors import CorruptIndexError, DependencyError, RowError
+from forvalue_index.files import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 HASH = "image_blake2b"
-"""The field by which a picture is told from other objects in a row."""
+"""The field of a picture's hash. An object that has it is a picture only where the format has one
+(`data/images.py`); anywhere else it is data like any other."""
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded: kinds of pixels, none that another program draws (EPS starts Ghostscript)."""
+
+LARGEST_BYTES = 64 << 20  # of one picture, compressed
+LARGEST_PIXELS = (1 << 28) // 3  # 256 MiB in RGB; above it, Pillow warns as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +42,39 @@ class Picture:
 
     @classmethod
     def of(cls, data: bytes, path: str | None, source: str, *, embedded: bool) -> Picture:
-        """Returns the picture in `data`; `embedded`: not to be read from `path` again.
+        """Returns the picture in `data`, decoded once; `embedded`: not to be read from `path`.
 
         Raises:
-            RowError: it is no picture.
+            RowError: it is no picture, or too large a one.
         """
-        image = _open(data, _name(path), source)
-        return cls(_digest(data), _turned(image), path, data if embedded else None)
+        pixels = _decoded(data, _name(path), source)
+        return cls(digest_of(data), pixels.size, path, data if embedded else None)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Picture:
-        """Returns the picture that `to_json` wrote."""
-        data = value.get("bytes")
-        return cls(
-            digest=value[HASH],
-            size=(value["size"][0], value["size"][1]),
-            path=value.get("path"),
-            data=None if data is None else base64.b64decode(data),
-        )
+    def from_json(cls, value: Any) -> Picture:
+        """Returns the picture that `to_json` wrote.
+
+        Raises:
+            CorruptIndexError: it wrote something else.
+        """
+        try:
+            digest, (width, height) = value[HASH], value["size"]
+            path, data = value.get("path"), value.get("bytes")
+            if not (
+                type(digest) is str
+                and type(width) is type(height) is int
+                and min(width, height) > 0
+                and width * height <= LARGEST_PIXELS
+                and isinstance(path, str | None)
+            ):
+                raise ValueError
+            data = None if data is None else base64.b64decode(data)
+        except (AttributeError, KeyError, TypeError, ValueError, binascii.Error):
+            raise CorruptIndexError(
+                "an image of a row is not kept as it was: restore the catalogue from a copy, or "
+                "build again"
+            ) from None
+        return cls(digest, (width, height), path, data)
 
     def to_json(self) -> dict[str, Any]:
         """Returns what a row keeps of it."""
@@ -67,85 +91,83 @@ class Picture:
         Raises:
             RowError: its file is gone or was changed, or cannot be decoded.
         """
-        from PIL import ImageOps
-
         data = self.data
         if data is None:
             data = read(Path(str(self.path)), source)
-            if _digest(data) != self.digest:
+            if digest_of(data) != self.digest:
                 raise RowError(
                     source,
-                    f"image {self.path} has changed since it was indexed (its hash is "
-                    f"{_digest(data)}, was {self.digest}): restore it, or replace the row",
+                    f"image {_name(self.path)} has changed since its row was first read (its hash "
+                    f"is {digest_of(data)}, was {self.digest}): restore it, or replace the row",
                 )
-        image = _open(data, _name(self.path), source)
-        try:
-            image = ImageOps.exif_transpose(image)
-            # A palette with transparency has no straight way to RGB.
-            return image.convert("RGBA" if "transparency" in image.info else "RGB").convert("RGB")
-        except Exception as error:  # Pillow's decoders raise nearly anything
-            raise _undecodable(_name(self.path), source, error) from None
+        return _decoded(data, _name(self.path), source)
 
 
 def read(path: Path, source: str) -> bytes:
     """Returns the bytes of a picture's file.
 
     Raises:
-        RowError: it cannot be read.
+        RowError: it cannot be read, is no file, or is too large.
     """
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RowError(source, f"image {path} cannot be read ({error.strerror})") from None
+        with open_regular(path) as file:
+            data = file.read(LARGEST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RowError(source, f"image {shown(path)} cannot be read ({shown(reason)})") from None
+    require_size(len(data), str(path), source)
+    return data
 
 
-def bare(value: Any) -> Any:
-    """Returns a JSON value with nothing but the hash of its pictures: wherever they are now."""
-    if isinstance(value, dict):
-        if HASH in value:
-            return {HASH: value[HASH]}
-        return {name: bare(item) for name, item in value.items()}
-    return [bare(item) for item in value] if isinstance(value, list) else value
+def require_size(n_bytes: int, path: str | None, source: str) -> None:
+    """Checks how many bytes a picture has, before they are unpacked.
+
+    Raises:
+        RowError: too many.
+    """
+    if n_bytes > LARGEST_BYTES:
+        raise RowError(source, f"image {_name(path)} is larger than {LARGEST_BYTES >> 20} MiB")
 
 
-def pictures_in(value: Any) -> list[Picture]:
-    """Returns the pictures in a JSON value, in its order."""
-    if isinstance(value, dict):
-        if HASH in value:
-            return [Picture.from_json(value)]
-        value = list(value.values())
-    return [p for item in value for p in pictures_in(item)] if isinstance(value, list) else []
-
-
-def _digest(data: bytes) -> str:
+def digest_of(data: bytes) -> str:
+    """Returns the hash by which a picture counts, 32 hex digits."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
+def shown(value: object, limit: int = 200) -> str:
+    """Returns a name or a reason for a message: on one line, cut, with nothing unprintable."""
+    text = str(value)
+    if not text and isinstance(value, Exception):
+        text = type(value).__name__
+    text = text[:limit] + "…" if len(text) > limit else text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _name(path: str | None) -> str:
-    return "of the row" if path is None else path
+    return "of the row" if path is None else shown(path)
 
 
-def _open(data: bytes, name: str, source: str) -> Image:
+def _decoded(data: bytes, name: str, source: str) -> Image:
+    """Returns the picture in `data`, upright, in RGB.
+
+    Raises:
+        RowError: it is none, or too large a one.
+    """
     try:
         import PIL.Image
+        from PIL import ImageOps
     except ImportError:
         raise DependencyError('images need Pillow: pip install "forvalue-index[vision]"') from None
     try:
-        return PIL.Image.open(io.BytesIO(data))
+        image: Image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)  # reads the header
+        width, height = image.size
+        if width * height > LARGEST_PIXELS:
+            raise ValueError(f"{width} x {height} pixels are more than {LARGEST_PIXELS:,}")
+        image = ImageOps.exif_transpose(image)
+        # A palette with transparency has no straight way to RGB.
+        return image.convert("RGBA" if "transparency" in image.info else "RGB").convert("RGB")
+    except PIL.UnidentifiedImageError:
+        reason = f"it is damaged, or none of {', '.join(FORMATS)}"
     except Exception as error:  # Pillow's decoders raise nearly anything
-        raise _undecodable(name, source, error) from None
-
-
-def _turned(image: Image) -> tuple[int, int]:
-    """Returns width and height as they are once the picture is upright."""
-    width, height = image.size
-    try:
-        turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 lie on their side
-    except Exception:  # damaged metadata are no reason to refuse a picture
-        turned = False
-    return (height, width) if turned else (width, height)
-
-
-def _undecodable(name: str, source: str, error: Exception) -> RowError:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    return RowError(source, f"image {name} cannot be decoded ({first})")
+        reason = shown(error)
+    raise RowError(source, f"image {name} cannot be decoded ({reason})")

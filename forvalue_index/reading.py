@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from threading import RLock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.config import FormatConfig, IndexConfig
+from forvalue_index.config import FormatConfig, IndexConfig, named
 from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.readers import Data, open_rows
 from forvalue_index.errors import FingerprintError, InputError
 from forvalue_index.features.recipe import RECIPES
 from forvalue_index.features.vectoriser import Vectoriser
-from forvalue_index.forward.encoder import Encoder
+from forvalue_index.forward.encoder import Encoder, Refused
+from forvalue_index.forward.loading import on_this_machine
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.records import Encoded, Sample
 from forvalue_index.store import Store, digest
 
+LEARNED = {"vectoriser", "dim", "retained", "fidelity"}
+"""What joins a fingerprint when the vectoriser is fitted."""
+
 
 class Reader:
-    """The model and the vectoriser of an index, each loaded when it is first needed."""
+    """The model and the vectoriser of an index, each loaded when it is first needed.
+
+    Safe to use from many threads: what one of them loads, the others wait for.
+    """
 
     def __init__(self, store: Store, config: IndexConfig, device: str | None) -> None:
         self.store = store
         self.config = config
         self._device = device
+        self._loading = RLock()  # of what follows
         self._lm: LanguageModel | None = None
+        self.named: Collection[str] = ()  # models that the user named: others are not fetched
         self._given = False  # whether the model was handed over, and not loaded by its name
         self._encoder: Encoder | None = None
         self._vectoriser: Vectoriser | None = None
 
     def close(self) -> None:
         """Lets go of the model and the vectoriser."""
-        self._lm = self._vectoriser = self._encoder = None
+        with self._loading:
+            self._lm = self._vectoriser = self._encoder = None
 
     def move(self, device: str) -> None:
         """Reads on another device from now on.
@@ -56,10 +67,12 @@ class Reader:
     @property
     def lm(self) -> LanguageModel:
         """The model, loaded and checked against the fingerprint when it is first needed."""
-        if self._lm is None:
-            self.use(load_model(self.config.model, self._device))
-        assert self._lm is not None
-        return self._lm
+        with self._loading:
+            if self._lm is None:
+                config = on_this_machine(self.config.model, self.named)
+                self.use(load_model(config, self._device))
+            assert self._lm is not None
+            return self._lm
 
     def load(self) -> None:
         """Loads the model, if it is not there yet.
@@ -76,10 +89,13 @@ class Reader:
             FingerprintError: it is another one.
         """
         stored, found = self.store.catalog.fingerprint, fingerprint(self.config, lm)
-        differing = [name for name in found if stored.get(name) != found[name]]
+        # What is stored and not found is what a newer version's vectors depend on.
+        compared = [*found, *sorted(stored.keys() - found.keys() - LEARNED)]
+        differing = [name for name in compared if stored.get(name) != found.get(name)]
         if differing:
             details = "; ".join(
-                f"{name}: {stored.get(name)} in the index, {found[name]} now" for name in differing
+                f"{name}: {stored.get(name)} in the index, {found.get(name)} now"
+                for name in differing
             )
             other = "" if differing == ["recipe"] else "give the original with --model, or "
             *most, last = differing
@@ -103,10 +119,11 @@ class Reader:
             IndexMissingError: the index is empty: it learns from the first rows that are added.
             CorruptIndexError: the file is not what was committed.
         """
-        if self._vectoriser is None:
-            data = self.store.vectoriser_bytes()
-            self._vectoriser = Vectoriser.from_bytes(data, self.config.vector, self.lm.device)
-        return self._vectoriser
+        with self._loading:
+            if self._vectoriser is None:
+                data = self.store.vectoriser_bytes()
+                self._vectoriser = Vectoriser.from_bytes(data, self.config.vector, self.lm.device)
+            return self._vectoriser
 
     @vectoriser.setter
     def vectoriser(self, value: Vectoriser) -> None:
@@ -138,17 +155,27 @@ class Reader:
     @property
     def encoder(self) -> Encoder:
         """What runs the model; it remembers which batches fit into the memory."""
-        if self._encoder is None:
-            self._encoder = Encoder(self.lm)
-        return self._encoder
+        with self._loading:
+            if self._encoder is None:
+                self._encoder = Encoder(self.lm)
+            return self._encoder
 
     def encode(
-        self, samples: list[Sample], report: Callable[[int, int], None] | None = None
+        self,
+        samples: list[Sample],
+        report: Callable[[int, int], None] | None = None,
+        refused: Refused = None,
     ) -> list[Encoded]:
-        """Returns the vectors of samples, in order; `report` gets the samples and tokens done."""
+        """Returns the vectors of samples, in order, but for those that are refused.
+
+        `report` gets the samples and tokens done.
+
+        Raises:
+            RowError: a sample cannot be read; not raised with `refused`.
+        """
         encoded: list[Encoded | None] = [None] * len(samples)
         done = tokens = 0
-        for batch in self.encoder.encode(samples, self.vectoriser):
+        for batch in self.encoder.encode(samples, self.vectoriser, refused=refused):
             for position, item in batch:
                 encoded[position] = item
                 tokens += len(samples[position].input_ids)
@@ -188,7 +215,7 @@ def fingerprint(config: IndexConfig, lm: LanguageModel) -> dict[str, Any]:
     What the vectoriser learned joins it when the first rows are added.
     """
     return lm.fingerprint() | {
-        "format": digest(asdict(config.format)),
-        "vector": digest(asdict(config.vector)),
+        "format": digest(named(config.format)),
+        "vector": digest(named(config.vector)),
         "recipe": f"{config.vector.recipe}, form {RECIPES[config.vector.recipe].form}",
     }

@@ -12,20 +12,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
+from threading import RLock
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from forvalue_index.catalog import migrations
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.lock import WriterLock
-from forvalue_index.config import PAIR_RANKS, IndexConfig
+from forvalue_index.config import IndexConfig
 from forvalue_index.directory import (
     CATALOG,
     CATALOG_URL,
@@ -33,47 +32,33 @@ from forvalue_index.directory import (
     DERIVED,
     SEGMENTS,
     discard,
+    files,
     is_index,
     require_empty,
     storing,
     url_of,
     vectoriser_file,
-    write_file,
 )
 from forvalue_index.errors import (
     CorruptIndexError,
     IndexMissingError,
     InputError,
 )
+from forvalue_index.files import TEMPORARY, atomic_write, open_own, sync_folder
 from forvalue_index.records import Encoded, Sample, StoredSample, listed
-from forvalue_index.search.decorrelate import decorrelation
 from forvalue_index.search.derived import (
     DerivedInfo,
-    DerivedSearch,
-    check_current,
     derived_names,
-    open_derived,
     read_info,
 )
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.intact import require_intact
-from forvalue_index.search.segments import orphans, sync_folder, write_segment
+from forvalue_index.search.segments import SUFFIX, orphans, write_segment
+from forvalue_index.view import View
 
 PAGE = 1000  # rows in memory at a time
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """The index as a reader sees it: one moment of it."""
-
-    generation: int
-    flat: FlatSearch
-    weights: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # rank -> [ntotal]
-    derived: dict[str, DerivedSearch | None] = field(default_factory=dict)  # rank -> if any
-    turns: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # rank -> [dim, dim]
 
 
 class Store:
@@ -84,6 +69,7 @@ class Store:
         self.directory = directory
         self.catalog = catalog
         self.config = IndexConfig.from_json(catalog.config)
+        self._viewing = RLock()  # of the two below
         self._view: View | None = None
 
     # -- making, opening, closing --------------------------------------------------------------
@@ -102,10 +88,12 @@ class Store:
             directory: not there yet, or empty, or what an interrupted `create` left.
             config: what the index is made with.
             fingerprint: as much of it as is known before the first rows.
-            catalog: URL of a PostgreSQL database; default: SQLite, in the directory.
+            catalog: URL of a PostgreSQL database that was named before (`name_catalog`);
+                default: SQLite, in the directory.
 
         Raises:
             IndexMissingError: `directory` is not empty, or there is a catalogue at the URL.
+            InputError: `catalog` is not a URL of PostgreSQL, or was not named.
             StorageError: the directory cannot be written.
         """
         path = Path(directory)
@@ -115,9 +103,9 @@ class Store:
             with storing(path):
                 (path / SEGMENTS).mkdir(parents=True, exist_ok=True)
                 if catalog is not None:
-                    write_file(
-                        path / CATALOG_URL, catalog.encode(), mode=0o600
-                    )  # may hold a password
+                    # It may hold a password.
+                    with atomic_write(path / CATALOG_URL, text=True, mode=0o600) as file:
+                        file.write(catalog)
             return cls(path, Catalog.create(url_of(path), config.to_json(), fingerprint))
         except BaseException:
             discard(path, itself=not existed)
@@ -173,6 +161,7 @@ class Store:
             LockedError: another process has it; the message says who.
             StorageError: the disk is full.
         """
+        files(self.directory)
         lock = WriterLock(self.directory)
         with storing(self.directory):
             lock.acquire()
@@ -246,8 +235,9 @@ class Store:
         Until the second step the file counts for nothing, and the next attempt replaces it.
         """
         name = _hash(data)
-        with storing(self.directory):
-            write_file(self.directory / vectoriser_file(name), data)
+        path = vectoriser_file(self.directory, name)
+        with storing(self.directory), atomic_write(path) as file:
+            file.write(data)
         self.catalog.set_fingerprint(self.fingerprint | {"vectoriser": name} | figures)
 
     # -- reading -------------------------------------------------------------------------------
@@ -284,8 +274,12 @@ class Store:
         if not self.fitted:
             raise IndexMissingError(f"{self.directory} is empty: add rows with forvalue add")
         name = self.fingerprint["vectoriser"]
-        path = self.directory / vectoriser_file(name)
-        data = path.read_bytes() if path.is_file() else b""
+        path = vectoriser_file(self.directory, name)
+        try:
+            with open_own(path) as file:
+                data = file.read()
+        except OSError:
+            data = b""
         if _hash(data) != name:
             raise CorruptIndexError(
                 f"{path} is {'not what was committed' if data else 'missing'}: "
@@ -294,125 +288,47 @@ class Store:
         return data
 
     @property
+    def view(self) -> View:
+        """The index as of the last `refresh`."""
+        with self._viewing:
+            if self._view is None:
+                self._view = self._open_view()
+            return self._view
+
+    @property
     def flat(self) -> FlatSearch:
         """The exact search over the stored vectors, as of the last `refresh`."""
-        return self._opened().flat
-
-    def weights(self, rank: str) -> NDArray[np.float32] | None:
-        """Returns what the inner product with each of `flat.ids` is multiplied by to rank.
-
-        Raises:
-            CorruptIndexError: a sample of `flat` is gone; `answer` asks again then.
-        """
-        if rank in ("dot", "decorrelated"):
-            return None
-        view = self._opened()
-        if rank not in view.weights:
-            figures = self.catalog.figures()
-            places = np.searchsorted(figures.ids, view.flat.ids)
-            places = places[places < len(figures.ids)]
-            if not np.array_equal(figures.ids[places], view.flat.ids):
-                raise CorruptIndexError(
-                    f"samples were removed from {self.directory} meanwhile: ask again, or see "
-                    "`forvalue verify`"
-                )
-            lengths = (figures.norm if rank == "cosine" else figures.n_scored)[places]
-            view.weights[rank] = (1 / np.maximum(lengths, 1e-30)).astype(np.float32)
-            view.weights[rank].flags.writeable = False
-        return view.weights[rank]
-
-    def turned(self, queries: NDArray[np.float32], rank: str) -> NDArray[np.float32]:
-        """Returns queries [q, dim] as they are compared with the stored vectors under a rank.
-
-        All ranks but "decorrelated" leave them as they are; that one reads all vectors once, and
-        again when the index has changed.
-        """
-        if rank != "decorrelated":
-            return queries
-        view = self._opened()
-        if rank not in view.turns:
-            view.turns[rank] = decorrelation(view.flat)
-        turned: NDArray[np.float32] = (queries @ view.turns[rank]).astype(np.float32)
-        return turned
-
-    def search(
-        self,
-        queries: NDArray[np.float32],
-        k: int,
-        rank: str,
-        *,
-        opponents: bool,
-        allowed: NDArray[np.int64] | None,
-        flat: bool,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Returns scores and ids of the k best under a rank, [q, k] each.
-
-        By the derived index for the rank when there is one, unless `flat`. One that a writer has
-        left out of date is passed over, with a warning in the log.
-
-        Raises:
-            CorruptIndexError: the derived index, or a segment, is damaged.
-        """
-        queries = self.turned(queries, rank)
-        derived = None if flat else self._derived(rank if rank in PAIR_RANKS else "dot")
-        if derived is not None:
-            return derived.search(queries, k, opponents=opponents, allowed=allowed)
-        return self.flat.search(
-            queries, k, opponents=opponents, allowed=allowed, weights=self.weights(rank)
-        )
-
-    def _derived(self, rank: str) -> DerivedSearch | None:
-        view = self._opened()
-        if rank not in view.derived:
-            view.derived[rank] = self._open_derived(view, rank)
-        return view.derived[rank]
-
-    def _open_derived(self, view: View, rank: str) -> DerivedSearch | None:
-        folder = self.directory / DERIVED
-        while rank in derived_names(folder):
-            try:
-                info = read_info(folder, rank)
-            except IndexMissingError:  # a writer makes it again
-                continue
-            try:
-                check_current(info, view.flat, folder / info.file)
-            except CorruptIndexError as error:
-                log.warning("searching without the derived index: %s", error)
-                return None
-            try:
-                return open_derived(folder, view.flat, rank, weights=self.weights(rank))
-            except (CorruptIndexError, IndexMissingError):
-                # A writer replaces it: its file may have gone between the two steps.
-                if rank in derived_names(folder) and read_info(folder, rank) == info:
-                    raise
-        return None
+        return self.view.flat
 
     def refresh(self) -> None:
-        """Sees what was written since the last time; costs a look at one number if nothing was."""
-        if self._view is not None and self._view.generation != self.catalog.generation():
-            self._view = None
+        """Drops the view if another generation was committed since it was opened."""
+        with self._viewing:
+            if self._view is not None and self._view.generation != self.catalog.generation():
+                self._view = None
 
     def reopen(self) -> None:
-        """Sees all of it anew, what is derived as well, whose making is no change that counts."""
-        self._view = None
+        """Drops the view, also for new derived indexes, whose making is no new generation."""
+        with self._viewing:
+            self._view = None
 
-    def answer(self, ask: Callable[[], T]) -> T:
+    def answer(self, ask: Callable[[View], T]) -> T:
         """Returns what `ask` finds in the index as it is now: nothing that is removed already.
 
-        Within one call of `ask`, `flat` and `weights` are of one moment. It is called again if a
-        writer replaced segments and rows under it.
+        `ask` takes everything from the view that it is given, which is one moment of the index. It
+        is called again, with another view, if a writer replaced segments and rows under it.
         """
         while True:
-            self.refresh()
-            generation = self._opened().generation
+            with self._viewing:
+                self.refresh()
+                view = self.view
             try:
-                return ask()
+                return ask(view)
             except CorruptIndexError:
-                if self.catalog.generation() == generation:
+                if self.catalog.generation() == view.generation:
                     raise
 
-    def _opened(self) -> View:
-        while self._view is None:
+    def _open_view(self) -> View:
+        while True:
             if not self.fitted:  # when this was opened
                 self.catalog.reload()
             snapshot = self.catalog.snapshot()
@@ -425,8 +341,7 @@ class Store:
                 if self.catalog.generation() == snapshot.generation:
                     raise
                 continue
-            self._view = View(snapshot.generation, flat)
-        return self._view
+            return View(snapshot.generation, flat, self.catalog, self.directory / DERIVED)
 
     def samples(self, ids: Iterable[int]) -> dict[int, StoredSample]:
         """Returns id -> sample, in the order of the ids.
@@ -447,22 +362,27 @@ class Store:
     def orphans(self) -> list[Path]:
         """The files that count for nothing; while a writer is at work, some may be about to."""
         self.catalog.reload()
+        own = files(self.directory)
         found = orphans(self.directory / SEGMENTS, self.catalog.segments())
-        current = vectoriser_file(self.fingerprint["vectoriser"]) if self.fitted else None
-        found += [p for p in self.directory.glob(vectoriser_file("*")) if p.name != current]
-        # A reader may be writing checked.json at this moment.
-        found += [p for p in self.directory.glob("*.tmp") if not p.name.startswith(CHECKED)]
-        derived = self.directory / DERIVED
-        if derived.is_dir():
-            named = {info.file for info in self.derived()}
-            found += [p for p in derived.glob("*.faiss") if p.name not in named]
-            found += derived.glob("*.tmp")
+        named = {info.file for info in self.derived()}
+        if self.fitted:
+            named.add(vectoriser_file(self.directory, self.fingerprint["vectoriser"]).name)
+        for path in own:
+            if path.parent == self.directory:
+                # A reader may be writing what it has checked at this moment.
+                left = path.suffix == TEMPORARY and not path.name.startswith("checked")
+                stray = left or path.match("vectoriser-*.safetensors")
+            else:
+                stray = path.parent.name == DERIVED and path.suffix in (SUFFIX, TEMPORARY)
+            if stray and path.name not in named:
+                found.append(path)
         return sorted(found)
 
     def sweep(self) -> list[Path]:
         """Deletes the files that count for nothing, and returns them. The caller holds the lock."""
         found = self.orphans()
-        for path in [*found, *self.directory.glob(f"{CHECKED}.*")]:
+        checked = [p for p in files(self.directory) if p.match(f"checked*{TEMPORARY}")]
+        for path in [*found, *checked]:
             path.unlink(missing_ok=True)
         for folder in {path.parent for path in found}:
             sync_folder(folder)
@@ -474,10 +394,18 @@ class Store:
         Raises:
             InputError: there is none.
         """
-        ids = list(self.catalog.ids_of([key]).values())
-        if not ids:
-            raise InputError(f"no sample in {self.directory} has key {key!r}: see `forvalue list`")
-        return self.catalog.samples(ids)[ids[0]]
+        while True:
+            generation = self.catalog.generation()
+            ids = list(self.catalog.ids_of([key]).values())
+            if not ids:
+                raise InputError(
+                    f"no sample in {self.directory} has key {key!r}: see `forvalue list`"
+                )
+            try:
+                return self.catalog.samples(ids)[ids[0]]
+            except CorruptIndexError:  # a compaction may have come between the two steps
+                if self.catalog.generation() == generation:
+                    raise
 
     def listing(
         self, where: str | Iterable[str] = (), after: int = -1, limit: int | None = None
@@ -490,51 +418,55 @@ class Store:
             limit: at most so many.
         """
         conditions = listed(where)
-        found: Iterable[StoredSample]
         if conditions:
-            ids = self.catalog.where(conditions)
-            ids = ids[ids > after][:limit]
-            pages = (ids[start : start + PAGE].tolist() for start in range(0, len(ids), PAGE))
-            found = (sample for page in pages for sample in self.catalog.samples(page).values())
+            yield from itertools.islice(self._meeting(conditions, after), limit)
         else:
             page = PAGE if limit is None else max(1, min(limit, PAGE))
-            found = itertools.islice(self.catalog.iterate(after, page), limit)
-        yield from found
+            yield from itertools.islice(self.catalog.iterate(after, page), limit)
+
+    def _meeting(self, conditions: list[str], after: int) -> Iterator[StoredSample]:
+        while True:
+            generation = self.catalog.generation()
+            ids = self.catalog.where(conditions)
+            ids = ids[ids > after]
+            try:
+                for start in range(0, len(ids), PAGE):
+                    for sample in self.catalog.samples(ids[start : start + PAGE].tolist()).values():
+                        yield sample
+                        after = sample.id
+                return
+            except CorruptIndexError:  # rows of this page may have been compacted away
+                if self.catalog.generation() == generation:
+                    raise
 
     def export(
-        self, vectors: Path, rows: Path, where: Sequence[str], scale: float
+        self, view: View, vectors: Path, rows: Path, where: Sequence[str], scale: float
     ) -> tuple[int, int]:
-        """Writes the vectors over `scale` and their rows, in the order of ids; returns the shape.
+        """Writes a view's vectors over `scale` and their rows, by id; returns the shape.
 
         Raises:
             StorageError: a file cannot be written; neither is there then.
         """
-        ids = self.flat.ids
-        if where:
-            ids = self.flat.live(self.catalog.where(where))
-        parts = [path.with_name(path.name + ".tmp") for path in (vectors, rows)]
-        try:
-            with storing(vectors.parent), parts[0].open("wb") as out, parts[1].open("w") as lines:
-                header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), self.dim)}
-                np.lib.format.write_array_header_1_0(out, header)
-                for block, values in self.flat.blocks(ids):
-                    out.write((values / np.float32(scale)).astype("<f4").tobytes())
-                    for start in range(0, len(block), PAGE):
-                        page = block[start : start + PAGE].tolist()
-                        for sample in self.catalog.samples(page).values():
-                            lines.write(json.dumps(asdict(sample), ensure_ascii=True) + "\n")
-            with storing(vectors.parent):
-                parts[0].replace(vectors)
-                parts[1].replace(rows)
-        finally:
-            for part in parts:
-                part.unlink(missing_ok=True)
+        ids = view.where(where) if where else view.flat.ids
+        with (
+            storing(vectors.parent),
+            atomic_write(vectors) as out,
+            atomic_write(rows, text=True) as lines,
+        ):
+            header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), self.dim)}
+            np.lib.format.write_array_header_1_0(out, header)
+            for block, values in view.flat.blocks(ids):
+                out.write((values / np.float32(scale)).astype("<f4").tobytes())
+                for start in range(0, len(block), PAGE):
+                    page = block[start : start + PAGE].tolist()
+                    for sample in view.samples(page).values():
+                        lines.write(json.dumps(asdict(sample), ensure_ascii=True) + "\n")
+            out.flush()  # both have found room before one of them counts
         return len(ids), self.dim
 
     def info(self) -> dict[str, Any]:
         """Returns what is kept and what it was made with, as JSON values."""
         segments = self.catalog.segments()
-        files = [path.stat() for path in self.directory.rglob("*") if path.is_file()]
         return {
             "directory": str(self.directory),
             "samples": len(self),
@@ -543,7 +475,7 @@ class Store:
             "bits": self.bits,
             "fidelity": self.fingerprint.get("fidelity"),
             "segments": len(segments),
-            "bytes": sum(file.st_size for file in files),
+            "bytes": sum(path.stat().st_size for path in files(self.directory)),
             "vector_bytes": sum(segment.bytes for segment in segments),
             "retained_energy": self.catalog.retained_energy(),
             "derived": [info.to_json() for info in self.derived()],
@@ -566,8 +498,9 @@ def migrate(directory: str | Path) -> tuple[str | None, str]:
     path = Path(directory)
     if not is_index(path):
         raise IndexMissingError(f"{path} is not an index: make one with forvalue build")
+    url = url_of(path)
     with storing(path), WriterLock(path):
-        return migrations.upgrade(url_of(path))
+        return migrations.upgrade(url)
 
 
 def digest(value: dict[str, Any]) -> str:

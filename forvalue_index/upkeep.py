@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from forvalue_index.catalog.lock import was_interrupted
-from forvalue_index.directory import DERIVED, SEGMENTS, storing
+from forvalue_index.directory import DERIVED, SEGMENTS, files, storing
 from forvalue_index.errors import CorruptIndexError, ForvalueError, InputError, LockedError
 from forvalue_index.features.codes import Codes
+from forvalue_index.files import path_in, sync_folder
 from forvalue_index.records import Segment
 from forvalue_index.search.derived import (
     DerivedInfo,
@@ -28,7 +29,7 @@ from forvalue_index.search.derived import (
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.making import Progress as Making
 from forvalue_index.search.making import extend_derived, make_derived
-from forvalue_index.search.segments import sync_folder, verify_segment, write_codes
+from forvalue_index.search.segments import SUFFIX, verify_segment, write_codes
 from forvalue_index.store import Store
 
 TARGET = 32 * 2**20
@@ -131,7 +132,7 @@ def _rewrite(store: Store, flat: FlatSearch, old: Sequence[Segment]) -> None:
     energy = sum(share * n for share, n in shares) / len(ids) if len(ids) else None
     catalog.replace_segments([segment.name for segment in old], new, retained_energy=energy)
     for segment in old:
-        (folder / segment.name).unlink(missing_ok=True)
+        path_in(folder, segment.name, SUFFIX).unlink(missing_ok=True)
     sync_folder(folder)
 
 
@@ -154,7 +155,7 @@ def optimize(store: Store, factory: str, rank: str, progress: Making | None = No
             factory,
             name=rank,
             rank=rank,
-            weights=store.weights(rank),
+            weights=store.view.weights(rank),
             generation=store.catalog.generation(),
             progress=progress,
         )
@@ -169,7 +170,7 @@ def extend(store: Store) -> None:
     """
     folder = store.directory / DERIVED
     for info in store.derived():
-        weights = store.weights(info.rank)
+        weights = store.view.weights(info.rank)
         with suppress(CorruptIndexError):
             found = open_derived(folder, store.flat, info.name, weights=weights)
             if found.uncovered > UNCOVERED:
@@ -184,7 +185,7 @@ def extend(store: Store) -> None:
 
 def _remake(store: Store, info: DerivedInfo) -> None:
     """Makes a derived index again, if it does not fit the segments; it goes if it cannot be."""
-    folder, weights = store.directory / DERIVED, store.weights(info.rank)
+    folder, weights = store.directory / DERIVED, store.view.weights(info.rank)
     try:
         open_derived(folder, store.flat, info.name, weights=weights)
         return
@@ -217,10 +218,10 @@ def verify(store: Store) -> list[str]:
     (checksum), their numbers, the vectoriser, what is derived, and which files count for nothing.
     """
     while True:
-        generation = store.catalog.generation()
+        before = _generation(store)
         problems = [*_problems(store), *_stray(store)]
-        if not problems or store.catalog.generation() == generation:
-            return problems
+        if not problems or _generation(store) == before:
+            return list(dict.fromkeys(problems))
 
 
 def repair(store: Store) -> list[str]:
@@ -248,6 +249,14 @@ def repair(store: Store) -> list[str]:
         return done
 
 
+def _generation(store: Store) -> int | None:
+    """The generation of a store whose catalogue can be read; None if it cannot."""
+    try:
+        return store.catalog.generation()
+    except CorruptIndexError:
+        return None
+
+
 def _problems(store: Store) -> Iterator[str]:
     folder, catalog = store.directory / SEGMENTS, store.catalog
     yield from catalog.check()
@@ -256,12 +265,15 @@ def _problems(store: Store) -> Iterator[str]:
     except CorruptIndexError as error:
         yield str(error)
     sound = True
-    for segment in catalog.segments():
-        for problem in verify_segment(
-            folder, segment, store.dim, catalog.segment_ids(segment.name), store.bits
-        ):
-            sound = False
-            yield problem
+    try:
+        for segment in catalog.segments():
+            ids = catalog.segment_ids(segment.name)
+            for problem in verify_segment(folder, segment, store.dim, ids, store.bits):
+                sound = False
+                yield problem
+    except CorruptIndexError as error:
+        sound = False
+        yield str(error)
     if store.fitted:
         try:
             store.vectoriser_bytes()
@@ -276,7 +288,7 @@ def _derived_problem(store: Store, name: str) -> str | None:
     folder = store.directory / DERIVED
     try:
         store.refresh()
-        weights = store.weights(read_info(folder, name).rank)
+        weights = store.view.weights(read_info(folder, name).rank)
         open_derived(folder, store.flat, name, weights=weights)
     except ForvalueError as error:
         return str(error)
@@ -285,7 +297,10 @@ def _derived_problem(store: Store, name: str) -> str | None:
 
 def _stray(store: Store) -> list[str]:
     """The files that count for nothing, unless a writer at work or one that was killed has them."""
-    if not store.orphans():
+    try:
+        if not store.orphans():
+            return []
+    except CorruptIndexError:  # nobody knows which files count
         return []
     try:
         if was_interrupted(store.directory):
@@ -299,4 +314,4 @@ def _stray(store: Store) -> list[str]:
 
 
 def _bytes(store: Store) -> int:
-    return sum(path.stat().st_size for path in store.directory.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in files(store.directory))

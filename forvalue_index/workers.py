@@ -22,12 +22,13 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
+from typing import TypeAlias
 
 import torch
 from transformers.utils.logging import disable_progress_bar
 
 from forvalue_index.config import IndexConfig
-from forvalue_index.errors import InputError, WorkerError
+from forvalue_index.errors import InputError, RowError, WorkerError
 from forvalue_index.forward.model import find_device
 from forvalue_index.reading import Reader
 from forvalue_index.records import Encoded, Sample
@@ -35,6 +36,9 @@ from forvalue_index.store import Store
 
 Report = Callable[[int, int], None]
 """Called with the samples and tokens done of a chunk."""
+
+Outcome: TypeAlias = Encoded | RowError
+"""The vector of a sample, or why it has none."""
 
 STOP = signal.SIGUSR1  # to a process: give up the chunk at hand
 AHEAD = 2  # chunks for each device that are under way
@@ -79,7 +83,7 @@ class Workers:
         self._share = max(1, self._n_threads // max(1, list(devices).count("cpu")))
         self._processes = [_Process(reader, name, self._share) for name in devices[1:]]
         self._threads = ThreadPoolExecutor(max(1, len(devices)), "device")
-        self._free: SimpleQueue[Callable[[list[Sample]], list[Encoded]]] = SimpleQueue()
+        self._free: SimpleQueue[Callable[[list[Sample]], list[Outcome]]] = SimpleQueue()
         for encode in (self._encode_here, *(process.encode for process in self._processes)):
             self._free.put(encode)
 
@@ -101,8 +105,8 @@ class Workers:
 
     def encode(
         self, chunks: Iterable[list[Sample]], ready: dict[str, Encoded], report: Report
-    ) -> Iterator[tuple[list[Sample], list[Encoded]]]:
-        """Yields chunks with their vectors, in order; `ready` has some already, by key.
+    ) -> Iterator[tuple[list[Sample], list[Outcome]]]:
+        """Yields chunks with what came of them, in order; `ready` has some vectors, by key.
 
         `report` is called from the thread that asks: for each batch, or, of several devices, for
         each chunk.
@@ -112,11 +116,11 @@ class Workers:
         """
         if not self._processes:
             for samples in chunks:
-                yield samples, _encode(samples, ready, self._reader.encode, report)
+                yield samples, _encode(samples, ready, self._read, report)
             return
-        pending: deque[tuple[list[Sample], Future[list[Encoded]]]] = deque()
+        pending: deque[tuple[list[Sample], Future[list[Outcome]]]] = deque()
 
-        def first() -> tuple[list[Sample], list[Encoded]]:
+        def first() -> tuple[list[Sample], list[Outcome]]:
             samples, future = pending.popleft()
             encoded = future.result()
             report(len(samples), sum(len(sample.input_ids) for sample in samples))
@@ -129,17 +133,27 @@ class Workers:
         while pending:
             yield first()
 
-    def _encode_anywhere(self, samples: list[Sample], ready: dict[str, Encoded]) -> list[Encoded]:
-        """Returns the vectors of samples, from the first device that is free."""
+    def _encode_anywhere(self, samples: list[Sample], ready: dict[str, Encoded]) -> list[Outcome]:
+        """Returns what comes of samples, from the first device that is free."""
         encode = self._free.get()
         try:
             return _encode(samples, ready, lambda rest, _: encode(rest), lambda *_: None)
         finally:
             self._free.put(encode)
 
-    def _encode_here(self, samples: list[Sample]) -> list[Encoded]:
+    def _encode_here(self, samples: list[Sample]) -> list[Outcome]:
         torch.set_num_threads(self._share)
-        return self._reader.encode(samples, _until(self._stop))
+        return self._read(samples, _until(self._stop))
+
+    def _read(self, samples: list[Sample], report: Report) -> list[Outcome]:
+        return _outcomes(self._reader, samples, report)
+
+
+def _outcomes(reader: Reader, samples: list[Sample], report: Report) -> list[Outcome]:
+    """Returns the vector of each sample, or why it has none."""
+    refused: dict[int, RowError] = {}
+    made = iter(reader.encode(samples, report, refused))
+    return [refused[i] if i in refused else next(made) for i in range(len(samples))]
 
 
 def _until(stop: threading.Event) -> Report:
@@ -155,10 +169,10 @@ def _until(stop: threading.Event) -> Report:
 def _encode(
     samples: list[Sample],
     ready: dict[str, Encoded],
-    encode: Callable[[list[Sample], Report], list[Encoded]],
+    encode: Callable[[list[Sample], Report], list[Outcome]],
     report: Report,
-) -> list[Encoded]:
-    """Returns the vectors of samples; those that are not ready come from `encode`."""
+) -> list[Outcome]:
+    """Returns what comes of samples; those that are not ready come from `encode`."""
     rest = [sample for sample in samples if sample.key not in ready]
     n_ready = len(samples) - len(rest)
     n_tokens = sum(len(sample.input_ids) for sample in samples if sample.key in ready)
@@ -175,8 +189,8 @@ class _Process:
         arguments = reader.store.directory, reader.config, device
         self._pid = self._pool.submit(_load, *arguments)
 
-    def encode(self, samples: list[Sample]) -> list[Encoded]:
-        """Returns the vectors of samples.
+    def encode(self, samples: list[Sample]) -> list[Outcome]:
+        """Returns what comes of samples.
 
         Raises:
             WorkerError: the process died.
@@ -230,5 +244,5 @@ def _load(directory: Path, config: IndexConfig, device: str) -> int:
     return os.getpid()
 
 
-def _encode_in_process(samples: list[Sample]) -> list[Encoded]:
-    return _readers[0].encode(samples, _until(_stop))
+def _encode_in_process(samples: list[Sample]) -> list[Outcome]:
+    return _outcomes(_readers[0], samples, _until(_stop))

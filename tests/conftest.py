@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-
-os.environ.pop("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", None)  # as the command line does
 
 import torch
 
@@ -20,6 +18,7 @@ if not torch.cuda.is_available():  # read when Triton is imported
 
 import postgres
 import pytest
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -28,6 +27,19 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+
+# Whether the tests pass must not depend on chance, nor on how busy the machine is. Other examples
+# than those of every run: --hypothesis-profile default --hypothesis-seed N.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("repeatable")
+
+_CONFIG = tempfile.TemporaryDirectory(prefix="config")
+os.environ["XDG_CONFIG_HOME"] = _CONFIG.name  # the catalogues that a test names
 
 pytest_plugins = ("catalogs", "derived_data", "indexes")  # whose fixtures several files share
 
@@ -137,12 +149,8 @@ def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     if request.param == "sqlite":
         yield None
         return
-    server, name = request.getfixturevalue("postgres_server"), f"test{next(_numbers)}"
-    yield postgres.new_database(server, name)
-    postgres.drop_database(server, name)
-
-
-_numbers = itertools.count()
+    with postgres.database(request.getfixturevalue("postgres_server")) as url:
+        yield url
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import pwd
 import shutil
@@ -56,15 +57,21 @@ def server() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def new_database(url: str, name: str) -> str:
-    """Makes an empty database on the server of `url`, and returns its URL."""
+_numbers = itertools.count()
+
+
+@contextmanager
+def database(url: str) -> Iterator[str]:
+    """Gives the URL of a new and empty database on the server of `url`.
+
+    It is deleted in the end, whoever still has it open: each takes 10 MB.
+    """
+    name = f"test{next(_numbers)}"
     _execute(url, f"CREATE DATABASE {name}")
-    return url.replace("/postgres?", f"/{name}?")
-
-
-def drop_database(url: str, name: str) -> None:
-    """Deletes a database, whoever still has it open: each takes 10 MB."""
-    _execute(url, f"DROP DATABASE {name} WITH (FORCE)")
+    try:
+        yield url.replace("/postgres?", f"/{name}?")
+    finally:
+        _execute(url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _execute(url: str, statement: str) -> None:

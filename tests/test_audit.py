@@ -147,7 +147,7 @@ def test_opposition_is_to_the_mean_of_the_others(index: InfluenceIndex) -> None:
     ids = index.flat.ids
     vectors = index.flat.vectors(ids).astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    found = UnitVectors(index, ids, []).with_the_rest()
+    found = UnitVectors(index.flat, ids).with_the_rest()
     for place in (0, 50):
         others = np.delete(vectors, place, axis=0).mean(0)
         wanted = vectors[place] @ others / np.linalg.norm(others)
@@ -172,7 +172,7 @@ def test_cosines_are_of_unit_and_of_centred_vectors(index: InfluenceIndex) -> No
     known = index.samples(TRUSTED[:2])
     ids = index.flat.ids
     near = np.array([[1, 83, -1]] + [[0, 5, 84]] * (len(ids) - 1))
-    plain, centred = cosines(UnitVectors(index, ids, known), near)
+    plain, centred = cosines(UnitVectors(index.flat, ids, index.vectors(known)), near)
     vectors = np.concatenate([index.flat.vectors(ids), index.vectors(known)]).astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     moved = vectors - vectors[: len(ids)].mean(0)

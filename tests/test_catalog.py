@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from catalogs import CONFIG, FINGERPRINT, add, sample, segment
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forvalue_index.catalog.catalog import Catalog
@@ -184,6 +184,14 @@ def test_what_does_not_fit_is_not_committed(
     assert catalog.count() == 5
 
 
+def test_a_loss_of_minus_zero_is_zero(catalog: Catalog) -> None:
+    """SQLite keeps no sign of a zero."""
+    catalog.commit_segment(segment("a", 1), [replace(sample(0), loss=-0.0, norm=-0.0)])
+    assert catalog.samples([0]) == {0: replace(sample(0), loss=0.0, norm=0.0)}
+    assert catalog.figures().loss.tolist() == [0]
+    assert catalog.check() == []
+
+
 def test_rows_that_are_not_json_and_losses_that_are_not_numbers(catalog: Catalog) -> None:
     with pytest.raises(InputError, match=r"'k0' cannot be stored as JSON"):
         catalog.commit_segment(segment("a", 1), [sample(0, row={"x": object()})])
@@ -204,9 +212,7 @@ operations = st.lists(
 )
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15)
 @given(steps=operations)
 def test_any_sequence_agrees_with_a_dict(
     steps: list[tuple[str, set[int]]], tmp_path_factory: pytest.TempPathFactory

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
 from catalogs import add, sample, segment
@@ -171,6 +173,64 @@ def test_a_row_changed_by_hand_is_refused(catalog: Catalog, url: str, edit: str)
             CorruptIndexError, match=r"[234] live and [012] removed.*but 3.* committed"
         ):
             catalog.snapshot()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "UPDATE samples SET norm = norm + 1 WHERE id = 1",
+        "UPDATE samples SET n_scored = 1000 WHERE id = 1",
+        "UPDATE samples SET segment_id = 2 WHERE id = 1",
+        "UPDATE samples SET key = 'renamed' WHERE id = 1",
+        "UPDATE samples SET content_hash = '0' WHERE id = 1",
+        "UPDATE samples SET row = replace(row, 'p1', 'px') WHERE id = 1",
+        "UPDATE segments SET sha256 = 'x' WHERE id = 1",
+        "UPDATE index_info SET next_id = 2",
+        "UPDATE index_info SET next_id = 20",
+        "UPDATE index_info SET live = live + 1",
+        "UPDATE index_info SET generation = generation + 1",
+        "DELETE FROM segments WHERE name = 'd.faiss'",
+        "DROP INDEX uq_samples_live_key",
+    ],
+)
+def test_nothing_that_was_changed_is_believed(catalog: Catalog, url: str, edit: str) -> None:
+    add(catalog, "a", range(4))
+    add(catalog, "b", range(4, 6))
+    catalog.commit_segment(segment("c", 1), [sample(6)], replaces=[5])
+    catalog.remove(["k6"])
+    catalog.replace_segments(["c.faiss"], None)
+    catalog.commit_segment(segment("d", 1), [sample(7)])
+    if "DELETE" in edit:
+        assert change(url, "DELETE FROM samples WHERE id = 7") == 1
+    change(url, edit)
+    with Catalog.open(url) as again:
+        for ask in (
+            lambda: again.where(["n>=0"]),
+            lambda: again.known(["k1"]),
+            lambda: again.ids_of(["k1"]),
+            lambda: again.fields(),
+            lambda: list(again.iterate()),
+            lambda: again.remove(["k2"]),
+            lambda: again.commit_segment(segment("z", 1), [sample(8)]),
+            lambda: again.replace_segments(["a.faiss"], None),
+        ):
+            with pytest.raises(CorruptIndexError):
+                ask()
+        if "norm" in edit or "n_scored" in edit or "segment_id" in edit or "UPDATE" not in edit:
+            with pytest.raises(CorruptIndexError) if "INDEX" not in edit else nullcontext():
+                again.figures()
+        assert again.check() != []
+    with closing_raw(url) as left:
+        assert left == 7 - ("DELETE" in edit)  # nothing was written
+
+
+@contextmanager
+def closing_raw(url: str) -> Iterator[int]:
+    """Gives the number of rows of samples."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        yield connection.exec_driver_sql("SELECT count(*) FROM samples").scalar_one()
+    engine.dispose()
 
 
 def test_a_changed_fingerprint_is_refused(catalog: Catalog, url: str) -> None:

@@ -72,6 +72,27 @@ def test_query_shows_a_table_to_people(index: Path, rows: list[Row]) -> None:
     assert out.count("row-") == 3
 
 
+@pytest.mark.parametrize(
+    ("options", "head"),
+    [
+        ([], "influence"),
+        (["--exact"], "influence (exact)"),
+        (["--rank", "cosine"], "cosine"),
+        (["--rank", "per-token", "--exact"], "per-token (exact)"),
+        (["--rank", "decorrelated"], "decorrelated"),
+    ],
+)
+def test_scores_are_headed_by_what_they_are(index: Path, options: list[str], head: str) -> None:
+    question = "--prompt", "a", "--response", "b", *options
+    heads = [
+        line.split("key")[0].strip()
+        for line in run_well("query", "--index", index, *question).splitlines()
+    ]
+    assert heads[1] == head
+    answer = run_well("ask", "--index", index, "--prompt", "a", "--max-new-tokens", 2, *options)
+    assert any(line.split("key")[0].strip() == head for line in answer.splitlines())
+
+
 def test_other_fields_and_standard_input(tmp_path: Path, model_dir: Path, rows: list[Row]) -> None:
     path = tmp_path / "i"
     lines = "".join(json.dumps({"q": row["prompt"], "a": row["response"]}) + "\n" for row in rows)
@@ -265,6 +286,26 @@ def assert_one_line(result: Result, message: str) -> None:
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_an_interrupted_command_says_what_is_true_of_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(main.commands, name, click.Command(name, callback=interrupt))
+    result = run(name)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.count("\n") == 1
+    assert ("the same command continues from there" in result.stderr) == (
+        name in ("build", "add", "compact")
+    )
+    assert ("the index was not changed" in result.stderr) == (
+        name not in ("build", "add", "compact", "remove", "optimize", "verify", "migrate")
+        and name not in ("evaluate", "demo")
+    )
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from indexes import KEYED, SETTINGS, every
 
 from forvalue_index import InfluenceIndex, VectorConfig
+from forvalue_index.catalog.address import name_catalog
 from forvalue_index.directory import is_index
 from forvalue_index.errors import ForvalueError, IndexMissingError, StorageError
 from forvalue_index.forward.encoder import Encoder
@@ -34,6 +35,7 @@ def test_a_build_that_was_killed_at_its_very_beginning_goes_on(
         (path / "catalog.db").touch()
     else:
         (path / "catalog.url").write_text(database)
+        name_catalog(database)  # as the build that was killed did
     assert not is_index(path)
     with pytest.raises(ForvalueError):
         InfluenceIndex.open(path)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index import store as store_module
+from forvalue_index import view as view_module
 from forvalue_index.analysis.select import select_rows
 from forvalue_index.analysis.values import exact_values, values
 from forvalue_index.cli import main
@@ -128,9 +128,9 @@ def test_the_moment_is_made_once_for_what_is_there(
     index: InfluenceIndex, queries: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    real = store_module.decorrelation
+    real = view_module.decorrelation
     monkeypatch.setattr(
-        store_module, "decorrelation", lambda search: made.append(search) or real(search)
+        view_module, "decorrelation", lambda search: made.append(search) or real(search)
     )
     for _ in range(2):
         index.query(queries, rank="decorrelated")

@@ -55,7 +55,8 @@ def test_an_index_on_a_gpu_is_that_of_the_cpu(
             index.scores(samples, "cosine")[1],
             index.influence(samples[:3], samples),
             index.explain(rows[0], "row-5").terms,
-            [hit.key for hit in index.query(rows[:2], k=5, exact=True)],
+            # A row and its copy score the same but for rounding: either may come first.
+            [hit.key.removeprefix("again-") for hit in index.query(rows[:2], k=6, exact=True)],
             encoder.losses(samples),
             encoder.states(samples),
             answer.input_ids,

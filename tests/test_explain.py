@@ -378,7 +378,7 @@ def test_explain_says_what_is_wrong(built: Path, tmp_path: Path) -> None:
     assert_one_line(run(*explain, "--query", 2), "no query 2: the data hold 1, counted from 0")
     assert_one_line(run(*explain, "--span", "zzz"), "'zzz' is not in the response ' ada did'")
     lost = run(*explain, "--html", tmp_path / "no" / "such.html")
-    assert_one_line(lost, "cannot write")
+    assert_one_line(lost, "cannot be written")
     for wrong in (
         ["--key", "a", "--hit", "1"],
         ["--span", "a", "--tokens", "0:1"],

@@ -100,7 +100,7 @@ def test_all_tokens_are_scored_when_asked() -> None:
 def test_the_side_that_goes_can_be_chosen(side: str, text: str, scored: str | None) -> None:
     row = {"prompt": "abcdef", "response": "XY"}
     if scored is None:
-        with pytest.raises(RowError, match=r"f:1: all its scored tokens are among the 4 lost"):
+        with pytest.raises(RowError, match=r"f:1: all its scored tokens are among those lost"):
             sample_of(row, 4, truncate=side)
         return
     sample = sample_of(row, 4, truncate=side)

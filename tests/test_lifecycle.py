@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -197,12 +197,7 @@ def test_any_life_agrees_with_a_dict(model_dir: Path, monkeypatch: pytest.Monkey
     Life.lm = load_model(ModelConfig(str(model_dir)), "cpu")
     run_state_machine_as_test(
         Life,
-        settings=settings(
-            max_examples=12,
-            stateful_step_count=10,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
+        settings=settings(max_examples=12, stateful_step_count=10),
     )
 
 

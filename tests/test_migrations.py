@@ -15,8 +15,9 @@ from sqlalchemy import Connection
 from forvalue_index.catalog import migrations
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.lock import WriterLock
+from forvalue_index.catalog.rows import digest
 from forvalue_index.catalog.schema import IndexInfoTable
-from forvalue_index.errors import IndexMissingError, LockedError, SchemaError
+from forvalue_index.errors import CorruptIndexError, IndexMissingError, LockedError, SchemaError
 from forvalue_index.records import Segment
 from forvalue_index.store import migrate
 
@@ -156,6 +157,39 @@ def test_a_catalogue_of_every_revision_is_upgraded_and_used(
         assert list(catalog.iterate()) == [sample(0), sample(5)]
         assert catalog.snapshot().count == 2
         assert catalog.check() == []
+
+
+def test_damage_is_not_migrated(tmp_path: Path) -> None:
+    file = shutil.copy(ASSETS[1], tmp_path / "catalog.db")
+    _run(file, "UPDATE samples SET norm = 7 WHERE id = 2")
+    with pytest.raises(CorruptIndexError, match=r"sample 2 .*nothing was migrated"):
+        migrate(tmp_path)
+    with closing(sqlite3.connect(file)) as raw:
+        assert raw.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+        raw.execute("UPDATE samples SET norm = 0.5 WHERE id = 2")
+        raw.commit()
+    assert migrate(tmp_path) == ("0002", migrations.head())
+
+
+def test_a_zero_that_lost_its_sign_is_no_damage(tmp_path: Path) -> None:
+    """Up to 0002 rows were sealed with the sign of a loss of minus zero, which SQLite drops."""
+    file = shutil.copy(ASSETS[1], tmp_path / "catalog.db")
+    values = (2, "k2", "hash2", 12, 5, False, -0.0, 0.5)
+    with closing(sqlite3.connect(file)) as raw:
+        (row,) = raw.execute("SELECT row FROM samples WHERE id = 2").fetchone()
+        seal = digest(*map(repr, (*values, row)))
+        raw.execute("UPDATE samples SET loss = -0.0, checksum = ? WHERE id = 2", (seal,))
+        raw.commit()
+    migrate(tmp_path)
+    with Catalog.open(f"sqlite:///{file}") as catalog:
+        assert catalog.check() == []
+        assert catalog.samples([2])[2].loss == 0
+
+
+def _run(file: Path, statement: str) -> None:
+    with closing(sqlite3.connect(file)) as raw:
+        assert raw.execute(statement).rowcount == 1
+        raw.commit()
 
 
 def _one(name: str) -> Segment:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors import DIM, exact, fp16, random, write
 
@@ -19,9 +19,7 @@ from forvalue_index.search import flat as flat_module
 from forvalue_index.search.flat import FlatSearch
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_search_is_the_exact_top_k(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -60,6 +58,20 @@ def test_search_is_the_exact_top_k(
         want_scores, want = exact(sign * queries, vectors[live], ids[live], k)
         np.testing.assert_array_equal(found, want)
         np.testing.assert_array_equal(scores, sign * want_scores)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 4, 7, 16, 24, 100])
+def test_equal_vectors_of_any_length_come_in_the_order_of_their_ids(
+    dim: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    vectors = np.repeat(rng.standard_normal((2, dim)).astype(np.float32), 8, axis=0)
+    flat = FlatSearch(tmp_path, write(tmp_path, [(np.arange(16), vectors)]), dim)
+    for query in rng.standard_normal((20, 1, dim)).astype(np.float32):
+        scores, found = flat.search(query, 3)
+        first = 0 if flat.scores(query)[1][0, 0] > flat.scores(query)[1][0, 8] else 8
+        assert found.tolist() == [[first, first + 1, first + 2]]
+        assert scores.tolist() == [[flat.scores(query)[1][0, first]] * 3]
 
 
 def test_real_numbers_agree_with_numpy(tmp_path: Path) -> None:

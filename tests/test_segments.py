@@ -47,7 +47,7 @@ def test_an_open_segment_is_mapped_not_copied(tmp_path: Path) -> None:
     before = process.memory_full_info().uss
     opened = open_segment(tmp_path, segment, 1024)
     assert segment.bytes > 8e6
-    assert process.memory_full_info().uss - before < 2e6
+    assert process.memory_full_info().uss - before < segment.bytes / 2
     assert any(Path(m.path).name == "s0.faiss" for m in process.memory_maps())
     # Its file may go (compaction) while a reader has it open.
     (tmp_path / "s0.faiss").unlink()

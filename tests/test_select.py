@@ -17,6 +17,7 @@ from forvalue_index.analysis import select as module
 from forvalue_index.analysis.select import select, select_rows
 from forvalue_index.analysis.values import values
 from forvalue_index.cli import main
+from forvalue_index.data.readers import open_rows
 from forvalue_index.errors import InputError
 from forvalue_index.records import Row
 
@@ -189,6 +190,16 @@ def test_rows_are_written_as_they_were_given(
     assert json.loads(result.stdout) == json.loads(report.read_text())
     # What was chosen can be indexed, and chosen from, again.
     assert len(rows) == json.loads(result.stdout)["chosen"] == 10
+
+
+def test_a_choice_in_csv_is_to_be_trained_on_and_stays_as_it_is(
+    path: Path, targets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": "=a", "response": "- b"}]
+    monkeypatch.setattr("forvalue_index.analysis.select.chosen_rows", lambda *_: iter(rows))
+    result = run(path, targets, tmp_path / "c.csv", "--budget", 1)
+    assert result.exit_code == 0, result.stderr
+    assert [row for _, row in open_rows(tmp_path / "c.csv")] == rows
 
 
 def test_select_for_people(path: Path, targets: Path, tmp_path: Path) -> None:

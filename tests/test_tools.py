@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import bench_filters  # noqa: E402
 import bench_peers  # noqa: E402
 from bench_search import WAYS, drawn, measure, write  # noqa: E402
 from make_facts import STYLES, make_study  # noqa: E402
@@ -54,6 +55,14 @@ def test_the_search_bench_measures_every_way(tmp_path: Path) -> None:
     rows = measure(tmp_path, n=700, dim=32, batch=40, size=300, k=5, repeats=2, wanted=WAYS)
     assert {row["way"] for row in rows} >= {"forvalue", "faiss fp16", "faiss.knn", "numpy", "torch"}
     assert all(0 < row["p50"] <= row["p95"] and row["batch_seconds"] > 0 for row in rows)
+
+
+def test_the_filter_bench_measures_every_condition(tmp_path: Path) -> None:
+    found = bench_filters.measure(f"sqlite:///{tmp_path / 'catalog.db'}", 56)
+    assert found.keys() == bench_filters.conditions_of(56).keys()
+    assert found["größe=3"][0] == found['in "quotes"=3'][0] == 8
+    assert found["id in (100 values)"][0] == found["number in (10,000 values)"][0] == 56
+    assert all(met > 0 for name, (met, _) in found.items() if name != "prompt=word1")
 
 
 class Known:

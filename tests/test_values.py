@@ -287,14 +287,17 @@ def test_json_lines_are_the_rows(tmp_path: Path) -> None:
 
 
 def test_a_spreadsheet_runs_no_formula(tmp_path: Path) -> None:
-    rows = [{"a": "=cmd|' /C calc'!A0", "b": -5}, {"a": "+1", "b": "fine"}]
+    texts = ["=cmd|' /C calc'!A0", "+1", "-x", "@SUM(1)", "\t=1", "\r=1", "\n=1", "'=1", "＝1"]
+    harmless = ["fine", "'quoted'", " =1", ""]
+    rows: list[Row] = [{"=a": text, "b": -5, "c": -0.5} for text in texts + harmless]
     for spreadsheet in (True, False):
-        write_rows(tmp_path / "rows.csv", rows, spreadsheet=spreadsheet)
+        write_rows(tmp_path / "rows.csv", rows, **({} if spreadsheet else {"spreadsheet": False}))
         with (tmp_path / "rows.csv").open(newline="") as file:
-            found = list(csv.DictReader(file))
+            (name, *_), *found = csv.reader(file)
         mark = "'" if spreadsheet else ""
-        assert [row["a"] for row in found] == [mark + str(row["a"]) for row in rows]
-        assert [row["b"] for row in found] == ["-5", "fine"]
+        assert name == mark + "=a"
+        assert [row[0] for row in found] == [mark + text for text in texts] + harmless
+        assert {tuple(row[1:]) for row in found} == {("-5", "-0.5")}
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -372,7 +372,7 @@ def test_the_bytes_of_a_picture_are_its_content_wherever_it_is(
         with pytest.raises(KeyConflictError, match="'r0' is already in the index, with other"):
             index.add(moved / "train.jsonl")
         (moved / "images").rename(tmp_path / "images")
-        with pytest.raises(RowError, match=r"0\.png has changed since it was indexed"):
+        with pytest.raises(RowError, match=r"0\.png has changed since its row was first"):
             index.query(query, k=8, exact=True)
         assert len(index.query(query, k=8)) == 8  # stored vectors need no pictures
 
@@ -405,11 +405,11 @@ def test_urls_are_fetched_only_when_that_is_allowed_and_kept(
 ) -> None:
     asked: list[str] = []
 
-    def answer(url: str, timeout: int) -> io.BytesIO:
+    def answer(url: str) -> io.BytesIO:
         asked.append(url)
         return io.BytesIO(png(1))
 
-    monkeypatch.setattr("urllib.request.urlopen", answer)
+    monkeypatch.setattr("forvalue_index.data.fetching.open_url", answer)
     row = {"prompt": "what?", "response": " a cat", "image": "https://example.org/a.png"}
     format = FormatConfig(image_field="image")
     with pytest.raises(RowError, match=r"row 1: image https://example\.org/a\.png is a URL"):
@@ -418,8 +418,10 @@ def test_urls_are_fetched_only_when_that_is_allowed_and_kept(
     rows = open_rows([row], allow_remote=True)
     index, _ = InfluenceIndex.build(tmp_path / "ix", rows, str(llava_dir), format=format)
     with index:
-        asked.clear()
-        monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked again"))
+        assert asked == ["https://example.org/a.png"]  # once, for all passes over the rows
+        monkeypatch.setattr(
+            "forvalue_index.data.fetching.open_url", lambda _: pytest.fail("asked again")
+        )
         query = {"prompt": "what?", "response": " a cat", "image": png(1)}
         (hit,) = index.query(query, k=1, exact=True)
         assert hit.sample["image"]["path"] == "https://example.org/a.png"

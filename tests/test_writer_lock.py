@@ -46,15 +46,15 @@ def test_a_lock_that_cannot_be_written_is_not_held(
 def _hold(folder: Path, ready: multiprocessing.synchronize.Event) -> None:
     WriterLock(folder, "held").acquire()
     ready.set()
-    time.sleep(60)
+    time.sleep(600)
 
 
 def test_a_killed_writer_holds_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    process = context.Process(target=_hold, args=(tmp_path, ready))
+    process = context.Process(target=_hold, args=(tmp_path, ready), daemon=True)
     process.start()
-    assert ready.wait(30)
+    assert ready.wait(300)  # a busy machine takes a while to start one
     with pytest.raises(LockedError, match=f"process {process.pid} .*held"):
         WriterLock(tmp_path).acquire()
     assert process.pid is not None

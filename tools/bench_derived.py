@@ -19,7 +19,6 @@ They are written as segments in --keep (default: a temporary folder) and searche
 from __future__ import annotations
 
 import json
-import os
 import platform
 import tempfile
 import time
@@ -34,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from forvalue_index.catalog.catalog import Catalog
+from forvalue_index.machine import cores
 from forvalue_index.records import Segment
 from forvalue_index.search.backend import faiss
 from forvalue_index.search.factory import auto_factory
@@ -201,7 +201,7 @@ def main(
     if not as_json:
         console.print(table, soft_wrap=True)
         console.print(
-            f"{os.cpu_count()} cores, {faiss().omp_get_max_threads()} threads, "
+            f"{cores()} cores, {faiss().omp_get_max_threads()} threads, "
             f"{platform.machine()}, faiss {faiss().__version__}; queries one at a time; recall "
             f"over 200 vectors that were held out"
         )

@@ -68,7 +68,7 @@ def measure(directory: Path, n: int, dim: int, catalog: str | None) -> dict[str,
     def ask(what: str) -> None:
         again = Store.open(directory)
         with timed(what, seconds):
-            again.answer(lambda: again.samples(again.flat.search(query, 10)[1][0].tolist()))
+            again.answer(lambda view: view.samples(view.flat.search(query, 10)[1][0].tolist()))
         again.close()
 
     add(0, n, "build")

@@ -37,7 +37,6 @@ divides.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -55,6 +54,7 @@ from rich.table import Table
 from forvalue_index import InfluenceIndex
 from forvalue_index.analysis.metrics import auc
 from forvalue_index.data.readers import open_rows
+from forvalue_index.machine import cores
 from forvalue_index.records import Row
 
 PEERS = ("forvalue", "bergson", "kronfluence", "dattri")
@@ -232,7 +232,7 @@ def measure(
 def table(task: str, found: list[dict[str, Any]]) -> Table:
     """Returns what a person reads."""
     first = found[0]
-    title = f"{task}: {first['samples']} rows, {first['queries']} queries, {os.cpu_count()} cores"
+    title = f"{task}: {first['samples']} rows, {first['queries']} queries, {cores()} cores"
     shown = Table(title=title)
     shown.add_column("", no_wrap=True)
     for column in (

@@ -37,7 +37,6 @@ import click
 import numpy as np
 import psutil
 import torch
-from forvalue_index.search.resident import WORTH, Resident, gpus
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table

@@ -8,8 +8,10 @@ it and then use it. An asset is never made again.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -51,7 +53,9 @@ def main() -> None:
     path = FOLDER / f"{migrations.head()}.db"
     if path.exists():
         sys.exit(f"{path} is there already: an asset is never made again")
-    make(path)
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder) / "catalog.db")
+        shutil.copy(Path(folder) / "catalog.db", path)
     print(path)
 
 

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.index import InfluenceIndex
-from forvalue_index.records import Sample
 from forvalue_index.search.backend import faiss
+from forvalue_index.search.flat import FlatSearch
 
 _ROUNDS = 8  # of leaving out the rows that agree less than their neighbours
 _BLOCK = 512  # rows whose neighbours' vectors are in memory together
@@ -25,13 +24,14 @@ Vectors = NDArray[np.float32]
 class UnitVectors:
     """The unit vectors of training rows, read as they are needed, and of trusted ones."""
 
-    def __init__(self, index: InfluenceIndex, ids: NDArray[np.int64], known: list[Sample]) -> None:
-        self._flat, self._ids = index.flat, ids
+    def __init__(
+        self, flat: FlatSearch, ids: NDArray[np.int64], known: NDArray[np.float32] | None = None
+    ) -> None:
+        """Takes the stored vectors and the training rows' ids; `known`: trusted rows' vectors."""
+        self._flat, self._ids = flat, ids
         self.count = len(ids)
-        self.known = np.zeros((0, index.dim), np.float32)
-        if known:
-            self.known = unit(index.vectors(known))
-        total = np.zeros(index.dim)
+        self.known = np.zeros((0, flat.dim), np.float32) if known is None else unit(known)
+        total = np.zeros(flat.dim)
         for _, vectors in self._blocks():
             total += vectors.sum(0, dtype=np.float64)
         self.mean = total / len(ids)  # of the training rows

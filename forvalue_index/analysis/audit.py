@@ -23,6 +23,7 @@ from forvalue_index.data.readers import Data
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.records import Sample, listed
+from forvalue_index.view import View
 
 NEIGHBOURS = 15  # rows with similar prompts that a row is compared with
 GUIDES = 3  # trusted rows with similar prompts that a row is compared with
@@ -108,16 +109,16 @@ def audit(
     conditions = listed(where)
     known = [] if trusted is None else index.samples(trusted, format)
 
-    def ask() -> Audit:
-        flat = index.flat
-        ids = flat.live(index.store.catalog.where(conditions)) if conditions else flat.ids
+    def ask(view: View) -> Audit:
+        ids = view.where(conditions) if conditions else view.flat.ids
         n = len(ids)
         if n < 3:
             raise InputError(f"{n} training rows: an audit needs 3 or more")
+        figures = view.figures(ids)
         classes = _classes(index, ids, known, class_field)
         prompts, states = read_prompts(index, ids, known, progress)
         states = np.concatenate([prompts.states, states])
-        vectors = UnitVectors(index, ids, known)
+        vectors = UnitVectors(view.flat, ids, index.vectors(known) if known else None)
         near = nearest(states, classes, np.arange(len(states)), n, NEIGHBOURS)
         plain, centred = cosines(vectors, near)
         agreed = agreement(centred, near)
@@ -126,19 +127,16 @@ def audit(
             guides = nearest(states, classes, np.arange(n, len(states)), n, GUIDES)
             helped = cosines(vectors, guides)[1].sum(1, dtype=np.float64)
             scores["untrusted"] = -helped / np.maximum((guides >= 0).sum(1), 1)
-        figures = index.store.catalog.figures()
-        places = np.searchsorted(figures.ids, ids)
-        loss = figures.loss[places]
-        gain = prompts.bare - loss
+        gain = prompts.bare - figures.loss
         if not np.isnan(gain).all():
             # Times the root of the tokens: what many tokens say is the firmer.
-            firm = gain * np.sqrt(figures.n_scored[places])
+            firm = gain * np.sqrt(figures.n_scored)
             scores["needless prompt"] = -np.nan_to_num(firm, nan=np.nanmedian(firm))
-        suspicion = _suspicion(scores, loss)
+        suspicion = _suspicion(scores, figures.loss)
         scores |= {
             "opposition": -vectors.with_the_rest(),
-            "loss": loss,
-            "self-influence": (figures.norm[places] / index.vectoriser.scale) ** 2,
+            "loss": figures.loss,
+            "self-influence": (figures.norm / index.vectoriser.scale) ** 2,
         }
         twins = find_twins(ids, prompts, near, plain, nearly)
         return Audit(ids, {"suspicion": suspicion} | scores, agreed, gain, twins)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from forvalue_index.adding import Progress
 from forvalue_index.analysis.metrics import top
-from forvalue_index.forward.encoder import Encoder
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.records import Sample
 
@@ -73,5 +72,5 @@ def reranked(
 
 
 def _lengths(index: InfluenceIndex, samples: list[Sample]) -> NDArray[np.float32]:
-    squares = Encoder(index.lm).self_influence(samples, index.vectoriser.parts)
+    squares = index.reader.encoder.self_influence(samples, index.vectoriser.parts)
     return np.sqrt(np.maximum(squares, 0))

@@ -17,6 +17,7 @@ from torch import Tensor
 from forvalue_index.adding import Progress
 from forvalue_index.analysis.training import token_losses
 from forvalue_index.forward.model import LanguageModel
+from forvalue_index.forward.model_lock import model_lock
 from forvalue_index.records import Sample
 
 SKETCH = 1 << 16
@@ -49,15 +50,18 @@ def _sketch(
     lm: LanguageModel, weights: list[Tensor], cells: list[tuple[Tensor, Tensor]], sample: Sample
 ) -> Tensor:
     """Returns the sketch of one sample's gradient, [SKETCH]."""
-    before = [weight.requires_grad for weight in weights]
-    try:
-        for weight in weights:
-            weight.requires_grad_(True)
-        loss = token_losses(lm, lm.collate([sample], [0]).to(lm.device)).sum()
-        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-    finally:
-        for weight, wanted in zip(weights, before, strict=True):
-            weight.requires_grad_(wanted)
+    batch = lm.collate([sample], [0]).to(lm.device)
+    with model_lock():
+        before = [weight.requires_grad for weight in weights]
+        try:
+            for weight in weights:
+                weight.requires_grad_(True)
+            gradients = torch.autograd.grad(
+                token_losses(lm, batch).sum(), weights, allow_unused=True
+            )
+        finally:
+            for weight, wanted in zip(weights, before, strict=True):
+                weight.requires_grad_(wanted)
     result = torch.zeros(SKETCH, device=lm.device)
     for gradient, (places, signs) in zip(gradients, cells, strict=True):
         if gradient is not None:  # the sample does not reach the weight

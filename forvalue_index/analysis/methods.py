@@ -21,7 +21,6 @@ from forvalue_index.analysis.gradients import gradient_scores
 from forvalue_index.config import FormatConfig, VectorConfig
 from forvalue_index.data.readers import Data
 from forvalue_index.features.recipe import Raw
-from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.records import Row, Sample, StoredSample
@@ -88,7 +87,7 @@ def rivals(
     samples = index.training_samples(item.id for item in stored)
     if last_layer:
         parts = [Raw()] * len(index.lm.checkpoints)
-        yield LAST_LAYER, Encoder(index.lm).influence(queries, samples, parts)
+        yield LAST_LAYER, index.reader.encoder.influence(queries, samples, parts)
     if gradient:
         yield GRADIENT, gradient_scores(index.lm, queries, samples, progress)
     yield from baselines(index, queries, stored, format, seed=seed, progress=progress)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forvalue_index.errors import DependencyError, InputError, StorageError
+from forvalue_index.data.writers import complete
+from forvalue_index.errors import DependencyError, InputError
 
 if TYPE_CHECKING:
     from forvalue_index.analysis.metrics import Figure
@@ -56,10 +57,8 @@ def bars(path: Path, methods: Mapping[str, Any], columns: Mapping[str, str], tit
         _panel(panel, list(methods), [getattr(found, name) for found in methods.values()])
         panel.set_xlabel(heading)
     picture.suptitle(title, fontsize="medium")
-    try:
-        picture.savefig(path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    with complete(path) as file:
+        picture.savefig(file, format="png")
 
 
 def _panel(panel: Any, names: Sequence[str], figures: Sequence[Figure]) -> None:

@@ -17,7 +17,6 @@ from forvalue_index.adding import Progress
 from forvalue_index.analysis.agreement import unit
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatting import texts_of
-from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.records import Sample
@@ -48,7 +47,7 @@ def read_prompts(
     What is whitened is learned from the training samples: what all prompts share is taken out.
     """
     lm = index.lm
-    encoder = Encoder(lm)
+    encoder = index.reader.encoder
     chosen = np.random.default_rng(0).permutation(ids)[:_FIT]
     whiten = _Whitening(encoder.states(_prompts(index.training_samples(np.sort(chosen).tolist()))))
     result = Prompts(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from forvalue_index.adding import Progress
 from forvalue_index.analysis.training import TrainConfig, fine_tune, sample_losses
+from forvalue_index.data.writers import complete
 from forvalue_index.errors import InputError
 from forvalue_index.forward.model import LanguageModel
+from forvalue_index.forward.model_lock import model_lock
 from forvalue_index.records import Sample
 
 
@@ -90,9 +91,8 @@ class SubsetRuns:
         path = self._work / f"full-{_hash([self._rows, asdict(train)])}.safetensors"
         if not path.exists():
             tuned = fine_tune(self._lm, self._samples, train, progress)
-            part = path.with_suffix(".part")
-            save_file({name: value.cpu() for name, value in _weights(tuned).items()}, part)
-            part.replace(path)
+            with complete(path) as file:
+                file.write(save({name: value.cpu() for name, value in _weights(tuned).items()}))
             return tuned
         return with_weights(self._lm, load_file(path))
 
@@ -102,15 +102,15 @@ class SubsetRuns:
             return np.array(json.loads(path.read_text()))
         chosen = [self._samples[i] for i in self.members(number)]
         losses = sample_losses(fine_tune(self._lm, chosen, self._config.train), self._targets)
-        part = path.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps(losses.tolist()))
-        part.replace(path)  # whole or not there
+        with complete(path, text=True) as file:
+            json.dump(losses.tolist(), file)
         return losses
 
 
 def with_weights(lm: LanguageModel, weights: dict[str, torch.Tensor]) -> LanguageModel:
     """Returns a copy of a model, in float32, with other weights."""
-    result = copy.deepcopy(lm)
+    with model_lock():
+        result = copy.deepcopy(lm)
     result.model.float()
     for name, value in _weights(result).items():
         value.copy_(weights[name])

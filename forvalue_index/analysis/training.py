@@ -23,6 +23,7 @@ from forvalue_index.forward.batching import Batch, plan_batches
 from forvalue_index.forward.encoder import TOKEN_BUDGET
 from forvalue_index.forward.head import hidden_states
 from forvalue_index.forward.model import LanguageModel
+from forvalue_index.forward.model_lock import model_lock
 from forvalue_index.records import Sample
 
 WARMUP = 0.1  # share of the steps
@@ -63,7 +64,8 @@ def fine_tune(
         raise InputError("there is no row to fine-tune on")
     if lm.checkpoints[0].adapter is not None:
         raise ModelError("a model with adapters cannot be fine-tuned here: give the merged model")
-    tuned = copy.deepcopy(lm)
+    with model_lock():  # not with the hooks of a pass
+        tuned = copy.deepcopy(lm)
     weights = list(tuned.model.float().requires_grad_(True).parameters())
     order = _order(len(samples), config)
     steps = len(order)
@@ -115,10 +117,11 @@ def token_losses(lm: LanguageModel, batch: Batch) -> Tensor:
 
     They carry gradients where the model's weights want some.
     """
-    head = lm.activate(0)
-    states = hidden_states(lm.model, head, batch.inputs, gradients=torch.is_grad_enabled())
-    hidden = states.reshape(-1, states.shape[-1])[batch.predictors]  # [n, d]
-    return cross_entropy(head.logits(hidden), batch.targets, reduction="none")
+    with model_lock():
+        head = lm.activate(0)
+        states = hidden_states(lm.model, head, batch.inputs, gradients=torch.is_grad_enabled())
+        hidden = states.reshape(-1, states.shape[-1])[batch.predictors]  # [n, d]
+        return cross_entropy(head.logits(hidden), batch.targets, reduction="none")
 
 
 def _order(count: int, config: TrainConfig) -> list[list[int]]:

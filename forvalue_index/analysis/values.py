@@ -21,6 +21,7 @@ from forvalue_index.data.readers import Data
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.records import Row, Sample, listed
+from forvalue_index.view import View
 
 COMBINES = ("mean", "max")
 _TARGETS = 512  # run forward, or compared with a block of vectors, at a time
@@ -97,24 +98,22 @@ def values(
     members = _members(samples, target_group)
     vectors = _vectors(index, samples, rank, progress)
 
-    def ask() -> Values:
-        flat = index.flat
-        ids = flat.live(index.store.catalog.where(conditions)) if conditions else flat.ids
+    def ask(view: View) -> Values:
+        ids = view.where(conditions) if conditions else view.flat.ids
         if not len(ids):
             raise InputError("no training sample is left to score: check --where")
-        turned = index.store.turned(vectors, rank)
-        by_group = _scores(index, ids, [turned[rows] for rows in members.values()], combine)
-        if (weights := index.store.weights(rank)) is not None:
-            by_group *= weights[np.searchsorted(flat.ids, ids)]
+        turned = view.turned(vectors, rank)
+        by_group = _scores(view, ids, [turned[rows] for rows in members.values()], combine)
+        if (weights := view.weights(rank)) is not None:
+            by_group *= weights[np.searchsorted(view.flat.ids, ids)]
         sizes = {name: len(rows) for name, rows in members.items()}
         shares = np.array(list(sizes.values())) / len(samples)
-        figures = index.store.catalog.figures()
-        places = np.searchsorted(figures.ids, ids)
+        figures = view.figures(ids)
         return Values(
             ids=ids,
             value=shares @ by_group if combine == "mean" else by_group.max(0),
-            loss=figures.loss[places],
-            self_influence=(figures.norm[places] / index.vectoriser.scale) ** 2,
+            loss=figures.loss,
+            self_influence=(figures.norm / index.vectoriser.scale) ** 2,
             targets=len(samples),
             groups={} if target_group is None else dict(zip(sizes, by_group, strict=True)),
             group_sizes={} if target_group is None else sizes,
@@ -254,7 +253,7 @@ def _vectors(
 
 
 def _scores(
-    index: InfluenceIndex,
+    view: View,
     ids: NDArray[np.int64],
     groups: list[NDArray[np.float32]],
     combine: str,
@@ -263,7 +262,7 @@ def _scores(
     out = np.full((len(groups), len(ids)), -np.inf)
     means = np.stack([own.mean(0, dtype=np.float64) for own in groups]).astype(np.float32)
     at = 0
-    for block, vectors in index.flat.blocks(ids):
+    for block, vectors in view.flat.blocks(ids):
         part = slice(at, at := at + len(block))
         if combine == "mean":
             out[:, part] = means @ vectors.T

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from typing import Any, Self
 
 import numpy as np
@@ -18,19 +19,33 @@ from sqlalchemy import (
     Connection,
     bindparam,
     delete,
-    func,
     insert,
     select,
     update,
 )
 
 from forvalue_index.catalog.engine import make_engine, outside, place_of, writing
+from forvalue_index.catalog.intact import (
+    EMPTY,
+    Change,
+    Info,
+    SealedSegment,
+    require_figures,
+    require_segment,
+    require_texts,
+    rows_changed,
+    sealed_info,
+    sealed_segments,
+    text_seals,
+)
 from forvalue_index.catalog.migrations import check_revision, current, upgrade_connection
 from forvalue_index.catalog.reader import (
+    CHUNK,
     FORMAT,
     CatalogReader,
     as_ints,
     checked_keys,
+    ids_where,
     in_chunks,
     seal_info,
     some,
@@ -42,6 +57,14 @@ from forvalue_index.catalog.rows import (
     to_row,
 )
 from forvalue_index.catalog.schema import Base, IndexInfoTable, SampleTable, SegmentTable
+from forvalue_index.catalog.seals import (
+    NO_SEGMENTS,
+    seal_figures,
+    seal_ids,
+    seal_texts,
+    text_line,
+    xor,
+)
 from forvalue_index.errors import (
     CorruptIndexError,
     FingerprintError,
@@ -82,9 +105,8 @@ class Catalog(CatalogReader):
                         "config": texts[0],
                         "fingerprint": texts[1],
                         "created_at": time,
-                        "next_id": 0,
-                        "generation": 0,
-                        "live": 0,
+                        **asdict(EMPTY),
+                        "state": EMPTY.seal,
                         "checksum": seal_info(*texts, time),
                     },
                 )
@@ -119,17 +141,16 @@ class Catalog(CatalogReader):
             FingerprintError: there are vectors already: they were made with the old one.
         """
         text = to_json(fingerprint, "the fingerprint")
-        with writing(self._engine) as connection:
-            self._next_id(connection)
+        with self._intact.changing() as change, writing(self._engine) as connection:
+            info = self._info(connection)
             if connection.execute(select(SegmentTable.id).limit(1)).first() is not None:
                 raise FingerprintError(
                     f"{place_of(self._engine)} has vectors made with fingerprint "
                     f"{self.fingerprint}, which cannot become {fingerprint}: build a new index"
                 )
             stored = connection.execute(select(IndexInfoTable.config)).scalar_one()
-            self._advance(
-                connection, fingerprint=text, checksum=seal_info(stored, text, self.created_at)
-            )
+            seal = seal_info(stored, text, self.created_at)
+            self._advance(connection, change, info, fingerprint=text, checksum=seal)
         self.fingerprint = json.loads(text)
 
     def commit_segment(
@@ -163,15 +184,16 @@ class Catalog(CatalogReader):
         twice = [key for key, times in Counter(keys).items() if times > 1]
         if twice:
             raise KeyConflictError(f"keys that occur more than once in the input: {some(twice)}")
-        rows = [to_row(sample) for sample in samples]
-        with writing(self._engine) as connection:
-            first = self._next_id(connection)
-            if min(ids) < first:
+        rows = sorted((to_row(sample) for sample in samples), key=lambda row: int(row["id"]))
+        self._believe()
+        with self._intact.changing() as change, writing(self._engine) as connection:
+            info = self._info(connection)
+            if min(ids) < info.next_id:
                 raise CorruptIndexError(
-                    f"id {min(ids)} is already taken, the next one is {first}: nothing was "
+                    f"id {min(ids)} is already taken, the next one is {info.next_id}: nothing was "
                     "committed; take ids from next_id() while holding the writer's lock"
                 )
-            buried = self._bury(connection, as_ints(replaces))
+            buried, resealed = self._bury(connection, as_ints(replaces))
             there = select(SampleTable.key).where(SampleTable.removed_at.is_(None))
             taken = list(in_chunks(connection, there, keys))
             if taken:
@@ -179,10 +201,19 @@ class Catalog(CatalogReader):
                     f"keys already in the index: {some(sorted(row.key for row in taken))}; "
                     "remove them first, or replace them"
                 )
-            segment_id = self._insert_segment(connection, segment, retained_energy)
-            connection.execute(insert(SampleTable), [r | {"segment_id": segment_id} for r in rows])
-            live = IndexInfoTable.live + len(rows) - buried
-            self._advance(connection, next_id=max(ids) + 1, live=live)
+            names = "id", "n_scored", "loss", "norm"
+            figures = seal_figures(*([row[name] for row in rows] for name in names))
+            texts = seal_texts([text_line(row) for row in rows])
+            new = self._insert_segment(connection, segment, retained_energy, figures, texts)
+            connection.execute(insert(SampleTable), [r | {"segment_id": new.id} for r in rows])
+            change.rows.add(new.rows)
+            after = replace(
+                info,
+                next_id=max(ids) + 1,
+                live=info.live + len(rows) - buried,
+                segments=xor(info.segments, resealed, new.checksum),
+            )
+            self._advance(connection, change, after)
 
     def remove(self, keys: Iterable[str]) -> NDArray[np.int64]:
         """The ids that were live under `keys` and are tombstones now, ascending.
@@ -197,12 +228,15 @@ class Catalog(CatalogReader):
 
     def _remove(self, column: Any, values: Sequence[Any]) -> NDArray[np.int64]:
         live = select(SampleTable.id).where(SampleTable.removed_at.is_(None))
-        with writing(self._engine) as connection:
-            self._next_id(connection)
+        self._believe()
+        with self._intact.changing() as change, writing(self._engine) as connection:
+            info = self._info(connection)
             ids = sorted({row.id for row in in_chunks(connection, live, values, column)})
             if ids:
-                buried = self._bury(connection, ids)
-                self._advance(connection, live=IndexInfoTable.live - buried)
+                buried, resealed = self._bury(connection, ids)
+                segments = xor(info.segments, resealed)
+                after = replace(info, live=info.live - buried, segments=segments)
+                self._advance(connection, change, after)
         return np.array(ids, np.int64)
 
     def replace_segments(
@@ -219,29 +253,38 @@ class Catalog(CatalogReader):
             CorruptIndexError: a name is not known, or the live rows are not as many as the new
                 segment's vectors.
         """
-        with writing(self._engine) as connection:
-            self._next_id(connection)
-            found = in_chunks(connection, select(SegmentTable.id), old, SegmentTable.name)
-            places = [row.id for row in found]
-            inside = SampleTable.segment_id.in_(places)
-            live = SampleTable.removed_at.is_(None)
-            count = connection.execute(
-                select(func.count()).select_from(SampleTable).where(inside, live)
-            ).scalar_one()
+        self._believe()
+        with self._intact.changing() as change, writing(self._engine) as connection:
+            info = self._info(connection)
+            names = in_chunks(connection, select(SegmentTable.id), old, SegmentTable.name)
+            replaced = self._segments(connection, [row.id for row in names])
+            # Damage must not get a new digest.
+            figures = require_figures(connection, replaced, self.place)
+            require_texts(connection, replaced, self.place)
+            left = figures.at(figures.live)
             ntotal = 0 if new is None else new.ntotal
-            if (len(places), count) != (len(old), ntotal):
+            if (len(replaced), len(left.ids)) != (len(old), ntotal):
                 raise CorruptIndexError(
                     f"{len(old)} segments with {ntotal} live samples were to be rewritten, "
-                    f"but {place_of(self._engine)} has {len(places)} with {count}: nothing was "
+                    f"but {self.place} has {len(replaced)} with {len(left.ids)}: nothing was "
                     "committed; run `forvalue verify`"
                 )
+            seals = [segment.checksum for segment in replaced]
+            inside = SampleTable.segment_id.in_([segment.id for segment in replaced])
+            live = SampleTable.removed_at.is_(None)
             if new is not None:
-                place = self._insert_segment(connection, new, retained_energy)
+                made = self._insert_segment(connection, new, retained_energy, left.seal, "")
                 moved = update(SampleTable.__table__).where(inside, live)  # type: ignore[arg-type]
-                connection.execute(moved.values(segment_id=place))
+                connection.execute(moved.values(segment_id=made.id))
+                texts = text_seals(connection, [made])[made.id]
+                made = self._reseal(connection, made, texts=texts)
+                seals.append(made.checksum)
+                change.rows.add(made.rows)
             connection.execute(delete(SampleTable).where(inside))
-            connection.execute(delete(SegmentTable).where(SegmentTable.id.in_(places)))
-            self._advance(connection)
+            gone = SegmentTable.id.in_([segment.id for segment in replaced])
+            connection.execute(delete(SegmentTable).where(gone))
+            after = replace(info, segments=xor(info.segments, *seals))
+            self._advance(connection, change, after)
 
     def vacuum(self) -> None:
         """Leaves nothing in the database's files of the rows that were deleted.
@@ -252,7 +295,7 @@ class Catalog(CatalogReader):
             LockedError: a reader is in the way for too long.
             StorageError: there is no room for a second copy of the live rows.
         """
-        with outside(self._engine) as connection:
+        with self._intact.changing(), outside(self._engine) as connection:
             if self._engine.name != "sqlite":
                 connection.exec_driver_sql("VACUUM FULL samples")
                 return
@@ -271,25 +314,35 @@ class Catalog(CatalogReader):
             connection.exec_driver_sql("DROP TABLE IF EXISTS alembic_version")
 
     def _insert_segment(
-        self, connection: Connection, segment: Segment, retained_energy: float | None
-    ) -> int:
+        self,
+        connection: Connection,
+        segment: Segment,
+        retained_energy: float | None,
+        figures: str,
+        texts: str,
+    ) -> SealedSegment:
+        energy = None if retained_energy is None else float(retained_energy)
+        made = SealedSegment(0, segment, now(), energy, figures, texts, seal_ids([]), "")
         values = {
             "name": segment.name,
             "ntotal": segment.ntotal,
             "bytes": segment.bytes,
             "sha256": segment.sha256,
-            "created_at": now(),
-            "retained_energy": retained_energy,
+            "created_at": made.created_at,
+            "retained_energy": energy,
+            "figures": figures,
+            "texts": texts,
+            "removed": made.removed,
+            "checksum": made.seal,
         }
-        return connection.execute(
-            insert(SegmentTable).returning(SegmentTable.id), values
-        ).scalar_one()
+        statement = insert(SegmentTable).returning(SegmentTable.id)
+        id = connection.execute(statement, values).scalar_one()
+        return replace(made, id=id, checksum=made.seal)
 
-    def _bury(self, connection: Connection, ids: list[int]) -> int:
-        """Makes live samples tombstones, and returns how many."""
-        statement = select(SampleTable.id, SampleTable.checksum).where(
-            SampleTable.removed_at.is_(None)
-        )
+    def _bury(self, connection: Connection, ids: list[int]) -> tuple[int, str]:
+        """Makes live samples tombstones; how many, and the XOR of their segments' checksums."""
+        columns = SampleTable.id, SampleTable.segment_id, SampleTable.checksum
+        statement = select(*columns).where(SampleTable.removed_at.is_(None))
         found = list(in_chunks(connection, statement, ids, SampleTable.id))
         gone = set(ids) - {row.id for row in found}
         if gone:
@@ -298,7 +351,7 @@ class Catalog(CatalogReader):
                 "replaced: nothing was committed"
             )
         if not found:
-            return 0
+            return 0, NO_SEGMENTS
         time = now()
         connection.execute(
             update(SampleTable.__table__)  # type: ignore[arg-type]
@@ -306,13 +359,44 @@ class Catalog(CatalogReader):
             .values(removed_at=time, checksum=bindparam("_checksum")),
             [{"_id": row.id, "_checksum": seal(row.checksum, time)} for row in found],
         )
-        return len(found)
+        new: dict[int, list[int]] = {}
+        for row in found:
+            new.setdefault(row.segment_id, []).append(row.id)
+        seals = []
+        for segment in self._segments(connection, list(new)):
+            inside = SampleTable.segment_id == segment.id
+            removed = ids_where(connection, inside, SampleTable.removed_at.is_not(None))
+            if seal_ids(np.setdiff1d(removed, new[segment.id])) != segment.removed:
+                raise CorruptIndexError(rows_changed(segment, "removed_at"))
+            after = self._reseal(connection, segment, removed=seal_ids(removed))
+            seals += [segment.checksum, after.checksum]
+        return len(found), xor(*seals)
 
-    def _next_id(self, connection: Connection) -> int:
+    def _reseal(
+        self, connection: Connection, segment: SealedSegment, **digests: str
+    ) -> SealedSegment:
+        """Gives a segment other digests of its rows."""
+        after = replace(segment, **digests)  # type: ignore[arg-type]
+        after = replace(after, checksum=after.seal)
+        row = update(SegmentTable).where(SegmentTable.id == segment.id)
+        connection.execute(row.values(**digests, checksum=after.checksum))
+        return after
+
+    def _segments(self, connection: Connection, ids: list[int]) -> list[SealedSegment]:
+        """Some segments, each as it was committed."""
+        found: list[SealedSegment] = []
+        for start in range(0, len(ids), CHUNK):
+            found += sealed_segments(connection, ids[start : start + CHUNK])
+        for segment in found:
+            require_segment(segment)
+        return found
+
+    def _info(self, connection: Connection) -> Info:
         # FOR UPDATE: on PostgreSQL a second writer waits here; SQLite's waits at BEGIN.
-        locked = select(IndexInfoTable.next_id).with_for_update()
-        return connection.execute(locked).scalar_one()
+        return sealed_info(connection, self.place, lock=True)
 
-    def _advance(self, connection: Connection, **values: Any) -> None:
-        values["generation"] = IndexInfoTable.generation + 1
-        connection.execute(update(IndexInfoTable).values(**values))
+    def _advance(self, connection: Connection, change: Change, info: Info, **values: str) -> None:
+        """The last step of every change: what the index is now, in its next generation."""
+        info = replace(info, generation=info.generation + 1)
+        connection.execute(update(IndexInfoTable).values(**asdict(info), state=info.seal, **values))
+        change.generation = info.generation

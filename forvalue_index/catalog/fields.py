@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Sequence
 from typing import Any
@@ -17,28 +18,32 @@ from sqlalchemy import (
     func,
     literal,
     not_,
+    null,
 )
 
 from forvalue_index.catalog.filters import MISSING, Condition, value_of
 from forvalue_index.catalog.schema import SampleTable
 
+_ESCAPED = re.compile('[\x00-\x1f"\\\\\ud800-\udfff]')  # what JSON has no plain form for
 
-def fields_of(engine: Engine, conditions: Sequence[Condition]) -> tuple[Any, list[Any]]:
-    """Two kinds of columns: the whole row, where only Python can read it, else NULL; and for each
-    condition the JSON text of its field, as it stands in the row, NULL where there is none.
+
+def fields_of(engine: Engine, conditions: Sequence[Condition]) -> list[Any]:
+    """Columns: the whole row, where only Python can read it, else NULL; then for each condition
+    the JSON text of its field, as it stands in the row, NULL where there is none.
 
     Python writes NaN and infinity, which are not JSON, and writes letters beyond ASCII in two
-    ways, of which an old SQLite finds one in a name.
+    ways, of which an old SQLite finds one in a name. In its paths no name can have what JSON
+    escapes.
     """
     row = SampleTable.row
-    names = [name for c in conditions for name in (c.field, *c.path)]
-    plain = all(name.isascii() and name.isprintable() for name in names)
-    plain &= not any(set(name) & {'"', "\\"} for name in names)
+    names = "".join(condition.field for condition in conditions)
     old = engine.name == "sqlite" and sqlite3.sqlite_version_info < (3, 38)  # has no ->
-    if old or not plain:
-        return row.label("whole"), []
+    if old or _ESCAPED.search(names):
+        return [row, *(null() for _ in conditions)]
     if engine.name == "sqlite":
         valid: Any = func.json_valid(row) == 1
+        if not names.isascii():
+            valid = and_(valid, func.instr(row, "\\u") == 0)
         document: Any = row
 
         def step(name: str) -> str:
@@ -65,10 +70,10 @@ def fields_of(engine: Engine, conditions: Sequence[Condition]) -> tuple[Any, lis
             either.append(follow(condition.path))
         found = func.coalesce(*either) if len(either) > 1 else either[0]
         texts.append(case((valid, found)))
-    return case((not_(valid), row)).label("whole"), texts
+    return [case((not_(valid), row)), *texts]
 
 
 def values_of(row: dict[str, Any], conditions: Sequence[Condition]) -> list[str | None]:
-    """What the second kind of columns would be, from the whole row."""
+    """What the columns of the conditions would be, from the whole row."""
     values = [value_of(row, condition) for condition in conditions]
     return [None if value is MISSING else json.dumps(value) for value in values]

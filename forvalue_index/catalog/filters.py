@@ -1,6 +1,6 @@
 """Conditions on the fields of rows: `source=math`, `year>=1990`, `meta.lang in de,fr`.
 
-Pure: text in, truth out. Knows of no database; `Catalog.where` brings the values. The rules:
+Pure: text in, truth out. Knows no database; `Catalog.where` brings the values. The rules:
 
 - for `=`, `!=` and `in`, two numbers are compared as numbers, anything else as text: true, false
   and null are these words, an object or a list is its JSON, and the key 007 is not the key 7;
@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,8 @@ FORM = (
     "and quote it for the shell"
 )
 
-_FORM = re.compile(r"\s*(\S.*?)\s*(==|!=|<=|>=|=|<|>|(?<=\s)in(?=\s))\s*(.*?)\s*", re.DOTALL)
+_SIGN = re.compile(r"==|!=|<=|>=|=|<|>|(?<=\s)in(?=\s)")
+_NUMBERS = int, float  # truth is no number
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -59,17 +60,13 @@ class Condition:
         """The names of the fields that lead to it, if no field has the whole name."""
         return tuple(self.field.split("."))
 
-    def met_by(self, value: Any) -> bool:
-        """Whether `value`, the field's JSON value, meets the condition."""
-        if self.operator in _ORDERS:
-            return _in_order(_ORDERS[self.operator], value, self.values[0])
-        equal = any(_equal(value, wanted) for wanted in self.values)
-        return equal != (self.operator == "!=")
-
     def met_without(self) -> bool:
         """Whether a row that lacks the field meets the condition."""
         return self.operator == "!="
 
+
+REMEMBERED = 10_000
+"""Distinct values of a field whose answers are kept, but for those of the last page."""
 
 MISSING = object()
 """What `value_of` returns where there is no such field; JSON's null is a value."""
@@ -81,10 +78,11 @@ def parse_condition(text: str) -> Condition:
     Raises:
         InputError: it has no operator, or no field before it.
     """
-    match = _FORM.fullmatch(text)
+    start = len(text) - len(text.lstrip())
+    match = _SIGN.search(text, start + 1)  # behind the first letter of the field
     if match is None:
         raise InputError(f"condition {text!r} cannot be read: {FORM}")
-    field, sign, value = match.groups()
+    field, sign, value = text[: match.start()].strip(), match[0], text[match.end() :].strip()
     values = tuple(part.strip() for part in value.split(",")) if sign == "in" else (value,)
     return Condition(field, "=" if sign == "==" else sign, values)
 
@@ -101,25 +99,64 @@ def value_of(row: Row, condition: Condition) -> Any:
     return value
 
 
-def _equal(value: Any, wanted: str) -> bool:
+class Decisions:
+    """Which values of a field meet a condition. Each distinct one is looked at once."""
+
+    def __init__(self, condition: Condition) -> None:
+        self.seen = False  # whether any row had the field
+        self._met_by = predicate_of(condition)
+        self._without = condition.met_without()
+        self._known: dict[str | None, bool] = {}
+
+    def of(self, texts: Sequence[str | None]) -> list[bool]:
+        """Whether each of a page of rows meets the condition, by the JSON texts of their field.
+
+        None stands for a row that lacks the field.
+        """
+        if len(self._known) > REMEMBERED:
+            self._known.clear()
+        unknown = [text for text in {*texts} if text is not None and text not in self._known]
+        values = json.loads(f"[{','.join(unknown)}]")
+        self._known.update(zip(unknown, map(self._met_by, values), strict=True))
+        self._known[None] = self._without
+        self.seen |= len(self._known) > 1
+        return [self._known[text] for text in texts]
+
+
+def predicate_of(condition: Condition) -> Callable[[Any], bool]:
+    """Returns what says whether a field's JSON value meets the condition.
+
+    Its cost does not depend on how many values the condition has.
+    """
+    if condition.operator in _ORDERS:
+        return _in_order(_ORDERS[condition.operator], condition.values[0])
+    texts = frozenset(condition.values)
+    numbers = frozenset(map(_number, texts)) - {None}
+    met = condition.operator != "!="
+
+    def equal(value: Any) -> bool:
+        if type(value) in _NUMBERS:
+            # What is not finite is also a word.
+            found = value in numbers or (value - value != 0 and _text(value) in texts)
+        else:
+            found = _text(value) in texts
+        return found == met
+
+    return equal
+
+
+def _in_order(relation: Callable[[Any, Any], bool], wanted: str) -> Callable[[Any], bool]:
     other = _number(wanted)
-    if _is_number(value) and other is not None:
-        return bool(value == other)
-    return _text(value) == wanted
 
+    def beside_number(value: Any) -> bool:
+        number = _number(value) if type(value) is str else value
+        return type(number) in _NUMBERS and relation(number, other)  # which no NaN meets
 
-def _in_order(relation: Callable[[Any, Any], bool], value: Any, wanted: str) -> bool:
-    if value == "":
-        return False  # a CSV file's null
-    other = _number(wanted)
-    if other is not None:
-        number = _number(value) if isinstance(value, str) else value
-        return _is_number(number) and relation(number, other)  # which no NaN meets
-    return isinstance(value, str | bool) and relation(_text(value), wanted)
+    def beside_text(value: Any) -> bool:
+        # An empty text is a CSV file's null.
+        return isinstance(value, str | bool) and value != "" and relation(_text(value), wanted)
 
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return beside_text if other is None else beside_number
 
 
 def _number(text: str) -> int | float | None:

@@ -11,12 +11,14 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from forvalue_index.errors import LockedError
+from forvalue_index.errors import CorruptIndexError, LockedError
+from forvalue_index.files import foreign, open_own
 
 FILE = "write.lock"
 
@@ -25,9 +27,12 @@ class WriterLock:
     """The right to write to the index in a directory, from `with` to its end."""
 
     def __init__(self, directory: str | Path, command: str | None = None) -> None:
-        """`command` tells the next one what is going on; default: the command line."""
+        """`command` tells the next one what is going on; default: the program's name.
+
+        Not its arguments: a URL with a password may be among them.
+        """
         self._path = Path(directory) / FILE
-        self._command = command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        self._command = command or _command()
         self._file: int | None = None
         self.interrupted = False  # whether the last holder was killed; known once it is taken
 
@@ -40,8 +45,11 @@ class WriterLock:
         """
         assert self._file is None, "a lock is taken once"
         # Never removed: whoever opened a file that is then replaced would lock another one.
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        file = os.open(self._path, flags, 0o600)
         try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise CorruptIndexError(foreign(self._path))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = _holder(os.read(file, 10_000))
@@ -97,16 +105,19 @@ def was_interrupted(directory: str | Path) -> bool:
         LockedError: somebody does.
     """
     try:
-        file = os.open(Path(directory) / FILE, os.O_RDONLY)
+        with open_own(Path(directory) / FILE) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return bool(file.read(1))
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return bool(os.pread(file, 1, 0))
-    except BlockingIOError as error:
-        raise LockedError(f"{directory} is being written to") from error
-    finally:
-        os.close(file)
+    except (BlockingIOError, PermissionError) as error:  # the lock is for who wrote first alone
+        raise LockedError(f"{directory} is being written to, or by another user") from error
+
+
+def _command() -> str:
+    """Returns the name of this program, with forvalue's command."""
+    program = Path(sys.argv[0]).name
+    return " ".join([program, *sys.argv[1:2]]) if program == "forvalue" else program
 
 
 def _holder(text: bytes) -> str:

@@ -42,10 +42,20 @@ def head() -> str:
 
 
 def current(connection: Connection) -> str | None:
-    """The revision of the catalogue behind `connection`; None where there is no catalogue."""
+    """The revision of the catalogue behind `connection`; None where there is no catalogue.
+
+    Raises:
+        CorruptIndexError: several are noted.
+    """
     from alembic.migration import MigrationContext
 
-    return MigrationContext.configure(connection).get_current_revision()
+    heads = MigrationContext.configure(connection).get_current_heads()
+    if len(heads) > 1:
+        raise CorruptIndexError(
+            f"the table alembic_version of {place_of(connection.engine)} has {len(heads)} "
+            "revisions, but a catalogue has one: restore it from a copy, or build again"
+        )
+    return heads[0] if heads else None
 
 
 def is_catalog(url: str | URL) -> bool:

@@ -5,20 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import (
-    Connection,
-    Engine,
-    func,
-    select,
-)
+from sqlalchemy import Connection, Engine, select
 
 from forvalue_index.catalog.engine import place_of, reading
 from forvalue_index.catalog.fields import fields_of, values_of
-from forvalue_index.catalog.filters import Condition, parse_condition
+from forvalue_index.catalog.filters import Condition, Decisions, parse_condition
+from forvalue_index.catalog.intact import (
+    FIGURES,
+    TEXTS,
+    Info,
+    Intact,
+    SealedSegment,
+    database_problems,
+    figures_of,
+    figures_problem,
+    removed_ids,
+    require_figures,
+    rows_changed,
+    sealed,
+    sealed_info,
+    sealed_segments,
+    segment_problems,
+    text_seals,
+)
 from forvalue_index.catalog.rows import (
     COLUMNS,
     check_key,
@@ -34,11 +48,11 @@ from forvalue_index.errors import (
 )
 from forvalue_index.records import Segment, StoredSample
 
-FORMAT = 1
+FORMAT = 2
 """Of the segment files and of what the fingerprint means; the tables have their revision."""
 
 CHUNK = 4000  # values in one IN (...): below every database's limit
-PAGE = 10_000  # rows that a scan of all of them holds at a time
+PAGE = 500  # rows that a scan of all of them holds at a time: few, as they may be long
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,7 @@ class CatalogReader:
             CorruptIndexError: config or fingerprint were changed.
         """
         self._engine = engine
+        self._intact = Intact(engine)
         self.reload()
 
     def reload(self) -> None:
@@ -85,9 +100,11 @@ class CatalogReader:
                 f"{place_of(engine)} was not finished: remove it and build the index again"
             )
         if info.format != FORMAT:
+            older = isinstance(info.format, int) and info.format < FORMAT
             raise SchemaError(
                 f"{place_of(engine)} has format {info.format}, but this version reads {FORMAT}: "
-                "pip install --upgrade forvalue-index, or build again"
+                + ("" if older else "pip install --upgrade forvalue-index, or ")
+                + "build the index again"
             )
         self.created_at: str = info.created_at
         sealed = seal_info(info.config, info.fingerprint, info.created_at)
@@ -106,7 +123,8 @@ class CatalogReader:
 
     def close(self) -> None:
         """Lets go of every connection."""
-        self._engine.dispose()
+        with self._intact.changing():  # SQLite's last connection empties the log
+            self._engine.dispose()
 
     def __enter__(self) -> Self:
         """The catalogue itself."""
@@ -123,50 +141,40 @@ class CatalogReader:
             CorruptIndexError: rows were lost, added or hidden behind the catalogue's back.
         """
         with reading(self._engine) as connection:
-            generation, live = connection.execute(
-                select(IndexInfoTable.generation, IndexInfoTable.live)
-            ).one()
-            snapshot = Snapshot(
-                generation=generation,
-                segments=self._segments(connection),
-                removed=ids_where(connection, SampleTable.removed_at.is_not(None)),
-                count=self._count(connection),
+            info, segments = self._sealed(connection)
+            return Snapshot(
+                generation=info.generation,
+                segments=[segment.segment for segment in segments],
+                removed=removed_ids(connection, segments, info, self.place),
+                count=info.live,
             )
-        vectors = sum(segment.ntotal for segment in snapshot.segments)
-        if (snapshot.count, snapshot.count + len(snapshot.removed)) != (live, vectors):
-            raise CorruptIndexError(
-                f"{place_of(self._engine)} has {snapshot.count} live and {len(snapshot.removed)} "
-                f"removed samples, but {live} live and {vectors - live} removed were committed: "
-                "see `forvalue verify`, restore the catalogue from a copy, or build again"
-            )
-        return snapshot
 
     def generation(self) -> int:
         """A number that grows with every committed change: has anything happened since?"""
         with reading(self._engine) as connection:
-            return connection.execute(select(IndexInfoTable.generation)).scalar_one()
+            return sealed_info(connection, self.place).generation
 
     def next_id(self) -> int:
         """The first id never given out. It stays so only while the writer's lock is held."""
         with reading(self._engine) as connection:
-            return connection.execute(select(IndexInfoTable.next_id)).scalar_one()
+            return sealed_info(connection, self.place).next_id
 
     def count(self) -> int:
         """Number of live samples."""
         with reading(self._engine) as connection:
-            return self._count(connection)
+            return sealed_info(connection, self.place).live
 
     def segments(self) -> list[Segment]:
         """The committed segments, oldest first."""
         with reading(self._engine) as connection:
-            return self._segments(connection)
+            return [segment.segment for segment in self._sealed(connection)[1]]
 
     def retained_energy(self) -> dict[str, float]:
         """Segment name -> share of energy kept by the projection, where one was recorded."""
-        statement = select(SegmentTable.name, SegmentTable.retained_energy)
         with reading(self._engine) as connection:
-            found = connection.execute(statement).all()
-        return {row.name: row.retained_energy for row in found if row.retained_energy is not None}
+            segments = self._sealed(connection)[1]
+        shares = {segment.segment.name: segment.retained_energy for segment in segments}
+        return {name: share for name, share in shares.items() if share is not None}
 
     def segment_ids(self, name: str) -> NDArray[np.int64]:
         """Ids of a segment's rows, tombstones included, ascending [n]."""
@@ -182,26 +190,71 @@ class CatalogReader:
     def check(self) -> list[str]:
         """What is wrong with the catalogue itself, a line each; nothing if it is whole.
 
-        Every row is read, and held to its checksum.
+        Every row is read, and held to its checksum; the rows of each segment to its digests.
         """
-        place, problems = place_of(self._engine), []
-        with reading(self._engine) as connection:
-            if self._engine.name == "sqlite":
-                found = connection.exec_driver_sql("PRAGMA integrity_check(5)").scalars().all()
-                problems += [f"{place}: {line}" for line in found if line != "ok"]
-            statement = select(*COLUMNS).order_by(SampleTable.id)
-            rows = connection.execution_options(yield_per=PAGE).execute(statement)
-            for row in rows.mappings():
-                try:
-                    from_row(row)
-                except CorruptIndexError as error:
-                    problems.append(str(error))
+        problems: list[str] = []
+        try:
+            with reading(self._engine) as connection:
+                problems += [f"{self.place}: {line}" for line in database_problems(connection)]
+        except CorruptIndexError as error:
+            problems.append(str(error))
+        try:
+            with reading(self._engine) as connection:
+                segments = sealed_segments(connection)
+                info = sealed_info(connection, self.place)
+            problems += segment_problems(info, segments, self.place)
+        except CorruptIndexError as error:
+            problems.append(str(error))
+        try:
+            with reading(self._engine) as connection:
+                segments = sealed_segments(connection)
+                ids = connection.execute(select(SampleTable.id, SampleTable.segment_id)).all()
+        except CorruptIndexError as error:
+            return [*problems, str(error)]
+        named = set()  # segments of which a row was named
+        order = sorted(ids)
+        for start in range(0, len(order), PAGE):
+            for segment_id, problem in self._row_problems(order[start : start + PAGE]):
+                named.add(segment_id)
+                problems.append(problem)
+        for segment in segments:
+            if segment.id not in named:
+                problems += self._digest_problems(segment)
         return problems
+
+    def _row_problems(self, rows: Sequence[Any]) -> list[tuple[int, str]]:
+        """The segment and what is wrong, for those of (id, segment) rows that are not intact."""
+        wanted = dict(map(tuple, rows))
+        inside = SampleTable.id.between(rows[0][0], rows[-1][0])
+        try:
+            with reading(self._engine) as connection:
+                found = connection.execute(select(*COLUMNS).where(inside)).all()
+        except CorruptIndexError as error:  # of one of them
+            if len(rows) == 1:
+                return [(rows[0][1], f"sample {rows[0][0]}: {error}")]
+            half = len(rows) // 2
+            return [*self._row_problems(rows[:half]), *self._row_problems(rows[half:])]
+        problems = []
+        for row in found:
+            try:
+                from_row(row._mapping)
+            except CorruptIndexError as error:
+                problems.append((wanted.get(row.id, -1), str(error)))
+        return problems
+
+    def _digest_problems(self, segment: SealedSegment) -> list[str]:
+        try:
+            with reading(self._engine) as connection:
+                figures = figures_of(connection, [segment], self.place)
+                texts = text_seals(connection, [segment])[segment.id]
+        except CorruptIndexError as error:
+            return [str(error)]
+        problems = [rows_changed(segment, FIGURES)] if figures_problem(figures, segment) else []
+        return problems + ([rows_changed(segment, TEXTS)] if texts != segment.texts else [])
 
     def removed_ids(self) -> NDArray[np.int64]:
         """Ids of all tombstones, ascending [n]."""
-        with reading(self._engine) as connection:
-            return ids_where(connection, SampleTable.removed_at.is_not(None))
+        return self.snapshot().removed
 
     def known(self, keys: Iterable[str]) -> dict[str, str]:
         """Key -> content hash, for those of `keys` that are live.
@@ -248,6 +301,7 @@ class CatalogReader:
         statement = select(*COLUMNS).where(SampleTable.removed_at.is_(None)).limit(page)
         statement = statement.order_by(SampleTable.id)
         while True:
+            self._believe()
             with reading(self._engine) as connection:
                 rows = connection.execute(statement.where(SampleTable.id > after)).all()
             for row in rows:
@@ -259,9 +313,8 @@ class CatalogReader:
     def where(self, conditions: Iterable[Condition | str]) -> NDArray[np.int64]:
         """Ids of the live samples whose rows meet all `conditions`, ascending [n].
 
-        The database takes the fields out of the rows, Python compares them (`filters` has the
-        rules): of 100,000 rows of 1 KB 0.3 s on SQLite, 1.3 s on PostgreSQL, where parsing all of
-        each row in Python takes 1.2 s more.
+        The database takes the fields out of the rows, Python decides once for each distinct value
+        (`filters` has the rules). `tools/bench_filters.py` measures what it costs.
 
         Args:
             conditions: such as "source=math"; with none of them, all live samples.
@@ -271,35 +324,28 @@ class CatalogReader:
                 the fields that there are.
         """
         wanted = [parse_condition(c) if isinstance(c, str) else c for c in conditions]
-        # Most fields that are worth a condition have few values: each is looked at once.
-        answers: list[dict[str, bool]] = [{} for _ in wanted]
+        self._believe()
+        decisions = [Decisions(condition) for condition in wanted]
         found: list[int] = []
-        seen, total = [False] * len(wanted), 0
+        total = 0
         live = SampleTable.removed_at.is_(None)
-        whole, texts = fields_of(self._engine, wanted)
-        statement = select(SampleTable.id, whole, *texts).where(live)
+        statement = select(SampleTable.id, *fields_of(self._engine, wanted)).where(live)
         with reading(self._engine) as connection:
+            if not wanted:
+                return ids_where(connection, live)
             rows = connection.execution_options(yield_per=PAGE).execute(statement)
-            for id, row, *values in rows:
-                total += 1
-                if row is not None:
-                    values = values_of(json.loads(row), wanted)
-                met = True
-                for i, text in enumerate(values):
-                    if text is None:
-                        met &= wanted[i].met_without()
-                        continue
-                    seen[i] = True
-                    answer = answers[i].get(text)
-                    if answer is None:
-                        answer = wanted[i].met_by(json.loads(text))
-                        if len(answers[i]) < PAGE:
-                            answers[i][text] = answer
-                    met &= answer
-                if met:
-                    found.append(id)
-        for condition, there in zip(wanted, seen, strict=True):
-            if total and not there:
+            for page in rows.partitions():
+                total += len(page)
+                ids, wholes, *columns = map(list, zip(*page, strict=True))
+                for place, row in enumerate(wholes):
+                    if row is not None:
+                        values = values_of(json.loads(row), wanted)
+                        for column, value in zip(columns, values, strict=True):
+                            column[place] = value
+                met = [d.of(texts) for d, texts in zip(decisions, columns, strict=True)]
+                found += compress(ids, map(all, zip(*met, strict=True)))
+        for condition, decided in zip(wanted, decisions, strict=True):
+            if total and not decided.seen:
                 raise InputError(
                     f"no sample has a field {condition.field!r}: the fields are "
                     f"{', '.join(self.fields())}"
@@ -308,6 +354,7 @@ class CatalogReader:
 
     def fields(self) -> list[str]:
         """The names of the fields of the first thousand live samples, in their order."""
+        self._believe()
         live = SampleTable.removed_at.is_(None)
         statement = select(SampleTable.row).where(live).order_by(SampleTable.id).limit(1000)
         with reading(self._engine) as connection:
@@ -315,34 +362,35 @@ class CatalogReader:
         return list(dict.fromkeys(name for row in rows for name in json.loads(row)))
 
     def figures(self) -> Figures:
-        """The numbers kept beside all live samples, in the order of their ids."""
-        columns = SampleTable.id, SampleTable.norm, SampleTable.n_scored, SampleTable.loss
-        statement = select(*columns).where(SampleTable.removed_at.is_(None))
+        """The numbers kept beside all live samples, in the order of their ids.
+
+        Raises:
+            CorruptIndexError: they are not what was committed.
+        """
         with reading(self._engine) as connection:
-            rows = connection.execute(statement.order_by(SampleTable.id)).all()
-        ids, norm, n_scored, loss = zip(*rows, strict=True) if rows else ((), (), (), ())
-        return Figures(
-            np.array(ids, np.int64),
-            np.array(norm, np.float64),
-            np.array(n_scored, np.int64),
-            np.array(loss, np.float64),
-        )
+            found = require_figures(connection, self._sealed(connection)[1], self.place)
+        live = found.at(found.live)
+        return Figures(live.ids, live.norm, live.n_scored, live.loss)
+
+    def _believe(self) -> None:
+        """Makes sure that what filters and look-ups go by is what was committed.
+
+        It comes before every method that reads keys, rows or the indexes of the database.
+
+        Raises:
+            CorruptIndexError: something is not.
+        """
+        self._intact.require()
 
     def _live(self, statement: Any, keys: Iterable[str]) -> list[Any]:
+        wanted = checked_keys(keys)
+        self._believe()
         live = statement.where(SampleTable.removed_at.is_(None))
         with reading(self._engine) as connection:
-            return list(in_chunks(connection, live, checked_keys(keys)))
+            return list(in_chunks(connection, live, wanted))
 
-    def _count(self, connection: Connection) -> int:
-        live = SampleTable.removed_at.is_(None)
-        return connection.execute(
-            select(func.count()).select_from(SampleTable).where(live)
-        ).scalar_one()
-
-    def _segments(self, connection: Connection) -> list[Segment]:
-        columns = SegmentTable.name, SegmentTable.ntotal, SegmentTable.bytes, SegmentTable.sha256
-        rows = connection.execute(select(*columns).order_by(SegmentTable.id))
-        return [Segment(*row) for row in rows]
+    def _sealed(self, connection: Connection) -> tuple[Info, list[SealedSegment]]:
+        return sealed(connection, self.place)
 
 
 def in_chunks(

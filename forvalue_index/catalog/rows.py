@@ -18,6 +18,8 @@ from forvalue_index.catalog.schema import SampleTable
 from forvalue_index.errors import CorruptIndexError, InputError
 from forvalue_index.records import StoredSample
 
+SEAL_BYTES = 16
+
 COLUMNS = (
     SampleTable.id,
     SampleTable.key,
@@ -52,8 +54,8 @@ def to_row(sample: StoredSample) -> dict[str, Any]:
         "n_tokens": int(sample.n_tokens),
         "n_scored": int(sample.n_scored),
         "truncated": bool(sample.truncated),
-        "loss": float(sample.loss),
-        "norm": float(sample.norm),
+        "loss": float(sample.loss) + 0.0,  # SQLite keeps no sign of a zero
+        "norm": float(sample.norm) + 0.0,
         "row": to_json(sample.row, f"sample {sample.key!r}"),
     }
     return values | {"checksum": _checksum(values), "removed_at": None}
@@ -95,9 +97,13 @@ def seal(checksum: str, removed_at: str) -> str:
     return digest(checksum, removed_at)
 
 
-def digest(*texts: str) -> str:
-    """128 bits of BLAKE2b over the texts, in hex; no other texts run together to the same."""
-    return hashlib.blake2b(json.dumps(texts).encode(), digest_size=16).hexdigest()
+def digest(*texts: str | None) -> str:
+    """128 bits of BLAKE2b over the texts, in hex; no other texts run together to the same.
+
+    What is no text, as a damaged catalogue may have, has a digest of its own.
+    """
+    data = json.dumps(texts, default=repr).encode()
+    return hashlib.blake2b(data, digest_size=SEAL_BYTES).hexdigest()
 
 
 def to_json(value: dict[str, Any], what: str) -> str:
@@ -108,7 +114,7 @@ def to_json(value: dict[str, Any], what: str) -> str:
     """
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{what} cannot be stored as JSON: {error}") from error
     # Half of a surrogate pair is valid in JSON text but not in UTF-8.
     return text if _is_text(text) else json.dumps(value, separators=(",", ":"))

@@ -53,6 +53,8 @@ class IndexInfoTable(Base):
     checksum: Mapped[str] = mapped_column(String(32))  # of format, config, fingerprint, created_at
     # Live samples: a row that was lost or hidden shows in their count.
     live: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    segments: Mapped[str] = mapped_column(String(32), server_default=text("''"))  # XOR of checksums
+    state: Mapped[str] = mapped_column(String(32), server_default=text("''"))  # of all that changes
 
 
 class SegmentTable(Base):
@@ -68,6 +70,12 @@ class SegmentTable(Base):
     created_at: Mapped[str] = mapped_column(Text)
     # Share of the samples' energy that the learned projection kept; NULL where there is none.
     retained_energy: Mapped[float | None] = mapped_column(Double)
+    # Digests of its rows, tombstones included (`seals.py`): their numbers, their texts, and which
+    # of them are removed.
+    figures: Mapped[str] = mapped_column(String(32), server_default=text("''"))
+    texts: Mapped[str] = mapped_column(String(32), server_default=text("''"))
+    removed: Mapped[str] = mapped_column(String(32), server_default=text("''"))
+    checksum: Mapped[str] = mapped_column(String(32), server_default=text("''"))  # of all but id
 
 
 class SampleTable(Base):

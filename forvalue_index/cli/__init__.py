@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from forvalue_index.cli import render
 from forvalue_index.cli.ask import ask
 from forvalue_index.cli.audit import audit
 from forvalue_index.cli.build import add, build
@@ -26,7 +27,21 @@ from forvalue_index.cli.preview import preview
 from forvalue_index.cli.query import query
 from forvalue_index.cli.score import score
 from forvalue_index.cli.select import select
-from forvalue_index.errors import ForvalueError
+from forvalue_index.errors import ForvalueError, one_line, out_of_memory
+
+_GOES_ON = "what was committed is kept, and the same command continues from there"
+_INTERRUPTED = {
+    "build": _GOES_ON,
+    "add": _GOES_ON,
+    "compact": "segments that were rewritten are kept, and the same command continues from there",
+    "remove": "either all of the rows were removed or none",
+    "optimize": "queries use what they used before",
+    "verify": "nothing but derived indexes and files that count for nothing was touched",
+    "migrate": "it is done as a whole or not at all: run the same command again",
+    "evaluate": "no index was changed, and of lds, the runs that finished are kept in --work",
+    "demo": "run the same command again, with --index in another directory if it was given",
+}
+"""What is true of a command that Ctrl-C ended; of all others, that they change no index."""
 
 
 class _Group(click.Group):
@@ -35,14 +50,24 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.ClickException as error:  # it may quote the name of a file, or a URL
+            error.message = one_line(error.message or "")  # type: ignore[misc]
+            raise
         except ForvalueError as error:
             if ctx.params.get("debug"):
                 raise
             raise click.ClickException(str(error)) from error
-        except KeyboardInterrupt:
+        except (MemoryError, RuntimeError) as error:
+            if ctx.params.get("debug") or not out_of_memory(error):
+                raise
             raise click.ClickException(
-                "interrupted; what was committed is kept, and the same command continues from there"
-            ) from None
+                "there is not enough memory; what was committed is kept: free some and run the "
+                "same command again"
+            ) from error
+        except KeyboardInterrupt:
+            name = ctx.invoked_subcommand or ""
+            after = _INTERRUPTED.get(name, "the index was not changed")
+            raise click.ClickException(f"interrupted; {after}") from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,8 +83,7 @@ def main(debug: bool) -> None:
       forvalue build train.jsonl --index my.index --model path/to/model
       forvalue query --index my.index --prompt "Who wrote it?" --response " Ada."
     """
-    # Some containers set it: it would round the products of float32 numbers to 10 bits.
-    os.environ.pop("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", None)
+    render.show_warnings()
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars are for people
 

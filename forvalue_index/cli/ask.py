@@ -125,7 +125,9 @@ def ask(
             render.json_line({"row": sample.row, "hits": named})
             return
         render.console().print(
-            render.hits_table(hits, index.config.format, texts=[*map(passages.snippet, texts)])
+            render.hits_table(
+                hits, index.config.format, search.rank, texts=[*map(passages.snippet, texts)]
+            )
         )
 
 

@@ -132,7 +132,7 @@ def audit(
     if output is not None:
         flat = output.suffix != ".jsonl"
         table = map(review.flat_row, rows) if flat else iter(rows)
-        write_rows(output, table, spreadsheet=output.suffix == ".csv")
+        write_rows(output, table)
     if as_json:
         for row in rows:
             render.json_line(row)

@@ -27,7 +27,7 @@ from forvalue_index.cli.options import (
     json_option,
     opening_options,
 )
-from forvalue_index.errors import InputError, StorageError
+from forvalue_index.errors import InputError
 
 if TYPE_CHECKING:
     from forvalue_index.explaining import Explanation, Passage
@@ -124,11 +124,9 @@ def _key(index: InfluenceIndex, query: Sample, hit: int, search: Search) -> str:
 
 def _write(path: Path, explanation: Explanation) -> None:
     from forvalue_index.analysis.heatmap import heatmap
+    from forvalue_index.data.writers import write_text
 
-    try:
-        path.write_text(heatmap(explanation), encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+    write_text(path, heatmap(explanation))
     render.notes.print(f"{escape(str(path))} written: open it in a browser")
 
 

@@ -9,6 +9,7 @@ import click
 
 from forvalue_index.cli import render
 from forvalue_index.cli.options import index_option, json_option
+from forvalue_index.errors import one_line
 
 
 @click.command()
@@ -68,11 +69,11 @@ def verify(directory: Path, repair: bool) -> None:
 
     with InfluenceIndex.open(directory) as index:
         for done in index.repair() if repair else []:
-            render.notes.print(done, markup=False)
+            render.notes.print(one_line(done), markup=False)
         problems = index.verify()
         samples = len(index)
     for problem in problems:
-        click.echo(problem)
+        click.echo(one_line(problem))
     if problems:
         sys.exit(1)
     render.notes.print(f"{samples:,} samples, all sound")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
 import click
 from rich.markup import escape
 
 from forvalue_index.cli import render
-from forvalue_index.cli.options import index_option, json_option, where_option
+from forvalue_index.cli.options import content, index_option, json_option, where_option
 from forvalue_index.cli.progress import build_progress
 
 
@@ -60,11 +59,11 @@ def show(key: str, directory: Path, as_json: bool) -> None:
     from forvalue_index.index import InfluenceIndex
 
     with InfluenceIndex.open(directory) as index:
-        values = asdict(index.get(key))
+        values, format = asdict(index.get(key)), index.config.format
     if as_json:
         render.json_line(values)
         return
-    row = render.without_bytes(values.pop("row"))
+    row = render.without_bytes(values.pop("row"), format)
     render.console().print(render.properties(values), "", render.properties(row), sep="\n")
 
 
@@ -95,13 +94,14 @@ def export(directory: Path, vectors: Path, rows: Path, where: tuple[str, ...]) -
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="A sample's key.")
 @click.option(
     "--keys-file",
-    type=click.File(),
+    type=click.Path(path_type=Path),
+    callback=content,
     metavar="FILE",
     help="File of keys, one per line (- is standard input).",
 )
 @where_option
 def remove(
-    directory: Path, keys: tuple[str, ...], keys_file: IO[str] | None, where: tuple[str, ...]
+    directory: Path, keys: tuple[str, ...], keys_file: str | None, where: tuple[str, ...]
 ) -> None:
     """Remove samples by key, or by a condition on their fields.
 
@@ -117,7 +117,7 @@ def remove(
 
     wanted = list(keys)
     if keys_file is not None:
-        wanted += [line for line in (line.rstrip("\r\n") for line in keys_file) if line]
+        wanted += [line for line in (line.rstrip("\r") for line in keys_file.split("\n")) if line]
     if bool(wanted or keys_file is not None) == bool(where):
         raise click.UsageError("give --key or --keys-file, or else --where")
     with InfluenceIndex.open(directory) as index:

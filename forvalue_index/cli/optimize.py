@@ -26,7 +26,10 @@ from forvalue_index.config import PAIR_RANKS
     help="Rank of the queries that it serves; dot also serves decorrelated.",
 )
 @click.option(
-    "--memory", type=float, metavar="GB", help="Memory it may take.  [default: half of all]"
+    "--memory",
+    type=float,
+    metavar="GB",
+    help="Memory it may take.  [default: half of all that this process may take]",
 )
 @json_option
 def optimize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -20,6 +21,7 @@ from forvalue_index.config import (
     FormatConfig,
     ModelConfig,
 )
+from forvalue_index.files import read_text
 
 if TYPE_CHECKING:
     from forvalue_index.data.rows import Rows
@@ -138,12 +140,15 @@ def data_options(command: F) -> F:
     return with_options(command, _DATA)
 
 
-def _content(_: click.Context, param: click.Parameter, path: Path | None) -> str | None:
-    """Returns the text of the file that an option names."""
+def content(_: click.Context, param: click.Parameter, path: Path | None) -> str | None:
+    """Returns the text of the file that an option names; - is standard input."""
+    if path == Path("-"):
+        return sys.stdin.read()
     try:
-        return None if path is None else path.read_text(encoding="utf-8")
+        return None if path is None else read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"cannot read {path}: {error}", param=param) from None
+        reason = getattr(error, "strerror", None) or error
+        raise click.BadParameter(f"cannot read {path}: {reason}", param=param) from None
 
 
 _FIELDS: list[Option] = [
@@ -182,7 +187,7 @@ _FORMAT: list[Option] = [
     click.option(
         "--template",
         type=click.Path(path_type=Path),
-        callback=_content,
+        callback=content,
         metavar="FILE",
         help="Jinja template that makes the prompt from a row's fields: {{ instruction }}.",
     ),
@@ -195,7 +200,7 @@ _FORMAT: list[Option] = [
     click.option(
         "--chat-template",
         type=click.Path(path_type=Path),
-        callback=_content,
+        callback=content,
         metavar="FILE",
         help="Chat template to use instead of the tokenizer's own.",
     ),

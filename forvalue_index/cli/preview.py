@@ -69,6 +69,7 @@ def preview(
       forvalue preview questions.jsonl --index my.index
     """
     from forvalue_index.data.readers import open_rows
+    from forvalue_index.forward.loading import on_this_machine
     from forvalue_index.previewing import preview
 
     if (model is None) == (directory is None):
@@ -83,6 +84,8 @@ def preview(
     else:
         format = format_for(rows, fields)
     config = ModelConfig(model or "", revision, trust_remote_code=trust_remote_code)
+    if directory is not None:
+        config = on_this_machine(config)
     console, usable = render.console(), 0
     colour = console.color_system is not None and not console.no_color
     for shown in preview(rows, config, n=n, format=format):

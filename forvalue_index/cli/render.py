@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,18 +16,28 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from forvalue_index import errors
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatting import texts_of
+from forvalue_index.data.images import of_pictures
 from forvalue_index.errors import InputError
-from forvalue_index.pictures import HASH, Picture, pictures_in
+from forvalue_index.pictures import Picture
 from forvalue_index.records import Hit, Row, StoredSample
 
 if TYPE_CHECKING:
     from forvalue_index.adding import AddReport
     from forvalue_index.search.derived import DerivedInfo
 
-notes = Console(stderr=True, highlight=False)
-"""Where progress and notes go."""
+
+class Notes(Console):
+    """Where progress and notes go: nothing in a text commands the terminal."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints texts, with what would command a terminal written out."""
+        super().print(*(visible(o) if isinstance(o, str) else o for o in objects), **options)
+
+
+notes = Notes(stderr=True, highlight=False)
 
 _PLAIN = "\n\t\xa0\u3000\u200c\u200d"
 """Lines, spaces, and what joins letters: not printable by Python's rule, but no command either."""
@@ -35,6 +46,20 @@ _PLAIN = "\n\t\xa0\u3000\u200c\u200d"
 def console() -> Console:
     """Returns where results go."""
     return Console(highlight=False)
+
+
+class _Warnings(logging.Handler):
+    """Shows the warnings of this package as notes, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        notes.print(errors.one_line(record.getMessage()), markup=False, soft_wrap=True)
+
+
+def show_warnings() -> None:
+    """Has the warnings of this package shown from now on."""
+    log = logging.getLogger("forvalue_index")
+    if not log.handlers:
+        log.addHandler(_Warnings(logging.WARNING))
 
 
 def json_line(value: Any) -> None:
@@ -80,14 +105,19 @@ def hit_json(hit: Hit) -> dict[str, Any]:
 def hits_table(
     hits: Sequence[Hit],
     format: FormatConfig,
+    rank: str,
     title: Text | None = None,
     texts: Sequence[Text] | None = None,
 ) -> Table:
-    """Returns the hits of one query as a table; `texts`: what is shown of their samples."""
+    """Returns the hits of one query as a table; `texts`: what is shown of their samples.
+
+    The scores are headed by what they are: the influence, or the rank's name.
+    """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, expand=True)
     table.add_column("", justify="right", style="dim", no_wrap=True)
     exact = " (exact)" if hits and hits[0].exact else ""
-    table.add_column(f"influence{exact}", justify="right", no_wrap=True)
+    name = "influence" if rank == "dot" else rank
+    table.add_column(f"{name}{exact}", justify="right", no_wrap=True)
     table.add_column("key", style="cyan", no_wrap=True, max_width=18)
     table.add_column("sample", ratio=1)
     for number, hit in enumerate(hits):
@@ -123,8 +153,7 @@ def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
     except InputError:  # a row of another kind, such as a query
         prompt, response = "", json.dumps(row, ensure_ascii=False, default=str)
     text = Text()
-    for picture in pictures_in(row):
-        text.append(f"{_picture(picture)} ", style="blue")
+    of_pictures(row, format, lambda value: text.append(f"{_picture(value)} ", style="blue"))
     room = max(limit - len(response), 40)
     prompt, response = one_line(prompt), one_line(response)
     text.append("…" + prompt[-room:] if len(prompt) > room else prompt, style="dim")
@@ -137,18 +166,13 @@ def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
     return text
 
 
-def without_bytes(value: Any) -> Any:
-    """Returns a value of a row in which a picture is where it is and how large."""
-    if isinstance(value, list):
-        return [without_bytes(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if HASH in value:
-        return _picture(Picture.from_json(value))
-    return {name: without_bytes(item) for name, item in value.items()}
+def without_bytes(row: Row, format: FormatConfig) -> Row:
+    """Returns a row in which a picture is where it is and how large."""
+    return of_pictures(row, format, _picture)
 
 
-def _picture(picture: Picture) -> str:
+def _picture(value: dict[str, Any]) -> str:
+    picture = Picture.from_json(value)
     width, height = picture.size
     return f"[{one_line(picture.path or 'in the row')} {width}x{height}]"
 

@@ -132,7 +132,8 @@ def select(
             format=format_of(index.config.format, fields),
             progress=progress,
         )
-        write_rows(output, analysis.chosen_rows(index, chosen.ids))
+        # To be trained on: a text that begins with "-" has to stay as it is.
+        write_rows(output, analysis.chosen_rows(index, chosen.ids), spreadsheet=False)
     found = chosen.report()
     if report is not None:
         write_text(report, json.dumps(found, indent=2) + "\n")

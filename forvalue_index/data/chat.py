@@ -21,6 +21,7 @@ from forvalue_index.config import FormatConfig
 from forvalue_index.data.tokens import Rendered, Span, special_tokens
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row
+from forvalue_index.rendering import RenderError, TemplateReadError, read_chat, render_chat
 
 Message = dict[str, Any]
 """One turn: "role", "content", and whatever else the template asks for."""
@@ -161,7 +162,10 @@ class ChatTemplate:
         longest_first = sorted(special_tokens(tokenizer), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._config = config
-        _check(self._template)
+        try:
+            read_chat(self._template)
+        except TemplateReadError as error:
+            raise InputError(f"the chat template cannot be read: {error}") from None
 
     def render(
         self, messages: Sequence[Message], source: str, tools: list[Any] | None = None
@@ -210,22 +214,17 @@ class ChatTemplate:
         ask: bool = False,
     ) -> tuple[str, list[Span]]:
         """Returns the text of messages and the spans that the template marks."""
-        import jinja2
-        from transformers.utils.chat_template_utils import render_jinja_template
-
         try:
-            written: Any = render_jinja_template(
+            return render_chat(
+                self._template,
                 conversations=[list(messages)],
                 tools=tools,
-                chat_template=self._template,
                 return_assistant_tokens_mask=self._marked,
                 add_generation_prompt=ask,
                 **self._names,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except RenderError as error:
             raise RowError(source, f"the chat template refuses the messages ({error})") from None
-        (text,), marks = written
-        return text, list(marks[0]) if self._marked else []
 
     def _turn(
         self,
@@ -380,14 +379,3 @@ def _on_a_fixed_day(template: str) -> str:
         lambda match: json.dumps(TODAY.strftime(match[2])),
         template,
     )
-
-
-def _check(template: str) -> None:
-    import jinja2
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    try:
-        render_jinja_template(conversations=[], chat_template=template)
-    except jinja2.TemplateSyntaxError as error:
-        place = f"line {error.lineno}"
-        raise InputError(f"the chat template cannot be read: {error} ({place})") from None

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,24 +19,13 @@ from types import TracebackType
 from forvalue_index.config import ON_ERROR, FormatConfig
 from forvalue_index.data.formatting import identity, key_of, texts_of
 from forvalue_index.data.rows import Rows
-from forvalue_index.errors import InputError, KeyConflictError, RowError, StorageError
+from forvalue_index.data.spool import keeping
+from forvalue_index.errors import InputError, KeyConflictError, RowError
+from forvalue_index.files import atomic_write
 from forvalue_index.records import Row
 
 _REJECTED = "the list of unusable rows"
 _PLACE = re.compile(r"(?:(?P<file>.*):)?(?:row )?(?P<number>\d+)", re.DOTALL)
-
-
-@contextmanager
-def keeping(what: str) -> Iterator[None]:
-    """Turns the system's refusal to keep a temporary file into this package's words."""
-    try:
-        yield
-    except OSError as error:
-        folder = tempfile.tempdir or "the folder for temporary files"
-        raise StorageError(
-            f"{what} cannot be stored in {folder} ({error.strerror or error}): set TMPDIR to a "
-            "folder with more space and run the command again"
-        ) from error
 
 
 class Rejects:
@@ -102,12 +91,10 @@ class Rejects:
         if not len(self):
             path.unlink(missing_ok=True)
             return
-        temporary = path.with_name(path.name + ".tmp")
         with keeping(_REJECTED):
             self._file.seek(0)
-        with temporary.open("wb") as file:
+        with atomic_write(path) as file:
             shutil.copyfileobj(self._file, file)
-        temporary.replace(path)
 
 
 def _json(value: object) -> bytes | None:

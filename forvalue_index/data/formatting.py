@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from forvalue_index.data.chat import (
 )
 from forvalue_index.data.images import (
     Vision,
+    bare,
     expand,
     pictures_of,
     with_parts,
@@ -39,32 +41,56 @@ from forvalue_index.data.tokens import (
     Tokens,
     cut,
     ids_of,
+    one_thread_at_a_time,
+    shortened,
+    splits_at_spaces,
     tokenise,
 )
 from forvalue_index.errors import InputError, RowError
-from forvalue_index.pictures import Picture, bare
+from forvalue_index.pictures import Picture
 from forvalue_index.records import Row, Sample
+
+LARGEST_ROW = 1 << 28  # characters of JSON, without images: databases keep less than 1 GB
+DEEPEST = 100
+"""Levels of lists and objects: what is stored can be read again, however deep the reader's calls
+are, and databases can look into it."""
+LONGEST_KEY = 2000  # bytes: PostgreSQL's indexes take no longer ones
 
 Reject = Callable[[RowError], None]
 """Called with what is wrong with a row that is left out."""
 
 
-def content_hash(row: Row, source: str = "row") -> str:
+def content_hash(row: Row, source: str = "row", config: FormatConfig | None = None) -> str:
     """Returns the hash of a row's content, 32 hex digits: equal rows, equal hashes.
 
     Every field counts, their order does not. Of an image its bytes count, not where they are.
 
+    Args:
+        row: with its images settled.
+        source: where it stands.
+        config: where it may have images; None: nowhere.
+
     Raises:
-        RowError: the row holds something that JSON has no form for, or half a surrogate pair.
+        RowError: the row holds something that JSON has no form for, half a surrogate pair, or
+            more than can be stored.
     """
+    row = bare(row, config) if config is not None else row
     try:
-        text = json.dumps(bare(row), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise RowError(source, f"cannot be stored as JSON ({error})") from None
+    if len(text) > LARGEST_ROW:
+        raise RowError(
+            source, f"has {len(text):,} characters as JSON, but at most {LARGEST_ROW:,} are stored"
+        )
+    if text.count("[") + text.count("{") > DEEPEST and _depth(row) > DEEPEST:
+        raise RowError(
+            source, f"is nested {_depth(row)} deep, but at most {DEEPEST} levels are stored"
+        )
     if "\\ud" in text:  # so JSON writes a surrogate, also one of a whole pair
         for name, value in row.items():
             _check_text(name, f"the name of field {name!r}", source)
-            whole = json.dumps(bare(value), ensure_ascii=False)
+            whole = json.dumps(value, ensure_ascii=False)
             _check_text(whole, f"field {name!r}", source)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -122,16 +148,36 @@ def label_of(row: Row, source: str, field: str) -> str | int:
     return _text(row, field, source, may_be_empty=False)
 
 
+def _depth(value: Any) -> int:
+    """Returns how many lists and objects stand in each other."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list | tuple)]:
+        depth += 1
+        level = [
+            inner for item in level for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
+
+
 def key_of(row: Row, source: str, config: FormatConfig) -> str:
     """Returns the row's own key, or its content hash when the index has no key field."""
     if config.key_field is None:
-        return content_hash(row, source)
-    return _text(row, config.key_field, source, may_be_empty=False)
+        return content_hash(row, source, config)
+    key = _text(row, config.key_field, source, may_be_empty=False)
+    if "\0" in key:
+        raise RowError(source, f"key {key!r} holds a NUL, which a database cannot keep")
+    if len(key.encode()) > LONGEST_KEY:
+        raise RowError(
+            source,
+            f"key {key[:40]!r}… has {len(key.encode()):,} bytes, but at most "
+            f"{LONGEST_KEY:,} can be found again: use a shorter key",
+        )
+    return key
 
 
 def identity(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
     """Returns the row's key and its content hash."""
-    content = content_hash(row, source)
+    content = content_hash(row, source, config)
     return (content if config.key_field is None else key_of(row, source, config)), content
 
 
@@ -147,7 +193,10 @@ def _text(row: Row, field: str, source: str, *, may_be_empty: bool) -> str:
         raise RowError(source, f"no field {field!r}; the row's fields are: {there}")
     value = row[field]
     if isinstance(value, int | float) and not isinstance(value, bool):
-        value = json.dumps(value)
+        try:
+            value = json.dumps(value)
+        except ValueError as error:  # too many digits
+            raise RowError(source, f"field {field!r} cannot be read as text ({error})") from None
     if not isinstance(value, str):
         raise RowError(source, f"field {field!r} is {type(value).__name__}, not text")
     if not may_be_empty and not value:
@@ -224,6 +273,7 @@ class Formatter:
         self._vocabulary = vocabulary
         self._vision = vision
 
+    @one_thread_at_a_time
     def samples(
         self, rows: Sequence[tuple[str, Row]], reject: Reject | None = None
     ) -> list[Sample]:
@@ -286,12 +336,31 @@ class Formatter:
         self, texts: Sequence[tuple[str, Row, Rendered | tuple[str, str]]]
     ) -> Iterator[Tokens | RowError]:
         """Yields the tokens of texts, or what is wrong with them."""
-        rendered = [(source, text) for source, _, text in texts if isinstance(text, Rendered)]
-        pairs = [text for _, _, text in texts if isinstance(text, tuple)]
+        rendered = [
+            (source, self._shortened(text))
+            for source, _, text in texts
+            if isinstance(text, Rendered)
+        ]
+        pairs = [
+            [self._shortened(Rendered(part, [])).text for part in text]
+            for _, _, text in texts
+            if isinstance(text, tuple)
+        ]
         yield from tokenise(self._tokenizer, rendered)
         ids = iter(ids_of(self._tokenizer, [text for pair in pairs for text in pair]))
         for _ in pairs:
             yield self._joined(next(ids), next(ids))
+
+    def _shortened(self, item: Rendered) -> Rendered:
+        """Returns a text without what is certain to be cut off; with images, as it is."""
+        if self._vision is not None:
+            return item
+        short = shortened(item, self._max_length)
+        return short if short is item or self._splits_at_spaces else item
+
+    @cached_property
+    def _splits_at_spaces(self) -> bool:
+        return splits_at_spaces(self._tokenizer)
 
     def _joined(self, prompt: list[int], response: list[int]) -> Tokens:
         """Returns the tokens of a prompt and a response."""
@@ -361,8 +430,8 @@ class Formatter:
         if not whole.scored[1:].any():
             return "no token belongs to the response, so there is nothing to score"
         return (
-            f"all its scored tokens are among the {len(whole.ids) - self._max_length} lost when "
-            f"it is cut to {self._max_length}: use --truncate unscored, or a larger --max-length"
+            f"all its scored tokens are among those lost when it is cut to {self._max_length}: use "
+            "--truncate unscored, or a larger --max-length"
         )
 
 

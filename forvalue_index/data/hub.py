@@ -10,6 +10,7 @@ from typing import Any
 
 from forvalue_index.data.tables import INSTALL, one_line
 from forvalue_index.errors import DependencyError, InputError
+from forvalue_index.files import require_no_special
 
 
 def load_folder(path: Path, name: str, split: str | None) -> Any:
@@ -27,6 +28,7 @@ def load_folder(path: Path, name: str, split: str | None) -> Any:
         )
     datasets = _require_datasets(name)
     with _loading(name):
+        require_no_special(path)
         loaded = datasets.load_from_disk(str(path))
     return choose_split(loaded, name, split)
 

@@ -12,18 +12,26 @@ import base64
 import binascii
 import io
 import re
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from forvalue_index.config import FormatConfig
+from forvalue_index.data.fetching import fetch
 from forvalue_index.data.rows import Outcome, Rows
+from forvalue_index.data.spool import Spool
 from forvalue_index.data.tokens import Rendered, Span
 from forvalue_index.errors import RowError
-from forvalue_index.pictures import HASH, Picture, read
+from forvalue_index.pictures import (
+    HASH,
+    LARGEST_BYTES,
+    LARGEST_PIXELS,
+    Picture,
+    digest_of,
+    read,
+    require_size,
+    shown,
+)
 from forvalue_index.records import Row
 
 MARK = "<image>"
@@ -31,8 +39,8 @@ MARK = "<image>"
 
 _ENDING = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?)$", re.IGNORECASE)
 
-REMOTE_BYTES = 64 << 20  # of one picture, at most
-REMOTE_SECONDS = 30
+LARGEST_ROW = 4 * LARGEST_BYTES
+"""Bytes of all the pictures that one row holds itself, which a database has to keep."""
 
 
 class Vision(Protocol):
@@ -55,13 +63,55 @@ def with_images(rows: Rows, config: FormatConfig) -> Rows:
     return ImageRows(rows, config)
 
 
+class Known:
+    """What was found out about images when they were first read, which is what counts.
+
+    So none is fetched or decoded a second time; one that has changed since is noticed by its hash
+    when its pixels are needed.
+    """
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, tuple[int, int]] = {}  # by hash, of those that came in their row
+        self._files: dict[str, Picture] = {}  # by path
+        self._failed: dict[str, str] = {}  # URL -> why it was not fetched
+        self._fetched: Spool | None = None  # by URL
+
+    def embedded(self, data: bytes, path: str | None, source: str) -> Picture:
+        """Returns the picture in `data`, which its row keeps."""
+        require_size(len(data), path, source)
+        digest = digest_of(data)
+        if digest not in self._sizes:
+            self._sizes[digest] = Picture.of(data, path, source, embedded=True).size
+        return Picture(digest, self._sizes[digest], path, data)
+
+    def file(self, path: Path, source: str) -> Picture:
+        """Returns the picture in a file."""
+        name = str(path)
+        if name not in self._files:
+            self._files[name] = Picture.of(read(path, source), name, source, embedded=False)
+        return self._files[name]
+
+    def remote(self, url: str, source: str) -> Picture:
+        """Returns the picture at a URL, which its row keeps."""
+        if url in self._failed:
+            raise RowError(source, self._failed[url])
+        self._fetched = self._fetched or Spool("what was fetched")
+        if url not in self._fetched:
+            try:
+                self._fetched.put(url, fetch(url, source))
+            except RowError as error:
+                self._failed[url] = error.reason
+                raise
+        return self.embedded(self._fetched.get(url), url, source)
+
+
 class ImageRows(Rows):
-    """Rows whose images are settled; decoded as well until all rows have been read once."""
+    """Rows whose images are settled, as they were when they were first read."""
 
     def __init__(self, rows: Rows, config: FormatConfig) -> None:
         self._rows = rows
         self._config = config
-        self._checked = False
+        self._known = Known()
 
     def outcomes(self) -> Iterator[Outcome]:
         """Yields the rows; one with an image that cannot be used has an error in its place."""
@@ -76,13 +126,12 @@ class ImageRows(Rows):
                         row,
                         place,
                         self._config,
-                        check=not self._checked,
+                        known=self._known,
                         allow_remote=self._rows.allow_remote,
                     ),
                 )
             except RowError as error:
                 yield place, error
-        self._checked = True
 
 
 def settle(
@@ -90,7 +139,7 @@ def settle(
     source: str,
     config: FormatConfig,
     *,
-    check: bool = True,
+    known: Known | None = None,
     allow_remote: bool = False,
 ) -> Row:
     """Returns a row that keeps its images as JSON; one without images as it is.
@@ -101,35 +150,71 @@ def settle(
             object with "bytes" or "path", or a URL.
         source: where the row stands.
         config: which fields there are.
-        check: decode them, so that what is broken is known before the first forward pass.
+        known: images that were read before. The others are decoded, so that what is broken is
+            found before the first forward pass.
         allow_remote: fetch URLs. What was fetched is kept in the row.
 
     Raises:
         RowError: an image is not there, is not allowed, or does not decode.
     """
 
+    images, n_bytes = known or Known(), 0
+
     def settled(value: Any) -> dict[str, Any]:
-        picture = _picture(value, source, allow_remote)
-        if check:
-            picture.pixels(source)
+        nonlocal n_bytes
+        picture = _picture(value, source, images, allow_remote)
+        n_bytes += len(picture.data or b"")
+        if n_bytes > LARGEST_ROW:
+            raise RowError(source, f"its images are larger than {LARGEST_ROW >> 20} MiB together")
         return picture.to_json()
 
-    if config.image_field is not None and (value := row.get(config.image_field)) is not None:
-        images = [settled(v) for v in value] if isinstance(value, list) else settled(value)
-        row = row | {config.image_field: images}
+    return _changed(row, config, settled, lambda part: _settled_part(part, settled))
+
+
+def of_pictures(row: Row, config: FormatConfig, change: Callable[[dict[str, Any]], Any]) -> Row:
+    """Returns a settled row with something else in the place of each picture.
+
+    Where the format has no picture, nothing is one, whatever it looks like.
+    """
+
+    def changed(value: Any) -> Any:
+        return change(value) if isinstance(value, dict) and HASH in value else value
+
+    def of_part(part: Any) -> Any:
+        if isinstance(part, dict) and part.get("type") == "image" and "image" in part:
+            return part | {"image": changed(part["image"])}
+        return part
+
+    return _changed(row, config, changed, of_part)
+
+
+def bare(row: Row, config: FormatConfig) -> Row:
+    """Returns a settled row with nothing but the hash of its pictures: wherever they are now."""
+    return of_pictures(row, config, lambda value: {HASH: value[HASH]})
+
+
+def _changed(
+    row: Row, config: FormatConfig, of_value: Callable[[Any], Any], of_part: Callable[[Any], Any]
+) -> Row:
+    """Returns a row with what may be a picture changed: in its field, and parts of messages."""
+    field = config.image_field
+    if field is not None and (value := row.get(field)) is not None:
+        row = row | {
+            field: list(map(of_value, value)) if isinstance(value, list) else of_value(value)
+        }
     field = config.messages_field
     if field is not None and isinstance(row.get(field), list):
-        row = row | {field: [_settled_message(m, settled) for m in row[field]]}
+        row = row | {field: [_changed_message(message, of_part) for message in row[field]]}
     return row
 
 
-def _settled_message(message: Any, settled: Any) -> Any:
+def _changed_message(message: Any, of_part: Callable[[Any], Any]) -> Any:
     if not isinstance(message, dict) or not isinstance(message.get("content"), list):
         return message
-    return message | {"content": [_settled_part(part, settled) for part in message["content"]]}
+    return message | {"content": list(map(of_part, message["content"]))}
 
 
-def _settled_part(part: Any, settled: Any) -> Any:
+def _settled_part(part: Any, settled: Callable[[Any], Any]) -> Any:
     """Returns a part of a message's content: of an image, {"type": "image", "image": ...}."""
     if not isinstance(part, dict) or part.get("type") not in ("image", "image_url"):
         return part
@@ -181,6 +266,13 @@ def with_parts(messages: Sequence[dict[str, Any]], images: int) -> list[dict[str
         content = message["content"]
         if isinstance(content, str):
             content = _parts(content) if images else [{"type": "text", "text": content}]
+        # A template sees that there is an image, and needs nothing of it.
+        content = [
+            part | {"image": part["image"].get(HASH)}
+            if isinstance(part.get("image"), dict)
+            else part
+            for part in content
+        ]
         result.append(message | {"content": content})
     named = [p for m in result for p in m["content"] if p.get("type") == "image"]
     if images and not named:
@@ -230,7 +322,13 @@ def expand(
             f"the text holds {vision.placeholder!r} {found} times, but the row has "
             f"{len(pictures)} images",
         )
-    texts = [vision.expansion(picture.size) for picture in pictures]
+    try:
+        texts = [vision.expansion(picture.size) for picture in pictures]
+    except Exception as error:  # the code of a model's processor raises nearly anything
+        sizes = ", ".join(f"{width} x {height}" for width, height in (p.size for p in pictures))
+        raise RowError(
+            source, f"the model's processor takes no image of {sizes} ({shown(error)})"
+        ) from None
     return _replaced(rendered, vision.placeholder, texts)
 
 
@@ -258,7 +356,7 @@ def looks_like_image(value: Any) -> bool:
         return bool(value) and looks_like_image(value[0])
     if isinstance(value, dict):
         return (
-            HASH in value
+            isinstance(value.get(HASH), str)
             or isinstance(value.get("bytes"), str | bytes)
             or (isinstance(value.get("path"), str) and looks_like_image(value["path"]))
         )
@@ -272,62 +370,92 @@ def _is_decoded(value: Any) -> bool:
     return hasattr(value, "save") and hasattr(value, "getbands")
 
 
-def _picture(value: Any, source: str, allow_remote: bool) -> Picture:
+def _picture(value: Any, source: str, known: Known, allow_remote: bool) -> Picture:
     """Returns an image in any of its forms as a picture."""
     if isinstance(value, dict):
-        return _of_object(value, source, allow_remote)
+        return _of_object(value, source, known, allow_remote)
     if isinstance(value, str):
-        return _of_text(value, source, allow_remote)
+        return _of_text(value, source, known, allow_remote)
     if isinstance(value, bytes | bytearray | memoryview):
-        return Picture.of(bytes(value), None, source, embedded=True)
+        return known.embedded(bytes(value), None, source)
     if _is_decoded(value):
-        buffer = io.BytesIO()
-        value.save(buffer, "PNG")
-        return Picture.of(buffer.getvalue(), None, source, embedded=True)
+        return known.embedded(_as_png(value, source), None, source)
     raise RowError(source, f"an image must be a path, bytes or base64, not {type(value).__name__}")
 
 
-def _of_object(value: dict[str, Any], source: str, allow_remote: bool) -> Picture:
-    data, path = value.get("bytes"), value.get("path")
-    if data is not None:
-        data = _base64(data) if isinstance(data, str) else bytes(data)
-        if data is None:
-            raise RowError(source, 'the "bytes" of an image are text, but not base64')
-        return Picture.of(data, path, source, embedded=True)
+def _as_png(image: Any, source: str) -> bytes:
+    """Returns an image of Pillow as a file."""
+    width, height = image.size
+    if width * height > LARGEST_PIXELS:
+        raise RowError(
+            source, f"an image of {width} x {height} pixels has more than {LARGEST_PIXELS:,}"
+        )
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, "PNG")
+    except Exception as error:  # Pillow's encoders raise nearly anything
+        raise RowError(source, f"an image cannot be stored as PNG ({shown(error)})") from None
+    return buffer.getvalue()
+
+
+def _of_object(value: dict[str, Any], source: str, known: Known, allow_remote: bool) -> Picture:
+    path = value.get("path")
+    if value.get("bytes") is not None:
+        data = _of_bytes(value["bytes"], source)
+        return known.embedded(data, path if isinstance(path, str) else None, source)
     place = path if path is not None else value.get("url")
     if not isinstance(place, str):
         raise RowError(source, 'an image object has neither "bytes" nor "path"')
-    picture = _of_text(place, source, allow_remote)
+    picture = _of_text(place, source, known, allow_remote)
     if value.get(HASH, picture.digest) != picture.digest:
         raise RowError(
-            source, f"image {place} is not the image of the row: its hash differs; restore it"
+            source,
+            f"image {shown(place)} is not the image of the row: its hash differs; restore it",
         )
     return picture
 
 
-def _of_text(value: str, source: str, allow_remote: bool) -> Picture:
+def _of_bytes(value: Any, source: str) -> bytes:
+    """Returns what stands under "bytes": itself, base64, or a list of the numbers of bytes."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, str):
+        data = _base64(value, source)
+        if data is None:
+            raise RowError(source, 'the "bytes" of an image are text, but not base64')
+        return data
+    if isinstance(value, list):
+        require_size(len(value), None, source)
+        if all(type(number) is int and 0 <= number < 256 for number in value):
+            return bytes(value)
+        raise RowError(source, 'the "bytes" of an image are a list, but not of numbers below 256')
+    raise RowError(source, f'the "bytes" of an image are {type(value).__name__}, not base64')
+
+
+def _of_text(value: str, source: str, known: Known, allow_remote: bool) -> Picture:
     if value.startswith("data:"):
-        data = _base64(value.partition(",")[2]) if ";base64," in value[:200] else None
+        data = _base64(value.partition(",")[2], source) if ";base64," in value[:200] else None
         if data is None:
             raise RowError(source, "the data: URI of an image holds no base64")
-        return Picture.of(data, None, source, embedded=True)
+        return known.embedded(data, None, source)
     if re.match(r"https?://", value):
         if not allow_remote:
             raise RowError(
-                source, f"image {value} is a URL: pass --allow-remote to fetch images, or save it"
+                source,
+                f"image {shown(value)} is a URL: pass --allow-remote to fetch images, or save it",
             )
-        return Picture.of(_fetch(value, source), value, source, embedded=True)
+        return known.remote(value, source)
     path = _found(value.removeprefix("file://"), source)
     if path is not None:
-        return Picture.of(read(path, source), str(path), source, embedded=False)
-    data = _base64(value) if len(value) >= 64 else None
+        return known.file(path, source)
+    data = _base64(value, source) if len(value) >= 64 else None
     if data is not None:
-        return Picture.of(data, None, source, embedded=True)
-    shown = value if len(value) < 200 else value[:200] + "…"
-    if Path(shown).is_absolute():
-        raise RowError(source, f"image {shown} does not exist")
+        return known.embedded(data, None, source)
+    if value.startswith("/"):
+        raise RowError(source, f"image {shown(value)} does not exist")
     raise RowError(
-        source, f"image {shown} is not in the data file's folder, nor in the working directory"
+        source,
+        f"image {shown(value)} is not in the data file's folder, nor in the working directory",
     )
 
 
@@ -343,20 +471,9 @@ def _found(name: str, source: str) -> Path | None:
     return None
 
 
-def _base64(text: str) -> bytes | None:
+def _base64(text: str, source: str) -> bytes | None:
+    require_size(len(text) * 3 // 4 - 2, None, source)  # before it is unpacked; it may be padded
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return None
-
-
-@lru_cache(maxsize=64)
-def _fetch(url: str, source: str) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=REMOTE_SECONDS) as answer:
-            data: bytes = answer.read(REMOTE_BYTES + 1)
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise RowError(source, f"image {url} cannot be fetched ({error})") from None
-    if len(data) > REMOTE_BYTES:
-        raise RowError(source, f"image {url} is larger than {REMOTE_BYTES >> 20} MiB")
-    return data

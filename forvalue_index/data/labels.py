@@ -17,6 +17,7 @@ from forvalue_index.data.formatting import (
     texts_of,
 )
 from forvalue_index.data.images import Vision
+from forvalue_index.data.tokens import one_thread_at_a_time
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row, Sample
 
@@ -46,6 +47,7 @@ class ClassFormatter:
         self._field = config.label_field
         self._classes = classes
 
+    @one_thread_at_a_time
     def samples(
         self, rows: Sequence[tuple[str, Row]], reject: Reject | None = None
     ) -> list[Sample]:
@@ -107,7 +109,9 @@ class ClassFormatter:
         if isinstance(value, str) and value in self._classes:
             return self._classes[value]
         numbers = set(self._classes.values())
-        if isinstance(value, str) and value.isdecimal():  # a CSV file has nothing but text
+        if (
+            isinstance(value, str) and value.isdecimal() and len(value) < 20
+        ):  # a CSV file has nothing but text
             value = int(value)
         if isinstance(value, int) and value in numbers:
             return value

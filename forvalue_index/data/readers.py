@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-from forvalue_index.data.checking import keeping
 from forvalue_index.data.hub import choose_split, is_dataset, load_folder, load_hub
 from forvalue_index.data.rows import Outcome, Rows
+from forvalue_index.data.spool import keeping
 from forvalue_index.data.tables import (
     arrow_rows,
     dataset_rows,
@@ -31,6 +31,7 @@ from forvalue_index.data.tables import (
 )
 from forvalue_index.data.text import csv_rows, json_file, json_lines, tsv_rows
 from forvalue_index.errors import InputError, RowError
+from forvalue_index.files import open_input
 from forvalue_index.records import Row
 
 Data: TypeAlias = "Rows | str | Path | Row | Iterable[str | Path] | Iterable[Row]"
@@ -109,7 +110,7 @@ class MemoryRows(Rows):
         for number, row in enumerate(self._rows, start=1):
             place = f"row {number}"
             if isinstance(row, dict):
-                yield place, json_row(row)
+                yield place, json_row(row, place)
             else:
                 yield place, RowError(place, f"a row must be a dict, not {type(row).__name__}")
 
@@ -151,8 +152,11 @@ class Sources(Rows):
         if path.is_dir():
             return partial(dataset_rows, load_folder(path, name, self._split), name)
         if path.is_fifo():
-            with path.open("rb") as pipe:
-                return partial(json_lines, self._spool(pipe), name)
+            try:
+                with open_input(path) as pipe:
+                    return partial(json_lines, self._spool(pipe), name)
+            except OSError as error:
+                raise InputError(f"{name} cannot be read: {one_line(error)}") from None
         if path.is_file():
             if self._split or self._subset:
                 raise InputError(f"{name} is a file: --split and --subset are for data sets")
@@ -160,7 +164,8 @@ class Sources(Rows):
         # A folder that is there makes a misspelt path likelier than an id.
         if _HUB_ID.fullmatch(name) and _kind(path) is None and not path.parent.exists():
             return partial(dataset_rows, load_hub(name, self._subset, self._split), name)
-        raise InputError(f"{name} does not exist")
+        what = "is not a regular file" if path.exists() else "does not exist"
+        raise InputError(f"{name} {what}")
 
     def _spool(self, stream: IO[bytes]) -> Path:
         what = "data that comes through a pipe"

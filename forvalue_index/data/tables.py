@@ -6,6 +6,7 @@ A row is kept as JSON, so what JSON has no form for gets one here (`json_value`)
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
@@ -17,10 +18,12 @@ from uuid import UUID
 import numpy as np
 
 from forvalue_index.data.rows import Outcome
-from forvalue_index.errors import DependencyError, InputError
+from forvalue_index.errors import DependencyError, InputError, RowError
 from forvalue_index.records import Row
 
 BATCH = 256  # rows that are in memory at a time, where the file allows it
+UNREADABLE = (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError)
+"""What Arrow raises where it cannot make sense of values."""
 INSTALL = 'pip install "forvalue-index[datasets]"'
 
 
@@ -57,7 +60,8 @@ def arrow_rows(path: Path, name: str) -> Iterator[Outcome]:
         InputError: it cannot be read, or has two columns of one name.
     """
     arrow = require_arrow(name)
-    with _reading(name), arrow.memory_map(str(path)) as file:
+    # Not mapped: the process would be killed where the file is shortened meanwhile.
+    with _reading(name), arrow.OSFile(str(path)) as file:
         is_file = file.read(6) == b"ARROW1"
         file.seek(0)
         with arrow.ipc.open_file(file) if is_file else arrow.ipc.open_stream(file) as batches:
@@ -76,18 +80,58 @@ def dataset_rows(dataset: Any, name: str) -> Iterator[Outcome]:
 
 
 def table_rows(batches: Iterable[Any], name: str) -> Iterator[Outcome]:
-    """Yields the rows of Arrow record batches or tables, counted from 1."""
+    """Yields the rows of Arrow record batches or tables, counted from 1.
+
+    What a damaged file says of lengths and offsets is not believed before it is checked.
+    """
     number = 0
     for batch in batches:
+        batch.validate()
+        whole = _is_valid(batch)
         for start in range(0, batch.num_rows, BATCH):
-            for row in batch.slice(start, BATCH).to_pylist():
+            part = batch.slice(start, BATCH)
+            rows = (_listed(part) if whole else None) or _one_by_one(part)
+            for row in rows:
                 number += 1
-                yield f"{name}:row {number}", json_row(row)
+                place = f"{name}:row {number}"
+                yield place, json_row(row, place) if isinstance(row, dict) else RowError(place, row)
 
 
-def json_row(row: dict[str, Any]) -> Row:
+def _is_valid(batch: Any) -> bool:
+    """Returns whether all values of a batch are within its buffers, and its texts UTF-8."""
+    try:
+        batch.validate(full=True)
+    except UNREADABLE:
+        return False
+    return True
+
+
+def _listed(batch: Any) -> list[dict[str, Any]] | None:
+    """Returns the rows of a batch as Python has them, or None if it has no form for one."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except UNREADABLE:
+        return None
+    return rows
+
+
+def _one_by_one(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """Yields each row of a batch, or why it cannot be read."""
+    for number in range(batch.num_rows):
+        row = batch.slice(number, 1)
+        try:
+            row.validate(full=True)
+            yield row.to_pylist()[0]
+        except UNREADABLE as error:
+            yield f"cannot be read ({one_line(error)})"
+
+
+def json_row(row: dict[str, Any], place: str) -> Row | RowError:
     """Returns a row with JSON's form of every value that has one."""
-    return {name: json_value(value) for name, value in row.items()}
+    try:
+        return {name: json_value(value) for name, value in row.items()}
+    except RecursionError:
+        return RowError(place, "cannot be stored as JSON (its values hold each other)")
 
 
 def json_value(value: Any) -> Any:
@@ -127,8 +171,8 @@ def require_distinct(columns: list[str], name: str) -> None:
     Raises:
         InputError: two have.
     """
-    for column in columns:
-        if columns.count(column) > 1:
+    for column, count in Counter(columns).items():
+        if count > 1:
             raise InputError(f"{name} has two columns named {column!r}: rename one of them")
 
 
@@ -137,7 +181,7 @@ def _reading(name: str) -> Iterator[None]:
     """Turns what Arrow says of a damaged file into this package's words."""
     try:
         yield
-    except (OSError, ValueError, NotImplementedError, OverflowError) as error:
+    except (OSError, MemoryError, *UNREADABLE) as error:
         raise InputError(f"{name} cannot be read ({one_line(error)}): is it complete?") from None
 
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING
-
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from forvalue_index.rendering import RenderError, TemplateReadError, render
 
 
 def prompt_of(row: Row, source: str, template: str) -> str:
@@ -22,35 +17,14 @@ def prompt_of(row: Row, source: str, template: str) -> str:
         InputError: the template cannot be read.
         RowError: the template fails on this row.
     """
-    import jinja2
-
-    compiled = _compiled(template)
     try:
-        return compiled.render(row)
-    except jinja2.UndefinedError as error:
-        there = ", ".join(row) or "none"
-        raise RowError(source, f"the template: {error}; the row's fields are: {there}") from None
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
-        raise RowError(source, f"the template fails on this row ({error})") from None
-
-
-@lru_cache(maxsize=8)
-def _compiled(template: str) -> Template:
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Missing(jinja2.Undefined):
-        """A field that is not there: false, but not to be written."""
-
-        __slots__ = ()
-
-        def __str__(self) -> str:
-            self._fail_with_undefined_error()
-
-    environment = ImmutableSandboxedEnvironment(
-        undefined=Missing, trim_blocks=True, lstrip_blocks=True
-    )
-    try:
-        return environment.from_string(template)
-    except jinja2.TemplateSyntaxError as error:
-        raise InputError(f"the template cannot be read: {error} (line {error.lineno})") from None
+        return render(template, row)
+    except TemplateReadError as error:
+        raise InputError(f"the template cannot be read: {error}") from None
+    except RenderError as error:
+        if error.undefined:
+            there = ", ".join(row) or "none"
+            reason = f"the template: {error}; the row's fields are: {there}"
+        else:
+            reason = f"the template fails on this row ({error})"
+        raise RowError(source, reason) from None

@@ -5,14 +5,27 @@ Knows the tokenizer only as something that turns text into ids; knows no row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import wraps
+from itertools import islice, pairwise
+from threading import RLock
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.errors import RowError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_TOKENIZING = RLock()
+_LONG = 16  # characters for each token that is kept, from which a text is worth shortening
+_GAP = re.compile("(?<=[A-Za-z0-9]) (?=[A-Za-z])")  # the space between two words
+_GAP_BACKWARDS = re.compile("(?<=[A-Za-z]) (?=[A-Za-z0-9])")
+_OVER_A_GAP = re.compile("[A-Za-z0-9][ Ġ▁]")  # in a token; the last two are how many write a space
 
 Span = tuple[int, int]
 """A part of a text: where it begins, and where it has ended, in characters."""
@@ -43,6 +56,60 @@ class Tokens:
 
     ids: NDArray[np.int32]  # t
     scored: NDArray[np.bool_]  # t
+
+
+def one_thread_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
+    """Returns a function that uses a tokenizer or its chat template, made safe for threads.
+
+    Both have settings that belong to one call, and fail where a second call changes them.
+    """
+
+    @wraps(function)
+    def locked(*args: P.args, **kwargs: P.kwargs) -> T:
+        with _TOKENIZING:
+            return function(*args, **kwargs)
+
+    return locked
+
+
+def splits_at_spaces(tokenizer: Any) -> bool:
+    """Returns whether a token always begins at the space between two words.
+
+    It does where no token of the vocabulary has a letter or digit with a space behind it. The
+    tokens of two texts that meet at such a space are then those of the whole text.
+    """
+    if not tokenizer.is_fast:
+        return False
+    written = re.sub("[ Ġ▁#]", "", "".join(tokenizer.tokenize("a b")))
+    return written == "ab" and not any(map(_OVER_A_GAP.search, tokenizer.get_vocab()))
+
+
+def shortened(item: Rendered, max_length: int) -> Rendered:
+    """Returns a text without the middle of its long parts, which no cut to `max_length` keeps.
+
+    A part lies between two edges of spans. Its first and last `max_length` words stay, and are at
+    least as many tokens if the tokenizer splits at spaces. `cut` then keeps the same tokens as of
+    the whole text: a stretch in the middle of a part holds no more scored tokens than the stretch
+    at the part's beginning, and the earliest of the best is kept.
+    """
+    if len(item.text) <= _LONG * max_length:
+        return item
+    text, spans = item.text, item.spans
+    edges = sorted({0, len(text), *(edge for span in spans for edge in span)})
+    for start, end in reversed(list(pairwise(edges))):
+        if end - start <= _LONG * max_length:
+            continue
+        part = text[start:end]
+        first = next(islice(_GAP.finditer(part), max_length + 1, None), None)
+        last = next(islice(_GAP_BACKWARDS.finditer(part[::-1]), max_length + 1, None), None)
+        if first is None or last is None:
+            continue
+        left, right = start + first.start(), end - last.end()
+        if left < right:
+            text = text[:left] + text[right:]
+            gone = right - left
+            spans = [(a - gone * (a >= end), b - gone * (b >= end)) for a, b in spans]
+    return Rendered(text, spans)
 
 
 def ids_of(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
@@ -85,11 +152,24 @@ def tokenise(
         reached = np.maximum.accumulate(np.concatenate([[0], ends]))[:-1]
         whole = np.isin(ids, special)
         starts = np.where(whole, starts, np.minimum(starts, reached))
-        scored = np.zeros(len(ids), dtype=np.bool_)
-        for start, end in item.spans:
-            scored |= (starts < end) & (ends > start) & ~(whole & (starts < start))
-        result.append(Tokens(ids, scored))
+        result.append(Tokens(ids, _inside(starts, ends, whole, item.spans)))
     return result
+
+
+def _inside(
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    whole: NDArray[np.bool_],
+    spans: Sequence[Span],
+) -> NDArray[np.bool_]:
+    """Returns which tokens are in a span; of `whole` ones, which begin in one."""
+    if not spans:
+        return np.zeros(len(starts), dtype=np.bool_)
+    first, last = np.array(spans, dtype=np.int64).T  # one behind the other
+    place = np.searchsorted(last, starts, side="right")  # of the first span that ends behind it
+    begin = np.append(first, np.iinfo(np.int64).max)[place]
+    inside: NDArray[np.bool_] = (begin < ends) & ~(whole & (starts < begin))
+    return inside
 
 
 def _without_offsets(tokenizer: Tokenizer, item: Rendered, source: str) -> Tokens | RowError:

@@ -8,18 +8,20 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from forvalue_index.data.tables import require_arrow
 from forvalue_index.errors import InputError, StorageError
+from forvalue_index.files import atomic_write
 from forvalue_index.records import Row
 
 _PAGE = 1000  # rows in memory at a time
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
+_FORMULA = re.compile(r"'*[=+@\t\r\n＝＋－＠-]")  # what a spreadsheet would run
 
 
 def check_suffix(path: Path) -> None:
@@ -35,7 +37,7 @@ def check_suffix(path: Path) -> None:
         require_arrow(path.name)
 
 
-def write_rows(path: Path, rows: Iterable[Row], *, spreadsheet: bool = False) -> int:
+def write_rows(path: Path, rows: Iterable[Row], *, spreadsheet: bool = True) -> int:
     """Returns how many rows were written to `path`.
 
     Columns of CSV and Parquet are all fields of all rows, in the order in which they first come.
@@ -45,8 +47,9 @@ def write_rows(path: Path, rows: Iterable[Row], *, spreadsheet: bool = False) ->
     Args:
         path: ends in .jsonl, .csv or .parquet; replaced if it is there.
         rows: JSON values.
-        spreadsheet: for a person's spreadsheet: CSV cells that it would run as formulas are
-            preceded by an apostrophe.
+        spreadsheet: texts and column names of CSV that a spreadsheet would run as formulas, and
+            those with apostrophes before that, get an apostrophe in front: remove one from each
+            such cell to have the text back. False: for programs, as the texts are.
 
     Raises:
         InputError: as in `check_suffix`.
@@ -54,10 +57,9 @@ def write_rows(path: Path, rows: Iterable[Row], *, spreadsheet: bool = False) ->
         StorageError: the file cannot be written.
     """
     check_suffix(path)
-    with _complete(path) as part:
-        if path.suffix == ".csv":
-            return _csv(part, rows, spreadsheet)
-        return _WRITERS[path.suffix](part, rows)
+    if path.suffix == ".csv":
+        return _csv(path, rows, spreadsheet)
+    return _WRITERS[path.suffix](path, rows)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -66,26 +68,26 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    with _complete(path) as part:
-        part.write_text(text, encoding="utf-8", errors="replace")
+    with complete(path, text=True) as out:
+        out.write(text)
 
 
 @contextmanager
-def _complete(path: Path) -> Iterator[Path]:
-    """Gives a file to write that takes the name `path` in the end, or goes."""
-    part = path.with_name(path.name + ".tmp")
+def complete(path: Path, *, text: bool = False) -> Iterator[IO[Any]]:
+    """Gives a file to write that is complete under its name after the block, or not there.
+
+    Raises:
+        StorageError: the file cannot be written; what was there stays.
+    """
     try:
-        yield part
-        part.replace(path)
+        with atomic_write(path, text=text) as out:
+            yield out
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
-def _jsonl(part: Path, rows: Iterable[Row]) -> int:
-    with part.open("w", encoding="utf-8") as out:
+def _jsonl(path: Path, rows: Iterable[Row]) -> int:
+    with complete(path, text=True) as out:
         return _lines(out, rows)
 
 
@@ -96,27 +98,25 @@ def _lines(out: IO[str], rows: Iterable[Row]) -> int:
     return count
 
 
-def _csv(part: Path, rows: Iterable[Row], spreadsheet: bool = False) -> int:
+def _csv(path: Path, rows: Iterable[Row], spreadsheet: bool = False) -> int:
     def cell(value: Any) -> Any:
-        text = _json_text(value)
-        if spreadsheet and isinstance(value, str) and value.startswith(_FORMULA):
+        if spreadsheet and isinstance(value, str) and _FORMULA.match(value):
             return "'" + value
-        return text
+        return _json_text(value)
 
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
         columns: dict[str, None] = {}
         count = _lines(spool, _noting(rows, columns))
-        # Half a surrogate pair has no form in UTF-8.
-        with part.open("w", encoding="utf-8", errors="replace", newline="") as out:
+        with complete(path, text=True) as out:
             writer = csv.writer(out)
-            writer.writerow(columns)
+            writer.writerow(map(cell, columns))
             for row in _again(spool):
                 writer.writerow([cell(row.get(name)) for name in columns])
     return count
 
 
-def _parquet(part: Path, rows: Iterable[Row]) -> int:
-    pa = require_arrow(part.name)
+def _parquet(path: Path, rows: Iterable[Row]) -> int:
+    pa = require_arrow(path.name)
     from pyarrow.parquet import ParquetWriter
 
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
@@ -127,7 +127,7 @@ def _parquet(part: Path, rows: Iterable[Row]) -> int:
             for name, known in types.items():
                 types[name] = _common_type(known, [row.get(name) for row in page])
         schema = pa.schema([(_utf8(name), kind or pa.string()) for name, kind in types.items()])
-        with ParquetWriter(part, schema) as writer:
+        with complete(path) as out, ParquetWriter(out, schema) as writer:
             for page in _pages(_again(spool)):
                 values = {
                     _utf8(name): [row.get(name) if kind else _text(row.get(name)) for row in page]

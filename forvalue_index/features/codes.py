@@ -76,7 +76,8 @@ class Codes:
         rows, rest = self._rows(codes), self.bits - 1
         if self.bits == 4 and self.dim % 8 == 0:
             return _levels_of_4_bits(rows["high"], rows["low"])
-        levels = np.unpackbits(rows["high"], axis=1, count=self.dim, bitorder="little") << rest
+        levels: Bytes = np.unpackbits(rows["high"], axis=1, count=self.dim, bitorder="little")
+        levels <<= rest
         low = np.unpackbits(rows["low"], axis=1, count=self.dim * rest, bitorder="little")
         low = low.reshape(len(rows), self.dim, rest)
         for bit in range(rest):
@@ -158,7 +159,8 @@ def _signs(
     signs = np.where(exact > 0, 1.0, -1.0)
     missed = (exact if stored is None else stored) - signs * length[:, None]
     bits = np.packbits(exact > 0, axis=1, bitorder="little")
-    return bits, length * dim**0.5, np.linalg.norm(missed, axis=1) / dim**0.5
+    scale, error = length * dim**0.5, np.linalg.norm(missed, axis=1) / dim**0.5
+    return bits, scale.astype(np.float32), error.astype(np.float32)
 
 
 def _levels_of_4_bits(high: Bytes, low: Bytes) -> Bytes:

@@ -8,8 +8,11 @@ many and nearly normal, as `codes.py` wants them. This module knows neither samp
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -119,3 +122,12 @@ def hadamard(vectors: Tensor) -> Tensor:
         half *= 2
     result: Tensor = vectors.reshape(n, size) / size**0.5
     return result
+
+
+def aligned(numbers: NDArray[Any]) -> Tensor:
+    """Returns a copy where torch puts its tensors, at a multiple of 64 bytes.
+
+    NumPy's arrays lie anywhere, and the last bits of a product by MKL depend on where its factors
+    lie: the same rows would be given other vectors in the next run.
+    """
+    return torch.tensor(numbers)

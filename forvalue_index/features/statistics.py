@@ -40,6 +40,12 @@ class TokenStatistics:
         self._directions = None
 
     @property
+    def finite(self) -> bool:
+        """Whether no NaN and no infinity came in."""
+        sums = self._moment.sum() + self._square.sum() + self._unit_square.sum()
+        return bool(sums.isfinite())
+
+    @property
     def hidden_moment(self) -> Tensor:
         """Second moment of the hidden states, E[h h^T], [d, d] float64."""
         return self._moment / self.n_tokens

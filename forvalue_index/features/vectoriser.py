@@ -153,7 +153,8 @@ class Vectoriser:
         Raises:
             SafetensorError: the data are damaged.
         """
-        tensors = {name: value.to(device) for name, value in load(data).items()}
+        # Copied to where torch puts its tensors, for the same vectors in each run (see `aligned`).
+        tensors = {name: value.to(device, copy=True) for name, value in load(data).items()}
         scale = float(tensors.pop("scale"))
         learned = _under(tensors, "projection.")
         projection = Projection(learned) if learned else None

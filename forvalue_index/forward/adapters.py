@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeAlias
 
-from forvalue_index.errors import DependencyError, ModelError
-from forvalue_index.forward.tokenizer import first_line
+from forvalue_index.errors import DependencyError, ForvalueError, ModelError
+from forvalue_index.files import require_no_special
+from forvalue_index.forward.tokenizer import PICKLED, first_line
 
 AdapterSet: TypeAlias = "list[tuple[str | None, float]]"
 """The adapters that a model is read with: their names in it, and their weights."""
@@ -35,6 +37,7 @@ def load_adapters(
     for number, path in enumerate(paths):
         name = f"adapter{number}"
         try:
+            require_no_special(Path(path))
             settings = PeftConfig.from_pretrained(path)
             if settings.is_prompt_learning:
                 raise ModelError(
@@ -50,8 +53,10 @@ def load_adapters(
                 raise ValueError(
                     f"it was made for another base model ({lost[0]} has no counterpart)"
                 )
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-            reason = first_line(error)
+        except (ForvalueError, MemoryError):
+            raise
+        except Exception as error:  # of a damaged file, the libraries raise nearly anything
+            reason = PICKLED if isinstance(error, UnpicklingError) else first_line(error)
             if Path(path).exists() and not (Path(path) / "adapter_config.json").exists():
                 reason = "it has no adapter_config.json"
             raise ModelError(

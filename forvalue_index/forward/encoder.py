@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from forvalue_index.ahead import ahead
-from forvalue_index.errors import ModelError
+from forvalue_index.errors import RowError, UnreadableRowError, out_of_memory
 from forvalue_index.features.closed_form import (
     gradient_influence,
     gradients,
@@ -37,6 +37,7 @@ from forvalue_index.forward.batching import Batch, plan_batches
 from forvalue_index.forward.head import Room, hidden_states
 from forvalue_index.forward.memory import keep_freed_memory
 from forvalue_index.forward.model import LanguageModel
+from forvalue_index.forward.model_lock import model_lock
 from forvalue_index.records import Encoded, Sample
 
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens of a batch, padding included, at most
@@ -50,14 +51,8 @@ FACTOR_BYTES = {"cpu": 128 << 20, "cuda": 1 << 30}
 STATES = 64
 """Numbers of the hidden size that a forward pass has of each token at a time, roughly and with room
 to spare: a first guess that an out-of-memory error corrects."""
-NO_ROOM = (
-    "DefaultCPUAllocator",
-    "can't allocate memory",
-    "_ALLOC_FAILED",
-    "CUDA error: out of memory",
-    "[CUDA]: out of memory",  # Triton's
-)
-"""What is in the message of a RuntimeError that means that there is no memory."""
+Refused: TypeAlias = dict[int, RowError] | None
+"""Gets the errors of samples that nothing can be made of, by position; None: they are raised."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -90,7 +85,7 @@ class Reading:
 
 
 class Encoder:
-    """Reads samples with one model."""
+    """Reads samples with one model. Threads may share one: their batches take turns."""
 
     def __init__(self, lm: LanguageModel, token_budget: int | None = None) -> None:
         if lm.device.type == "cpu":
@@ -105,6 +100,7 @@ class Encoder:
         samples: Sequence[Sample],
         vectoriser: Vectoriser,
         known: list[Reading] | None = None,
+        refused: Refused = None,
     ) -> Iterator[list[tuple[int, Encoded]]]:
         """Yields the vectors batch by batch, each with its sample's position in `samples`.
 
@@ -112,10 +108,11 @@ class Encoder:
         `known` are batches of `samples` that the model has read already; they are used up.
 
         Raises:
-            ModelError: the model gives NaN or infinity for a sample, or one alone is too long for
-                the memory.
+            UnreadableRowError: the model gives NaN or infinity for a sample, or one alone is too
+                long for the memory; not raised with `refused`.
+            RowError: an image of a sample cannot be read, likewise.
         """
-        room = Room()
+        room, again = Room(), list[int]()
 
         def work(batch: Batch, states: Iterable[Tensor] | None = None) -> _Fetch:
             state, losses = vectoriser.zeros(len(batch.positions)), self._no_losses(batch)
@@ -136,24 +133,32 @@ class Encoder:
                 if made is not None:
                     done.update(reading.batch.positions)
                     yield made
-            yield from self._each(samples, work, done=done)
+            yield from self._each(samples, work, done=done, refused=refused)
 
         before: tuple[Batch, _Fetch] | None = None
         for made in each():
             if before is not None:
-                yield self._finished(samples, *before)
+                yield self._finished(*before, again)
             before = made
         if before is not None:
-            yield self._finished(samples, *before)
+            yield self._finished(*before, again)
+        for batch, fetch in self._alone(samples, again, work, refused):
+            bad: list[int] = []
+            yield self._finished(batch, fetch, bad)
+            for position in bad:
+                _refuse(samples, position, refused)
 
-    def read(self, samples: Sequence[Sample]) -> tuple[list[TokenStatistics], list[Reading]]:
+    def read(
+        self, samples: Sequence[Sample], refused: Refused = None
+    ) -> tuple[list[TokenStatistics], list[Reading]]:
         """Returns the statistics of all scored tokens, for each checkpoint, and what was read.
 
         Memory: the states of all scored tokens, [n, d] for each checkpoint, in the model's dtype;
-        where there is no room for them, some are not returned.
+        where there is no room for them, some are not returned. Nothing of the refused samples is
+        in them.
 
         Raises:
-            ModelError: as in `encode`.
+            RowError: as in `encode`.
         """
         head, room = self._lm.head, Room()
 
@@ -169,13 +174,24 @@ class Encoder:
                 states.append(hidden)
             return found, losses, Reading(replace(batch, inputs={}), states)
 
-        total, readings = none_yet(), list[Reading]()
-        for batch, (found, losses, reading) in self._each(samples, work, spare=readings):
-            _require_finite(samples, batch, losses.cpu().numpy())
+        total, readings, again = none_yet(), list[Reading](), list[int]()
+
+        def taken(found: list[TokenStatistics], losses: Tensor, reading: Reading) -> bool:
+            """Adds up what is finite, and says whether it was."""
+            if not (bool(losses.isfinite().all()) and all(part.finite for part in found)):
+                return False
             for whole, part in zip(total, found, strict=True):
                 whole.add(part)
             readings.append(reading)
-            del reading
+            return True
+
+        for batch, made in self._each(samples, work, spare=readings, refused=refused):
+            if not taken(*made):
+                again += batch.positions
+            del made
+        for batch, made in self._alone(samples, again, work, refused):
+            if not taken(*made):
+                _refuse(samples, batch.positions[0], refused)
         return total, readings
 
     def factors(
@@ -282,6 +298,7 @@ class Encoder:
         limit: int = sys.maxsize,
         done: Iterable[int] = (),
         spare: list[Reading] | None = None,
+        refused: Refused = None,
     ) -> Iterator[tuple[Batch, T]]:
         """Yields batches of all samples that are not done, with what `work` makes of each.
 
@@ -289,7 +306,8 @@ class Encoder:
         there, in smaller ones.
 
         Raises:
-            ModelError: not even one sample fits.
+            UnreadableRowError: not even one sample fits; not raised with `refused`.
+            RowError: an image of a sample cannot be read, likewise.
         """
         done = set(done)
         while left := [i for i in range(len(samples)) if i not in done]:
@@ -297,43 +315,70 @@ class Encoder:
             planned = (self._collated(samples, [left[i] for i in group]) for group in groups)
             with closing(ahead(planned)) as batches:
                 for batch in batches:
+                    if isinstance(batch, _Unread):
+                        if refused is None:
+                            raise batch.error
+                        refused[batch.position] = batch.error
+                        done.add(batch.position)
+                        break
                     made = self._attempt(work, batch)
                     if made is None:
                         if spare:
                             spare.clear()
-                        else:
-                            self._shrink(samples, batch)
+                        elif reason := self._shrink(samples, batch):
+                            _refuse(samples, batch.positions[0], refused, reason)
+                            done.update(batch.positions)
                         break
                     done.update(batch.positions)
                     yield made
+
+    def _alone(
+        self,
+        samples: Sequence[Sample],
+        positions: list[int],
+        work: Callable[[Batch], T],
+        refused: Refused,
+    ) -> Iterator[tuple[Batch, T]]:
+        """Yields a batch of each of the samples at `positions`, with what `work` makes of it.
+
+        So what is wrong with one of a batch is told from what is wrong with another.
+        """
+        others = set(range(len(samples))) - set(positions)
+        return self._each(samples, work, 1, others, refused=refused)
 
     def _batches(self, samples: Sequence[Sample], token_budget: int) -> list[list[int]]:
         return plan_batches(
             samples, token_budget, same_length=self._lm.length_matters, kind=self._lm.kind
         )
 
-    def _collated(self, samples: Sequence[Sample], positions: list[int]) -> Batch:
-        batch = self._lm.collate(samples, positions)
+    def _collated(self, samples: Sequence[Sample], positions: list[int]) -> Batch | _Unread:
+        try:
+            batch = self._lm.collate(samples, positions)
+        except RowError as error:
+            for i in positions:
+                if samples[i].source == error.source:
+                    return _Unread(i, error)
+            raise
         return batch.pin_memory() if self._lm.device.type == "cuda" else batch
 
     def _attempt(self, work: Callable[[Batch], T], batch: Batch) -> tuple[Batch, T] | None:
         """Returns the batch on the device and what `work` makes of it; None: there is no room."""
         try:
             batch = batch.to(self._lm.device)
-            return batch, work(batch)
+            with model_lock():
+                return batch, work(batch)
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
         # Here, with the error, all is gone that was in memory.
         if self._lm.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
 
-    def _shrink(self, samples: Sequence[Sample], batch: Batch) -> None:
+    def _shrink(self, samples: Sequence[Sample], batch: Batch) -> str | None:
         """Halves what is done at a time, after a batch that did not fit.
 
-        Raises:
-            ModelError: it is little already.
+        Returns what is wrong with the one sample of the batch if it is little already.
         """
         n_tokens = batch.inputs["input_ids"].numel()
         if len(batch.positions) > 1:
@@ -341,12 +386,13 @@ class Encoder:
         elif self._chunk > SMALLEST_CHUNK:
             self._chunk //= 2
         else:
-            sample = samples[batch.positions[0]]
-            raise ModelError(
-                f"{sample.source}: sample {sample.key!r} of {n_tokens} tokens does not fit into "
-                f"the memory of {self._lm.device}: use a smaller --max-length, or --device auto"
+            key = samples[batch.positions[0]].key
+            return (
+                f"sample {key!r} of {n_tokens} tokens does not fit into the memory of "
+                f"{self._lm.device}: use a smaller --max-length, or --device auto"
             )
         log.info("out of memory at %d tokens; budget %d now", n_tokens, self.token_budget)
+        return None
 
     def _hidden(self, batch: Batch, checkpoint: int) -> Tensor:
         """Returns the states that the batch's targets are read from, [n, d], in the model's dtype.
@@ -402,16 +448,19 @@ class Encoder:
         mean: NDArray[np.float64] = losses / (len(self._lm.checkpoints) * np.array(batch.counts))
         return mean
 
-    def _finished(
-        self, samples: Sequence[Sample], batch: Batch, fetch: _Fetch
-    ) -> list[tuple[int, Encoded]]:
+    def _finished(self, batch: Batch, fetch: _Fetch, bad: list[int]) -> list[tuple[int, Encoded]]:
+        """Returns the vectors of a batch; those that are not finite: their positions in `bad`."""
         values = fetch.get()
         vectors, (losses, norms, retained) = values[:, :-3], values[:, -3:].T
         losses = self._mean(batch, losses)
-        _require_finite(samples, batch, losses)
+        finite = np.isfinite(losses) & np.isfinite(norms) & np.isfinite(retained)
+        bad += [batch.positions[row] for row in np.flatnonzero(~finite)]
         return [
-            (position, Encoded(vectors[row], float(losses[row]), float(norms[row]), float(kept)))
-            for row, (position, kept) in enumerate(zip(batch.positions, retained, strict=True))
+            (
+                batch.positions[row],
+                Encoded(vectors[row], float(losses[row]), float(norms[row]), float(retained[row])),
+            )
+            for row in np.flatnonzero(finite)
         ]
 
 
@@ -432,22 +481,38 @@ def _room(lm: LanguageModel) -> tuple[int, int]:
     return tokens, max(SMALLEST_CHUNK, chunk)
 
 
-def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in NO_ROOM)
+@dataclass(frozen=True)
+class _Unread:
+    """Instead of a batch: one of its samples could not be put together."""
+
+    position: int
+    error: RowError
+
+
+def _refuse(
+    samples: Sequence[Sample], position: int, refused: Refused, reason: str | None = None
+) -> None:
+    """Notes that nothing can be made of a sample; without a reason, for the model gives NaN.
+
+    Raises:
+        UnreadableRowError: there is nowhere to note it.
+    """
+    sample = samples[position]
+    reason = reason or (
+        f"the model gives NaN or infinity for sample {sample.key!r}; check its weights, or try "
+        "--dtype float32"
+    )
+    error = UnreadableRowError(sample.source, reason)
+    if refused is None:
+        raise error
+    refused[position] = error
 
 
 def _require_finite(samples: Sequence[Sample], batch: Batch, losses: NDArray[Any]) -> None:
     """Makes sure that the model made sense of every sample of a batch; `losses` [b].
 
     Raises:
-        ModelError: of one it did not.
+        UnreadableRowError: of one it did not.
     """
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if len(bad):
-        sample = samples[batch.positions[bad[0]]]
-        raise ModelError(
-            f"{sample.source}: the model gives NaN or infinity for sample {sample.key!r}; "
-            "check its weights, or try --dtype float32"
-        )
+    for row in np.flatnonzero(~np.isfinite(losses)):
+        _refuse(samples, batch.positions[row], None)

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from forvalue_index.config import VectorConfig
-from forvalue_index.errors import StorageError
+from forvalue_index.errors import RowError, StorageError, UnreadableRowError
 from forvalue_index.features.closed_form import influence
 from forvalue_index.features.codes import Codes
+from forvalue_index.features.projection import aligned
 from forvalue_index.features.sketch import WIDTHS
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder
@@ -54,6 +55,15 @@ class Fitted:
     `top_10` and its standard `error`, over so many `queries`, all kept out; None: too few."""
 
 
+class UnfitError(UnreadableRowError):
+    """The model makes nothing of some samples, by position: a vectoriser learns of none of them."""
+
+    def __init__(self, refused: dict[int, RowError]) -> None:
+        first = min(refused)
+        super().__init__(refused[first].source, refused[first].reason)
+        self.refused = refused
+
+
 def fit_vectoriser(
     lm: LanguageModel,
     samples: Sequence[Sample],
@@ -63,27 +73,31 @@ def fit_vectoriser(
     """Returns a vectoriser that was fitted to samples, which stand in an order by chance.
 
     Raises:
-        ModelError: the model gives NaN or infinity for a sample.
+        UnfitError: the model gives NaN or infinity for some samples, or cannot read them.
         StorageError: there is no room for the sketches in the folder for temporary files.
     """
     encoder = Encoder(lm)
     first = _first(samples, TOKENS_PER_DIMENSION * lm.head.hidden)
     weights = [checkpoint.weight for checkpoint in lm.checkpoints]
-    n, losses, done = len(samples), np.zeros(len(samples)), 0
+    n, losses, done, refused = len(samples), np.zeros(len(samples)), 0, dict[int, RowError]()
     out = min(n // KEPT_OUT, MOST)
     with _on_disk(n, config.sketch_dim) as room:
-        statistics, known = encoder.read(first)
+        statistics, known = encoder.read(first, refused)
+        if refused:
+            raise UnfitError(refused)
         wide = _best_width(
             encoder,
             _first(samples, COMPARED),
             [Vectoriser.fit(config, statistics, weights, width) for width in _widths(lm, config)],
         )
         sketches = room[:, : wide.dim]  # [n, S]
-        for batch in encoder.encode(samples, wide, known):
+        for batch in encoder.encode(samples, wide, known, refused):
             for position, item in batch:
                 sketches[position], losses[position] = item.vector, item.loss
             done += len(batch)
             report(done)
+        if refused:
+            raise UnfitError(refused)
         moments, norms = wide.moments(), np.empty(n, np.float32)
         for part, block in _blocks(sketches, lm.device):
             norms[part] = torch.linalg.vector_norm(block, dim=1).cpu().numpy()
@@ -166,7 +180,7 @@ def fidelity(
 def _blocks(sketches: NDArray[np.float32], device: torch.device) -> Iterator[tuple[slice, Tensor]]:
     for start in range(0, len(sketches), BLOCK):
         part = slice(start, min(start + BLOCK, len(sketches)))
-        yield part, torch.from_numpy(np.array(sketches[part])).to(device)
+        yield part, aligned(sketches[part]).to(device)
 
 
 @contextmanager

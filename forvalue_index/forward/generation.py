@@ -12,6 +12,7 @@ from transformers import TextStreamer
 
 from forvalue_index.errors import InputError
 from forvalue_index.forward.model import LanguageModel
+from forvalue_index.forward.model_lock import model_lock
 from forvalue_index.records import Sample
 
 
@@ -88,17 +89,14 @@ def generate(
             f"the prompt has {length} tokens, and the model reads at most {lm.max_positions}: "
             "shorten it"
         )
-    lm.activate(len(lm.checkpoints) - 1)  # what training ended with
     inputs = lm.collate([prompt], [0]).to(lm.device).inputs
     draws = {"temperature": sampling.temperature, "top_p": sampling.top_p}
     ends = sorted(end_tokens(lm))
     # A seed is for all of them, wherever the model is.
     several = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     seeded = range(torch.cuda.device_count()) if several else []
-    with (
-        torch.no_grad(),
-        torch.random.fork_rng(seeded),
-    ):
+    with model_lock(), torch.no_grad(), torch.random.fork_rng(seeded):
+        lm.activate(len(lm.checkpoints) - 1)  # what training ended with
         torch.manual_seed(sampling.seed)
         output = lm.model.generate(
             **{"attention_mask": torch.ones_like(inputs["input_ids"])} | inputs,

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from forvalue_index.errors import ModelError
 from forvalue_index.features.tokens import Groups
 from forvalue_index.forward.folding import available
+from forvalue_index.forward.model_lock import model_lock
 from forvalue_index.forward.spread import input_device, stay
 
 PROBE = 6  # tokens of a trial
@@ -177,11 +179,17 @@ class Head:
 
 @contextmanager
 def head_input(module: nn.Module, *, stop: bool) -> Iterator[Callable[[], Tensor]]:
-    """Records the input of `module` during a forward pass; with `stop`, ends the pass there."""
+    """Records the input of `module` in this thread's next pass; with `stop`, ends the pass there.
+
+    A pass that the caller's own code makes in another thread is left alone.
+    """
     seen: list[Tensor] = []
     weight: Any = module.weight
+    thread = get_ident()
 
     def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if get_ident() != thread:
+            return
         states = args[0] if args else next(iter(kwargs.values()))
         seen.append(states.to(weight.device))
         if stop:
@@ -217,7 +225,11 @@ def hidden_states(
     Raises:
         ModelError: the model's forward pass does not use its head.
     """
-    with torch.set_grad_enabled(gradients), head_input(head.module, stop=True) as states:
+    with (
+        model_lock(),
+        torch.set_grad_enabled(gradients),
+        head_input(head.module, stop=True) as states,
+    ):
         try:
             run(model, inputs)
         except _HeadReachedError:

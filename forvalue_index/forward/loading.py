@@ -5,12 +5,15 @@ Loading is transformers' own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,9 +22,10 @@ from transformers import (
 )
 
 from forvalue_index.config import ModelConfig
-from forvalue_index.errors import DependencyError, ModelError
+from forvalue_index.errors import DependencyError, ForvalueError, ModelError
+from forvalue_index.files import require_no_special
 from forvalue_index.forward.spread import require_accelerate
-from forvalue_index.forward.tokenizer import first_line, load_tokenizer, task_of
+from forvalue_index.forward.tokenizer import PICKLED, first_line, load_tokenizer, task_of
 
 LOADERS: dict[str, Any] = {
     "causal": AutoModelForCausalLM,
@@ -53,6 +57,7 @@ def load_pretrained(config: ModelConfig, device: torch.device | None) -> tuple[A
     if device is None:
         require_accelerate()
     with load_errors(config.name):
+        require_no_special(Path(config.name))
         settings = AutoConfig.from_pretrained(config.name, **shared)
         task = task_of(config, settings)
         tokenizer, processor = load_tokenizer(config.name, task, **shared)
@@ -76,6 +81,32 @@ def load_pretrained(config: ModelConfig, device: torch.device | None) -> tuple[A
     return (model.to(device) if placed is None else model), tokenizer, processor
 
 
+def on_this_machine(config: ModelConfig, named: Collection[str] = ()) -> ModelConfig:
+    """Returns settings with the hub's folder on this machine for each id: nothing is fetched.
+
+    Args:
+        config: what an index names, which may come from somebody else.
+        named: ids and paths that the user has named, which stay as they are.
+
+    Raises:
+        ModelError: a model or an adapter is not on this machine.
+    """
+
+    def folder(name: str, revision: str | None = None) -> str:
+        if name in named or Path(name).exists():
+            return name
+        try:
+            return snapshot_download(name, revision=revision, local_files_only=True)
+        except (OSError, ValueError):  # it is not there, or is no id
+            raise ModelError(
+                f"cannot load model {name}: the index names it, and it is not on this machine; if "
+                "you know it, give it as --model, or fetch it with `hf download`"
+            ) from None
+
+    adapters = tuple(map(folder, config.adapters))
+    return replace(config, name=folder(config.name, config.revision), adapters=adapters)
+
+
 def _require_whole_model(name: str) -> None:
     """Raises ModelError if a folder holds nothing but an adapter."""
     folder = Path(name)
@@ -90,15 +121,15 @@ def load_errors(name: str) -> Iterator[None]:
     """Raises ModelError with one line, whatever goes wrong in reading a model."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (ForvalueError, MemoryError):
+        raise
+    except UnpicklingError as error:
+        raise ModelError(f"cannot load model {name}: {PICKLED}") from error
+    except Exception as error:  # of a damaged file, the libraries raise nearly anything
         hint = ""
         if "trust_remote_code" in str(error):
             hint = "; if you trust it, give --trust-remote-code"
         raise ModelError(f"cannot load model {name}: {first_line(error)}{hint}") from error
-    except Exception as error:
-        if type(error).__name__ == "SafetensorError":  # a truncated or damaged weights file
-            raise ModelError(f"cannot load model {name}: {first_line(error)}") from error
-        raise
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from forvalue_index.forward.batching import Batch, collate
 from forvalue_index.forward.classes import class_padding_matters, find_class_head
 from forvalue_index.forward.head import Head, find_head, padding_matters, whole
 from forvalue_index.forward.loading import load_pretrained
+from forvalue_index.forward.model_lock import model_lock
 from forvalue_index.forward.spread import kept, own_names
 from forvalue_index.forward.tokenizer import max_length, max_positions
 from forvalue_index.forward.vision import Vision
@@ -128,11 +129,12 @@ def load_model(config: ModelConfig, device: str | None = None) -> LanguageModel:
         DependencyError: something optional is missing, accelerate for one.
         ModelError: there is no such model, it cannot be read, or its head is not understood.
     """
-    model, tokenizer, processor = load_pretrained(config, find_device(device))
-    adapters = no_adapters()
-    if config.adapters:
-        model, adapters = load_adapters(model, config.adapters, config.adapter_weights)
-    return wrap_model(model, tokenizer, adapters, processor)
+    with model_lock():
+        model, tokenizer, processor = load_pretrained(config, find_device(device))
+        adapters = no_adapters()
+        if config.adapters:
+            model, adapters = load_adapters(model, config.adapters, config.adapter_weights)
+        return wrap_model(model, tokenizer, adapters, processor)
 
 
 def wrap_model(
@@ -143,6 +145,13 @@ def wrap_model(
     `adapters` are those that PEFT has loaded into it whose influences are added up; without
     them the model is read with what is active in it. With its processor it reads images as well.
     """
+    with model_lock():
+        return _wrapped(model, tokenizer, adapters, processor)
+
+
+def _wrapped(
+    model: Any, tokenizer: Any, adapters: AdapterSet | None, processor: Any
+) -> LanguageModel:
     model = model.eval().requires_grad_(False)
     classifies = type(whole(model)).__name__.endswith("ForSequenceClassification")
     checkpoints, settings = [], dict[str, Any]()

@@ -124,7 +124,14 @@ def max_length(positions: int | None, wanted: int | None) -> int:
     return wanted
 
 
+PICKLED = (
+    "its weights are damaged, or pickled with more than tensors in them, which is never run: get "
+    "it as safetensors"
+)
+"""What is wrong with weights that torch refuses to unpickle."""
+
+
 def first_line(error: Exception) -> str:
-    """Returns the first line of an error's message."""
+    """Returns the first line of an error's message, or its kind when it has none."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0] if lines else f"it is damaged ({type(error).__name__})"

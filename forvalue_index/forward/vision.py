@@ -11,10 +11,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import sys
+import threading
+from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from torch import Tensor
 from forvalue_index.errors import DependencyError, ModelError
 from forvalue_index.forward.batching import Batch, collate
 from forvalue_index.records import Sample
+from forvalue_index.rendering import RenderError, TemplateReadError, render_chat
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,6 +57,50 @@ SETTINGS = (
 """What of an image processor decides its tensors, whichever library it calculates with."""
 
 
+REMEMBERED = 32 << 20
+"""Bytes of what is remembered of pictures' sizes; a size takes from 100 bytes to some 10 KB."""
+
+Sizes: TypeAlias = tuple[tuple[int, int], ...]
+"""Width and height of each picture of a sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What is the same for all pictures of some sizes."""
+
+    text: str  # what the processor makes of them in the text
+    kind: Hashable  # the shapes of the tensors that it makes of them, but for how many
+
+
+class _Shapes:
+    """The shapes of the sizes that were asked for last; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shapes: OrderedDict[Sizes, _Shape] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, sizes: Sizes) -> _Shape | None:
+        """Returns the shape of pictures of some sizes, if it is remembered."""
+        with self._lock:
+            if sizes in self._shapes:
+                self._shapes.move_to_end(sizes)
+            return self._shapes.get(sizes)
+
+    def put(self, sizes: Sizes, shape: _Shape) -> None:
+        """Remembers a shape, and forgets those that were not asked for for longest."""
+        with self._lock:
+            if sizes not in self._shapes:  # another thread may have put it meanwhile
+                self._shapes[sizes] = shape
+                self._bytes += _n_bytes(shape)
+            while len(self._shapes) > 1 and self._bytes > REMEMBERED:
+                self._bytes -= _n_bytes(self._shapes.popitem(last=False)[1])
+
+
+def _n_bytes(shape: _Shape) -> int:
+    return 512 + sys.getsizeof(shape.text)
+
+
 @dataclass(frozen=True, slots=True)
 class _Trial:
     """What a processor made of pictures."""
@@ -74,13 +121,13 @@ class Vision:
         """
         self.processor = processor
         self._token = _image_token(config)
-        self._trial = lru_cache(maxsize=4096)(self._tried)
+        self._shapes = _Shapes()
         self.placeholder = self._placeholder()
         self.insertion = self._insertion()
 
     def expansion(self, size: tuple[int, int]) -> str:
         """Returns the text of the tokens that a picture of a width and height takes."""
-        return self._trial((size,)).text
+        return self._shape((size,)).text
 
     def special_ids(self, size: tuple[int, int]) -> frozenset[int]:
         """Returns the ids that stand for a picture of a size, and those that frame it."""
@@ -94,8 +141,7 @@ class Vision:
         """Returns what samples must have in common to share a batch."""
         if not sample.images:
             return None
-        features = self._trial(tuple(picture.size for picture in sample.images)).features
-        return tuple(sorted((name, *value.shape[1:]) for name, value in features.items()))
+        return self._shape(tuple(picture.size for picture in sample.images)).kind
 
     def collate(
         self, samples: Sequence[Sample], positions: list[int], *, dtype: torch.dtype
@@ -129,9 +175,15 @@ class Vision:
         text = json.dumps([_plain(values.get(name)) for name in SETTINGS], default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
-    def _tried(self, sizes: tuple[tuple[int, int], ...]) -> _Trial:
+    def _shape(self, sizes: Sizes) -> _Shape:
         """Returns what blank pictures of some sizes become."""
-        return self._processed([_blank(size) for size in sizes], self.placeholder)
+        shape = self._shapes.get(sizes)
+        if shape is None:
+            trial = self._processed([_blank(size) for size in sizes], self.placeholder)
+            shapes = sorted((name, *value.shape[1:]) for name, value in trial.features.items())
+            shape = _Shape(trial.text, tuple(shapes))
+            self._shapes.put(sizes, shape)
+        return shape
 
     def _processed(self, images: list[Image], placeholder: str) -> _Trial:
         processor = copy.copy(self.processor)
@@ -179,13 +231,21 @@ class Vision:
     def _insertion(self) -> str:
         """Returns what the chat template writes for a picture, or the bare placeholder."""
         template = getattr(self.processor, "chat_template", None)
+        if isinstance(template, dict):
+            template = template.get("default")
         if not template:
             return self.placeholder
         text: dict[str, Any] = {"type": "text", "text": "Q"}
-        without, written = (
-            self.processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
-            for parts in ([text], [{"type": "image"}, text])
-        )
+        names = self.processor.tokenizer.special_tokens_map
+        try:
+            without, written = (
+                render_chat(
+                    str(template), conversations=[[{"role": "user", "content": parts}]], **names
+                )[0]
+                for parts in ([text], [{"type": "image"}, text])
+            )
+        except (RenderError, TemplateReadError) as error:
+            raise ModelError(f"the model's chat template cannot be used: {error}") from None
         # They part where the picture begins; what follows it is the same in both.
         start = next(
             (i for i, (a, b) in enumerate(zip(without, written, strict=False)) if a != b), 0

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from forvalue_index.errors import DependencyError
+from forvalue_index.files import open_own
 
 INSTALL = "pip install forvalue-index[cpu] (or forvalue-index[gpu] with CUDA)"
 DISTRIBUTIONS = "faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs"
@@ -38,6 +40,24 @@ def faiss() -> Any:
         return import_module("faiss")
     except (ImportError, RuntimeError):
         raise DependencyError(f"FAISS cannot be loaded ({reason}): {INSTALL}") from reason
+
+
+def read_index(path: Path, *, mapped: bool) -> Any:
+    """The FAISS index in a file: mapped where FAISS can, or in memory.
+
+    A file from somebody else can name another one as that of its lists, which FAISS would map, and
+    write to. ONDISK_SAME_DIR forbids that: these two ways of reading cannot obey it, and fail.
+
+    Raises:
+        RuntimeError: FAISS cannot read it, or it names another file.
+        MemoryError: it claims to be larger than the memory.
+        OSError: it cannot be read, or is not a regular file.
+    """
+    lib = faiss()
+    if mapped:  # unlike IO_FLAG_MMAP, which is for inverted lists and copies the whole file
+        return lib.read_index(str(path), lib.IO_FLAG_MMAP_IFC | lib.IO_FLAG_ONDISK_SAME_DIR)
+    with open_own(path) as file:
+        return lib.read_index(lib.PyCallbackIOReader(file.read), lib.IO_FLAG_ONDISK_SAME_DIR)
 
 
 @contextmanager

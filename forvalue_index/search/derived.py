@@ -17,20 +17,21 @@ import os
 from dataclasses import asdict, dataclass
 from math import ceil, log10
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from forvalue_index.config import PAIR_RANKS
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError
-from forvalue_index.search.backend import faiss
+from forvalue_index.files import atomic_write, open_own, path_in
+from forvalue_index.search.backend import faiss, read_index
 from forvalue_index.search.factory import Effort
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.parts import Ids, Scores, best_of, bits_of, selector_of
-from forvalue_index.search.segments import SUFFIX, sync_folder, write_index
+from forvalue_index.search.segments import SUFFIX, write_index
 
 _NEXT = "make it again with `forvalue optimize`, or search without it (--flat)"
-_TEMPORARY = ".tmp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +93,57 @@ class DerivedInfo:
                 )
         return notes
 
+    def path_in(self, folder: str | Path) -> Path:
+        """The path of its file.
+
+        Raises:
+            CorruptIndexError: it is not a file of the folder's own.
+        """
+        return path_in(folder, self.file, SUFFIX)
+
     def to_json(self) -> dict[str, Any]:
         """The figures as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> DerivedInfo:
-        """What `to_json` wrote."""
+        """What `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
         sides = {side: Side(**value[side]) for side in ("proponents", "opponents")}
-        return cls(**(value | sides))
+        info = cls(**(value | sides))
+        for made in (info, info.proponents, info.opponents):
+            _check_fields(made)
+        if Path(info.file).name != info.file or not info.file.endswith(SUFFIX):
+            raise ValueError(f"file is {info.file!r}, but must be a name that ends in {SUFFIX}")
+        if not all(isinstance(text, str) for pair in info.segments.items() for text in pair):
+            raise ValueError("segments must be names with their sha256")
+        return info
+
+
+_LEAST = {"effort": 1, "effort_at_100": 1, "k_factor": 1, "dim": 1, "ntotal": 1, "scale": 1e-38}
+"""The least of a number, where it is not 0."""
+
+
+def _check_fields(made: DerivedInfo | Side) -> None:
+    """Makes sure that all fields are of their types, and all numbers finite and large enough.
+
+    Raises:
+        ValueError: one is not; the message names it.
+    """
+    kinds: dict[str, type] = get_type_hints(type(made))
+    for name, kind in kinds.items():
+        value = getattr(made, name)
+        kind = get_origin(kind) or kind
+        if isinstance(value, bool) != (kind is bool) or not isinstance(
+            value, (int, float) if kind is float else kind
+        ):
+            raise ValueError(f"{name} is {value!r:.100}, but must be of type {kind.__name__}")
+        least = _LEAST.get(name, 0)
+        if isinstance(value, int | float) and not least <= value < 2**63:
+            raise ValueError(f"{name} is {value!r:.100}, but must be {least} or more")
 
 
 class DerivedSearch:
@@ -243,7 +286,7 @@ def open_derived(
         CorruptIndexError: it is damaged, or covers segments that are no longer there.
     """
     info = read_info(folder, name)
-    path = Path(folder) / info.file
+    path = info.path_in(folder)
     check_current(info, flat, path)
     return DerivedSearch(info, read_file(path, info, mapped=True), flat, weights)
 
@@ -277,7 +320,7 @@ def read_file(path: Path, info: DerivedInfo, *, mapped: bool) -> Any:
     """
     lib = faiss()
     try:
-        with path.open("rb") as file:
+        with open_own(path) as file:
             size = os.fstat(file.fileno()).st_size
             sha256 = "" if size != info.bytes else hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
@@ -288,7 +331,7 @@ def read_file(path: Path, info: DerivedInfo, *, mapped: bool) -> Any:
             f"{info.bytes} with {info.sha256} were written; {_NEXT}"
         )
     try:
-        index = lib.read_index(str(path), lib.IO_FLAG_MMAP_IFC if mapped else 0)
+        index = read_index(path, mapped=mapped)
     except (RuntimeError, MemoryError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise CorruptIndexError(f"{path} cannot be read ({reason}): {_NEXT}") from error
@@ -307,18 +350,28 @@ def read_info(folder: str | Path, name: str) -> DerivedInfo:
     """
     path = _sidecar(folder, name)
     try:
-        return DerivedInfo.from_json(json.loads(path.read_bytes()))
+        with open_own(path) as file:
+            info = DerivedInfo.from_json(json.loads(file.read()))
     except FileNotFoundError:
         raise IndexMissingError(
             f"there is no derived index {name!r} in {folder}: make one with `forvalue optimize`"
         ) from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise CorruptIndexError(f"{path} is damaged ({error}): {_NEXT}") from error
+    except OSError as error:
+        raise CorruptIndexError(f"{path} cannot be read ({error.strerror}): {_NEXT}") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise CorruptIndexError(f"{path} is damaged ({reason}): {_NEXT}") from error
+    if info.name != name or info.rank not in PAIR_RANKS:
+        raise CorruptIndexError(
+            f"{path} is damaged (name {info.name!r:.100}, rank {info.rank!r:.100}): {_NEXT}"
+        )
+    return info
 
 
 def derived_names(folder: str | Path) -> list[str]:
     """The names of the derived indexes in `folder`, which need not exist."""
-    return sorted(path.stem for path in Path(folder).glob("*.json"))
+    files = Path(folder).glob("*.json")
+    return sorted(path.stem for path in files if _is_name(path.stem) and path.is_file())
 
 
 def remove_derived(folder: str | Path, name: str) -> None:
@@ -336,17 +389,8 @@ def write_info(folder: str | Path, info: DerivedInfo) -> None:
     A reader that has that one open keeps it.
     """
     path = _sidecar(folder, info.name)
-    temporary = path.with_name(path.name + _TEMPORARY)
-    try:
-        with temporary.open("wb") as file:
-            file.write(json.dumps(info.to_json(), indent=1).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with atomic_write(path, text=True) as file:
+        json.dump(info.to_json(), file, indent=1)
     _sweep(path.parent, info.name, keep=info.file)
 
 
@@ -355,13 +399,12 @@ def write_file(folder: str | Path, name: str, index: Any) -> tuple[str, int, str
 
     It counts once `write_info` has named it.
     """
-    temporary = _sidecar(folder, name).with_suffix(SUFFIX + _TEMPORARY)
 
-    def named(sha256: str) -> Path:
-        return temporary.with_name(f"{name}-{sha256[:12]}{SUFFIX}")
+    def named(sha256: str) -> str:
+        return f"{name}-{sha256[:12]}{SUFFIX}"
 
-    size, sha256 = write_index(index, temporary, named)
-    return named(sha256).name, size, sha256
+    size, sha256 = write_index(index, Path(folder), named)
+    return named(sha256), size, sha256
 
 
 def scaled(vectors: Scores, weights: NDArray[np.float32] | None, scale: float) -> Scores:
@@ -373,9 +416,13 @@ def scaled(vectors: Scores, weights: NDArray[np.float32] | None, scale: float) -
 
 
 def _sidecar(folder: str | Path, name: str) -> Path:
-    if not name.replace("-", "").replace("_", "").isalnum():
+    if not _is_name(name):
         raise InputError(f"a derived index cannot be named {name!r}: use letters, digits, - and _")
     return Path(folder) / f"{name}.json"
+
+
+def _is_name(name: str) -> bool:
+    return name.replace("-", "").replace("_", "").isalnum()
 
 
 def _sweep(folder: Path, name: str, keep: str | None) -> None:

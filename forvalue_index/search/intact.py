@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from forvalue_index.errors import CorruptIndexError
+from forvalue_index.files import atomic_write, open_own, path_in
+from forvalue_index.machine import cores
 from forvalue_index.records import Segment
+from forvalue_index.search.segments import SUFFIX
 
 _NEXT = "see `forvalue verify`, restore the file from a copy, or build again"
 
@@ -35,11 +37,11 @@ def require_intact(folder: str | Path, segments: Iterable[Segment], memory: Path
     known, seen = _remembered(memory), {}
     unknown: list[tuple[Path, Segment]] = []
     for segment in segments:
-        path = Path(folder) / segment.name
+        path = path_in(folder, segment.name, SUFFIX)
         seen[segment.name] = state = _state(path, segment)
         if known.get(segment.name) != state:
             unknown.append((path, segment))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets go of the interpreter
+    with ThreadPoolExecutor(cores()) as pool:  # hashing lets go of the interpreter
         for _ in pool.map(lambda item: _require_hash(*item), unknown):
             pass
     if known != seen:
@@ -49,7 +51,7 @@ def require_intact(folder: str | Path, segments: Iterable[Segment], memory: Path
 def _state(path: Path, segment: Segment) -> list[int | str]:
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CorruptIndexError(f"{path} is missing: {_NEXT}") from None
     if found.st_size != segment.bytes:
         raise CorruptIndexError(
@@ -61,7 +63,7 @@ def _state(path: Path, segment: Segment) -> list[int | str]:
 
 def _require_hash(path: Path, segment: Segment) -> None:
     try:
-        with path.open("rb") as file:
+        with open_own(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CorruptIndexError(f"{path} cannot be read ({error.strerror}): {_NEXT}") from error
@@ -74,17 +76,14 @@ def _require_hash(path: Path, segment: Segment) -> None:
 
 def _remembered(memory: Path) -> dict[str, list[int | str]]:
     try:
-        found = json.loads(memory.read_bytes())
-    except (OSError, ValueError):
+        with open_own(memory) as file:
+            found = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def _remember(memory: Path, states: dict[str, list[int | str]]) -> None:
-    temporary = memory.with_name(f"{memory.name}.{os.getpid()}.tmp")
-    with suppress(OSError):  # a reader may not be allowed to write
-        try:
-            temporary.write_text(json.dumps(states))
-            temporary.replace(memory)
-        finally:
-            temporary.unlink(missing_ok=True)
+    # A reader may not be allowed to write.
+    with suppress(OSError), atomic_write(memory, text=True) as file:
+        json.dump(states, file)

@@ -168,7 +168,7 @@ def extend_derived(
         CorruptIndexError: it is damaged, or covers segments that are no longer there.
     """
     info = read_info(folder, name)
-    path = Path(folder) / info.file
+    path = info.path_in(folder)
     check_current(info, flat, path)
     newer = [segment for segment in flat.segments if segment.name not in info.segments]
     if not newer:

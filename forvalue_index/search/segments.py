@@ -9,7 +9,7 @@ them are removed.
 from __future__ import annotations
 
 import hashlib
-import os
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from forvalue_index.errors import CorruptIndexError, ModelError
 from forvalue_index.features.codes import FP16_MAX, Bytes, Codes
+from forvalue_index.files import TEMPORARY, atomic_write, open_own, own_files, path_in
 from forvalue_index.records import Segment
-from forvalue_index.search.backend import faiss
+from forvalue_index.search.backend import faiss, read_index
 
 SUFFIX = ".faiss"
-_TEMPORARY = ".tmp"
+LARGEST = 1e15  # number of a vector: products of two vectors are still numbers of float32
 _FIRST_PASS_BITS = 8  # of a query's number, where FAISS compares the highest bits of codes first
 
 
@@ -101,8 +102,7 @@ def write_codes(
     lib.copy_array_to_vector(np.ascontiguousarray(ids[order]), index.id_map)
     index.ntotal = quantiser.ntotal
 
-    path = Path(folder) / name
-    size, sha256 = write_index(index, path.with_name(name + _TEMPORARY), lambda _: path)
+    size, sha256 = write_index(index, Path(folder), lambda _: name)
     return Segment(name, len(ids), size, sha256)
 
 
@@ -118,33 +118,30 @@ def _quantiser(codes: Codes) -> Any:
     return quantiser
 
 
-def write_index(index: Any, temporary: Path, named: Callable[[str], Path]) -> tuple[int, str]:
+def write_index(index: Any, folder: Path, named: Callable[[str], str]) -> tuple[int, str]:
     """The size and sha256 of a FAISS index that was written, complete and safe on disk.
 
-    It is written to `temporary` and renamed to what `named` makes of its sha256.
+    Its name in the folder is what `named` makes of its sha256.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written; `temporary` is gone then.
+        OSError: the disk is full, or the folder cannot be written; nothing is left then.
     """
     sha256, size = hashlib.sha256(), 0
-    try:
-        with temporary.open("wb") as file:
 
-            def write(data: bytes) -> int:
-                nonlocal size
-                sha256.update(data)
-                size += len(data)
-                return file.write(data)
+    def path() -> Path:
+        return folder / named(sha256.hexdigest())
 
-            lib = faiss()
-            lib.write_index(index, lib.PyCallbackIOWriter(write))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(named(sha256.hexdigest()))
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(temporary.parent)
+    with atomic_write(folder / f"new{SUFFIX}", named=path) as file:
+
+        def write(data: bytes) -> int:
+            nonlocal size
+            sha256.update(data)
+            size += len(data)
+            written: int = file.write(data)
+            return written
+
+        lib = faiss()
+        lib.write_index(index, lib.PyCallbackIOWriter(write))
     return size, sha256.hexdigest()
 
 
@@ -158,12 +155,11 @@ def open_segment(folder: str | Path, segment: Segment, dim: int, bits: int = 16)
             it and what differs.
     """
     lib = faiss()
-    path = Path(folder) / segment.name
+    path = path_in(folder, segment.name, SUFFIX)
     size = _size(path)
     _same(path, "bytes", size, segment.bytes)
     try:
-        # Unlike IO_FLAG_MMAP, which is for inverted lists and here copies the whole file.
-        index = lib.read_index(str(path), lib.IO_FLAG_MMAP_IFC)
+        index = read_index(path, mapped=True)
     except (RuntimeError, MemoryError) as error:
         reason = str(error).splitlines()[0]
         raise CorruptIndexError(f"{path} cannot be read ({reason}): {_NEXT}") from error
@@ -198,11 +194,11 @@ def verify_segment(
 
     `ids` are those that the catalogue has for it, tombstones included, in any order.
     """
-    path = Path(folder) / segment.name
     problems: list[str] = []
     try:
+        path = path_in(folder, segment.name, SUFFIX)
         _same(path, "bytes", _size(path), segment.bytes)
-        with path.open("rb") as file:
+        with open_own(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 != segment.sha256:
             problems.append(f"{path} has sha256 {sha256}, but {segment.sha256} was committed")
@@ -233,20 +229,13 @@ def orphans(folder: str | Path, segments: Iterable[Segment]) -> list[Path]:
     Only the holder of the writer's lock may remove them: another one's may be about to count.
     """
     names = {segment.name for segment in segments}
+    if not Path(folder).is_dir():  # each of its files is missing then
+        return []
     return sorted(
         path
-        for path in Path(folder).iterdir()
-        if path.suffix in (SUFFIX, _TEMPORARY) and path.name not in names
+        for path in own_files(Path(folder))
+        if path.suffix in (SUFFIX, TEMPORARY) and path.name not in names
     )
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in `folder` safe on disk; a new file's name is not before that."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _NEXT = "see `forvalue verify`, restore the file from a copy, or build again"
@@ -262,29 +251,36 @@ def _check_arrays(ids: NDArray[Any], vectors: NDArray[Any], bits: int) -> None:
         raise ValueError(f"{len(ids)} ids for vectors of shape {vectors.shape}")
     if ids.min() < 0 or len(np.unique(ids)) != len(ids):
         raise ValueError("ids must be 0 or more, and each may occur only once")
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
+    if bad := unstorable(vectors, bits):
         raise ModelError(
-            f"the vectors of samples {_some(ids[~finite])} hold NaN or infinity: nothing was "
-            "written; check the model and its dtype"
+            f"samples {_some(ids[list(bad)])} cannot be stored, nothing was written: "
+            f"{bad[min(bad)]}"
         )
-    if bits != 16:
-        return
+
+
+def unstorable(vectors: NDArray[np.float32], bits: int) -> dict[int, str]:
+    """Which of the vectors [n, dim] no segment can keep, by position, each with the reason."""
     # What is too small for fp16 becomes nothing, as it should beside the others.
-    largest = np.abs(vectors).max(axis=1)
-    if (loud := largest > FP16_MAX).any():
-        raise ModelError(
-            f"the vectors of samples {_some(ids[loud])} do not fit into fp16: their largest "
-            f"numbers are up to {largest.max():.3g}, it holds {FP16_MAX:.0f}; they are far longer "
-            "than those the index was fitted to: build again with more --fit-samples, or with "
-            "--recipe balanced or fewer --bits"
-        )
+    largest = np.abs(vectors).max(axis=1)  # NaN if one is
+    most = FP16_MAX if bits == 16 else LARGEST
+    bad = np.flatnonzero(~(largest <= most))
+    return {int(i): _unstorable(float(largest[i]), most) for i in bad}
+
+
+def _unstorable(largest: float, most: float) -> str:
+    if not math.isfinite(largest):
+        return "its vector holds NaN or infinity: check the model and its dtype"
+    return (
+        f"its vector cannot be stored (its largest number is {largest:.3g}, the limit is "
+        f"{most:.3g}); it is far longer than those the index was fitted to: build again with "
+        "more --fit-samples, or with --recipe balanced or fewer --bits"
+    )
 
 
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CorruptIndexError(f"{path} is missing: {_NEXT}") from None
 
 
