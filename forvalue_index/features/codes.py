@@ -103,7 +103,8 @@ class Codes:
                 high, scale, error = _signs(self.decode(codes[part]).astype(np.float64))
             else:
                 own = self._rows(codes[part])
-                high, scale, error = own["high"], own["high_scale"], own["high_error"] / DEVIATIONS
+                high, scale = own["high"], own["high_scale"]
+                error = own["high_error"] / np.float32(DEVIATIONS)
             rows[part, :-8] = high
             factors[part, 0] = -2 * deviations * error
             factors[part, 1] = scale

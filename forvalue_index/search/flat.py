@@ -51,7 +51,7 @@ class FlatSearch:
             CorruptIndexError: a segment is not what was committed, or an id is in two of them.
         """
         self.segments = tuple(segments)
-        self._opened = opened = [
+        self.opened = opened = [
             open_segment(folder, segment, dim, bits) for segment in self.segments
         ]
         # Of a million ids in order, as they mostly are, np.unique and np.setdiff1d take a second.
@@ -174,7 +174,7 @@ class FlatSearch:
         with self._lock:
             if self._passes is None or self._passes[0] is not table:
                 weights = None if table is None else _padded(table, self._ids_at)
-                self._passes = table, FirstPass(self.codes, self._opened, weights)
+                self._passes = table, FirstPass(self.codes, self.opened, weights)
             return self._passes[1]
 
     def _among_all(
@@ -286,7 +286,7 @@ class FlatSearch:
         segments = np.searchsorted(self._starts, places, side="right") - 1
         for number in np.unique(segments):
             here = segments == number
-            out[here] = self._opened[number].data[places[here] - self._starts[number]]
+            out[here] = self.opened[number].data[places[here] - self._starts[number]]
         return out
 
     def _places(self, ids: Ids) -> NDArray[np.int64]:
@@ -311,7 +311,7 @@ class FlatSearch:
     def ids_in(self, segments: Iterable[str]) -> Ids:
         """The ids in the segments of these names that can be an answer, ascending."""
         names = set(segments)
-        ids = [opened.ids for opened in self._opened if opened.name in names]
+        ids = [opened.ids for opened in self.opened if opened.name in names]
         return self.live(np.concatenate([np.empty(0, np.int64), *ids]))
 
     def check_weights(self, weights: ArrayLike) -> Scores:
