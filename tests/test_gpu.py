@@ -12,7 +12,6 @@ import pytest
 import tiny_vision
 import torch
 from conftest import save_model, tiny_tokenizer
-from forvalue_index.search.resident import gpus
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
@@ -193,11 +192,3 @@ def test_the_build_bench_measures(tmp_path: Path, device: str, dtype: str) -> No
 
 
 @pytest.mark.gpu
-def test_the_search_bench_has_a_row_for_gpus(tmp_path: Path) -> None:
-    if not gpus():
-        pytest.skip("no GPU that both faiss-gpu and torch can use")
-    way = "forvalue on GPUs"
-    rows = bench_search.measure(
-        tmp_path, n=3000, dim=32, batch=40, size=1000, k=5, repeats=2, wanted=(way,)
-    )
-    assert [row["way"] for row in rows] == [way]
