@@ -23,7 +23,6 @@ from forvalue_index.records import Row
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
 import bench_build
-import bench_search
 
 KEYED = FormatConfig(key_field="id")
 VECTOR = VectorConfig(dim=16, sketch_dim=256, fit_samples=16)
@@ -189,6 +188,3 @@ def test_the_build_bench_measures(tmp_path: Path, device: str, dtype: str) -> No
     assert figures.ratio_to_forward > 0 and (figures.ratio_to_backward or 0) > 0
     shares = bench_build.profile(source.load(), 16, 12, VECTOR)
     assert all(shares[part] > 0 for part in bench_build.PARTS)
-
-
-@pytest.mark.gpu
