@@ -12,6 +12,8 @@ bits of all numbers, two factors. 16 bits are float16. This module knows of no f
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -99,6 +101,7 @@ class Codes:
         factors = np.empty((len(codes), 2), np.float32)  # offset, scale
         for start in range(0, len(codes), _BLOCK):
             part = slice(start, start + _BLOCK)
+            error: NDArray[Any]
             if self.bits == 16:
                 high, scale, error = _signs(self.decode(codes[part]).astype(np.float64))
             else:

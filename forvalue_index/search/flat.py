@@ -242,7 +242,7 @@ class FlatSearch:
         """
         table = None if weights is None else self._table(weights)
         ids = np.asarray(ids, np.int64)
-        self.data(ids[:0])
+        self._require_live(ids.ravel())
         return self._scored(self.checked(queries), ids, table)
 
     def _scored(self, queries: Scores, ids: Ids, table: Scores | None) -> Scores:
@@ -273,12 +273,15 @@ class FlatSearch:
             InputError: an id is not live.
         """
         wanted = np.asarray(ids, np.int64)
-        missing = wanted[~_among(wanted, self._live)]
+        self._require_live(wanted)
+        return self._data(wanted)
+
+    def _require_live(self, ids: Ids) -> None:
+        missing = ids[~_among(ids, self._live)]
         if len(missing):
             raise InputError(
                 f"{len(missing)} samples are not in the index, the first with id {missing.min()}"
             )
-        return self._data(wanted)
 
     def _data(self, ids: Ids) -> Bytes:
         out = np.empty((len(ids), self.codes.size), np.uint8)
