@@ -53,14 +53,14 @@ def test_nothing_that_is_loaded_lies_where_the_file_was_read_to(rows: list[Row])
         [(f"row {i}", row) for i, row in enumerate(rows)]
     )
     config = VectorConfig(dim=16, sketch_dim=256)
-    data = fit_vectoriser(lm, samples, config, lambda done: None)[0].to_bytes()
+    data = fit_vectoriser(lm, samples, config, lambda done: None).vectoriser.to_bytes()
     kept = [Vectoriser.from_bytes(data, config, CPU) for _ in range(9)]
     for loaded in kept:
         (part,) = loaded.parts
         assert loaded.projection is not None
         tensors = [*part.recipe.tensors.values(), *part.sketch.tensors.values()]
         assert len(tensors) > 3
-        for tensor in [*tensors, loaded.projection.matrix]:
+        for tensor in [*tensors, *loaded.projection.tensors.values()]:
             assert tensor.data_ptr() % 64 == 0
 
 

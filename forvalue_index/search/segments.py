@@ -270,10 +270,11 @@ def unstorable(vectors: NDArray[np.float32], bits: int) -> dict[int, str]:
 def _unstorable(largest: float, most: float) -> str:
     if not math.isfinite(largest):
         return "its vector holds NaN or infinity: check the model and its dtype"
+    what = "fp16" if most == FP16_MAX else "codes"
     return (
-        f"its vector cannot be stored (its largest number is {largest:.3g}, the limit is "
-        f"{most:.3g}); it is far longer than those the index was fitted to: build again with "
-        "more --fit-samples, or with --recipe balanced or fewer --bits"
+        f"its vector does not fit into {what} (the largest number is {largest:.3g}, the limit "
+        f"{most:.3g}); it is far longer than those the index was fitted to: build again with more "
+        "--fit-samples, or with --recipe balanced or fewer --bits"
     )
 
 
