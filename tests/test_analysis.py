@@ -79,7 +79,7 @@ def test_fidelity_against_explicit_gradients(index: InfluenceIndex) -> None:
     result = fidelity(index, QUERIES)
     assert (result.queries, result.samples, result.bytes_per_sample) == (
         *(10, N),
-        index.flat.codes.size(ids[:1]).size,
+        index.flat.codes.size,
     )
 
     def best(scores: np.ndarray, k: int) -> set[int]:
