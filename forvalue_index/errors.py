@@ -22,11 +22,8 @@ from __future__ import annotations
 
 import re
 
-_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
-_SECRETS = (
-    re.compile(r"(?P<kept>\w://[^\s:/@]*:)\S*@"),
-    re.compile(r"(?P<kept>\b\w*(?:password|passwd|pwd)=)[^\s&'\")]+", re.IGNORECASE),
-)
+_USER = re.compile(r"\w://[^\s:/@]*:")  # of a URL; the password follows, up to the last @
+_PASSWORD = re.compile(r"(?P<kept>\b\w*(?:password|passwd|pwd)=)[^\s&'\")]+", re.IGNORECASE)
 _PLAIN = "\xa0\u3000\u200c\u200d"  # spaces, and what joins letters: no commands to a terminal
 
 
@@ -35,14 +32,20 @@ def one_line(text: str) -> str:
 
     What is in it may come from a file, a server or another package.
     """
-    folded = _BREAK.sub(" ", masked(text).strip())
+    folded = " ".join(filter(None, map(str.strip, masked(text).splitlines())))
     return "".join(c if c.isprintable() or c in _PLAIN else ascii(c)[1:-1] for c in folded)
 
 
 def masked(text: str) -> str:
     """Returns a text in which the passwords of URLs are asterisks."""
-    text = _SECRETS[0].sub(r"\g<kept>***@", text)
-    return _SECRETS[1].sub(r"\g<kept>***", text)
+    if "://" in text:
+        text = re.sub(r"\S+", lambda word: _masked_url(word[0]), text)
+    return _PASSWORD.sub(r"\g<kept>***", text)
+
+
+def _masked_url(word: str) -> str:
+    user, end = _USER.search(word), word.rfind("@")
+    return word if user is None or end < user.end() else word[: user.end()] + "***" + word[end:]
 
 
 class ForvalueError(Exception):

@@ -24,7 +24,7 @@ from forvalue_index.cli import main
 from forvalue_index.data.checking import Rejects
 from forvalue_index.data.readers import open_rows
 from forvalue_index.data.writers import write_rows, write_text
-from forvalue_index.errors import ForvalueError, RowError, StorageError
+from forvalue_index.errors import ForvalueError, RowError, StorageError, one_line
 from forvalue_index.files import atomic_write, open_input, open_own, open_regular
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.search.derived import read_info, write_info
@@ -318,3 +318,10 @@ def test_a_pipe_in_the_place_of_an_adapter_or_an_image_is_an_error(
     config = ModelConfig(str(model_dir), adapters=(str(adapter),))
     with pytest.raises(ForvalueError, match="it is not a regular file"):
         InfluenceIndex.create(tmp_path / "i", config, format=FormatConfig())
+
+
+@pytest.mark.parametrize("part", [" ", "x://u:", "\n", " \n", "pwd", "password=", "a@"])
+def test_a_message_costs_time_linear_in_its_length(part: str) -> None:
+    start = time.process_time()
+    assert "\n" not in one_line("a" + part * 200_000 + "b")
+    assert time.process_time() - start < 5  # backtracking takes minutes

@@ -124,7 +124,7 @@ def test_a_pipe_or_a_device_is_no_image(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for place in (str(tmp_path / "pipe"), "/dev/zero"):
         assert "does not exist" in refusal(place)
-        with pytest.raises(RowError, match="is not a file"):  # as a catalogue may name it
+        with pytest.raises(RowError, match="not a regular file"):  # as a catalogue may name it
             Picture("0" * 32, (1, 1), place, None).pixels("row 1")
 
 

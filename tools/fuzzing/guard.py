@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from forvalue_index import rendering
+
 MEMORY = 4 << 30  # bytes that a trial may take more than it began with
 FORBIDDEN = (  # events that nothing may raise
     "socket.connect",
@@ -64,7 +66,10 @@ NAMES = (
 )  # of links themselves, not of their targets
 WITHIN = "os.remove", "os.rename", "os.rmdir", "os.mkdir"  # whose last arguments are open folders
 LOOKS = {"os.listdir": 1, "os.scandir": 1, "glob.glob": 1}
-SYSTEM = "/proc", "/sys", "/dev/null", "/dev/urandom", "/usr/share/zoneinfo", "/etc/localtime"
+RENDERER = [sys.executable, "-I", "-B", str(Path(rendering.__file__).with_name("child.py"))]
+"""The one program that the package starts: templates are rendered in it, within limits."""
+
+SYSTEM = "/proc", "/sys", "/dev/urandom", "/usr/share/zoneinfo", "/etc/localtime"
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,8 @@ class Hook:
             self._busy = False
 
     def _look(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen" and arguments[1] == RENDERER:
+            return
         if event in FORBIDDEN:
             self._note(f"{event}: {arguments[1:] if 'socket' in event else arguments}")
         elif event == "open":
@@ -128,6 +135,8 @@ class Hook:
             return  # of a folder that is open: what walks a tree, and was seen at its top
         own = Path(name)
         real = str(own.parent.resolve() / own.name) if event in NAMES else os.path.realpath(name)
+        if real == os.devnull:
+            return
         allowed = self._writable if writes else self._readable
         if not any(real == folder or real.startswith(folder + os.sep) for folder in allowed):
             self._note(f"{event}: {name}")
@@ -191,7 +200,7 @@ def _live(work: Callable[[], Any], folder: Path, log: Path, writer: int) -> None
         faulthandler.enable(os.fdopen(out, "w"))
         faulthandler.register(signal.SIGTERM)
         warnings.simplefilter("ignore")
-        tempfile.tempdir = str(folder / "tmp")
+        tempfile.tempdir = os.environ["XDG_CONFIG_HOME"] = str(folder / "tmp")
         os.chdir(folder)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))

@@ -118,6 +118,7 @@ def make_world(folder: Path) -> World:
     shutil.copytree(plain, folder / "first")
     with closing(sqlite3.connect(folder / "first" / "catalog.db", isolation_level=None)) as other:
         with InfluenceIndex.open(folder / "first") as index:
+            other.execute("PRAGMA journal_mode = WAL")  # as the index had it
             other.execute("BEGIN")
             other.execute("SELECT count(*) FROM samples").fetchone()  # keeps the log from going
             index.remove(EARLIER)
