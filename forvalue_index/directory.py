@@ -34,6 +34,7 @@ SEGMENTS = "segments"
 DERIVED = "derived"
 CHECKED = "checked.json"
 REJECTS = "rejects.jsonl"
+_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 def is_index(directory: Path) -> bool:
@@ -96,7 +97,9 @@ def storing(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         denied = isinstance(error, PermissionError) or error.errno == errno.EROFS
-        way = "ask its owner, or copy the index" if denied else "make room"
+        way = "ask its owner, or copy the index" if denied else "put that right"
+        if error.errno in _FULL:
+            way = "make room"
         raise StorageError(
             f"{error.filename or directory} cannot be written ({error.strerror or error}): nothing "
             f"of this step was committed; {way} and run the command again"

@@ -12,7 +12,7 @@
     ├── SchemaError                 the catalogue's schema is not this version's
     ├── LockedError                 another process is writing
     ├── StorageError                the disk is full, or cannot be written
-    ├── WorkerError                 a process that has a device of its own died
+    ├── WorkerError                 a process that this one needs died, or cannot be started
     └── DependencyError             an optional package is missing
 
 A message says what happened, with both values, and what to do next.
@@ -108,7 +108,7 @@ class StorageError(ForvalueError):
 
 
 class WorkerError(ForvalueError):
-    """A process that has a device of its own died."""
+    """A process that this one needs died, or cannot be started."""
 
 
 class DependencyError(ForvalueError):

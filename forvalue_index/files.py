@@ -120,10 +120,13 @@ def read_text(path: Path) -> str:
 def require_no_special(folder: Path) -> None:
     """Makes sure that reading what is in a folder cannot hang.
 
+    Hidden folders, such as `.git` with a socket of git's in it, are passed over.
+
     Raises:
         OSError: a pipe, a socket or a device is in it.
     """
-    for parent, _, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(parent, name) for name in names):
             with suppress(FileNotFoundError):  # a link that leads nowhere
                 _require_regular(path.stat().st_mode, path)

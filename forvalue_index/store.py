@@ -52,7 +52,7 @@ from forvalue_index.search.derived import (
     read_info,
 )
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.intact import require_intact
+from forvalue_index.search.intact import States, require_intact
 from forvalue_index.search.segments import SUFFIX, orphans, write_segment
 from forvalue_index.view import View
 
@@ -69,6 +69,7 @@ class Store:
         self.directory = directory
         self.catalog = catalog
         self.config = IndexConfig.from_json(catalog.config)
+        self._checked: States = {}
         self._viewing = RLock()  # of the two below
         self._view: View | None = None
 
@@ -334,7 +335,7 @@ class Store:
             snapshot = self.catalog.snapshot()
             folder = self.directory / SEGMENTS
             try:
-                require_intact(folder, snapshot.segments, self.directory / CHECKED)
+                require_intact(folder, snapshot.segments, self.directory / CHECKED, self._checked)
                 flat = FlatSearch(folder, snapshot.segments, self.dim, snapshot.removed, self.bits)
             except CorruptIndexError:
                 # A compaction replaces files: it may have come between the two steps.

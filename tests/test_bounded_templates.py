@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from forvalue_index import FormatConfig, InfluenceIndex, rendering
 from forvalue_index.data.formatting import Formatter
 from forvalue_index.data.template import prompt_of
-from forvalue_index.errors import InputError, RowError
+from forvalue_index.errors import InputError, RowError, WorkerError
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Row
 from forvalue_index.rendering import RenderError, render, render_chat
@@ -185,9 +186,48 @@ def test_a_process_that_was_killed_is_started_again() -> None:
     assert process is not None
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    with pytest.raises(RenderError, match="the process that renders it ended with -9"):
-        render("{{ a }}", {"a": 1})
-    assert render("{{ a }}", {"a": 2}) == "2"
+    assert render("{{ a }}", {"a": 2}) == "2"  # no row is to blame
+
+
+def test_a_fork_in_the_middle_of_an_answer_renders_too() -> None:
+    render("{{ a }}", {"a": 1})
+    stop = threading.Event()
+
+    def others() -> None:
+        i = 0
+        while not stop.is_set():
+            assert render("{% for i in range(20000) %}{% endfor %}{{ a }}", {"a": i}) == str(i)
+            i += 1
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(others)
+        time.sleep(0.1)
+        try:
+            for i in range(5):
+                fork = os.fork()
+                if fork == 0:
+                    signal.alarm(20)
+                    os._exit(render("{{ a }}", {"a": i}) != str(i))
+                assert os.waitpid(fork, 0)[1] == 0
+        finally:
+            stop.set()
+        asked.result()
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), BlockingIOError(11, "No")])
+def test_a_process_that_cannot_be_started_is_no_fault_of_a_row(
+    error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    rendering._renderer.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(rendering.subprocess, "Popen", fail)
+        with pytest.raises(WorkerError, match=f"cannot be started .*{error.strerror}.*again"):
+            prompt_of({"a": 1}, "a.jsonl:1", "{{ a }}")
+    monkeypatch.setattr("sys.path", [*sys.path, Path("not/read/by/python")])
+    assert prompt_of({"a": 1}, "a.jsonl:1", "{{ a }}") == "1"
 
 
 def test_an_interrupted_request_leaves_no_answer_to_the_next(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import sqlite3
@@ -288,6 +289,21 @@ def test_rows_are_read_whole_once(
         assert len(list(index.rows("n>=3"))) == 26
 
 
+def test_rows_are_not_read_again_when_root_opens_the_log(
+    tmp_path: Path, lm: LanguageModel, sound: tuple[Path, dict[str, Any]], read: list[int]
+) -> None:
+    """SQLite of root gives the log to the owner of the database, who may have it already."""
+    shutil.copytree(sound[0], path := tmp_path / "index")
+    with InfluenceIndex.open(path, model=lm) as index:
+        index.add(NEW)
+        read.clear()
+        log = path / "catalog.db-wal"
+        assert log.stat().st_size
+        os.chown(log, log.stat().st_uid, log.stat().st_gid)
+        assert len(list(index.rows("n>=3"))) == 27
+        assert read == []
+
+
 def test_of_new_segments_only_they_are_read(
     tmp_path: Path, lm: LanguageModel, sound: tuple[Path, dict[str, Any]], read: list[int]
 ) -> None:
@@ -313,6 +329,22 @@ def test_an_edit_under_an_open_index_is_found(
                 ask()
         with pytest.raises(CorruptIndexError, match=r"000000000000\.faiss.*row"):
             index.remove(["row-7"])
+
+
+def test_a_trigger_is_found_before_it_does_anything(
+    tmp_path: Path, lm: LanguageModel, sound: tuple[Path, dict[str, Any]]
+) -> None:
+    shutil.copytree(sound[0], path := tmp_path / "index")
+    with closing(sqlite3.connect(path / "catalog.db")) as database:
+        database.execute(
+            "CREATE TRIGGER empty AFTER UPDATE ON samples BEGIN DELETE FROM samples; END"
+        )
+    with InfluenceIndex.open(path, model=lm) as index:
+        assert "trigger empty" in "".join(index.verify())
+        for write in (lambda: index.remove(["row-5"]), lambda: index.add(NEW)):
+            with pytest.raises(CorruptIndexError, match="trigger empty, which no index has"):
+                write()
+        assert len(index.query(ASKED, k=100)) == 29
 
 
 # -- what is derived -------------------------------------------------------------------------------

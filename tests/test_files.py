@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +27,13 @@ from forvalue_index.data.checking import Rejects
 from forvalue_index.data.readers import open_rows
 from forvalue_index.data.writers import write_rows, write_text
 from forvalue_index.errors import ForvalueError, RowError, StorageError, one_line
-from forvalue_index.files import atomic_write, open_input, open_own, open_regular
+from forvalue_index.files import (
+    atomic_write,
+    open_input,
+    open_own,
+    open_regular,
+    require_no_special,
+)
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.search.derived import read_info, write_info
 from forvalue_index.search.segments import write_segment
@@ -171,6 +179,22 @@ def test_a_full_disk_leaves_the_page_of_an_explanation(
     assert page.read_text().rstrip().endswith("</html>")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("command", [["info"], ["list"], ["list", "--json"]])
+def test_what_is_printed_to_a_full_disk_is_one_line_of_error(
+    index: InfluenceIndex, command: list[str]
+) -> None:
+    index.close()
+    command = [sys.executable, "-m", "forvalue_index", *command, "--index", str(index.directory)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: what is printed cannot be written (No space left on device): make room and run "
+        "the command again\n"
+    )
+
+
 def test_a_full_disk_leaves_both_files_of_an_export(index: InfluenceIndex, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
@@ -183,6 +207,14 @@ def test_a_full_disk_leaves_both_files_of_an_export(index: InfluenceIndex, tmp_p
         assert names(folder) == ["r.jsonl", "v.npy"]
         assert {path.read_text() for path in (vectors, rows)} == {"what was there"}
     assert index.export(vectors, rows) == (30, 64)
+
+
+def test_an_export_that_cannot_be_says_why(index: InfluenceIndex, tmp_path: Path) -> None:
+    link = tmp_path / "link.npy"
+    link.symlink_to(tmp_path / "v.npy")
+    for vectors in (link, tmp_path / "not there" / "v.npy"):
+        with pytest.raises(StorageError, match=r"cannot be written .* put that right and run"):
+            index.export(vectors, tmp_path / "r.jsonl")
 
 
 def test_a_full_disk_leaves_what_a_derived_index_is(index: InfluenceIndex) -> None:
@@ -295,6 +327,9 @@ def test_a_pipe_among_the_files_of_a_folder_is_an_error(
         with pytest.raises(ForvalueError, match="it is not a regular file"):
             InfluenceIndex.create(tmp_path / "i", model, **SETTINGS)
         (model / "kept").replace(model / name)
+    (model / ".git").mkdir()
+    os.mkfifo(model / ".git" / "daemon.ipc")  # a clone that git watches
+    require_no_special(model)
     folder = tmp_path / "data"
     folder.mkdir()
     os.mkfifo(folder / "state.json")

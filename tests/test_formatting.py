@@ -79,6 +79,7 @@ def test_long_text_is_cut_at_its_end() -> None:
         ({"prompt": "a", "response": ""}, "f:1: field 'response' is empty"),
         ({"prompt": "a", "response": None}, "f:1: field 'response' is NoneType, not text"),
         ({"prompt": "a", "response": ["b"]}, "f:1: field 'response' is list, not text"),
+        ({"prompt": "a", "response": {"bytes": "YQ=="}}, "field 'response' is bytes, not text"),
         ({"prompt": "", "response": "b"}, "f:1: one token without a prompt"),
         ({"prompt": "a", "response": "\ud800"}, "f:1: field 'response' holds half a surrogate"),
     ],

@@ -18,7 +18,8 @@ from forvalue_index import InfluenceIndex
 from forvalue_index.catalog.engine import make_engine, reading
 from forvalue_index.errors import CorruptIndexError, InputError, StorageError
 from forvalue_index.forward.model import LanguageModel
-from forvalue_index.records import Row
+from forvalue_index.records import Row, Segment
+from forvalue_index.search import intact
 
 NOBODY = 65534
 
@@ -55,6 +56,27 @@ def close_to_others(directory: Path) -> None:
 def open_to_owner(directory: Path) -> None:
     for path in (directory, *directory.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_a_reader_that_cannot_write_hashes_each_segment_once(
+    owned: InfluenceIndex, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has seen it cannot keep in the directory."""
+    hashed: list[str] = []
+    real = intact._require_hash
+
+    def watched(path: Path, segment: Segment) -> None:
+        hashed.append(path.name)
+        real(path, segment)
+
+    monkeypatch.setattr(intact, "_require_hash", watched)
+    monkeypatch.setattr(intact, "_remember", lambda *_: None)
+    with InfluenceIndex.open(owned.directory) as index:
+        assert len(index.flat.ids) == 20
+        owned.add(rows[20:])
+        index.store.refresh()
+        assert len(index.flat.ids) == 30
+        assert len(hashed) == len(set(hashed)) == 2
 
 
 def test_a_reader_needs_no_right_to_write(

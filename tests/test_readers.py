@@ -81,6 +81,8 @@ def test_a_data_frame_is_rows() -> None:
         "prompt": "a", "response": " c", "n": 1, "x": 0.5, "day": "2024-07-26T00:00:00",
     }  # fmt: skip
     assert second == {"prompt": "b", "response": None, "n": None, "x": None, "day": None}
+    with pytest.raises(InputError, match="the data frame has two columns named 'n'"):
+        open_rows(pandas.DataFrame([[1, 2]], columns=["n", "n"]))
 
 
 def test_values_of_a_program_get_their_form_in_json() -> None:

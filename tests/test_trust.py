@@ -34,7 +34,13 @@ from forvalue_index.catalog.lock import WriterLock
 from forvalue_index.catalog.reader import seal_info
 from forvalue_index.catalog.seals import NO_SEGMENTS, seal_segment, seal_state, xor
 from forvalue_index.cli import main
-from forvalue_index.errors import CorruptIndexError, ForvalueError, InputError, LockedError
+from forvalue_index.errors import (
+    CorruptIndexError,
+    ForvalueError,
+    InputError,
+    LockedError,
+    StorageError,
+)
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Row, Segment
 from forvalue_index.search import backend
@@ -641,7 +647,7 @@ def test_the_lock_tells_the_next_writer_no_password(
     monkeypatch.setattr("sys.argv", ["/usr/bin/forvalue", *arguments])
     with WriterLock(tmp_path):
         file = tmp_path / "write.lock"
-        assert SECRET not in file.read_text() and file.stat().st_mode & 0o777 == 0o600
+        assert SECRET not in file.read_text()
         with pytest.raises(LockedError, match=r"\(forvalue build, since"):
             WriterLock(tmp_path).acquire()
     monkeypatch.setattr("sys.argv", ["/home/me/train.py", SECRET])
@@ -649,8 +655,33 @@ def test_the_lock_tells_the_next_writer_no_password(
         WriterLock(tmp_path).acquire()
 
 
+def test_a_group_may_write_where_the_umask_says_so(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        with WriterLock(tmp_path):
+            assert (tmp_path / "write.lock").stat().st_mode & 0o777 == 0o664
+    finally:
+        os.umask(before)
+
+
+def test_a_user_without_a_home_has_named_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(InputError, match="have not named on this machine"):
+        require_named(NAMED, tmp_path)
+    with pytest.raises(StorageError, match=r"no home directory\): set FORVALUE_CATALOG"):
+        name_catalog(NAMED)
+
+
 def test_a_url_as_people_see_it_has_no_password() -> None:
-    url = make_url(f"postgresql://u:{SECRET}@h/d?sslpassword={SECRET}&Password=x&sslmode=require")
+    url = make_url(
+        f"postgresql://u:{SECRET}@h/d?sslpassword={SECRET}&Password=x&passwd=x&sslmode=require"
+    )
     assert shown(url) == "postgresql://u@h/d?sslmode=require"
 
 

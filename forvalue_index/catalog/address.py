@@ -8,6 +8,7 @@ URL but its password has to be the same: whatever is in it may decide where it l
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from sqlalchemy import URL
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from forvalue_index.errors import InputError, StorageError
+from forvalue_index.errors import InputError, StorageError, masked
 from forvalue_index.files import atomic_write, open_regular
 
 VARIABLE = "FORVALUE_CATALOG"
@@ -51,7 +52,7 @@ def server_url(url: str | URL) -> URL:
 
 def shown(url: URL) -> str:
     """Returns a URL without its passwords."""
-    secret = [name for name in url.query if "password" in name.lower()]
+    secret = [name for name in url.query if masked(f"{name}=?") != f"{name}=?"]
     return url._replace(password=None).difference_update_query(secret).render_as_string()
 
 
@@ -66,16 +67,16 @@ def name_catalog(url: str | URL) -> None:
     named = _named()
     if place in named:
         return
-    file = _file()
     try:
+        file = _file()
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lines = [*_remembered(), place]
         with atomic_write(file, text=True, mode=0o600) as out:
             out.write("".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise StorageError(
-            f"{file}, which remembers the catalogues that you named, cannot be written "
-            f"({error.strerror or error}): set {VARIABLE} to the URL instead"
+            f"{error.filename or 'the file'}, which remembers the catalogues that you named, "
+            f"cannot be written ({error.strerror or error}): set {VARIABLE} to the URL instead"
         ) from error
 
 
@@ -109,5 +110,13 @@ def _remembered() -> list[str]:
 
 
 def _file() -> Path:
-    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    """Returns the file that remembers.
+
+    Raises:
+        FileNotFoundError: this user has no home directory, as in some containers.
+    """
+    try:
+        config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    except RuntimeError:
+        raise FileNotFoundError(errno.ENOENT, "there is no home directory") from None
     return Path(config) / "forvalue" / "catalogs"

@@ -367,19 +367,21 @@ FileState = list[list[int] | None]
 def file_state(engine: Engine) -> FileState | None:
     """What changes with every write to SQLite's two files, whoever writes; None for a server.
 
-    A log that is empty is as good as none: each process that opens the database makes one.
+    A log that is empty is as good as none: each process that opens the database makes one. When
+    the log's status changed does not count: root's SQLite changes it whenever it opens a log.
     """
     if engine.name != "sqlite":
         return None
     file = Path(str(engine.url.database))
     found: FileState = []
-    for path in (file, file.with_name(file.name + "-wal")):
+    log = file.with_name(file.name + "-wal")
+    for path in (file, log):
         try:
             stat = path.stat()
         except FileNotFoundError:
             found.append(None)
             continue
-        times = stat.st_mtime_ns, stat.st_ctime_ns
+        times = [stat.st_mtime_ns] if path == log else [stat.st_mtime_ns, stat.st_ctime_ns]
         found.append([stat.st_size, *times, stat.st_ino] if stat.st_size else None)
     return found
 

@@ -481,4 +481,8 @@ def database_problems(connection: Connection, most: int = 5) -> list[str]:
         # Also compares its indexes with the tables: by a damaged one a row is not found.
         found = connection.exec_driver_sql(f"PRAGMA integrity_check({most})").scalars().all()
         problems += [one_line(line) for line in found if line != "ok"]
+        # What somebody else put there would change rows as this package writes to them.
+        made = "SELECT type || ' ' || name FROM sqlite_master WHERE type IN ('trigger', 'view')"
+        foreign = connection.exec_driver_sql(made).scalars()
+        problems += [f"it has a {one_line(name)}, which no index has" for name in foreign]
     return problems

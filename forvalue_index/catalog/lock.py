@@ -46,7 +46,7 @@ class WriterLock:
         assert self._file is None, "a lock is taken once"
         # Never removed: whoever opened a file that is then replaced would lock another one.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        file = os.open(self._path, flags, 0o600)
+        file = os.open(self._path, flags, 0o666)  # a folder of a group has writers of several users
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise CorruptIndexError(foreign(self._path))

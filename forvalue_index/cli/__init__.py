@@ -7,6 +7,7 @@ answers at once.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any
@@ -29,6 +30,7 @@ from forvalue_index.cli.score import score
 from forvalue_index.cli.select import select
 from forvalue_index.errors import ForvalueError, one_line, out_of_memory
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GOES_ON = "what was committed is kept, and the same command continues from there"
 _INTERRUPTED = {
     "build": _GOES_ON,
@@ -63,6 +65,13 @@ class _Group(click.Group):
             raise click.ClickException(
                 "there is not enough memory; what was committed is kept: free some and run the "
                 "same command again"
+            ) from error
+        except OSError as error:
+            if ctx.params.get("debug") or error.errno not in _NO_ROOM:
+                raise
+            raise click.ClickException(
+                f"what is printed cannot be written ({error.strerror}): make room and run the "
+                "command again"
             ) from error
         except KeyboardInterrupt:
             name = ctx.invoked_subcommand or ""

@@ -198,7 +198,10 @@ def _text(row: Row, field: str, source: str, *, may_be_empty: bool) -> str:
         except ValueError as error:  # too many digits
             raise RowError(source, f"field {field!r} cannot be read as text ({error})") from None
     if not isinstance(value, str):
-        raise RowError(source, f"field {field!r} is {type(value).__name__}, not text")
+        kind = type(value).__name__
+        if isinstance(value, dict) and value.keys() == {"bytes"}:
+            kind = "bytes"  # as the reader of a table writes them
+        raise RowError(source, f"field {field!r} is {kind}, not text")
     if not may_be_empty and not value:
         raise RowError(source, f"field {field!r} is empty")
     _check_text(value, f"field {field!r}", source)

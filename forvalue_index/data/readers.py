@@ -28,6 +28,7 @@ from forvalue_index.data.tables import (
     one_line,
     parquet_rows,
     require_arrow,
+    require_distinct,
 )
 from forvalue_index.data.text import csv_rows, json_file, json_lines, tsv_rows
 from forvalue_index.errors import InputError, RowError
@@ -92,6 +93,7 @@ def _opened(data: Data, split: str | None, subset: str | None) -> Rows:
         return MemoryRows([data])
     if hasattr(data, "iloc"):  # a DataFrame of pandas, whose own kinds of nothing become None
         frame: Any = data
+        require_distinct(list(frame.columns), "the data frame")
         return MemoryRows(frame.astype(object).where(frame.notna(), None).to_dict("records"))
     items: list[Any] = list(data)
     if items and all(isinstance(item, str | Path) for item in items):

@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from forvalue_index.errors import WorkerError
+
 MEMORY = 1 << 30  # bytes that rendering one text may take
 SECONDS = 10  # of processor time
 WAITED = 600  # seconds, for a process that something else keeps from answering
@@ -80,7 +82,6 @@ class _Renderer:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0  # the process that started it: a fork has none
         self._read: dict[tuple[str, str], tuple[int, set[str]]] = {}  # -> number, names
 
     def render(self, kind: str, template: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +107,7 @@ class _Renderer:
 
     def _number(self, kind: str, template: str) -> tuple[int, set[str]]:
         """Returns the number of a template in the process, and the names that it asks for."""
-        if self._process is None or self._owner != os.getpid():
+        if self._process is None or self._process.poll() is not None:  # something else ended it
             self._start()
         known = self._read.get((kind, template))
         if known is None:
@@ -137,24 +138,32 @@ class _Renderer:
         return found
 
     def _start(self) -> None:
+        self._end()
         self._read = {}
-        self._owner = os.getpid()
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-B", str(_CHILD)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C is for this process
-        )
-        assert self._process.stdin is not None
-        settings = {"bytes": MEMORY, "seconds": SECONDS, "characters": CHARACTERS}
-        self._process.stdin.write(json.dumps(settings | {"path": sys.path}).encode() + b"\n")
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-B", str(_CHILD)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                start_new_session=True,  # Ctrl-C is for this process
+            )
+        except OSError as error:  # no files, processes or memory left: no fault of the template
+            raise WorkerError(
+                f"the process that renders templates cannot be started ({error}): raise the limit "
+                "or free what it counts, and run the same command again"
+            ) from error
+        assert process.stdin is not None
+        paths = [path for path in sys.path if isinstance(path, str)]  # Python skips all others
+        settings = {"bytes": MEMORY, "seconds": SECONDS, "characters": CHARACTERS, "path": paths}
+        process.stdin.write(json.dumps(settings).encode() + b"\n")
+        self._process = process
 
     def _end(self) -> str:
         """Ends the process, and returns why it had no answer."""
         process, self._process = self._process, None
-        if process is None or self._owner != os.getpid():
+        if process is None:
             return ""
         process.kill()
         for pipe in (process.stdin, process.stdout):
@@ -170,6 +179,16 @@ class _Renderer:
         """Ends the process."""
         self._end()
 
+    def forget(self) -> None:
+        """Leaves the process to the one that this was forked from, in the middle of anything."""
+        process, self._process = self._process, None
+        self._lock = threading.Lock()  # a thread that is not in the fork may have held it
+        if process is not None:
+            pipes: tuple[Any, ...] = process.stdin, process.stdout
+            for pipe in pipes:
+                pipe.raw.close()  # what is in its buffer is for the other to write
+
 
 _renderer = _Renderer()
 atexit.register(_renderer.close)
+os.register_at_fork(after_in_child=_renderer.forget)

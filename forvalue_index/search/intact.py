@@ -20,21 +20,28 @@ from forvalue_index.machine import cores
 from forvalue_index.records import Segment
 from forvalue_index.search.segments import SUFFIX
 
+States = dict[str, list[int | str]]
+"""Name of a segment -> the state in which its file was hashed."""
+
 _NEXT = "see `forvalue verify`, restore the file from a copy, or build again"
 
 
-def require_intact(folder: str | Path, segments: Iterable[Segment], memory: Path) -> None:
+def require_intact(
+    folder: str | Path, segments: Iterable[Segment], memory: Path, own: States | None = None
+) -> None:
     """Nothing, if every segment's file has the size and the SHA-256 that were committed.
 
     Args:
         folder: where the files are.
         segments: what was committed.
         memory: the file that remembers; losing it costs time, and it need not be writable.
+        own: what the caller remembers besides, which is brought up to date.
 
     Raises:
         CorruptIndexError: a file is missing or was changed; the message names it.
     """
-    known, seen = _remembered(memory), {}
+    remembered, seen = _remembered(memory), States()
+    known = remembered | (own or {})
     unknown: list[tuple[Path, Segment]] = []
     for segment in segments:
         path = path_in(folder, segment.name, SUFFIX)
@@ -44,7 +51,10 @@ def require_intact(folder: str | Path, segments: Iterable[Segment], memory: Path
     with ThreadPoolExecutor(cores()) as pool:  # hashing lets go of the interpreter
         for _ in pool.map(lambda item: _require_hash(*item), unknown):
             pass
-    if known != seen:
+    if own is not None:
+        own.clear()
+        own.update(seen)
+    if remembered != seen:
         _remember(memory, seen)
 
 
@@ -74,7 +84,7 @@ def _require_hash(path: Path, segment: Segment) -> None:
         )
 
 
-def _remembered(memory: Path) -> dict[str, list[int | str]]:
+def _remembered(memory: Path) -> States:
     try:
         with open_own(memory) as file:
             found = json.loads(file.read())
@@ -83,7 +93,7 @@ def _remembered(memory: Path) -> dict[str, list[int | str]]:
     return found if isinstance(found, dict) else {}
 
 
-def _remember(memory: Path, states: dict[str, list[int | str]]) -> None:
+def _remember(memory: Path, states: States) -> None:
     # A reader may not be allowed to write.
     with suppress(OSError), atomic_write(memory, text=True) as file:
         json.dump(states, file)
