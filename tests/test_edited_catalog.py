@@ -191,6 +191,8 @@ EDITS: dict[str, tuple[str, ...]] = {
     "dropped index": ("DROP INDEX uq_samples_live_key",),
     "dropped column": ("ALTER TABLE samples DROP COLUMN loss",),
     "dropped table": ("DROP TABLE segments",),
+    "dropped rows": ("DROP TABLE samples",),
+    "dropped info": ("DROP TABLE index_info",),
 }
 
 

@@ -474,7 +474,10 @@ def rows_changed(segment: SealedSegment, what: str) -> str:
 
 def database_problems(connection: Connection, most: int = 5) -> list[str]:
     """What is wrong with the database itself and its indexes, a line each."""
-    there = {index["name"] for index in inspect(connection).get_indexes("samples")}
+    looked = inspect(connection)
+    if not looked.has_table("samples"):
+        return ["the table samples is missing"]
+    there = {index["name"] for index in looked.get_indexes("samples")}
     wanted = {str(index.name) for index in SampleTable.metadata.tables["samples"].indexes}
     problems = [f"the index {name} of its table samples is missing" for name in wanted - there]
     if connection.dialect.name == "sqlite":
