@@ -26,7 +26,7 @@ from forvalue_index.catalog import migrations
 from forvalue_index.catalog.address import require_named
 from forvalue_index.catalog.engine import sqlite_url
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError, StorageError
-from forvalue_index.files import open_own, own_files, path_in
+from forvalue_index.files import NO_ROOM, open_own, own_files, path_in
 
 CATALOG = "catalog.db"
 CATALOG_URL = "catalog.url"
@@ -34,7 +34,6 @@ SEGMENTS = "segments"
 DERIVED = "derived"
 CHECKED = "checked.json"
 REJECTS = "rejects.jsonl"
-_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 def is_index(directory: Path) -> bool:
@@ -109,10 +108,11 @@ def storing(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        denied = isinstance(error, PermissionError) or error.errno == errno.EROFS
-        way = "ask its owner, or copy the index" if denied else "put that right"
-        if error.errno in _FULL:
+        way = "put that right"
+        if error.errno in NO_ROOM:
             way = "make room"
+        elif isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            way = "ask its owner, or copy the index"
         raise StorageError(
             f"{error.filename or directory} cannot be written ({error.strerror or error}): nothing "
             f"of this step was committed; {way} and run the command again"

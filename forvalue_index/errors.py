@@ -32,8 +32,25 @@ def one_line(text: str) -> str:
 
     What is in it may come from a file, a server or another package.
     """
-    folded = " ".join(filter(None, map(str.strip, masked(text).splitlines())))
-    return "".join(c if c.isprintable() or c in _PLAIN else ascii(c)[1:-1] for c in folded)
+    return escaped(" ".join(filter(None, map(str.strip, masked(text).splitlines()))))
+
+
+def escaped(text: str, plain: str = _PLAIN) -> str:
+    """Returns a text in which no character commands a terminal; those of `plain` stay."""
+    return "".join(c if c.isprintable() or c in plain else ascii(c)[1:-1] for c in text)
+
+
+def brief(value: object, most: int = 200) -> str:
+    """Returns a name or an error for a message, on one line of at most `most` characters.
+
+    Line breaks of a name are escaped: they are a part of it. An error without a message is told by
+    its kind.
+    """
+    if isinstance(value, BaseException):
+        text = one_line(str(value)) or type(value).__name__
+    else:
+        text = escaped(str(value))
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def masked(text: str) -> str:

@@ -22,6 +22,7 @@ from typing import IO, Any
 from forvalue_index.errors import CorruptIndexError
 
 TEMPORARY = ".tmp"
+NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG  # what a full disk says
 PIPE_SECONDS = 10  # how long a pipe that nobody has opened for writing is waited for
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forvalue_index.errors import CorruptIndexError, DependencyError, RowError
+from forvalue_index.errors import CorruptIndexError, DependencyError, RowError, brief
 from forvalue_index.files import open_regular
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def read(path: Path, source: str) -> bytes:
             data = file.read(LARGEST_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise RowError(source, f"image {shown(path)} cannot be read ({shown(reason)})") from None
+        raise RowError(source, f"image {brief(path)} cannot be read ({brief(reason)})") from None
     require_size(len(data), str(path), source)
     return data
 
@@ -134,17 +134,8 @@ def digest_of(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def shown(value: object, limit: int = 200) -> str:
-    """Returns a name or a reason for a message: on one line, cut, with nothing unprintable."""
-    text = str(value)
-    if not text and isinstance(value, Exception):
-        text = type(value).__name__
-    text = text[:limit] + "…" if len(text) > limit else text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def _name(path: str | None) -> str:
-    return "of the row" if path is None else shown(path)
+    return "of the row" if path is None else brief(path)
 
 
 def _decoded(data: bytes, name: str, source: str) -> Image:
@@ -169,5 +160,5 @@ def _decoded(data: bytes, name: str, source: str) -> Image:
     except PIL.UnidentifiedImageError:
         reason = f"it is damaged, or none of {', '.join(FORMATS)}"
     except Exception as error:  # Pillow's decoders raise nearly anything
-        reason = shown(error)
+        reason = brief(error)
     raise RowError(source, f"image {name} cannot be decoded ({reason})")

@@ -25,6 +25,7 @@ from forvalue_index.errors import (
     InputError,
     LockedError,
     StorageError,
+    brief,
 )
 
 BUSY_SECONDS = 30  # how long to wait for another process's transaction
@@ -222,8 +223,7 @@ def _set_up_postgresql(engine: Engine) -> None:
         except dialect.loaded_dbapi.Error as error:
             if getattr(error, "sqlstate", None) is not None:  # a server's answer
                 raise
-            reason = " ".join(str(error).split())
-            raise InputError(f"cannot open the catalogue {place_of(engine)}: {reason}") from error
+            raise InputError(f"cannot open the catalogue {place_of(engine)}: {error}") from error
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
@@ -297,12 +297,12 @@ def _translated(engine: Engine) -> Iterator[None]:
         raise InputError(f"a number is too large for {place_of(engine)} ({error})") from error
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) == _STATE_TOO_LARGE:
-            reason = one_line(error.orig)
+            reason = brief(error.orig, 300)
             raise InputError(f"a number is too large for {place_of(engine)} ({reason})") from error
         found = _meaning(error.orig)
         if found is None:
             raise
-        place, reason = place_of(engine), one_line(error.orig)
+        place, reason = place_of(engine), brief(error.orig, 300)
         if found is LockedError:
             raise LockedError(
                 f"{place} has been locked by another process for {BUSY_SECONDS} s: "
@@ -352,13 +352,6 @@ def _primary(error: BaseException | None) -> int | None:
     """SQLite's primary result code, the low byte of the extended one; None if there is none."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else int(code) & 0xFF
-
-
-def one_line(error: BaseException | None, most: int = 300) -> str:
-    """What a driver says, on one line of at most `most` signs that can be printed."""
-    text = " ".join(str(error).split())
-    text = "".join(sign if sign.isprintable() else "?" for sign in text)
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 FileState = list[list[int] | None]

@@ -41,7 +41,7 @@ from sqlalchemy import (
     select,
 )
 
-from forvalue_index.catalog.engine import FileState, file_state, one_line, place_of, reading
+from forvalue_index.catalog.engine import FileState, file_state, place_of, reading
 from forvalue_index.catalog.rows import SEAL_BYTES
 from forvalue_index.catalog.schema import IndexInfoTable, SampleTable, SegmentTable
 from forvalue_index.catalog.seals import (
@@ -52,7 +52,7 @@ from forvalue_index.catalog.seals import (
     seal_state,
     xor,
 )
-from forvalue_index.errors import CorruptIndexError
+from forvalue_index.errors import CorruptIndexError, brief
 from forvalue_index.files import atomic_write, open_own
 from forvalue_index.records import Segment
 
@@ -483,9 +483,9 @@ def database_problems(connection: Connection, most: int = 5) -> list[str]:
     if connection.dialect.name == "sqlite":
         # Also compares its indexes with the tables: by a damaged one a row is not found.
         found = connection.exec_driver_sql(f"PRAGMA integrity_check({most})").scalars().all()
-        problems += [one_line(line) for line in found if line != "ok"]
+        problems += [brief(line, 300) for line in found if line != "ok"]
         # What somebody else put there would change rows as this package writes to them.
         made = "SELECT type || ' ' || name FROM sqlite_master WHERE type IN ('trigger', 'view')"
         foreign = connection.exec_driver_sql(made).scalars()
-        problems += [f"it has a {one_line(name)}, which no index has" for name in foreign]
+        problems += [f"it has a {brief(name)}, which no index has" for name in foreign]
     return problems

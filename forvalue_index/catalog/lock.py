@@ -110,8 +110,10 @@ def was_interrupted(directory: str | Path) -> bool:
             return bool(file.read(1))
     except FileNotFoundError:
         return False
-    except (BlockingIOError, PermissionError) as error:  # the lock is for who wrote first alone
-        raise LockedError(f"{directory} is being written to, or by another user") from error
+    except BlockingIOError as error:
+        raise LockedError(f"{directory} is being written to") from error
+    except PermissionError as error:  # by its owner's umask
+        raise LockedError(f"{error.filename} is for its owner alone: ask the owner") from error
 
 
 def _command() -> str:

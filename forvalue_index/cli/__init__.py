@@ -7,7 +7,6 @@ answers at once.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from typing import Any
@@ -29,8 +28,8 @@ from forvalue_index.cli.query import query
 from forvalue_index.cli.score import score
 from forvalue_index.cli.select import select
 from forvalue_index.errors import ForvalueError, one_line, out_of_memory
+from forvalue_index.files import NO_ROOM
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GOES_ON = "what was committed is kept, and the same command continues from there"
 _INTERRUPTED = {
     "build": _GOES_ON,
@@ -67,7 +66,7 @@ class _Group(click.Group):
                 "same command again"
             ) from error
         except OSError as error:
-            if ctx.params.get("debug") or error.errno not in _NO_ROOM:
+            if ctx.params.get("debug") or error.errno not in NO_ROOM:
                 raise
             raise click.ClickException(
                 f"what is printed cannot be written ({error.strerror}): make room and run the "

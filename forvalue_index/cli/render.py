@@ -190,7 +190,7 @@ def one_line(text: str) -> str:
 
 def visible(text: str) -> str:
     """Returns text in whole, lines and all, with what would command a terminal written out."""
-    return "".join(c if c.isprintable() or c in _PLAIN else ascii(c)[1:-1] for c in text)
+    return errors.escaped(text, _PLAIN)
 
 
 def derived(info: DerivedInfo) -> Table:

@@ -16,8 +16,8 @@ from urllib.request import (
     ProxyHandler,
 )
 
-from forvalue_index.errors import RowError
-from forvalue_index.pictures import LARGEST_BYTES, shown
+from forvalue_index.errors import RowError, brief
+from forvalue_index.pictures import LARGEST_BYTES
 
 SILENCE_SECONDS = 30  # in which nothing comes
 ALL_SECONDS = 300  # for one image
@@ -54,7 +54,7 @@ def fetch(url: str, source: str) -> bytes:
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, HTTPError):
             error.close()  # it is the answer as well
-        raise RowError(source, f"image {shown(url)} cannot be fetched ({shown(error)})") from None
+        raise RowError(source, f"image {brief(url)} cannot be fetched ({brief(error)})") from None
     return bytes(data)
 
 

@@ -21,7 +21,7 @@ from forvalue_index.data.fetching import fetch
 from forvalue_index.data.rows import Outcome, Rows
 from forvalue_index.data.spool import Spool
 from forvalue_index.data.tokens import Rendered, Span
-from forvalue_index.errors import RowError
+from forvalue_index.errors import RowError, brief
 from forvalue_index.pictures import (
     HASH,
     LARGEST_BYTES,
@@ -30,7 +30,6 @@ from forvalue_index.pictures import (
     digest_of,
     read,
     require_size,
-    shown,
 )
 from forvalue_index.records import Row
 
@@ -327,7 +326,7 @@ def expand(
     except Exception as error:  # the code of a model's processor raises nearly anything
         sizes = ", ".join(f"{width} x {height}" for width, height in (p.size for p in pictures))
         raise RowError(
-            source, f"the model's processor takes no image of {sizes} ({shown(error)})"
+            source, f"the model's processor takes no image of {sizes} ({brief(error)})"
         ) from None
     return _replaced(rendered, vision.placeholder, texts)
 
@@ -394,7 +393,7 @@ def _as_png(image: Any, source: str) -> bytes:
     try:
         image.save(buffer, "PNG")
     except Exception as error:  # Pillow's encoders raise nearly anything
-        raise RowError(source, f"an image cannot be stored as PNG ({shown(error)})") from None
+        raise RowError(source, f"an image cannot be stored as PNG ({brief(error)})") from None
     return buffer.getvalue()
 
 
@@ -410,7 +409,7 @@ def _of_object(value: dict[str, Any], source: str, known: Known, allow_remote: b
     if value.get(HASH, picture.digest) != picture.digest:
         raise RowError(
             source,
-            f"image {shown(place)} is not the image of the row: its hash differs; restore it",
+            f"image {brief(place)} is not the image of the row: its hash differs; restore it",
         )
     return picture
 
@@ -442,7 +441,7 @@ def _of_text(value: str, source: str, known: Known, allow_remote: bool) -> Pictu
         if not allow_remote:
             raise RowError(
                 source,
-                f"image {shown(value)} is a URL: pass --allow-remote to fetch images, or save it",
+                f"image {brief(value)} is a URL: pass --allow-remote to fetch images, or save it",
             )
         return known.remote(value, source)
     path = _found(value.removeprefix("file://"), source)
@@ -452,10 +451,10 @@ def _of_text(value: str, source: str, known: Known, allow_remote: bool) -> Pictu
     if data is not None:
         return known.embedded(data, None, source)
     if value.startswith("/"):
-        raise RowError(source, f"image {shown(value)} does not exist")
+        raise RowError(source, f"image {brief(value)} does not exist")
     raise RowError(
         source,
-        f"image {shown(value)} is not in the data file's folder, nor in the working directory",
+        f"image {brief(value)} is not in the data file's folder, nor in the working directory",
     )
 
 
