@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from forvalue_index.config import PAIR_RANKS
-from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError
+from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError, brief
 from forvalue_index.files import atomic_write, open_own, path_in
 from forvalue_index.search.backend import faiss, read_index
 from forvalue_index.search.factory import Effort
@@ -359,7 +359,7 @@ def read_info(folder: str | Path, name: str) -> DerivedInfo:
     except OSError as error:
         raise CorruptIndexError(f"{path} cannot be read ({error.strerror}): {_NEXT}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = f"{type(error).__name__}: {brief(error)}"
         raise CorruptIndexError(f"{path} is damaged ({reason}): {_NEXT}") from error
     if info.name != name or info.rank not in PAIR_RANKS:
         raise CorruptIndexError(
