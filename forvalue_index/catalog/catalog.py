@@ -45,7 +45,6 @@ from forvalue_index.catalog.reader import (
     CatalogReader,
     as_ints,
     checked_keys,
-    ids_where,
     in_chunks,
     seal_info,
     some,
@@ -362,13 +361,17 @@ class Catalog(CatalogReader):
         new: dict[int, list[int]] = {}
         for row in found:
             new.setdefault(row.segment_id, []).append(row.id)
+        removed: dict[int, list[int]] = {id: [] for id in new}
+        places = select(SampleTable.segment_id, SampleTable.id)
+        gone_by_now = places.where(SampleTable.removed_at.is_not(None))
+        for row in in_chunks(connection, gone_by_now, list(new), SampleTable.segment_id):
+            removed[row.segment_id].append(row.id)
         seals = []
         for segment in self._segments(connection, list(new)):
-            inside = SampleTable.segment_id == segment.id
-            removed = ids_where(connection, inside, SampleTable.removed_at.is_not(None))
-            if seal_ids(np.setdiff1d(removed, new[segment.id])) != segment.removed:
+            now_removed = removed[segment.id]
+            if seal_ids(np.setdiff1d(now_removed, new[segment.id])) != segment.removed:
                 raise CorruptIndexError(rows_changed(segment, "removed_at"))
-            after = self._reseal(connection, segment, removed=seal_ids(removed))
+            after = self._reseal(connection, segment, removed=seal_ids(now_removed))
             seals += [segment.checksum, after.checksum]
         return len(found), xor(*seals)
 
