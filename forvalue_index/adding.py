@@ -96,7 +96,7 @@ def add(
             stack.enter_context(closing(chunks))
             commits = stack.enter_context(_Commits(store))
             for made, outcomes in workers.encode(chunks, ready, report):
-                samples, encoded = _usable(made, outcomes, rejects)
+                samples, encoded = _usable(made, outcomes, rejects, store.bits)
                 if not samples:
                     continue
                 replaced = [old[sample.key] for sample in samples if sample.key in old]
@@ -210,27 +210,27 @@ def _fit(
             raise InputError(f"none of the rows can be used; the first: {rejects.first}")
         samples.sort(key=lambda sample: sample.content_hash)
         try:
-            vectoriser, encoded = fit_vectoriser(reader.lm, samples, reader.config.vector, report)
+            fitted = fit_vectoriser(reader.lm, samples, reader.config.vector, report)
             break
         except UnfitError as error:
             for position, reason in error.refused.items():
                 rejects.add(reason, samples[position].row)
             samples = [s for i, s in enumerate(samples) if i not in error.refused]
-    retained = vectoriser.projection.expected if vectoriser.projection else 1.0
+    figures = {"retained": round(fitted.retained, 4), "fidelity": fitted.fidelity}
     reader.store.set_vectoriser(
-        vectoriser.to_bytes(), {"dim": vectoriser.dim, "retained": round(retained, 4)}
+        fitted.vectoriser.to_bytes(), {"dim": fitted.vectoriser.dim} | figures
     )
-    reader.vectoriser = vectoriser
-    return {sample.key: item for sample, item in zip(samples, encoded, strict=True)}
+    reader.vectoriser = fitted.vectoriser
+    return {sample.key: item for sample, item in zip(samples, fitted.encoded, strict=True)}
 
 
 def _usable(
-    samples: list[Sample], outcomes: Sequence[Outcome], rejects: Rejects
+    samples: list[Sample], outcomes: Sequence[Outcome], rejects: Rejects, bits: int
 ) -> tuple[list[Sample], list[Encoded]]:
     """Returns the samples whose vectors can be stored, and the vectors; the others are rejected."""
     kept, encoded = list[Sample](), list[Encoded]()
     for sample, item in zip(samples, outcomes, strict=True):
-        if isinstance(item, Encoded) and (bad := unstorable(item.vector[None])):
+        if isinstance(item, Encoded) and (bad := unstorable(item.vector[None], bits)):
             item = UnreadableRowError(sample.source, bad[0])
         if isinstance(item, RowError):
             rejects.add(item, sample.row)

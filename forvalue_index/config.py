@@ -12,6 +12,7 @@ RECIPES = ("balanced", "kfac", "raw")
 SKETCHES = ("block", "tensor")
 PAIR_RANKS = ("dot", "cosine", "per-token")  # a score is of two samples, whatever the others are
 RANKS = (*PAIR_RANKS, "decorrelated")
+BITS = (2, 3, 4, 8, 16)  # of a number of a stored vector; 16 are float16
 SCORES = ("response", "all")
 TRUNCATIONS = ("unscored", "start", "end")  # what goes first when a row is too long
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -119,20 +120,23 @@ class FormatConfig:
 
 @dataclass(frozen=True, slots=True)
 class VectorConfig:
-    """How a sample becomes a vector: recipe, then sketch, then projection."""
+    """How a sample becomes a vector: recipe, then sketch, then projection, then codes."""
 
     recipe: str = "balanced"
-    dim: int = 1024  # numbers in a stored vector, two bytes each
+    dim: int = 4096  # numbers in a stored vector
     sketch: str = "block"
-    sketch_dim: int = 16384  # numbers in a sketch; one that is not wider than dim is stored whole
-    fit_samples: int = 4096  # training samples that statistics and projection are learned from
+    sketch_dim: int = 65536  # numbers in a sketch, at most
+    fit_samples: int = 2048  # training samples that statistics and projection are learned from
     seed: int = 0
+    bits: int = 4  # of each number
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
             raise InputError(f"recipe {self.recipe!r} is not one of {', '.join(RECIPES)}")
         if self.sketch not in SKETCHES:
             raise InputError(f"sketch {self.sketch!r} is not one of {', '.join(SKETCHES)}")
+        if self.bits not in BITS:
+            raise InputError(f"bits is {self.bits}, but must be one of {', '.join(map(str, BITS))}")
         for name in ("dim", "sketch_dim", "fit_samples"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")

@@ -23,7 +23,7 @@ from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.records import Encoded, Sample
 from forvalue_index.store import Store, digest
 
-LEARNED = {"vectoriser", "dim", "retained"}
+LEARNED = {"vectoriser", "dim", "retained", "fidelity"}
 """What joins a fingerprint when the vectoriser is fitted."""
 
 

@@ -35,7 +35,6 @@ from forvalue_index.directory import (
     files,
     is_index,
     require_empty,
-    size,
     storing,
     url_of,
     vectoriser_file,
@@ -54,7 +53,6 @@ from forvalue_index.search.derived import (
 )
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.intact import States, require_intact
-from forvalue_index.search.resident import Resident
 from forvalue_index.search.segments import SUFFIX, orphans, write_segment
 from forvalue_index.view import View
 
@@ -74,7 +72,6 @@ class Store:
         self._checked: States = {}
         self._viewing = RLock()  # of the two below
         self._view: View | None = None
-        self._resident: Resident | None = None  # outlives views: they share most vectors
 
     # -- making, opening, closing --------------------------------------------------------------
 
@@ -133,7 +130,7 @@ class Store:
     def close(self) -> None:
         """Lets go of the catalogue and the segments."""
         self.catalog.close()
-        self._view = self._resident = None
+        self._view = None
 
     def destroy(self, *, itself: bool) -> None:
         """Deletes a store that was created and never filled; `itself`: the directory too.
@@ -195,14 +192,16 @@ class Store:
 
         Raises:
             StorageError: the disk is full; nothing was committed.
-            ModelError: a vector is not finite, or does not fit into float16.
+            ModelError: a vector is not finite, or does not fit into the float16 of 16 bits.
             KeyConflictError: a key is there already and not replaced.
         """
         first = self.catalog.next_id()
         ids = np.arange(first, first + len(samples), dtype=np.int64)
         vectors = np.stack([item.vector for item in encoded])
         with storing(self.directory):
-            segment = write_segment(self.directory / SEGMENTS, f"{first:012d}.faiss", ids, vectors)
+            segment = write_segment(
+                self.directory / SEGMENTS, f"{first:012d}.faiss", ids, vectors, self.bits
+            )
         stored = [
             StoredSample(
                 id=int(id),
@@ -253,6 +252,11 @@ class Store:
     def dim(self) -> int:
         """Length of a stored vector; 0 as long as nothing was added."""
         return int(self.fingerprint.get("dim", 0))
+
+    @property
+    def bits(self) -> int:
+        """Bits of a number of a stored vector."""
+        return self.config.vector.bits
 
     @property
     def fitted(self) -> bool:
@@ -332,11 +336,7 @@ class Store:
             folder = self.directory / SEGMENTS
             try:
                 require_intact(folder, snapshot.segments, self.directory / CHECKED, self._checked)
-                if self._resident is None:
-                    self._resident = Resident(self.dim)
-                flat = FlatSearch(
-                    folder, snapshot.segments, self.dim, snapshot.removed, self._resident
-                )
+                flat = FlatSearch(folder, snapshot.segments, self.dim, snapshot.removed, self.bits)
             except CorruptIndexError:
                 # A compaction replaces files: it may have come between the two steps.
                 if self.catalog.generation() == snapshot.generation:
@@ -473,8 +473,10 @@ class Store:
             "samples": len(self),
             "removed": len(self.catalog.removed_ids()),
             "dim": self.dim,
+            "bits": self.bits,
+            "fidelity": self.fingerprint.get("fidelity"),
             "segments": len(segments),
-            "bytes": size(self.directory),
+            "bytes": sum(path.stat().st_size for path in files(self.directory)),
             "vector_bytes": sum(segment.bytes for segment in segments),
             "retained_energy": self.catalog.retained_energy(),
             "derived": [info.to_json() for info in self.derived()],

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from forvalue_index.catalog.lock import was_interrupted
-from forvalue_index.directory import DERIVED, SEGMENTS, size, storing
+from forvalue_index.directory import DERIVED, SEGMENTS, files, storing
 from forvalue_index.errors import CorruptIndexError, ForvalueError, InputError, LockedError
+from forvalue_index.features.codes import Codes
 from forvalue_index.files import path_in, sync_folder
 from forvalue_index.records import Segment
 from forvalue_index.search.derived import (
@@ -28,7 +29,7 @@ from forvalue_index.search.derived import (
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.making import Progress as Making
 from forvalue_index.search.making import extend_derived, make_derived
-from forvalue_index.search.segments import SUFFIX, verify_segment, write_segment
+from forvalue_index.search.segments import SUFFIX, verify_segment, write_codes
 from forvalue_index.store import Store
 
 TARGET = 32 * 2**20
@@ -68,12 +69,12 @@ def compact(store: Store, progress: Progress | None = None) -> CompactReport:
     """
     with store.lock():
         store.refresh()
-        flat, before = store.flat, size(store.directory)
+        flat, before = store.flat, _bytes(store)
         removed, derived = len(store.catalog.removed_ids()), store.derived()
         segments = {segment.name: segment for segment in store.catalog.segments()}
         live = {name: len(store.catalog.live_ids(name)) for name in segments}
         sizes = {name: (segments[name].ntotal, live[name]) for name in segments}
-        groups = plan(sizes, max(1, TARGET // (2 * max(store.dim, 1))))
+        groups = plan(sizes, max(1, TARGET // Codes(max(store.dim, 1), store.bits).size))
         done, total = 0, sum(map(len, groups))
         for group in groups:
             _rewrite(store, flat, [segments[name] for name in group])
@@ -85,9 +86,7 @@ def compact(store: Store, progress: Progress | None = None) -> CompactReport:
         for info in derived:
             _remake(store, info)
         store.catalog.vacuum()
-        return CompactReport(
-            removed, total, len(store.catalog.segments()), before, size(store.directory)
-        )
+        return CompactReport(removed, total, len(store.catalog.segments()), before, _bytes(store))
 
 
 def plan(segments: dict[str, tuple[int, int]], target: int) -> list[list[str]]:
@@ -118,7 +117,7 @@ def _rewrite(store: Store, flat: FlatSearch, old: Sequence[Segment]) -> None:
     folder, catalog = store.directory / SEGMENTS, store.catalog
     for segment in old:  # a new checksum must not make damage look sound
         ids = catalog.segment_ids(segment.name)
-        for problem in verify_segment(folder, segment, store.dim, ids):
+        for problem in verify_segment(folder, segment, store.dim, ids, store.bits):
             raise CorruptIndexError(f"{problem}: none of it was compacted")
     parts = [catalog.live_ids(segment.name) for segment in old]
     ids = np.sort(np.concatenate(parts))
@@ -127,7 +126,7 @@ def _rewrite(store: Store, flat: FlatSearch, old: Sequence[Segment]) -> None:
         # No committed segment ever had this name: the generation grows with every commit.
         name = f"{ids[0]:012d}-{catalog.generation() + 1}.faiss"
         with storing(store.directory):
-            new = write_segment(folder, name, ids, flat.vectors(ids))
+            new = write_codes(folder, name, ids, flat.data(ids), flat.codes)
     retained = catalog.retained_energy()
     shares = [(retained[s.name], len(p)) for s, p in zip(old, parts, strict=True) if len(p)]
     energy = sum(share * n for share, n in shares) / len(ids) if len(ids) else None
@@ -269,7 +268,7 @@ def _problems(store: Store) -> Iterator[str]:
     try:
         for segment in catalog.segments():
             ids = catalog.segment_ids(segment.name)
-            for problem in verify_segment(folder, segment, store.dim, ids):
+            for problem in verify_segment(folder, segment, store.dim, ids, store.bits):
                 sound = False
                 yield problem
     except CorruptIndexError as error:
@@ -312,3 +311,7 @@ def _stray(store: Store) -> list[str]:
         f"{path} was never committed: forvalue verify --repair removes it"
         for path in store.orphans()
     ]
+
+
+def _bytes(store: Store) -> int:
+    return sum(path.stat().st_size for path in files(store.directory))

@@ -14,7 +14,7 @@ from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConf
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.records import Row
 
-SMALL = VectorConfig(dim=64, sketch_dim=512)
+SMALL = VectorConfig(dim=512, sketch_dim=512)
 KEYED = FormatConfig(key_field="id")
 SETTINGS: dict[str, Any] = {"format": KEYED, "vector": SMALL}
 

@@ -97,18 +97,20 @@ def test_checkpoints_add_up(folder: Path) -> None:
     base, paths = str(folder / "base"), tuple(str(folder / name) for name in ("first", "second"))
     weights = (0.5, 2.0)
     lm = load_model(ModelConfig(base, adapters=paths, adapter_weights=weights), "cpu")
-    vectoriser, _ = fit_vectoriser(lm, rows, SMALL, lambda done: None)
+    vectoriser = fit_vectoriser(lm, rows, SMALL, lambda done: None).vectoriser
     found = Encoder(lm).influence(rows, rows, vectoriser.parts)
     alone, losses = np.zeros_like(found), np.zeros(len(rows))
     for path, weight in zip(paths, weights, strict=True):
         one = load_model(ModelConfig(base, adapters=(path,)), "cpu")
-        fitted, encoded = fit_vectoriser(one, rows, SMALL, lambda done: None)
+        result = fit_vectoriser(one, rows, SMALL, lambda done: None)
+        fitted, encoded = result.vectoriser, result.encoded
         alone += weight * Encoder(one).influence(rows, rows, fitted.parts)
         losses += [item.loss / 2 for item in encoded]
     assert check_heads.largest_error(found, alone) < 1e-4
     own = Encoder(lm).self_influence(rows, vectoriser.parts)
     np.testing.assert_allclose(own, np.diag(alone), rtol=1e-4)
-    _, encoded = fit_vectoriser(lm, rows, SMALL, lambda done: None)
+    result = fit_vectoriser(lm, rows, SMALL, lambda done: None)
+    encoded = result.encoded
     np.testing.assert_allclose([item.loss for item in encoded], losses, rtol=1e-4)
 
 
@@ -120,7 +122,8 @@ def test_a_first_build_reads_heads_with_their_adapters(tmp_path: Path) -> None:
     paths = tuple(str(tmp_path / name) for name in ("first", "second"))
     lm = load_model(ModelConfig(str(tmp_path / "base"), adapters=paths), "cpu")
     rows = check_heads.samples()
-    vectoriser, encoded = fit_vectoriser(lm, rows, SMALL, lambda done: None)
+    result = fit_vectoriser(lm, rows, SMALL, lambda done: None)
+    vectoriser, encoded = result.vectoriser, result.encoded
     again = {i: item for batch in Encoder(lm).encode(rows, vectoriser) for i, item in batch}
     for i, item in enumerate(encoded):
         assert item.loss == pytest.approx(again[i].loss, rel=1e-5)
@@ -135,7 +138,8 @@ def test_vectors_estimate_the_sum(folder: Path) -> None:
     estimates = []
     for seed in range(12):
         config = VectorConfig(recipe="raw", dim=2304, sketch_dim=2304, seed=seed)
-        vectoriser, encoded = fit_vectoriser(lm, rows, config, lambda done: None)
+        result = fit_vectoriser(lm, rows, config, lambda done: None)
+        vectoriser, encoded = result.vectoriser, result.encoded
         vectors = np.stack([item.vector for item in encoded])
         estimates.append(vectors @ vectors.T / vectoriser.scale**2)
     truth = Encoder(lm).influence(rows, rows, vectoriser.parts)
@@ -147,7 +151,8 @@ def test_a_vectoriser_of_several_checkpoints_is_saved(folder: Path) -> None:
     names = tuple(str(folder / name) for name in ("first", "second"))
     config = ModelConfig(str(folder / "base"), adapters=names, adapter_weights=(1.0, 0.25))
     lm = load_model(config, "cpu")
-    fitted, encoded = fit_vectoriser(lm, check_heads.samples(), SMALL, lambda done: None)
+    result = fit_vectoriser(lm, check_heads.samples(), SMALL, lambda done: None)
+    fitted, encoded = result.vectoriser, result.encoded
     data = fitted.to_bytes()
     loaded = Vectoriser.from_bytes(data, SMALL, torch.device("cpu"))
     assert loaded.to_bytes() == data

@@ -79,7 +79,7 @@ def test_fidelity_against_explicit_gradients(index: InfluenceIndex) -> None:
     result = fidelity(index, QUERIES)
     assert (result.queries, result.samples, result.bytes_per_sample) == (
         *(10, N),
-        2 * index.flat.vectors(ids[:1]).size,
+        index.flat.codes.size,
     )
 
     def best(scores: np.ndarray, k: int) -> set[int]:
@@ -130,7 +130,7 @@ def test_recall_against_plain_loops(index: InfluenceIndex) -> None:
     decorrelated = damping * turned @ kept.T
     scores = {
         "stored dot": stored,
-        "stored cosine": stored / np.linalg.norm(index.flat.vectors(ids), axis=1),
+        "stored cosine": stored / [row.norm for row in index.store.samples(ids.tolist()).values()],
         "stored per-token": stored / n_scored,
         "stored decorrelated": decorrelated,
         "exact dot": exact.scores,
@@ -303,9 +303,9 @@ def test_a_study_measures_every_recipe_and_size(
     task = bench.Task("recall", "x", 0, index.lm, TRAIN, QUERIES, FormatConfig(), judge, k=N)
     results = list(bench.measure(task, ["raw"], ["dot"], VectorConfig(sketch_dim=512)))
     figures = {result.vectors: result.figures for result in results if result.method == "raw"}
-    assert list(figures) == ["exact", "8 KB", "2 KB", "2 KB + exact", "512 B"]
+    assert list(figures) == ["exact", "4 KB", "2 KB", "2 KB + exact", "1 KB"]
     assert figures["2 KB + exact"] == figures["exact"]  # all were candidates
-    assert figures["512 B"] != figures["exact"]
+    assert figures["1 KB"] != figures["exact"]
     file = tmp_path / "results.jsonl"
     bench.keep(file, [asdict(result) for result in results])
     # What is in the file is shown and not measured again, with whatever settings.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,8 @@ def test_a_vector_that_does_not_fit_into_its_type_is_skipped_or_named(
 ) -> None:
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     lm = wrap_model(model, tokenizer)
-    index, _ = InfluenceIndex.build(tmp_path / "i", rows[:20], lm, format=KEYED, vector=SMALL)
+    halves = replace(SMALL, bits=16)
+    index, _ = InfluenceIndex.build(tmp_path / "i", rows[:20], lm, format=KEYED, vector=halves)
     with index:
         vectors = index.reader.vectoriser
         vectors.scale = 2.0**17 * vectors.scale  # beyond fp16

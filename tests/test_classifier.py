@@ -147,9 +147,9 @@ def test_a_vector_does_not_depend_on_what_it_is_batched_with(kind: str) -> None:
     lm = wrap_model(classifier(kind), tiny_tokenizer())
     assert not lm.length_matters
     samples = texts(kind)
-    vectoriser, _ = fit_vectoriser(
+    vectoriser = fit_vectoriser(
         lm, samples, VectorConfig(dim=32, sketch_dim=72), lambda done: None
-    )
+    ).vectoriser
     vectors = []
     for budget in (1, 4096):
         result = np.zeros((len(samples), vectoriser.dim))

@@ -15,6 +15,7 @@ from test_lifecycle import Killed, die_at
 from forvalue_index import InfluenceIndex, upkeep
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.errors import CorruptIndexError
+from forvalue_index.features.codes import Codes
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Row
 from forvalue_index.search.making import make_derived
@@ -32,7 +33,7 @@ def test_compaction_leaves_nothing_of_what_was_removed(
     ]
     anywhere.add(secret)
     ids = [anywhere.get(row["id"]).id for row in secret]
-    vectors = anywhere.flat.vectors(ids).astype(np.float16)
+    vectors = anywhere.flat.data(ids)
     make_derived(anywhere.directory / "derived", anywhere.flat, "Flat")
     before = every(anywhere, rows[0])
     texts = [row["prompt"].encode() for row in secret]
@@ -73,7 +74,7 @@ def test_all_can_be_removed_and_the_index_lives_on(
 def test_scores_are_the_same_to_the_bit_after_a_compaction(
     index: InfluenceIndex, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "TARGET", 12 * 64 * 2)
+    monkeypatch.setattr(upkeep, "TARGET", 12 * index.flat.codes.size)
     index.remove(["row-1", "row-9", "row-29"])
     before = every(index, rows[0])
     report = index.compact()
@@ -124,7 +125,7 @@ def test_readers_go_on_during_a_compaction(
 
         return wrapped
 
-    monkeypatch.setattr(upkeep, "write_segment", step(upkeep.write_segment))
+    monkeypatch.setattr(upkeep, "write_codes", step(upkeep.write_codes))
     monkeypatch.setattr(Catalog, "replace_segments", step(Catalog.replace_segments))
     monkeypatch.setattr(Catalog, "vacuum", step(Catalog.vacuum))
     index.compact()
@@ -184,7 +185,7 @@ def test_a_compaction_that_dies_anywhere_is_ended_by_the_next(
     target: str,
     after: bool,
 ) -> None:
-    monkeypatch.setattr(upkeep, "TARGET", 10 * 64 * 2)
+    monkeypatch.setattr(upkeep, "TARGET", 10 * Codes(504, 4).size)
     name = "sqlalchemy.engine.default.DefaultDialect.do_commit" if target == "commit" else target
     with InfluenceIndex.build(tmp_path / "0", rows, lm, **SETTINGS)[0] as index:
         index.remove(["row-1", "row-29"])

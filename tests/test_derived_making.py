@@ -94,7 +94,6 @@ def test_vectors_are_read_in_blocks(tmp_path: Path, flat: FlatSearch,
 
     monkeypatch.setattr(FlatSearch, "vectors", counted)
     monkeypatch.setattr(flat_module, "_NUMBERS", 400 * DIM)
-    monkeypatch.setattr(flat_module, "_SCORED", 400 * DIM)
     monkeypatch.setattr("forvalue_index.search.making._TRAIN", 500)
     monkeypatch.setattr("forvalue_index.search.making._PER_LIST", 10)
     info = make_derived(tmp_path, flat, IVF)

@@ -19,12 +19,10 @@ from forvalue_index.analysis.gradients import gradient_scores
 from forvalue_index.config import ModelConfig
 from forvalue_index.forward.generation import Sampling
 from forvalue_index.records import Row
-from forvalue_index.search.resident import gpus
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
 import bench_build
-import bench_search
 
 KEYED = FormatConfig(key_field="id")
 VECTOR = VectorConfig(dim=16, sketch_dim=256, fit_samples=16)
@@ -190,14 +188,3 @@ def test_the_build_bench_measures(tmp_path: Path, device: str, dtype: str) -> No
     assert figures.ratio_to_forward > 0 and (figures.ratio_to_backward or 0) > 0
     shares = bench_build.profile(source.load(), 16, 12, VECTOR)
     assert all(shares[part] > 0 for part in bench_build.PARTS)
-
-
-@pytest.mark.gpu
-def test_the_search_bench_has_a_row_for_gpus(tmp_path: Path) -> None:
-    if not gpus():
-        pytest.skip("no GPU that both faiss-gpu and torch can use")
-    way = "forvalue on GPUs"
-    rows = bench_search.measure(
-        tmp_path, n=3000, dim=32, batch=40, size=1000, k=5, repeats=2, wanted=(way,)
-    )
-    assert [row["way"] for row in rows] == [way]

@@ -26,7 +26,7 @@ from forvalue_index.records import Row
 from forvalue_index.search.derived import DerivedSearch
 
 KEYED = FormatConfig(key_field="id")
-SMALL = VectorConfig(dim=64, sketch_dim=512)
+SMALL = VectorConfig(dim=512, sketch_dim=512)
 
 
 @pytest.fixture()
@@ -264,7 +264,7 @@ def test_an_interrupted_build_goes_on(
     assert index.verify() == []
     whole, _ = InfluenceIndex.build(tmp_path / "j", rows, str(model_dir), **settings)
     assert [h.key for h in index.query(rows[0])] == [h.key for h in whole.query(rows[0])]
-    with pytest.raises(IndexMissingError, match="dim: 64"):
+    with pytest.raises(IndexMissingError, match="dim: 512"):
         InfluenceIndex.build(tmp_path / "i", rows, str(model_dir), format=KEYED)
 
 

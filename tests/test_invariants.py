@@ -35,7 +35,7 @@ CONFIG = VectorConfig(dim=24, sketch_dim=512)
 
 
 def fitted(lm: LanguageModel, samples: list[Sample]) -> Vectoriser:
-    return fit_vectoriser(lm, samples[:20], CONFIG, lambda done: None)[0]
+    return fit_vectoriser(lm, samples[:20], CONFIG, lambda done: None).vectoriser
 
 
 def vectors_of(
@@ -161,7 +161,7 @@ def test_a_training_sample_finds_itself_first_on_unit_vectors(
     stored = index.flat.vectors(ids)
     cosine = scores / np.linalg.norm(stored, axis=1) / np.linalg.norm(queries, axis=1)[:, None]
     assert ids[cosine.argmax(axis=1)].tolist() == list(range(int(ids[0]), int(ids[0]) + len(rows)))
-    np.testing.assert_allclose(np.diagonal(cosine), 1, atol=2e-3)
+    np.testing.assert_allclose(np.diagonal(cosine), 1, atol=0.02)  # codes of 4 bits
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -169,7 +169,7 @@ def test_a_training_sample_finds_itself_first_on_unit_vectors(
 def test_stored_scores_estimate_the_exact_form(
     tmp_path: Path, model_dir: Path, rows: list[Row], recipe: str, sketch: str
 ) -> None:
-    vector = VectorConfig(recipe=recipe, sketch=sketch, dim=64, sketch_dim=4096)
+    vector = VectorConfig(recipe=recipe, sketch=sketch, sketch_dim=4096)
     index, _ = InfluenceIndex.build(tmp_path / "i", rows, str(model_dir), vector=vector)
     samples = index.samples(rows)
     exact = index.influence(samples, samples)

@@ -122,7 +122,7 @@ def test_vectors_are_those_of_the_plain_way(
 
 def encoded(lm: LanguageModel, samples: list[Sample], config: VectorConfig) -> np.ndarray:
     """The vectors of samples, and their losses in the last column."""
-    vectoriser, _ = fit_vectoriser(lm, samples[:2], config, lambda _: None)
+    vectoriser = fit_vectoriser(lm, samples[:2], config, lambda _: None).vectoriser
     rows = {i: item for batch in Encoder(lm, 64).encode(samples, vectoriser) for i, item in batch}
     return np.stack([np.append(rows[i].vector, rows[i].loss) for i in range(len(samples))])
 
@@ -159,7 +159,7 @@ def test_nan_is_found(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = wrap_model(tiny_model("llama").to(DEVICE), tiny_tokenizer())
     samples = check_heads.samples()
     config = VectorConfig(dim=8, sketch_dim=128, fit_samples=N)
-    vectoriser, _ = fit_vectoriser(lm, samples, config, lambda _: None)
+    vectoriser = fit_vectoriser(lm, samples, config, lambda _: None).vectoriser
     with torch.no_grad():
         lm.model.lm_head.weight[5] = torch.nan
     calls = count_folds(monkeypatch, kernels)

@@ -65,11 +65,13 @@ class Life(RuleBasedStateMachine):
         self.reader = InfluenceIndex.open(self.path, model=self.lm)
         self.live = dict.fromkeys(numbers, 0)
         self.removed = 0
-        # Made by the same model again, and kept as float16, as the store does.
+        # Made by the same model again, and kept as codes, as the store does.
         every = [row_of(number, version) for number in range(10) for version in range(VERSIONS)]
         vectors = self.index.vectors(self.index.samples(every))
+        codes = self.index.flat.codes
+        stored = codes.decode(codes.encode(vectors))
         query = self.index.vectors(self.index.samples(QUERY))[0].astype(np.float64)
-        scores = vectors.astype(np.float16).astype(np.float64) @ query
+        scores = stored.astype(np.float64) @ query
         scores /= self.index.vectoriser.scale**2
         self.scores = {row["response"]: score for row, score in zip(every, scores, strict=True)}
         assert len(self.scores) == len(every)

@@ -96,9 +96,9 @@ def phi3_with_long_positions() -> Phi3Config:
 def test_a_row_is_encoded_the_same_alone_and_beside_a_long_one(config: Any) -> None:
     lm = load(config)
     samples = samples_of([5, 40, 7, 7])
-    vectoriser, _ = fit_vectoriser(
+    vectoriser = fit_vectoriser(
         lm, samples, VectorConfig(dim=32, sketch_dim=512), lambda done: None
-    )
+    ).vectoriser
     vectors = []
     for budget in (1, 4096):
         result = np.zeros((4, vectoriser.dim))

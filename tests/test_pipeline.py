@@ -127,7 +127,7 @@ def vectors_of(encoder: Encoder, samples: list[Sample], vectoriser: Any) -> np.n
 def test_batches_that_do_not_fit_are_halved_and_the_rest_goes_on(
     lm: LanguageModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    vectoriser, _ = fit_vectoriser(lm, samples, SMALL, lambda done: None)
+    vectoriser = fit_vectoriser(lm, samples, SMALL, lambda done: None).vectoriser
     expected = vectors_of(Encoder(lm), samples, vectoriser)
     most = 100
     assert max(len(sample.input_ids) for sample in samples) <= most
@@ -148,7 +148,7 @@ def test_batches_that_do_not_fit_are_halved_and_the_rest_goes_on(
 def test_chunks_of_logits_that_do_not_fit_are_halved(
     lm: LanguageModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vectoriser, _ = fit_vectoriser(lm, samples, SMALL, lambda done: None)
+    vectoriser = fit_vectoriser(lm, samples, SMALL, lambda done: None).vectoriser
     expected = vectors_of(Encoder(lm), samples, vectoriser)
     errors, sizes = type(lm.head).errors, []
 
@@ -173,7 +173,7 @@ def test_chunks_of_logits_that_do_not_fit_are_halved(
 def test_what_the_model_has_read_is_not_read_again(
     lm: LanguageModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vectoriser, _ = fit_vectoriser(lm, samples, SMALL, lambda done: None)
+    vectoriser = fit_vectoriser(lm, samples, SMALL, lambda done: None).vectoriser
     expected = vectors_of(Encoder(lm), samples, vectoriser)
     encoder = Encoder(lm, 100)
     _, known = encoder.read(samples[:12])
@@ -267,7 +267,7 @@ def test_a_gpu_with_little_memory_begins_with_small_batches(
 
 @pytest.mark.gpu
 def test_vectors_of_a_gpu_are_those_of_the_cpu(lm: LanguageModel, samples: list[Sample]) -> None:
-    vectoriser, _ = fit_vectoriser(lm, samples, SMALL, lambda done: None)
+    vectoriser = fit_vectoriser(lm, samples, SMALL, lambda done: None).vectoriser
     expected = vectors_of(Encoder(lm), samples, vectoriser)
     gpu = wrap_model(tiny_model("llama").to("cuda"), lm.tokenizer)
     moved = type(vectoriser).from_bytes(vectoriser.to_bytes(), SMALL, gpu.device)
@@ -279,7 +279,7 @@ def test_vectors_of_a_gpu_are_those_of_the_cpu(lm: LanguageModel, samples: list[
 def test_factors_know_their_runs_and_recipes_keep_them(
     lm: LanguageModel, samples: list[Sample]
 ) -> None:
-    vectoriser, _ = fit_vectoriser(lm, samples, SMALL, lambda done: None)
+    vectoriser = fit_vectoriser(lm, samples, SMALL, lambda done: None).vectoriser
     encoder = Encoder(lm)
     encoder._chunk = 7
     n_chunks = 0

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from make_index_asset import ASKED, FACTORY, REMOVED, K, answers, questions, shown  # noqa: E402
 
-FROZEN = sorted((ROOT / "tests" / "assets" / "index").iterdir())
+OLD, *FROZEN = sorted((ROOT / "tests" / "assets" / "index").iterdir())
 PARTS = {"model": ModelConfig, "format": FormatConfig, "vector": VectorConfig}
 SETTINGS = IndexConfig(ModelConfig("model", adapters=("a",), adapter_weights=(2.0,)))
 
@@ -42,6 +42,14 @@ def frozen(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.fixture
 def frozen_lm(frozen: Path) -> LanguageModel:
     return load_model(ModelConfig(str(frozen / "model")), "cpu")
+
+
+def test_an_index_of_another_form_is_refused(tmp_path: Path) -> None:
+    """0001 has vectors of float16, from one matrix for the whole sketch."""
+    shutil.copytree(OLD, tmp_path / "frozen")
+    InfluenceIndex.migrate(tmp_path / "frozen" / "index")
+    with pytest.raises(SchemaError, match=r"has format 1, but this version reads 2: build"):
+        InfluenceIndex.open(tmp_path / "frozen" / "index")
 
 
 def test_a_frozen_index_answers_as_it_did(frozen: Path, frozen_lm: LanguageModel) -> None:
@@ -137,7 +145,9 @@ def test_what_the_first_version_hashed_stays() -> None:
     names = [name for part in FIRST.values() for name in part]
     assert names == [own.name for part in FIRST for own in fields(part) if own.name in FIRST[part]]
     assert digest(named(FormatConfig(key_field="id", max_length=64))) == "46df2b666fe253c0"
-    assert digest(named(VectorConfig(dim=48, sketch_dim=256))) == "307819a4ec41a218"
+    assert (
+        digest(named(VectorConfig(dim=48, sketch_dim=256, fit_samples=4096))) == "307819a4ec41a218"
+    )
 
 
 @pytest.mark.parametrize(

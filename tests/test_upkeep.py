@@ -30,7 +30,8 @@ def test_an_update_takes_the_place_of_the_row(anywhere: InfluenceIndex, rows: li
     again = index.add(new, update=True)
     assert (again.added, again.updated, again.skipped) == (0, 0, 3)
     fresh = index.vectors(index.samples(new[0]))[0]
-    assert np.allclose(index.flat.vectors([index.get("row-3").id])[0], fresh, rtol=2e-3, atol=1e-2)
+    stored = index.flat.vectors([index.get("row-3").id])[0]
+    assert stored @ fresh > 0.98 * np.linalg.norm(stored) * np.linalg.norm(fresh)
 
 
 def test_what_is_removed_is_in_no_answer_of_any_reader(
@@ -75,11 +76,11 @@ def test_an_export_holds_influences(
     shape = anywhere.export(tmp_path / "v.npy", tmp_path / "r.jsonl", where=["n<10"])
     vectors = np.load(tmp_path / "v.npy")
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
-    assert shape == vectors.shape == (9, 64)
+    assert shape == vectors.shape == (9, 504)
     assert [line["row"] for line in lines] == [row for row in rows[:10] if row["n"] != 5]
     ids, scores = anywhere.scores(anywhere.samples(rows[2]))
     own = scores[0][np.isin(ids, [line["id"] for line in lines])]
-    np.testing.assert_allclose(vectors @ vectors[2], own, rtol=1e-2, atol=1e-2 * own.max())
+    np.testing.assert_allclose(vectors @ vectors[2], own, rtol=1e-2, atol=3e-2 * own.max())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "r.jsonl", "v.npy"]
     with pytest.raises(StorageError, match="cannot be written"):
         anywhere.export(tmp_path / "no" / "v.npy", tmp_path / "r2.jsonl")

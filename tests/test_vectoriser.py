@@ -27,9 +27,9 @@ def test_saved_and_loaded_is_the_same(rows: list[Row], recipe: str, sketch: str)
         [(f"row {i}", row) for i, row in enumerate(rows)]
     )
     config = VectorConfig(recipe=recipe, sketch=sketch, dim=16, sketch_dim=256)
-    fitted, encoded = fit_vectoriser(lm, samples, config, lambda done: None)
-    data = fitted.to_bytes()
-    assert data == fit_vectoriser(lm, samples, config, lambda done: None)[0].to_bytes()
+    result = fit_vectoriser(lm, samples, config, lambda done: None)
+    encoded, data = result.encoded, result.vectoriser.to_bytes()
+    assert data == fit_vectoriser(lm, samples, config, lambda done: None).vectoriser.to_bytes()
     loaded = Vectoriser.from_bytes(data, config, CPU)
     assert loaded.to_bytes() == data
     for batch in Encoder(lm).encode(samples, loaded):
@@ -53,14 +53,14 @@ def test_nothing_that_is_loaded_lies_where_the_file_was_read_to(rows: list[Row])
         [(f"row {i}", row) for i, row in enumerate(rows)]
     )
     config = VectorConfig(dim=16, sketch_dim=256)
-    data = fit_vectoriser(lm, samples, config, lambda done: None)[0].to_bytes()
+    data = fit_vectoriser(lm, samples, config, lambda done: None).vectoriser.to_bytes()
     kept = [Vectoriser.from_bytes(data, config, CPU) for _ in range(9)]
     for loaded in kept:
         (part,) = loaded.parts
         assert loaded.projection is not None
         tensors = [*part.recipe.tensors.values(), *part.sketch.tensors.values()]
         assert len(tensors) > 3
-        for tensor in [*tensors, loaded.projection.matrix]:
+        for tensor in [*tensors, *loaded.projection.tensors.values()]:
             assert tensor.data_ptr() % 64 == 0
 
 
@@ -68,7 +68,8 @@ def test_a_sketch_that_is_not_wider_is_stored_whole(rows: list[Row]) -> None:
     lm = wrap_model(tiny_model("llama"), tiny_tokenizer())
     samples = Formatter(lm.tokenizer, FormatConfig(), 64).samples([("row", rows[0])])
     config = VectorConfig(dim=240, sketch_dim=240)
-    fitted, encoded = fit_vectoriser(lm, samples, config, lambda done: None)
-    assert fitted.projection is None
-    assert fitted.dim == 240
-    assert encoded[0].retained == 1
+    fitted = fit_vectoriser(lm, samples, config, lambda done: None)
+    assert fitted.vectoriser.dim == 240
+    assert fitted.fidelity is None
+    assert fitted.encoded[0].retained == pytest.approx(1)
+    assert "directions" not in fitted.vectoriser.projection.tensors

@@ -121,7 +121,7 @@ def test_the_closed_form_is_the_product_of_gradients(lm: LanguageModel) -> None:
 def test_a_vector_depends_on_its_sample_alone(lm: LanguageModel) -> None:
     samples = samples_of(lm, rows())
     settings = VectorConfig(dim=32, sketch_dim=512)
-    vectoriser, _ = fit_vectoriser(lm, samples, settings, lambda done: None)
+    vectoriser = fit_vectoriser(lm, samples, settings, lambda done: None).vectoriser
 
     def vectors(order: list[int], budget: int) -> np.ndarray:
         result = np.zeros((len(samples), vectoriser.dim))

@@ -30,6 +30,7 @@ from forvalue_index.analysis.baselines import embedding
 from forvalue_index.analysis.metrics import auc, recall
 from forvalue_index.config import ModelConfig
 from forvalue_index.data.readers import open_rows
+from forvalue_index.features.codes import Codes
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.records import Row
 
@@ -125,7 +126,8 @@ def main(model: str, data: Path, recipes: tuple[str, ...], dim: int, as_json: bo
             builds = [f"{row['build_seconds']:.0f} s" for row in result.values()]
             console.print(
                 f"{len(train)} rows indexed in {', '.join(builds[: 2 * len(recipes) : 2])}, "
-                f"{2 * dim} bytes a row; {platform.machine()}, {torch.get_num_threads()} threads, "
+                f"{Codes(dim, VectorConfig().bits).size} bytes a row; {platform.machine()}, "
+                f"{torch.get_num_threads()} threads, "
                 f"torch {torch.__version__}; ± is the spread over queries\n"
             )
 

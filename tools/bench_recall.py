@@ -265,11 +265,11 @@ def show_fidelity(
         if row["study"] == "fidelity"
     }
     for name, rows, queries in fidelity_sets(data):
-        for recipe, (size, dim) in itertools.product(recipes, SIZES.items()):
+        for recipe, (size, form) in itertools.product(recipes, SIZES.items()):
             result = known.get((name, recipe, size))
             if result is None:
                 note(f"fidelity {name}: {recipe}, {size}")
-                settings = replace(vector, recipe=recipe, dim=dim)
+                settings = replace(vector, recipe=recipe, dim=form[0], bits=form[1])
                 with (
                     tempfile.TemporaryDirectory() as folder,
                     build(folder, rows, lm, format, settings) as index,

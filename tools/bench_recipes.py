@@ -31,7 +31,8 @@ Figures = dict[str, float]
 Judge = Callable[[Scores], Figures]
 
 EXACT, RERANKED, BASELINE = "exact", "2 KB + exact", ""
-SIZES = {"8 KB": 4096, "2 KB": 1024, "512 B": 256}  # of a float16 vector -> its numbers
+SIZES = {"4 KB": (4096, 8), "2 KB": (4096, 4), "1 KB": (4096, 2)}
+"""Of a vector, about -> its numbers, and bits of each."""
 MAIN = {"recall": "mrr", "identify": "recall", "mislabel": "auc"}
 """Study -> the figure by which its recipes are compared."""
 
@@ -85,12 +86,16 @@ def measure(
 
     for recipe in recipes:
         exact: dict[str, Scores] = {}
-        for size, dim in SIZES.items():
+        for size, (dim, bits) in SIZES.items():
             note(f"{task.study} {task.set}, seed {task.seed}: {recipe}, {size}")
             with (
                 tempfile.TemporaryDirectory() as folder,
                 build(
-                    folder, task.rows, task.lm, task.format, replace(vector, recipe=recipe, dim=dim)
+                    folder,
+                    task.rows,
+                    task.lm,
+                    task.format,
+                    replace(vector, recipe=recipe, dim=dim, bits=bits),
                 ) as index,
             ):
                 queries = index.samples(task.queries)

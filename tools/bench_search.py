@@ -1,24 +1,19 @@
-"""Exact search against the time to read the vectors once, and against what others do.
+"""Search of stored vectors against the time to read their bytes once, and against what others do.
 
-    python tools/bench_search.py [--n 100000 ...] [--dim 1024 ...] [--batch 1000] [--json]
-    python tools/bench_search.py --n 10000000 --dim 1024 --way "forvalue on GPUs"
+    python tools/bench_search.py [--n 100000 ...] [--dim 4096 ...] [--bits 4 ...] [--json]
 
-All ways take turns in one process, on the same vectors (normal numbers, float16); figures are
-medians over the turns, so that what else the machine does meets them all alike.
+All ways take turns in one process, on the same vectors; figures are medians over the turns, so that
+what else the machine does meets them all alike. Vectors are sums of --rank directions, whose energy
+falls as that of stored vectors does (a power of their number, -0.7), and of noise.
 
-- read: the bytes of the vectors, summed once by all cores, by whichever of numpy and torch is
-  faster: no search that looks at every vector can be faster than that, if they do not fit into
-  the cache;
+- read: the bytes of the codes, summed once by all cores, by whichever of numpy and torch is faster;
 - forvalue: `FlatSearch` on segments of --segment vectors in a folder, mapped into memory, k = 10;
 - cosine: the same, ranked by cosines;
-- faiss: an `IndexScalarQuantizer` of float16, as a library user would make it;
-- knn: `faiss.knn` on float32 (twice the bytes); numpy, torch: a product with float32 vectors and
-  the best of the scores.
+- faiss: FAISS alone on the segments' own index;
+- knn: `faiss.knn`, torch: a product and the best of the scores, both on the vectors in float32.
 
 p50 and p95 are of one query at a time, another one each time; a batch is --batch queries in one
-call, and `/ single` its queries per second over those of one at a time. Where there are GPUs that
-FAISS can use, "forvalue on GPUs" has the vectors there; its `/ read` is against a sum of the same
-bytes on the first of them.
+call, and `/ single` its queries per second over those of one at a time.
 """
 
 from __future__ import annotations
@@ -44,85 +39,77 @@ from rich.table import Table
 from forvalue_index.records import Segment
 from forvalue_index.search.backend import faiss
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.resident import WORTH, Resident, gpus
 from forvalue_index.search.segments import write_segment
 
 CHUNK = 8192
-WAYS = ("forvalue", "cosine", "forvalue on GPUs", "faiss fp16", "faiss.knn", "numpy", "torch")
+WAYS = ("forvalue", "cosine", "faiss", "knn", "torch")
 Floats = NDArray[np.float32]
 Search = Callable[[Floats], tuple[Any, Any]]
 
 
-def drawn(n: int, dim: int) -> NDArray[np.float16]:
-    """Returns normal numbers, [n, dim]."""
-    halves = np.empty((n, dim), np.float16)
-    for start in range(0, n, CHUNK):
-        block = halves[start : start + CHUNK]
-        block[:] = np.random.default_rng([dim, start]).standard_normal(block.shape, np.float32)
-    return halves
+def drawn(n: int, dim: int, rank: int, seed: int) -> Floats:
+    """Returns vectors with directions in common, [n, dim]."""
+    basis = np.random.default_rng(0).standard_normal((rank, dim), np.float32)
+    basis *= np.arange(1, rank + 1, dtype=np.float32)[:, None] ** -0.7
+    rng = np.random.default_rng([1, seed])
+    noise = 0.3 * rng.standard_normal((n, dim), np.float32)
+    return rng.standard_normal((n, rank), np.float32) @ basis + noise
 
 
-def write(folder: Path, halves: NDArray[np.float16], size: int) -> list[Segment]:
-    """Returns the segments of vectors, of `size` each, the last of what is left."""
+def write(folder: Path, n: int, dim: int, bits: int, rank: int, size: int) -> list[Segment]:
+    """Returns segments of vectors, of `size` each, the last of what is left."""
     return [
         write_segment(
             folder,
             f"{first}.faiss",
-            np.arange(first, min(first + size, len(halves))),
-            halves[first : first + size].astype(np.float32),
+            np.arange(first, min(first + size, n)),
+            drawn(min(size, n - first), dim, rank, 1 + first),
+            bits,
         )
-        for first in range(0, len(halves), size)
+        for first in range(0, n, size)
     ]
 
 
-def readers(halves: NDArray[np.float16]) -> dict[str, Callable[[], object]]:
-    """Returns name -> a way to read all bytes once."""
-    words = halves.reshape(-1)[: halves.size // 4 * 4].view(np.int64)
+def readers(flat: FlatSearch) -> dict[str, Callable[[], object]]:
+    """Returns name -> a way to read all codes once."""
+    parts = [segment.data.reshape(-1) for segment in flat.opened]
+    words = [part[: len(part) // 8 * 8].view(np.int64) for part in parts]
     threads = torch.get_num_threads()
-    shares = np.array_split(words, threads)
+    shares = [share for part in words for share in np.array_split(part, threads)]
     pool = ThreadPoolExecutor(threads)
-    tensor = torch.from_numpy(words)
+    tensors = [torch.from_numpy(part) for part in words]
     return {
         "numpy sum": lambda: list(pool.map(np.sum, shares)),
         "numpy xor": lambda: list(pool.map(np.bitwise_xor.reduce, shares)),
-        "torch sum": tensor.sum,
+        "torch sum": lambda: [tensor.sum() for tensor in tensors],
     }
 
 
-def gpu_reader(halves: NDArray[np.float16]) -> Callable[[], object]:
-    """Returns a way to read all bytes once on a GPU, and wait for it."""
-    tensor = torch.from_numpy(halves).to("cuda").view(torch.int32)
-    return lambda: tensor.amax().item()
-
-
-def competitors(halves: NDArray[np.float16], k: int, wanted: Collection[str]) -> dict[str, Search]:
+def competitors(flat: FlatSearch, k: int, wanted: Collection[str]) -> dict[str, Search]:
     """Returns name -> a plain search of the same vectors; float32 where it fits into memory."""
     lib = faiss()
-    n, dim = halves.shape
     ways: dict[str, Search] = {}
-    if "faiss fp16" in wanted:
-        kind = lib.ScalarQuantizer.QT_fp16
-        index = lib.IndexScalarQuantizer(dim, kind, lib.METRIC_INNER_PRODUCT)
-        for start in range(0, n, CHUNK):
-            index.add(halves[start : start + CHUNK].astype(np.float32))
-        ways["faiss fp16"] = lambda q: index.search(q, k)
-    others = {"faiss.knn", "numpy", "torch"}.intersection(wanted)
-    if not others or 6 * halves.nbytes > psutil.virtual_memory().available:
+    if "faiss" in wanted:
+        indexes = [segment.index for segment in flat.opened]
+
+        def alone(queries: Floats) -> tuple[Any, Any]:
+            found = [index.search(queries, k) for index in indexes]
+            scores, ids = (np.concatenate(part, 1) for part in zip(*found, strict=True))
+            best = np.argsort(-scores, axis=1)[:, :k]
+            return np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)
+
+        ways["faiss"] = alone
+    if 6 * flat.ntotal * flat.dim > psutil.virtual_memory().available:
         return ways
-    floats = halves.astype(np.float32)
-    tensor = torch.from_numpy(floats)
-
-    def with_numpy(queries: Floats) -> tuple[Any, Any]:
-        scores = queries @ floats.T
-        best = np.argpartition(scores, n - k, axis=1)[:, n - k :]
-        return np.take_along_axis(scores, best, 1), best
-
-    ways |= {
-        "faiss.knn": lambda q: lib.knn(q, floats, k, metric=lib.METRIC_INNER_PRODUCT),
-        "numpy": with_numpy,
-        "torch": lambda q: (torch.from_numpy(q) @ tensor.T).topk(k),
-    }
-    return {name: way for name, way in ways.items() if name in wanted}
+    if {"knn", "torch"}.intersection(wanted):
+        floats = flat.vectors(flat.ids)
+        tensor = torch.from_numpy(floats)
+        others: dict[str, Search] = {
+            "knn": lambda q: lib.knn(q, floats, k, metric=lib.METRIC_INNER_PRODUCT),
+            "torch": lambda q: (torch.from_numpy(q) @ tensor.T).topk(k),
+        }
+        ways |= {name: way for name, way in others.items() if name in wanted}
+    return ways
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -137,6 +124,8 @@ def measure(
     folder: Path,
     n: int,
     dim: int,
+    bits: int,
+    rank: int,
     batch: int,
     size: int,
     k: int,
@@ -144,11 +133,10 @@ def measure(
     wanted: Collection[str],
 ) -> list[dict[str, Any]]:
     """Returns a row for each way to search that is wanted, for one n and dim."""
-    queries = np.random.default_rng(0).standard_normal((batch, dim), np.float32)
-    halves = drawn(n, dim)
-    segments = write(folder, halves, size)
-    flat = FlatSearch(folder, segments, dim)
-    opened = [seconds(lambda: FlatSearch(folder, segments, dim)) for _ in range(3)]
+    queries = drawn(batch, dim, rank, 0)
+    segments = write(folder, n, dim, bits, rank, size)
+    flat = FlatSearch(folder, segments, dim, (), bits)
+    opened = [seconds(lambda: FlatSearch(folder, segments, dim, (), bits)) for _ in range(3)]
     ways: dict[str, Search] = {}
     if "forvalue" in wanted:
         ways["forvalue"] = lambda q: flat.search(q, k)
@@ -156,15 +144,8 @@ def measure(
         weights = np.concatenate([1 / np.linalg.norm(v, axis=1) for _, v in flat.blocks()])
         weights.flags.writeable = False
         ways["cosine"] = lambda q: flat.search(q, k, weights=weights)
-    ways |= competitors(halves, k, wanted)
-    reads, limits = readers(halves), {}
-    if "forvalue on GPUs" in wanted and gpus():
-        on_gpus = FlatSearch(folder, segments, dim, resident=Resident(dim))
-        ways["forvalue on GPUs"] = lambda q: on_gpus.search(q, k)
-        on_gpus.search(queries[:WORTH], k)  # copies the vectors
-        read_there = gpu_reader(halves)
-        limits["forvalue on GPUs"] = float(np.median([seconds(read_there) for _ in range(9)]))
-        del read_there
+    ways |= competitors(flat, k, wanted)
+    reads = readers(flat)
     single: dict[str, list[float]] = {name: [] for name in ways}
     read: dict[str, list[float]] = {name: [] for name in reads}
     for turn in itertools.count(-1):  # the first turn only warms up
@@ -184,11 +165,12 @@ def measure(
             {
                 "n": n,
                 "dim": dim,
+                "bits": bits,
                 "way": name,
-                "read_seconds": limits.get(name, limit),
+                "read_seconds": limit,
                 "p50": float(p50),
                 "p95": float(p95),
-                "ratio_to_read": float(p50) / limits.get(name, limit),
+                "ratio_to_read": float(p50) / limit,
                 "batch": batch,
                 "batch_seconds": together,
                 "batch_queries_per_second": batch / together,
@@ -197,16 +179,16 @@ def measure(
             }
         )
     if not rows:
-        raise click.UsageError("no GPU, and no other way to search is asked for")
+        raise click.UsageError("no way to search is asked for")
     rows[0] |= {"segments": len(segments), "open_seconds": float(np.median(opened))}
     return rows
 
 
 @click.command()
 @click.option("--n", "ns", multiple=True, type=int, default=(10_000, 100_000), show_default=True)
-@click.option(
-    "--dim", "dims", multiple=True, type=int, default=(512, 1024, 4096), show_default=True
-)
+@click.option("--dim", "dims", multiple=True, type=int, default=(4096,), show_default=True)
+@click.option("--bits", "several", multiple=True, type=int, default=(4,), show_default=True)
+@click.option("--rank", default=300, show_default=True, help="Directions in common.")
 @click.option(
     "--way",
     "wanted",
@@ -223,6 +205,8 @@ def measure(
 def main(
     ns: tuple[int, ...],
     dims: tuple[int, ...],
+    several: tuple[int, ...],
+    rank: int,
     wanted: tuple[str, ...],
     batch: int,
     segment: int,
@@ -232,22 +216,33 @@ def main(
 ) -> None:
     """Prints latency, throughput and the ratio to reading the vectors once."""
     rows = []
-    for n, dim in itertools.product(ns, dims):
-        if 8 * n * dim > psutil.virtual_memory().available:
+    for n, dim, bits in itertools.product(ns, dims, several):
+        if n * dim > psutil.virtual_memory().available:
             click.echo(f"{n:,} x {dim} does not fit into memory: left out", err=True)
             continue
         with tempfile.TemporaryDirectory() as folder:
-            rows += measure(Path(folder), n, dim, batch, segment, k, repeats, wanted)
+            rows += measure(Path(folder), n, dim, bits, rank, batch, segment, k, repeats, wanted)
     if as_json:
         print(json.dumps(rows))
         return
     table = Table(title=f"k = {k}; {platform.machine()}, {torch.get_num_threads()} threads")
-    for column in ("n", "dim", "way", "p50 ms", "p95 ms", "/ read", "batch q/s", "/ single"):
+    for column in (
+        "n",
+        "dim",
+        "bits",
+        "way",
+        "p50 ms",
+        "p95 ms",
+        "/ read",
+        "batch q/s",
+        "/ single",
+    ):
         table.add_column(column, justify="left" if column == "way" else "right")
     for row in rows:
         table.add_row(
             f"{row['n']:,}",
             str(row["dim"]),
+            str(row["bits"]),
             row["way"],
             f"{1e3 * row['p50']:.2f}",
             f"{1e3 * row['p95']:.2f}",

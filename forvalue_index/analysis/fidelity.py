@@ -15,8 +15,6 @@ from forvalue_index.data.readers import Data
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
 
-VECTOR_BYTES = 2  # of one number of a stored vector, float16
-
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
@@ -27,6 +25,7 @@ class Fidelity:
 
     recipe: str
     dim: int
+    bits: int
     bytes_per_sample: int  # of the vector alone
     queries: int
     samples: int  # training samples that were compared
@@ -77,7 +76,8 @@ def fidelity(
     return Fidelity(
         recipe=index.config.vector.recipe,
         dim=index.vectoriser.dim,
-        bytes_per_sample=VECTOR_BYTES * index.vectoriser.dim,
+        bits=index.config.vector.bits,
+        bytes_per_sample=index.flat.codes.size,
         queries=len(queries),
         samples=len(ids),
         pearson=Figure.of(pearson(*pair) for pair in pairs),

@@ -48,7 +48,7 @@ from forvalue_index.errors import (
 )
 from forvalue_index.records import Segment, StoredSample
 
-FORMAT = 1
+FORMAT = 2
 """Of the segment files and of what the fingerprint means; the tables have their revision."""
 
 CHUNK = 4000  # values in one IN (...): below every database's limit
@@ -100,9 +100,11 @@ class CatalogReader:
                 f"{place_of(engine)} was not finished: remove it and build the index again"
             )
         if info.format != FORMAT:
+            older = isinstance(info.format, int) and info.format < FORMAT
             raise SchemaError(
                 f"{place_of(engine)} has format {info.format}, but this version reads {FORMAT}: "
-                "pip install --upgrade forvalue-index, or build again"
+                + ("" if older else "pip install --upgrade forvalue-index, or ")
+                + "build the index again"
             )
         self.created_at: str = info.created_at
         sealed = seal_info(info.config, info.fingerprint, info.created_at)

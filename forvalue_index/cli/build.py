@@ -22,7 +22,7 @@ from forvalue_index.cli.options import (
     trust_option,
 )
 from forvalue_index.cli.progress import build_progress
-from forvalue_index.config import RECIPES, SKETCHES, ModelConfig, VectorConfig
+from forvalue_index.config import BITS, RECIPES, SKETCHES, ModelConfig, VectorConfig
 
 
 @click.command()
@@ -44,7 +44,14 @@ from forvalue_index.config import RECIPES, SKETCHES, ModelConfig, VectorConfig
     type=click.IntRange(min=2),
     default=VectorConfig().dim,
     show_default=True,
-    help="Numbers in a stored vector, two bytes each.",
+    help="Numbers in a stored vector.",
+)
+@click.option(
+    "--bits",
+    type=click.Choice([str(bits) for bits in BITS]),
+    default=str(VectorConfig().bits),
+    show_default=True,
+    help="Bits of each of these numbers; a vector is dim x bits / 8 bytes and a little.",
 )
 @click.option(
     "--sketch",
@@ -92,6 +99,7 @@ def build(
     fields: dict[str, Any],
     recipe: str,
     dim: int,
+    bits: str,
     sketch: str,
     sketch_dim: int,
     fit_samples: int,
@@ -129,7 +137,7 @@ def build(
             rows,
             model,
             format=format,
-            vector=VectorConfig(recipe, dim, sketch, sketch_dim, fit_samples, seed),
+            vector=VectorConfig(recipe, dim, sketch, sketch_dim, fit_samples, seed, int(bits)),
             catalog=catalog,
             device=device,
             devices=devices,

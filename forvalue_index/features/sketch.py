@@ -8,6 +8,7 @@ Estimates are unbiased over seeds. This module knows of no model; it sees factor
 from __future__ import annotations
 
 import heapq
+import math
 from abc import ABC, abstractmethod
 from typing import Self
 
@@ -20,7 +21,7 @@ from forvalue_index.features.tokens import Groups, TokenFactors
 
 SLOTS = 8  # vocabulary buckets that share a block, each with its own order of the hidden units
 PADDING = 2  # times as many tokens: so much padding is cheaper than a product for each sample
-MAX_HIDDEN = 256  # leading hidden directions that BlockSketch keeps
+WIDTHS = (256, 128, 64, 32)  # leading hidden directions that BlockSketch may keep
 
 
 class Sketch(ABC):
@@ -38,7 +39,9 @@ class Sketch(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
+    def fit(
+        cls, energy: Tensor, directions: Tensor, dim: int, seed: int, width: int = WIDTHS[0]
+    ) -> Self:
         """Returns a sketch of at most `dim` numbers.
 
         Args:
@@ -46,12 +49,19 @@ class Sketch(ABC):
             directions: orthonormal hidden directions, the most important first, [d, d].
             dim: numbers in a sketch.
             seed: of all that is drawn.
+            width: hidden directions that are kept, at most, where the kind of sketch cuts them:
+                with fewer there are more blocks, and less that collides.
         """
 
     @property
     @abstractmethod
     def dim(self) -> int:
         """Numbers in a sketch."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Numbers of a block; a sketch is whole blocks."""
 
     @abstractmethod
     def zeros(self, n_samples: int) -> Tensor:
@@ -89,10 +99,12 @@ class BlockSketch(Sketch):
         self._sources = (tensors["orders"] + negative * self._hidden).flatten()
 
     @classmethod
-    def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
+    def fit(
+        cls, energy: Tensor, directions: Tensor, dim: int, seed: int, width: int = WIDTHS[0]
+    ) -> Self:
         """Returns a sketch of `dim` numbers, rounded down to whole blocks."""
-        hidden = min(len(directions), MAX_HIDDEN, dim)
-        blocks = dim // hidden
+        hidden = min(len(directions), width, dim)
+        blocks = min(dim // hidden, len(energy))
         slots = min(SLOTS, -(-len(energy) // blocks))
         draws = np.random.Generator(np.random.Philox(key=seed))
         tensors = {
@@ -112,6 +124,11 @@ class BlockSketch(Sketch):
     def dim(self) -> int:
         """Numbers in a sketch."""
         return self._blocks * self._hidden
+
+    @property
+    def width(self) -> int:
+        """Numbers of a block."""
+        return self._hidden
 
     def zeros(self, n_samples: int) -> Tensor:
         """Returns the state of `n_samples` samples with no tokens yet, [n, blocks, hidden]."""
@@ -154,7 +171,9 @@ class TensorSketch(Sketch):
         self._dim = int(tensors["dim"])
 
     @classmethod
-    def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
+    def fit(
+        cls, energy: Tensor, directions: Tensor, dim: int, seed: int, width: int = WIDTHS[0]
+    ) -> Self:
         """Returns a sketch of `dim` numbers; of the data it takes only their sizes."""
         vocabulary, hidden = len(energy), len(directions)
         # Raw Philox output is fixed by numpy's compatibility promise, unlike its distributions.
@@ -174,6 +193,11 @@ class TensorSketch(Sketch):
     def dim(self) -> int:
         """Numbers in a sketch."""
         return self._dim
+
+    @property
+    def width(self) -> int:
+        """Numbers of a block: any that fits, as all its numbers are of one kind."""
+        return math.gcd(self._dim, WIDTHS[0])
 
     def zeros(self, n_samples: int) -> Tensor:
         """Returns the state of `n_samples` samples with no tokens yet, [n_samples, S / 2 + 1]."""

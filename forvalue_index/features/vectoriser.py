@@ -16,14 +16,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from forvalue_index.config import VectorConfig
-from forvalue_index.features.projection import Projection, fit_projection
+from forvalue_index.features.projection import Moments, Projection
 from forvalue_index.features.recipe import RECIPES, Recipe
-from forvalue_index.features.sketch import SKETCHES, Sketch
+from forvalue_index.features.sketch import SKETCHES, WIDTHS, Sketch
 from forvalue_index.features.statistics import TokenStatistics
 from forvalue_index.features.tokens import Groups, TokenFactors
 
 MEDIAN_NORM, LARGEST_NORM = 64.0, 8192.0
-"""Of the stored vectors, unless the largest would be too near the end of float16."""
+"""Of the vectors, unless the largest would be too near the end of float16."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Vectoriser:
     independently and added up, so that inner products estimate the sum of the checkpoints'
     influences: what is between two checkpoints has mean zero.
 
-    Vectors are made for storing as float16, so they come multiplied by `scale`, a power of two:
-    the influence of two samples is the inner product of their vectors over `scale` squared.
+    Vectors may be stored as float16, so they come multiplied by `scale`, a power of two: the
+    influence of two samples is the inner product of their vectors over `scale` squared.
 
     Usage: `state = zeros(n)`, any number of `update(state, tokens)`, then `finish(state)`.
     """
@@ -64,7 +64,7 @@ class Vectoriser:
         self, parts: Sequence[Part], projection: Projection | None, scale: float = 1.0
     ) -> None:
         self.parts = tuple(parts)
-        self.projection = projection  # None: the sketch is stored as it is
+        self.projection = projection  # None: not fitted yet, vectors are sketches
         self.scale = scale
 
     @classmethod
@@ -73,35 +73,40 @@ class Vectoriser:
         config: VectorConfig,
         statistics: Sequence[TokenStatistics],
         weights: Sequence[float] = (1.0,),
+        width: int = WIDTHS[0],
     ) -> Vectoriser:
         """Returns recipes and sketches with what they take from the statistics, no projection.
 
-        There are statistics and a weight for each checkpoint.
+        There are statistics and a weight for each checkpoint; `width` is the sketches'.
         """
         recipe, sketch = RECIPES[config.recipe], SKETCHES[config.sketch]
         parts = []
         for number, (own, weight) in enumerate(zip(statistics, weights, strict=True)):
             seed = config.seed + (number << 64)
             energy, directions = recipe.energy(own), own.directions()[1]
-            fitted = sketch.fit(energy, directions, config.sketch_dim, seed)
+            fitted = sketch.fit(energy, directions, config.sketch_dim, seed, width)
             parts.append(Part(recipe.fit(own), fitted, weight))
         return cls(parts, None)
 
+    def moments(self) -> Moments:
+        """Returns the second moments of no sketches yet, for `fit_projection`."""
+        sketch = self.parts[0].sketch
+        device = sketch.zeros(0).device
+        return Moments(sketch.dim // sketch.width, sketch.width, device)
+
     def fit_projection(
-        self, config: VectorConfig, sketches: NDArray[np.float32], device: torch.device
+        self, config: VectorConfig, moments: Moments, norms: NDArray[np.float32]
     ) -> Vectoriser:
-        """Returns itself with a projection of sketches [n, S] and a scale that suits float16."""
-        norms = np.linalg.norm(sketches, axis=1)
+        """Returns itself with a projection and a scale that suits float16.
+
+        `moments` are those of some sketches, `norms` the lengths of these or of others, [n].
+        """
         wanted = min(
-            MEDIAN_NORM / max(np.median(norms), 1e-30), LARGEST_NORM / max(norms.max(), 1e-30)
+            MEDIAN_NORM / max(float(np.median(norms)), 1e-30),
+            LARGEST_NORM / max(float(norms.max()), 1e-30),
         )
-        scale = 2.0 ** np.floor(np.log2(wanted))
-        projection = None
-        if config.dim < self.dim:
-            projection = fit_projection(sketches, config.dim, config.seed, device)
-            # As it will be after it was saved as float16, for the same vectors before and after.
-            projection.matrix = projection.matrix.half().float()
-        return Vectoriser(self.parts, projection, scale)
+        scale = float(2.0 ** np.floor(np.log2(wanted)))
+        return Vectoriser(self.parts, Projection.fit(moments, config.dim, config.seed), scale)
 
     @property
     def dim(self) -> int:
@@ -136,8 +141,8 @@ class Vectoriser:
                 tensors |= {f"{number}.{kind}.{name}": value for name, value in values.items()}
             tensors[f"{number}.weight"] = torch.tensor(part.weight, dtype=torch.float64)
         if self.projection is not None:
-            tensors["projection.matrix"] = self.projection.matrix.half()
-            tensors["projection.learned"] = torch.tensor(self.projection.learned)
+            for name, value in self.projection.tensors.items():
+                tensors[f"projection.{name}"] = value
         tensors["scale"] = torch.tensor(self.scale)
         return save({name: value.contiguous().cpu() for name, value in tensors.items()})
 
@@ -151,10 +156,8 @@ class Vectoriser:
         # Copied to where torch puts its tensors, for the same vectors in each run (see `aligned`).
         tensors = {name: value.to(device, copy=True) for name, value in load(data).items()}
         scale = float(tensors.pop("scale"))
-        projection = None
-        if "projection.matrix" in tensors:
-            matrix, learned = tensors["projection.matrix"], tensors["projection.learned"]
-            projection = Projection(matrix.float(), int(learned))
+        learned = _under(tensors, "projection.")
+        projection = Projection(learned) if learned else None
         parts: list[Part] = []
         while (weight := tensors.get(f"{len(parts)}.weight")) is not None:
             recipe = RECIPES[config.recipe](_under(tensors, f"{len(parts)}.recipe."))

@@ -3,30 +3,35 @@
 Answers from the segments and tombstones it was opened with, whatever a writer does meanwhile.
 Knows nothing of rows, keys or models.
 
-One query is a scan of everything (`parts.py`). Many at a time get candidates from one product of
-matrices (`many.py`), which the scan's own code then scores; where rounding leaves open whether
-another sample belongs among the best, a scan decides. So both give the same ids, and the same bits.
+A score is taken in float64, so that it does not depend on what else is compared, and equal vectors
+have equal scores. Most vectors need none: candidates for one query come from the highest bits of
+the codes (`first_pass.py`), for many from products of integers (`many.py`). Where what these leave
+open could be among the best, more candidates are taken, and at last all vectors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from forvalue_index.errors import CorruptIndexError, InputError
+from forvalue_index.features.codes import Bytes, Codes
 from forvalue_index.records import Segment
-from forvalue_index.search.backend import faiss, one_thread
-from forvalue_index.search.many import MANY, Proposal, propose
-from forvalue_index.search.parts import Ids, Part, Scores, best_of, on_all_cores, parts_of
-from forvalue_index.search.resident import Resident
+from forvalue_index.search.first_pass import FirstPass
+from forvalue_index.search.many import MANY, propose_many
+from forvalue_index.search.parts import Ids, Scores, best_of, on_all_cores
 from forvalue_index.search.segments import open_segment
 
-_PIECE = 2**12  # vectors that a thread scans at a time, at least
 _NUMBERS = 2**24  # of vectors that `blocks` holds at a time: 64 MiB
-_SCORED = 2**21  # of vectors that a thread scores one by one: 8 MiB
+_COMPARED = 2**21  # of vectors that are compared at a time: 16 MiB in float64
+_DECODED = 2**24  # of vectors that are compared with many queries at a time: 16 MiB of integers
+_FIRST = 128  # candidates of a query, beside those that are asked for
+_MORE = 6  # times as many, where they were not enough
+_SOME = 8  # candidates are looked for where they are fewer than one in so many vectors
 
 
 class FlatSearch:
@@ -38,19 +43,20 @@ class FlatSearch:
         segments: Iterable[Segment],
         dim: int,
         removed: ArrayLike = (),
-        resident: Resident | None = None,
+        bits: int = 16,
     ) -> None:
         """Maps the segments in `folder`; the ids in `removed` are in no answer.
-
-        `resident` has, or gets, their vectors on GPUs.
 
         Raises:
             CorruptIndexError: a segment is not what was committed, or an id is in two of them.
         """
         self.segments = tuple(segments)
-        self._opened = opened = [open_segment(folder, segment, dim) for segment in self.segments]
+        self.opened = opened = [
+            open_segment(folder, segment, dim, bits) for segment in self.segments
+        ]
         # Of a million ids in order, as they mostly are, np.unique and np.setdiff1d take a second.
         every = np.concatenate([np.empty(0, np.int64), *(segment.ids for segment in opened)])
+        self._ids_at = every  # of the places
         self._order = None if _ascend(every) else np.argsort(every)
         if self._order is not None:
             every = every[self._order]
@@ -61,15 +67,14 @@ class FlatSearch:
                 "see `forvalue verify`, or build again"
             )
         self.dim = dim
-        self._resident = resident
+        self.codes = Codes(dim, bits)
         self._every = every
         self._starts = np.cumsum([0, *(len(segment.ids) for segment in opened)])[:-1]
         gone = np.unique(np.asarray(removed, np.int64))
         self._live = every[~_among(every, gone)] if len(gone) else every
-        size = max(_PIECE, len(every) // (16 * faiss().omp_get_max_threads()))
-        self._pieces = [piece for segment in opened for piece in segment.pieces(size)]
-        self._parts = parts_of(self._pieces, None if len(self._live) == len(every) else self._live)
         self._tabled: tuple[ArrayLike, Scores] | None = None  # the last weights, as a table
+        self._lock = Lock()
+        self._passes: tuple[Scores | None, FirstPass] | None = None  # for the last table
 
     @property
     def ntotal(self) -> int:
@@ -102,9 +107,8 @@ class FlatSearch:
             opponents: the samples that most speak against the query, the most adverse first.
             allowed: only these ids may be an answer; those that are not live are passed over.
             weights: a positive number for each of `ids`, in their order [ntotal]: 1 / length of
-                the vector makes the rank of cosines. FAISS cannot rank by them, so that all
-                scores of a single query are taken, which is slower than without. An array that
-                cannot be written to is looked at once, however often it is given.
+                the vector makes the rank of cosines. An array that cannot be written to is
+                looked at once, however often it is given.
 
         Raises:
             InputError: k, the shape of the queries or a weight is wrong, or a query is not finite.
@@ -121,68 +125,93 @@ class FlatSearch:
         if opponents:
             queries = -queries  # exactly the negated inner products, so -score is exact too
         scores, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        unsure = np.ones(len(queries), bool)
-        m = k + max(8, k // 4)  # more than k, for those that rounding makes equal
-        for way in (self._on_gpus, self._together):
-            found = way(queries[unsure], m, live, table) if unsure.any() else None
-            if found is not None:
-                scores[unsure], ids[unsure] = self._confirmed(queries[unsure], k, found[0], table)
-                unsure[unsure] = ~(found[1] < scores[unsure, -1])
-        if unsure.any():
-            scores[unsure], ids[unsure] = self._scanned(queries[unsure], k, live, table)
+        left = np.arange(len(queries))
+        if len(queries) >= MANY and _SOME * k < len(live):
+            left = self._among_many(queries, k, live, table, scores, ids)
+        for i in left.tolist():
+            if not self._among_few(queries[i], k, live, table, scores[i], ids[i]):
+                scores[i], ids[i] = self._among_all(queries[i : i + 1], k, live, table)
         return (-scores if opponents else scores), ids
 
-    def _parts_with(self, wanted: Ids) -> list[Part]:
-        """The pieces, limited to the live ids that are wanted."""
-        return self._parts if wanted is self._live else parts_of(self._pieces, wanted)
+    def _among_many(
+        self, queries: Scores, k: int, live: Ids, table: Scores | None, scores: Scores, ids: Ids
+    ) -> NDArray[np.intp]:
+        """Fills in the k best of queries together; returns those of which it is not sure."""
+        step = max(1, _DECODED // self.dim)
+        blocks = (
+            (live[s : s + step], self._data(live[s : s + step])) for s in range(0, len(live), step)
+        )
+        found, most = propose_many(self.codes, blocks, queries, k + max(8, k // 4), table)
+        ids[:], scores[:] = self._best_of(queries, found, k, table)
+        return np.flatnonzero(~(most < scores[:, -1]))
 
-    def _on_gpus(
-        self, queries: Scores, m: int, wanted: Ids, table: Scores | None
-    ) -> Proposal | None:
-        """Candidates among the vectors on GPUs, if there are any and they are of use."""
-        if self._resident is None or m > len(wanted):
-            return None
-        return self._resident.propose(queries, m, wanted, self._live, self._blocks, table)
+    def _among_few(
+        self, query: Scores, k: int, live: Ids, table: Scores | None, scores: Scores, ids: Ids
+    ) -> bool:
+        """Fills in the k best of one query; returns whether it is sure of them."""
+        m = _FIRST + 2 * k
+        wanted = None
+        if len(live) < len(self._every):
+            wanted = np.zeros(len(self._every), bool)
+            wanted[self._places(live)] = True
+        while _SOME * m < len(live):
+            places, most = self._first_pass(table).propose(query, m, wanted)
+            found, best = self._best_of(query[None], self._ids_at[places][None], k, table)
+            if most < best[0, -1]:
+                ids[:], scores[:] = found[0], best[0]
+                return True
+            m *= _MORE
+        return False
 
-    def _together(
-        self, queries: Scores, m: int, wanted: Ids, table: Scores | None
-    ) -> Proposal | None:
-        """Candidates by products of matrices, if the queries are many."""
-        if len(queries) < MANY or 8 * m > len(wanted):
-            return None
-        return propose(self._parts_with(wanted), queries, m, table)
+    def _best_of(
+        self, queries: Scores, ids: Ids, k: int, table: Scores | None
+    ) -> tuple[Ids, Scores]:
+        """Returns ids and scores of the k best of each query's candidates [q, m]."""
+        scores, ids = best_of([self._scored(queries, ids, table)], [ids], k)
+        return ids, scores
 
-    def _confirmed(
-        self, queries: Scores, k: int, candidates: Ids, table: Scores | None
+    def _first_pass(self, table: Scores | None) -> FirstPass:
+        with self._lock:
+            if self._passes is None or self._passes[0] is not table:
+                weights = None if table is None else _padded(table, self._ids_at)
+                self._passes = table, FirstPass(self.codes, self.opened, weights)
+            return self._passes[1]
+
+    def _among_all(
+        self, queries: Scores, k: int, live: Ids, table: Scores | None
     ) -> tuple[Scores, Ids]:
-        """The k best of each query's candidates [q, m], by their exact scores; -1 is none."""
-        none = candidates < 0
-        scores = self._scored(queries, np.where(none, self._live[0], candidates), table)
-        scores[none] = -np.inf
-        return best_of([scores], [candidates], k)
+        """Returns scores and ids of the k best of each query, by comparing it with all."""
+        best_scores = np.empty((len(queries), 0), np.float32)
+        best_ids = np.empty((len(queries), 0), np.int64)
+        for ids, scores in self._compared(queries, live, table):
+            kept = min(k, len(ids))
+            # All that are equal to the last one, so that the smallest ids of them are kept.
+            most = int((scores >= _nth(scores, kept)[:, None]).sum(1).max())
+            places = np.argpartition(-scores, most - 1, axis=1)[:, :most]
+            best_scores, best_ids = best_of(
+                [best_scores, np.take_along_axis(scores, places, 1)], [best_ids, ids[places]], k
+            )
+        return best_scores, best_ids
 
-    def _scanned(
-        self, queries: Scores, k: int, wanted: Ids, table: Scores | None
-    ) -> tuple[Scores, Ids]:
-        """The k best of each query, by comparing it with every vector that is wanted."""
-        parts = self._parts_with(wanted)
-        if table is not None:
-            weighted = on_all_cores(lambda part: part.search_weighted(queries, k, table), parts)
-            return best_of([scores for scores, _ in weighted], [ids for _, ids in weighted], k)
-        # One more than k, to see whether a tie goes on behind the last one.
-        found = on_all_cores(lambda part: part.search(queries, k + 1), parts)
-        scores, ids = best_of([scores for scores, _ in found], [ids for _, ids in found], k)
-        for part, (part_scores, _) in zip(parts, found, strict=True):
-            if part.live <= k:
-                continue
-            for i in np.flatnonzero(part_scores[:, -1] == scores[:, -1]):
-                # FAISS keeps any of the equal ones: take them all, then the smallest ids.
-                more_scores, more_ids = part.at_least(queries[i], scores[i, -1])
-                others = ~np.isin(ids[i], part.piece.ids)
-                scores[i], ids[i] = best_of(
-                    [scores[i, others], more_scores], [ids[i, others], more_ids], k
-                )
-        return scores, ids
+    def _compared(
+        self, queries: Scores, ids: Ids, table: Scores | None
+    ) -> Iterator[tuple[Ids, Scores]]:
+        """Yields ids and their scores with every query [q, some], in the order of `ids`.
+
+        Raises:
+            CorruptIndexError: a segment holds vectors that cannot be compared.
+        """
+        exact = queries.astype(np.float64)
+        step = max(1, _COMPARED // max(self.dim, len(queries)))
+        for start in range(0, len(ids), step):
+            block = ids[start : start + step]
+            vectors = self.codes.decode(self._data(block)).astype(np.float64)
+            scores = (exact @ vectors.T).astype(np.float32)
+            if table is not None:
+                scores *= table[block]
+            if not np.isfinite(scores).all():
+                raise _not_finite(block[~np.isfinite(scores).all(0)][0])
+            yield block, scores
 
     def scores(self, queries: Scores, *, weights: ArrayLike | None = None) -> tuple[Ids, Scores]:
         """The ids of all live vectors, ascending [n], and every score [q, n].
@@ -196,51 +225,38 @@ class FlatSearch:
         queries = self.checked(queries)
         table = None if weights is None else self._table(weights)
         out = np.empty((len(queries), self.ntotal), np.float32)
-
-        def fill(part: Part) -> None:
-            for start, scores, ids in part.every(queries):
-                columns = np.searchsorted(self._live, ids)
-                if table is not None:
-                    scores *= table[ids]
-                np.put_along_axis(out[start : start + len(ids)], columns, scores, axis=1)
-
         if len(queries):
-            on_all_cores(fill, self._parts)
+            start = 0
+            for ids, scores in self._compared(queries, self._live, table):
+                out[:, start : start + len(ids)] = scores
+                start += len(ids)
         return self._live, out
 
     def scores_of(self, queries: Scores, ids: Ids, *, weights: ArrayLike | None = None) -> Scores:
         """The scores of chosen samples: of each query with each id of its row, [q, m].
 
-        To the bit those of `search` and `scores`; `ids` is [q, m], `weights` as in `search`.
+        Those of `search` and `scores`; `ids` is [q, m], `weights` as in `search`.
 
         Raises:
             InputError: an id is not live, or as in `search`.
         """
         table = None if weights is None else self._table(weights)
-        return self._scored(self.checked(queries), np.asarray(ids, np.int64), table)
+        ids = np.asarray(ids, np.int64)
+        self._require_live(ids.ravel())
+        return self._scored(self.checked(queries), ids, table)
 
     def _scored(self, queries: Scores, ids: Ids, table: Scores | None) -> Scores:
-        out = np.empty(ids.shape, np.float32)
-        if not ids.size:
-            return out
-        lib = faiss()
-        kind, metric = lib.ScalarQuantizer.QT_fp16, lib.METRIC_INNER_PRODUCT
-        step = max(1, _SCORED // (ids.shape[1] * self.dim))
+        out, exact = np.empty(ids.shape, np.float32), queries.astype(np.float64)
 
-        def score(start: int) -> None:
-            some = ids[start : start + step]
-            each, places = np.unique(some, return_inverse=True)
-            halves, places = self._halves(each), places.reshape(some.shape)
-            with one_thread():
-                for i, row in enumerate(places, start):
-                    # In an index of their own the same code compares them as in a segment.
-                    few = lib.IndexScalarQuantizer(self.dim, kind, metric)
-                    few.add_sa_codes(halves[row].view(np.uint8))
-                    scores, found = few.search(queries[i : i + 1], len(row))
-                    out[i, found[0]] = scores[0]
+        def score(i: int) -> None:
+            out[i] = self.codes.decode(self._data(ids[i])).astype(np.float64) @ exact[i]
 
-        on_all_cores(score, range(0, len(queries), step))
-        return out if table is None else out * table[ids]
+        on_all_cores(score, range(len(ids)))
+        if table is not None:
+            out *= table[ids]
+        if not np.isfinite(out).all():
+            raise _not_finite(ids[~np.isfinite(out)][0])
+        return out
 
     def vectors(self, ids: ArrayLike) -> Scores:
         """The stored vectors of `ids` [m], in their order: [m, dim] float32.
@@ -248,37 +264,45 @@ class FlatSearch:
         Raises:
             InputError: an id is not live.
         """
-        return self._halves(np.asarray(ids, np.int64)).astype(np.float32)
+        return self.codes.decode(self.data(ids))
 
-    def _halves(self, ids: Ids) -> NDArray[np.float16]:
-        """As `vectors`, as they are stored: [m, dim]."""
+    def data(self, ids: ArrayLike) -> Bytes:
+        """The codes of `ids` [m] as they are stored, in their order: [m, size].
+
+        Raises:
+            InputError: an id is not live.
+        """
+        wanted = np.asarray(ids, np.int64)
+        self._require_live(wanted)
+        return self._data(wanted)
+
+    def _require_live(self, ids: Ids) -> None:
         missing = ids[~_among(ids, self._live)]
         if len(missing):
             raise InputError(
                 f"{len(missing)} samples are not in the index, the first with id {missing.min()}"
             )
-        out = np.empty((len(ids), self.dim), np.float16)
-        # The place of each among all vectors, segment after segment.
-        places = np.searchsorted(self._every, ids)
-        if self._order is not None:
-            places = self._order[places]
+
+    def _data(self, ids: Ids) -> Bytes:
+        out = np.empty((len(ids), self.codes.size), np.uint8)
+        places = self._places(ids)
         segments = np.searchsorted(self._starts, places, side="right") - 1
         for number in np.unique(segments):
             here = segments == number
-            out[here] = self._opened[number].halves[places[here] - self._starts[number]]
+            out[here] = self.opened[number].data[places[here] - self._starts[number]]
         return out
+
+    def _places(self, ids: Ids) -> NDArray[np.int64]:
+        """The place of each id among all vectors, segment after segment."""
+        places: NDArray[np.int64] = np.searchsorted(self._every, ids)
+        return places if self._order is None else self._order[places]
 
     def blocks(self, ids: Ids | None = None) -> Iterator[tuple[Ids, Scores]]:
         """Yields `ids` (None: all live ones) and their vectors, some 64 MiB at a time."""
-        for block, halves in self._blocks(self._live if ids is None else ids):
-            yield block, halves.astype(np.float32)
-
-    def _blocks(self, ids: Ids) -> Iterator[tuple[Ids, NDArray[np.float16]]]:
-        """As `blocks`, as they are stored."""
-        step = max(1, _NUMBERS // self.dim)
+        ids, step = self._live if ids is None else ids, max(1, _NUMBERS // self.dim)
         for start in range(0, len(ids), step):
             block = ids[start : start + step]
-            yield block, self._halves(block)
+            yield block, self.vectors(block)
 
     def live(self, ids: ArrayLike) -> Ids:
         """Those of `ids` that can be an answer, ascending, each once."""
@@ -290,7 +314,7 @@ class FlatSearch:
     def ids_in(self, segments: Iterable[str]) -> Ids:
         """The ids in the segments of these names that can be an answer, ascending."""
         names = set(segments)
-        ids = [opened.ids for opened in self._opened if opened.name in names]
+        ids = [opened.ids for opened in self.opened if opened.name in names]
         return self.live(np.concatenate([np.empty(0, np.int64), *ids]))
 
     def check_weights(self, weights: ArrayLike) -> Scores:
@@ -338,6 +362,26 @@ class FlatSearch:
             bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
             raise InputError(f"query {bad[0]} holds NaN or infinity: check the model and its dtype")
         return queries
+
+
+def _not_finite(id: int) -> CorruptIndexError:
+    return CorruptIndexError(
+        f"the stored vector of sample {id} has a score that is not finite: see `forvalue verify`"
+    )
+
+
+def _padded(table: Scores, ids: Ids) -> Scores:
+    """The weights of ids that may be beyond a table, where they are 0: of removed samples."""
+    weights = np.zeros(len(ids), np.float32)
+    inside = ids < len(table)
+    weights[inside] = table[ids[inside]]
+    return weights
+
+
+def _nth(scores: Scores, k: int) -> Scores:
+    """The k-th highest score of each row, [q]."""
+    nth: Scores = np.partition(scores, -k, axis=1)[:, -k]
+    return nth
 
 
 def _ascend(ids: Ids) -> bool:

@@ -1,122 +1,109 @@
-"""What may be the best of many queries at a time: candidates by products of matrices.
+"""Candidates for many queries at a time, by products of matrices.
 
-Decoding the vectors for BLAS costs as much as some ten scans; from then on a query costs a third
-of one, and a tenth where bytes multiply fast (`narrow.py`). BLAS adds up in an order of its own,
-so that its scores are another one's to the last bits: how far they can be off is bounded, and what
-cannot be told apart is for a scan to say.
+Of codes of 2 to 8 bits the levels are multiplied as 8-bit integers with queries that are rounded to
+8 bits, which a processor does several times as fast as in float32; float16 is multiplied in
+float32. How much higher a score may be than what is found is known for each query.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from threading import Lock
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from forvalue_index.search.backend import faiss
-from forvalue_index.search.parts import Ids, Part, Scores, on_all_cores
+from forvalue_index.features.codes import Bytes, Codes
+from forvalue_index.search.parts import Ids, Scores, on_all_cores
 
-MANY = 32
-"""Queries from which decoding all vectors pays."""
+MANY = 16  # queries from which this is faster than one at a time
 
-Proposal = tuple[Ids, NDArray[np.float64]]
-"""Candidates of each query [q, m], and what the score of no other vector is above [q]."""
-
-_NUMBERS = 2**20  # of vectors that a thread decodes at a time: 4 MiB, which stay in the cache
-_RESULTS = 2**22  # candidates in memory at a time: 48 MiB
-_TOGETHER = 2**10  # queries at a time: with more, the products of fewer vectors stay in the cache
+_DEVIATIONS = 6.0  # of the usual error of a score that rounding makes
+_EPSILON = 2.0**-20  # of float32 sums, relative to the lengths of both vectors
+_DECODED = 256  # vectors that a thread decodes at a time
 
 
-def propose(parts: Sequence[Part], queries: Scores, m: int, table: Scores | None) -> Proposal:
-    """The m best of each query by approximate scores, [q, m], and a bound for all others, [q].
-
-    No vector of `parts` that is not proposed has a score above the bound, if scores are taken
-    in float32, in any order of addition.
-
-    Args:
-        parts: m vectors or more.
-        queries: [q, dim] float32.
-        m: candidates.
-        table: the weight of each id, at the place of its number.
-
-    Raises:
-        CorruptIndexError: a part holds vectors that cannot be compared.
-    """
-    from forvalue_index.search import narrow  # it needs torch, which takes a second to import
-
-    ids = np.empty((len(queries), m), np.int64)
-    bounds = np.empty(len(queries))
-    best = narrow.best if narrow.available() else _best
-    step = max(MANY, min(_TOGETHER, _RESULTS // m))
-    for start in range(0, len(queries), step):
-        some = slice(start, start + step)
-        scores, ids[some], longest = best(parts, queries[some], m, table)
-        bounds[some] = scores[:, -1] + slack(queries[some], longest)
-    return ids, bounds
-
-
-def slack(queries: Scores, longest: float, unit: float = 0.0) -> NDArray[np.float64]:
-    """How far apart two float32 scores of a query and a vector can be, [q].
+def propose_many(
+    codes: Codes,
+    blocks: Iterable[tuple[Ids, Bytes]],
+    queries: Scores,
+    m: int,
+    table: Scores | None,
+) -> tuple[Ids, NDArray[np.float64]]:
+    """Returns the ids of the m best of each query [q, m], and the most that any other may score.
 
     Args:
-        queries: [q, dim] float32.
-        longest: the greatest length of a vector.
-        unit: as in `relative_slack`.
+        codes: how vectors are stored.
+        blocks: ids and codes of all vectors, at least m together.
+        queries: [q, dim].
+        m: 1 or more.
+        table: the weight of each id, at its place; None: 1.
     """
-    dim = queries.shape[1]
-    lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
-    slack: NDArray[np.float64] = relative_slack(dim, unit) * lengths * longest + underflow(dim)
-    return slack
-
-
-def relative_slack(dim: int, unit: float = 0.0) -> float:
-    """How far apart two float32 scores can be, over the product of both lengths.
-
-    A sum of d rounded products, whatever its order, is off by at most d u / (1 - d u) times the
-    product of both lengths (Higham, Accuracy and Stability, section 3.1), with u = 2^-24; two
-    such sums by twice that. Weights round thrice more.
-
-    Args:
-        dim: of the vectors.
-        unit: by how much, relative, queries were rounded for one of the scores.
-    """
-    error = (dim + 4) * 2.0**-24
-    return unit + 2 * error / (1 - error)
-
-
-def underflow(dim: int) -> float:
-    """How far apart the scores can be beside that: products that are too small for float32."""
-    return dim * float(np.finfo(np.float32).tiny)
-
-
-def _best(
-    parts: Sequence[Part], queries: Scores, m: int, table: Scores | None
-) -> tuple[Scores, Ids, float]:
-    """Scores and ids of the m best [q, m], best first, and the greatest length of a vector."""
-    lib, lock = faiss(), Lock()
-    best = lib.ResultHeap(len(queries), m, keep_max=True)
+    asked = _Queries(codes, torch.from_numpy(queries))
+    best = torch.empty(len(queries), 0)
+    ids = torch.empty(len(queries), 0, dtype=torch.int64)
     longest = 0.0
+    for block, data in blocks:
+        scores, lengths = asked.scores(data)
+        if table is not None:
+            weights = torch.from_numpy(table[block])
+            scores *= weights
+            lengths = lengths * weights
+        longest = max(longest, float(lengths.max()))
+        found, places = scores.topk(min(m, len(block)), dim=1)
+        both = torch.cat([best, found], 1)
+        owners = torch.cat([ids, torch.from_numpy(block)[places]], 1)
+        best, places = both.topk(min(m, both.shape[1]), dim=1)
+        ids = owners.gather(1, places)
+    return ids.numpy(), best[:, -1].double().numpy() + asked.errors * longest
 
-    def compare(part: Part) -> None:
-        nonlocal longest
-        dim = part.piece.index.d
-        for ids, vectors in part.decoded(max(1, _NUMBERS // dim)):
-            if table is not None:
-                vectors *= table[ids][:, None]
-            squares = np.empty(len(ids), np.float32)
-            lib.fvec_norms_L2sqr(lib.swig_ptr(squares), lib.swig_ptr(vectors), dim, len(ids))
-            scores, places = lib.knn(
-                queries, vectors, min(m, len(ids)), metric=lib.METRIC_INNER_PRODUCT
+
+class _Queries:
+    """Queries as they are multiplied with codes."""
+
+    def __init__(self, codes: Codes, queries: Tensor) -> None:
+        self._codes = codes
+        lengths = torch.linalg.vector_norm(queries.double(), dim=1).numpy()
+        self.errors: NDArray[np.float64] = lengths * _EPSILON
+        """[q] of a score, for vectors of length 1."""
+        self._factors = queries.abs().amax(1, keepdim=True).clamp_min(1e-30) / 127
+        self._whole = (queries / self._factors).round()
+        if codes.bits == 16:
+            self._factors, self._whole = torch.ones(len(queries), 1), queries
+        else:
+            rounded = torch.linalg.vector_norm(
+                (queries - self._factors * self._whole).double(), dim=1
+            ).numpy()
+            self.errors = self.errors + _DEVIATIONS * rounded / codes.dim**0.5
+            self._halves = 0.5 * self._whole.sum(1, keepdim=True)
+            self._whole = self._whole.to(torch.int8)
+
+    def scores(self, data: Bytes) -> tuple[Tensor, Tensor]:
+        """Returns the scores of codes [n, size] with each query [q, n], and their lengths [n]."""
+        codes = self._codes
+        if codes.bits == 16:
+            vectors = torch.from_numpy(codes.decode(data))
+            return self._whole @ vectors.T, torch.linalg.vector_norm(vectors, dim=1)
+        levels = np.empty((len(data), codes.dim), np.int8)
+
+        def decode(start: int) -> None:
+            part = slice(start, start + _DECODED)
+            # From the middle on, so that they fit into 8 bits; the half is added to all at once.
+            np.subtract(
+                codes.levels(data[part]), 2 ** (codes.bits - 1), out=levels[part].view(np.uint8)
             )
-            # FAISS fills up with -1 where it finds fewer, as when a score is NaN.
-            if (places < 0).any() or not np.isfinite(squares).all():
-                raise part.not_finite()
-            length = float(squares.max()) ** 0.5 * (1 + dim * 2.0**-23)
-            with lock:
-                longest = max(longest, length)
-                best.add_result(scores, ids[places])
 
-    on_all_cores(compare, parts)
-    best.finalize()
-    return best.D, best.I, longest
+        on_all_cores(decode, range(0, len(data), _DECODED))
+        scales = codes.scales(data)
+        products: Any = torch._int_mm(self._whole, torch.from_numpy(levels).T)
+        scores = (
+            products.float().add_(self._halves).mul_(self._factors).mul_(torch.from_numpy(scales))
+        )
+        # At most: all levels of a vector are within this of the middle.
+        squares = np.einsum("nd,nd->n", levels, levels, dtype=np.float32)
+        lengths = scales * np.sqrt(
+            squares + np.abs(levels.sum(1, dtype=np.float32)) + codes.dim / 4
+        )
+        return scores, torch.from_numpy(lengths)

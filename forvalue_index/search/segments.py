@@ -1,7 +1,9 @@
 """One immutable FAISS file of vectors: written whole, opened by mapping, checked.
 
-A segment is fp16 scalar-quantised, compared by inner product, its vectors in the order of their
-ids. Knows nothing of what the vectors stand for, nor of which of them are removed.
+A segment holds codes (`features/codes.py`), compared by inner product, in the order of their ids:
+an `IndexRaBitQ`, or of 16 bits a number an `IndexScalarQuantizer` of fp16. FAISS alone ranks them
+rightly, also by mapping the file. Knows nothing of what the vectors stand for, nor of which of
+them are removed.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.errors import CorruptIndexError, ModelError
+from forvalue_index.features.codes import FP16_MAX, Bytes, Codes
 from forvalue_index.files import TEMPORARY, atomic_write, open_own, own_files, path_in
 from forvalue_index.records import Segment
 from forvalue_index.search.backend import faiss, read_index
 
 SUFFIX = ".faiss"
-_FP16_MAX = 65504.0
+LARGEST = 1e15  # number of a vector: products of two vectors are still numbers of float32
+_FIRST_PASS_BITS = 8  # of a query's number, where FAISS compares the highest bits of codes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,79 +35,87 @@ class OpenSegment:
 
     name: str
     index: Any  # faiss.IndexIDMap
-    quantiser: Any  # faiss.IndexScalarQuantizer inside it, which counts from 0
+    quantiser: Any  # faiss.IndexFlatCodes inside it, which counts from 0
     ids: NDArray[np.int64]
-
-    def vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The vectors at `positions` [m], as stored: [m, dim] float32."""
-        out = np.empty((len(positions), self.index.d), np.float32)
-        if len(positions):
-            self.quantiser.reconstruct_batch(np.ascontiguousarray(positions, np.int64), out)
-        return out
+    codes: Codes
 
     @property
-    def halves(self) -> NDArray[np.float16]:
-        """All vectors as they are stored, [n, dim]: a view of the mapped file."""
+    def data(self) -> Bytes:
+        """All codes, [n, size]: a view of the mapped file."""
         codes = self.quantiser.codes
-        memory: NDArray[np.uint8] = faiss().rev_swig_ptr(codes.data(), codes.size())
-        return memory.view(np.float16).reshape(-1, self.index.d)
+        memory: Bytes = faiss().rev_swig_ptr(codes.data(), codes.size())
+        return memory.reshape(-1, self.codes.size)
 
-    def pieces(self, size: int) -> list[OpenSegment]:
-        """The segment as pieces of at most `size` vectors, which can be searched side by side.
-
-        They look at the same memory.
-        """
-        if len(self.ids) <= size:
-            return [self]
-        lib, codes = faiss(), self.quantiser.codes
-        memory = lib.rev_swig_ptr(codes.data(), codes.size())
-        width, found = self.quantiser.code_size, []
-        for start in range(0, len(self.ids), size):
-            ids = self.ids[start : start + size]
-            here = memory[start * width : (start + len(ids)) * width]
-            quantiser = lib.IndexScalarQuantizer(
-                self.quantiser.d, self.quantiser.sq.qtype, self.quantiser.metric_type
-            )
-            index = lib.IndexIDMap(quantiser)
-            quantiser.codes = type(codes).create_view(lib.swig_ptr(here), len(here), codes.owner)
-            lib.copy_array_to_vector(ids, index.id_map)
-            quantiser.ntotal = index.ntotal = len(ids)
-            found.append(OpenSegment(self.name, index, quantiser, ids))
-        return found
+    def vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors that the codes at `positions` [m] stand for, [m, dim]."""
+        return self.codes.decode(self.data[positions])
 
 
 def write_segment(
-    folder: str | Path, name: str, ids: NDArray[np.int64], vectors: NDArray[np.float32]
+    folder: str | Path,
+    name: str,
+    ids: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+    bits: int = 16,
 ) -> Segment:
-    """The segment `folder/name`, complete and safe on disk before this returns.
-
-    The name must not be a committed segment's. A file that an interrupted writer left under it is
-    replaced.
+    """The segment `folder/name` of vectors, as `write_codes` writes it.
 
     Args:
         folder: exists already.
         name: ends in ".faiss".
         ids: [n] int64, 0 or more, each once, in any order.
         vectors: [n, dim] float32.
+        bits: of a number.
 
     Raises:
-        ModelError: a vector holds NaN or infinity, or numbers that fp16 cannot keep.
+        ModelError: a vector holds NaN or infinity, or numbers that fp16 cannot keep and should.
         ValueError: ids and vectors do not fit together.
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    ids, vectors = np.asarray(ids), np.asarray(vectors)
+    _check_arrays(ids, vectors, bits)
+    codes = Codes(vectors.shape[1], bits)
+    return write_codes(folder, name, ids, codes.encode(vectors), codes)
+
+
+def write_codes(
+    folder: str | Path, name: str, ids: NDArray[np.int64], data: Bytes, codes: Codes
+) -> Segment:
+    """The segment `folder/name` of codes [n, size], complete and safe on disk before this returns.
+
+    The name must not be a committed segment's. A file that an interrupted writer left under it is
+    replaced.
+
+    Raises:
+        ValueError: the name is none, or ids and codes do not fit together.
         OSError: the disk is full, or the folder cannot be written.
     """
     if Path(name).name != name or not name.endswith(SUFFIX):
         raise ValueError(f"a segment is named NAME{SUFFIX}, not {name!r}")
-    ids, vectors = np.asarray(ids), np.asarray(vectors)
-    _check_arrays(ids, vectors)
+    if not 0 < len(ids) == len(data):
+        raise ValueError(f"{len(ids)} ids for codes of shape {data.shape}")
     order = np.argsort(ids)
     lib = faiss()
-    kind = lib.ScalarQuantizer.QT_fp16
-    quantiser = lib.IndexScalarQuantizer(vectors.shape[1], kind, lib.METRIC_INNER_PRODUCT)
+    quantiser = _quantiser(codes)
     index = lib.IndexIDMap(quantiser)
-    index.add_with_ids(np.ascontiguousarray(vectors[order]), ids[order])
+    quantiser.add_sa_codes(np.ascontiguousarray(data[order]))
+    lib.copy_array_to_vector(np.ascontiguousarray(ids[order]), index.id_map)
+    index.ntotal = quantiser.ntotal
 
     size, sha256 = write_index(index, Path(folder), lambda _: name)
     return Segment(name, len(ids), size, sha256)
+
+
+def _quantiser(codes: Codes) -> Any:
+    """FAISS's index of codes, without any."""
+    lib = faiss()
+    if codes.bits == 16:
+        kind = lib.ScalarQuantizer.QT_fp16
+        return lib.IndexScalarQuantizer(codes.dim, kind, lib.METRIC_INNER_PRODUCT)
+    quantiser = lib.IndexRaBitQ(codes.dim, lib.METRIC_INNER_PRODUCT, codes.bits)
+    quantiser.train(np.zeros((1, codes.dim), np.float32))  # the centre
+    quantiser.qb = _FIRST_PASS_BITS
+    return quantiser
 
 
 def write_index(index: Any, folder: Path, named: Callable[[str], str]) -> tuple[int, str]:
@@ -133,7 +145,7 @@ def write_index(index: Any, folder: Path, named: Callable[[str], str]) -> tuple[
     return size, sha256.hexdigest()
 
 
-def open_segment(folder: str | Path, segment: Segment, dim: int) -> OpenSegment:
+def open_segment(folder: str | Path, segment: Segment, dim: int, bits: int = 16) -> OpenSegment:
     """The segment, mapped: its vectors are read from disk when they are first compared.
 
     Size, header and ids are checked, the vectors are not (`verify_segment` does).
@@ -153,23 +165,30 @@ def open_segment(folder: str | Path, segment: Segment, dim: int) -> OpenSegment:
         raise CorruptIndexError(f"{path} cannot be read ({reason}): {_NEXT}") from error
     _same(path, "type", type(index).__name__, "IndexIDMap")
     quantiser = lib.downcast_index(index.index)
-    _same(path, "quantiser", type(quantiser).__name__, "IndexScalarQuantizer")
-    _same(path, "quantiser kind", quantiser.sq.qtype, lib.ScalarQuantizer.QT_fp16)
+    codes = Codes(dim, bits)
+    kind = "IndexScalarQuantizer" if bits == 16 else "IndexRaBitQ"
+    _same(path, "quantiser", type(quantiser).__name__, kind)
     for part in (index, quantiser):
         _same(path, "vectors", part.ntotal, segment.ntotal)
         _same(path, "dim", part.d, dim)
         _same(path, "metric", part.metric_type, lib.METRIC_INNER_PRODUCT)
-    _same(path, "bytes of a vector", quantiser.code_size, 2 * dim)
-    _same(path, "bytes of vectors", quantiser.codes.size(), 2 * dim * segment.ntotal)
+    if bits == 16:
+        _same(path, "quantiser kind", quantiser.sq.qtype, lib.ScalarQuantizer.QT_fp16)
+    else:
+        _same(path, "bits of a number", quantiser.rabitq.nb_bits, bits)
+        centred = bool(lib.vector_to_array(quantiser.center).any())
+        _same(path, "centre other than 0", centred, False)
+    _same(path, "bytes of a vector", quantiser.code_size, codes.size)
+    _same(path, "bytes of vectors", quantiser.codes.size(), codes.size * segment.ntotal)
     ids = lib.vector_to_array(index.id_map)
     _same(path, "ids", len(ids), segment.ntotal)
     if ids[0] < 0 or (np.diff(ids) <= 0).any():
         raise CorruptIndexError(f"{path} has ids that do not ascend: {_NEXT}")
-    return OpenSegment(segment.name, index, quantiser, ids)
+    return OpenSegment(segment.name, index, quantiser, ids, codes)
 
 
 def verify_segment(
-    folder: str | Path, segment: Segment, dim: int, ids: NDArray[np.int64]
+    folder: str | Path, segment: Segment, dim: int, ids: NDArray[np.int64], bits: int = 16
 ) -> list[str]:
     """What is wrong with the segment, a line each; nothing if it is whole. Reads all of it.
 
@@ -183,7 +202,7 @@ def verify_segment(
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 != segment.sha256:
             problems.append(f"{path} has sha256 {sha256}, but {segment.sha256} was committed")
-        opened = open_segment(folder, segment, dim)
+        opened = open_segment(folder, segment, dim, bits)
     except CorruptIndexError as error:
         return [*problems, str(error)]
     except OSError as error:
@@ -222,7 +241,7 @@ def orphans(folder: str | Path, segments: Iterable[Segment]) -> list[Path]:
 _NEXT = "see `forvalue verify`, restore the file from a copy, or build again"
 
 
-def _check_arrays(ids: NDArray[Any], vectors: NDArray[Any]) -> None:
+def _check_arrays(ids: NDArray[Any], vectors: NDArray[Any], bits: int) -> None:
     if ids.ndim != 1 or ids.dtype != np.int64 or vectors.ndim != 2 or vectors.dtype != np.float32:
         raise ValueError(
             f"ids are {ids.dtype} {ids.shape}, vectors {vectors.dtype} {vectors.shape}: "
@@ -232,28 +251,30 @@ def _check_arrays(ids: NDArray[Any], vectors: NDArray[Any]) -> None:
         raise ValueError(f"{len(ids)} ids for vectors of shape {vectors.shape}")
     if ids.min() < 0 or len(np.unique(ids)) != len(ids):
         raise ValueError("ids must be 0 or more, and each may occur only once")
-    if bad := unstorable(vectors):
+    if bad := unstorable(vectors, bits):
         raise ModelError(
             f"samples {_some(ids[list(bad)])} cannot be stored, nothing was written: "
             f"{bad[min(bad)]}"
         )
 
 
-def unstorable(vectors: NDArray[np.float32]) -> dict[int, str]:
+def unstorable(vectors: NDArray[np.float32], bits: int) -> dict[int, str]:
     """Which of the vectors [n, dim] no segment can keep, by position, each with the reason."""
     # What is too small for fp16 becomes nothing, as it should beside the others.
     largest = np.abs(vectors).max(axis=1)  # NaN if one is
-    bad = np.flatnonzero(~(largest <= _FP16_MAX))
-    return {int(i): _unstorable(float(largest[i])) for i in bad}
+    most = FP16_MAX if bits == 16 else LARGEST
+    bad = np.flatnonzero(~(largest <= most))
+    return {int(i): _unstorable(float(largest[i]), most) for i in bad}
 
 
-def _unstorable(largest: float) -> str:
+def _unstorable(largest: float, most: float) -> str:
     if not math.isfinite(largest):
         return "its vector holds NaN or infinity: check the model and its dtype"
+    what = "fp16" if most == FP16_MAX else "codes"
     return (
-        f"its vector does not fit into fp16 (the largest number is {largest:.3g}, it holds "
-        f"{_FP16_MAX:.0f}); it is far longer than those the index was fitted to: build again with "
-        "more --fit-samples, or with --recipe balanced"
+        f"its vector does not fit into {what} (the largest number is {largest:.3g}, the limit "
+        f"{most:.3g}); it is far longer than those the index was fitted to: build again with more "
+        "--fit-samples, or with --recipe balanced or fewer --bits"
     )
 
 
