@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import URL
@@ -87,6 +87,19 @@ def files(directory: Path) -> list[Path]:
             f"{journal} is there, which an index never has: restore the index from a copy"
         )
     return found
+
+
+def size(directory: Path) -> int:
+    """The bytes of all files of an index; those that somebody removes meanwhile count for nothing.
+
+    Raises:
+        CorruptIndexError: as `files`.
+    """
+    total = 0
+    for path in files(directory):
+        with suppress(FileNotFoundError):  # a reader may just have finished with a temporary file
+            total += path.stat().st_size
+    return total
 
 
 @contextmanager

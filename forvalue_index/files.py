@@ -173,7 +173,7 @@ def own_files(folder: Path, subfolders: Iterable[str] = ()) -> list[Path]:
             found += own_files(path)
         elif entry.is_file(follow_symlinks=False):
             found.append(path)
-        elif not entry.is_dir(follow_symlinks=False):
+        elif not entry.is_dir(follow_symlinks=False) and os.path.lexists(path):
             raise CorruptIndexError(foreign(path))
     return found
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from forvalue_index.catalog.lock import was_interrupted
-from forvalue_index.directory import DERIVED, SEGMENTS, files, storing
+from forvalue_index.directory import DERIVED, SEGMENTS, size, storing
 from forvalue_index.errors import CorruptIndexError, ForvalueError, InputError, LockedError
 from forvalue_index.features.codes import Codes
 from forvalue_index.files import path_in, sync_folder
@@ -69,7 +69,7 @@ def compact(store: Store, progress: Progress | None = None) -> CompactReport:
     """
     with store.lock():
         store.refresh()
-        flat, before = store.flat, _bytes(store)
+        flat, before = store.flat, size(store.directory)
         removed, derived = len(store.catalog.removed_ids()), store.derived()
         segments = {segment.name: segment for segment in store.catalog.segments()}
         live = {name: len(store.catalog.live_ids(name)) for name in segments}
@@ -86,7 +86,9 @@ def compact(store: Store, progress: Progress | None = None) -> CompactReport:
         for info in derived:
             _remake(store, info)
         store.catalog.vacuum()
-        return CompactReport(removed, total, len(store.catalog.segments()), before, _bytes(store))
+        return CompactReport(
+            removed, total, len(store.catalog.segments()), before, size(store.directory)
+        )
 
 
 def plan(segments: dict[str, tuple[int, int]], target: int) -> list[list[str]]:
@@ -311,7 +313,3 @@ def _stray(store: Store) -> list[str]:
         f"{path} was never committed: forvalue verify --repair removes it"
         for path in store.orphans()
     ]
-
-
-def _bytes(store: Store) -> int:
-    return sum(path.stat().st_size for path in files(store.directory))

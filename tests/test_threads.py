@@ -16,7 +16,7 @@ import pytest
 import torch
 from indexes import KEYED, SETTINGS, changed
 
-from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
+from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig, directory
 from forvalue_index.analysis.audit import audit
 from forvalue_index.analysis.values import values
 from forvalue_index.data.labels import ClassFormatter
@@ -345,3 +345,22 @@ def test_rows_are_tokenised_in_threads(lm: LanguageModel) -> None:
         return [len(sample.input_ids) for sample in formatter.samples(rows)]
 
     assert at_once([tokenise] * THREADS) == [alone] * THREADS
+
+
+def test_a_file_that_goes_while_the_bytes_are_counted_counts_for_nothing(
+    index: InfluenceIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the temporary file does in which a reader remembers what it has checked."""
+    expected = index.info()["bytes"]
+    passing = index.directory / "checked.json.0.tmp"
+    passing.write_text("{}")
+    real = directory.files
+
+    def listed(folder: Path) -> list[Path]:
+        found = real(folder)
+        passing.unlink(missing_ok=True)
+        assert passing in found
+        return found
+
+    monkeypatch.setattr(directory, "files", listed)
+    assert directory.size(index.directory) == expected
