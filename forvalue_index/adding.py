@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from forvalue_index import upkeep
 from forvalue_index.ahead import ahead
@@ -26,9 +26,10 @@ from forvalue_index.errors import (
     RowError,
     UnreadableRowError,
 )
+from forvalue_index.forward.fidelity import LEAST, MOST, measure
 from forvalue_index.forward.fit import UnfitError, fit_vectoriser
 from forvalue_index.reading import Reader
-from forvalue_index.records import Encoded, Row, Sample
+from forvalue_index.records import Encoded, Fidelity, Row, Sample
 from forvalue_index.search.segments import unstorable
 from forvalue_index.store import Store
 from forvalue_index.workers import Outcome, Workers
@@ -57,6 +58,14 @@ class AddReport:
     samples: int  # in the index now
     retained: float  # share of energy that the added samples' vectors hold (1 if none was added)
     expected: float  # the same share of rows that are like those the projection was learned from
+    fidelity: Fidelity | None
+    """Of the stored vectors of new rows, or where they are few, of the rows that were kept out when
+    the projection was learned; None: these were few, too."""
+    expected_fidelity: Fidelity | None  # of the rows that were kept out
+
+
+FRESH = 32
+"""One of so many new rows is read again to measure how true their vectors are."""
 
 
 def add(
@@ -83,6 +92,10 @@ def add(
         missing = {key for key in wanted if key not in known} | set(changed)
         total, before = len(missing), len(rejects)
         added, updated, truncated, tokens, retained = 0, 0, 0, 0, 0.0
+        fresh, n_fresh = (
+            list[Sample](),
+            0,
+        )  # some of the rows that nothing was fitted to, of how many
 
         def report(done: int, done_tokens: int) -> None:
             if progress is not None:
@@ -104,8 +117,17 @@ def add(
                 updated += len(replaced)
                 retained += sum(item.retained for item in encoded)
                 added += len(samples)
+                new = [sample for sample in samples if sample.key not in ready]
+                n_fresh += len(new)
+                fresh += new[:: max(1, -(-n_fresh // MOST))]
                 truncated += sum(sample.truncated for sample in samples)
                 tokens += sum(len(sample.input_ids) for sample in samples)
+        measured = expected = store.fidelity
+        n = min(n_fresh // FRESH, MOST)
+        if n >= LEAST:
+            measured = measure(
+                reader.lm, reader.vectoriser, fresh[:: len(fresh) // n][:n], store.bits
+            )
         if added:
             store.refresh()
             upkeep.extend(store)
@@ -129,6 +151,8 @@ def add(
         samples=len(store),
         retained=retained / added if added else 1.0,
         expected=float(store.fingerprint["retained"]),
+        fidelity=measured,
+        expected_fidelity=expected,
     )
 
 
@@ -216,7 +240,11 @@ def _fit(
             for position, reason in error.refused.items():
                 rejects.add(reason, samples[position].row)
             samples = [s for i, s in enumerate(samples) if i not in error.refused]
-    figures = {"retained": round(fitted.retained, 4), "fidelity": fitted.fidelity}
+    found = fitted.fidelity
+    figures = {
+        "retained": round(fitted.retained, 4),
+        "fidelity": None if found is None else asdict(found),
+    }
     reader.store.set_vectoriser(
         fitted.vectoriser.to_bytes(), {"dim": fitted.vectoriser.dim} | figures
     )

@@ -125,7 +125,7 @@ class VectorConfig:
     recipe: str = "balanced"
     dim: int = 4096  # numbers in a stored vector
     sketch: str = "block"
-    sketch_dim: int = 65536  # numbers in a sketch, at most
+    sketch_dim: int = 131072  # numbers in a sketch, at most
     fit_samples: int = 2048  # training samples that statistics and projection are learned from
     seed: int = 0
     bits: int = 4  # of each number

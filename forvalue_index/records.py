@@ -95,3 +95,31 @@ class Hit:
 def listed(values: str | Iterable[str]) -> list[str]:
     """Returns texts as a list; a text that comes alone is one of them, not its letters."""
     return [values] if isinstance(values, str) else list(values)
+
+
+TOP = 10
+"""Of the samples that a query is compared with: those that a `Fidelity` is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """What is kept of the exact TOP of each query among samples that nothing was fitted to."""
+
+    top_10: float  # mean share of them that is among the stored TOP
+    error: float  # standard error of it
+    queries: int
+    rows: int  # samples that each query was compared with
+    margin: float
+    """Of 100 samples of an exact TOP 99 score no further below the last of the stored TOP than this,
+    times the lengths of both vectors."""
+
+    def fallen_from(self, other: Fidelity) -> bool:
+        """Returns whether this is less than `other`, by more than chance and by what matters."""
+        error = (self.error**2 + other.error**2) ** 0.5
+        return self.top_10 < other.top_10 - max(2 * error, 0.05)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.top_10:.1%} (±{self.error:.1%}) of the exact top {TOP}, "
+            f"{self.queries} queries against {self.rows} rows"
+        )

@@ -260,6 +260,12 @@ class Store:
         return self.config.vector.bits
 
     @property
+    def fidelity(self) -> Fidelity | None:
+        """How true vectors are of rows that nothing was fitted to; None: not measured."""
+        found = self.fingerprint.get("fidelity")
+        return None if found is None else Fidelity(**found)
+
+    @property
     def fitted(self) -> bool:
         """Whether there is a vectoriser."""
         return "vectoriser" in self.fingerprint

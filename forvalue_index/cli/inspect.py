@@ -23,6 +23,7 @@ def info(directory: Path, as_json: bool) -> None:
       forvalue info --index my.index
     """
     from forvalue_index.index import InfluenceIndex
+    from forvalue_index.records import Fidelity
 
     with InfluenceIndex.open(directory) as index:
         values = index.info()
@@ -41,6 +42,8 @@ def info(directory: Path, as_json: bool) -> None:
     values["recipe"] = config["vector"]["recipe"]
     values["max length"] = format["max_length"]
     retained, derived = values.pop("retained_energy"), values.pop("derived")
+    if values["fidelity"]:
+        values["fidelity"] = str(Fidelity(**values["fidelity"]))
     if retained:
         shares = [f"{name} {share:.0%}" for name, share in retained.items()]
         values["energy kept"] = ", ".join(shares[:8]) + (", …" if len(shares) > 8 else "")

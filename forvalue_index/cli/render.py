@@ -88,6 +88,15 @@ def added(directory: Path, report: AddReport) -> None:
     if report.rejected:
         parts.append(f"{report.rejected:,} rejected (see {escape(str(directory / REJECTS))})")
     notes.print(f"{', '.join(parts)}; {report.samples:,} in {escape(str(directory))}")
+    if report.fidelity is not None and report.added:
+        notes.print(f"Stored vectors keep {report.fidelity} that nothing was fitted to.")
+    fitted = report.expected_fidelity
+    if report.fidelity and fitted and report.fidelity.fallen_from(fitted):
+        notes.print(
+            f"Warning: that is less than the {fitted.top_10:.1%} of rows like those that the "
+            "projection was learned from. With many such rows, build a new index.",
+            style="yellow",
+        )
     if report.retained < 0.5 * report.expected:
         notes.print(
             f"Warning: the vectors of the new rows keep {report.retained:.0%} of their energy, but "

@@ -21,7 +21,7 @@ from forvalue_index.features.tokens import Groups, TokenFactors
 
 SLOTS = 8  # vocabulary buckets that share a block, each with its own order of the hidden units
 PADDING = 2  # times as many tokens: so much padding is cheaper than a product for each sample
-WIDTHS = (256, 128, 64, 32)  # leading hidden directions that BlockSketch may keep
+MAX_HIDDEN = 256  # leading hidden directions that BlockSketch keeps, at most
 
 
 class Sketch(ABC):
@@ -39,9 +39,7 @@ class Sketch(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(
-        cls, energy: Tensor, directions: Tensor, dim: int, seed: int, width: int = WIDTHS[0]
-    ) -> Self:
+    def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
         """Returns a sketch of at most `dim` numbers.
 
         Args:
@@ -49,8 +47,6 @@ class Sketch(ABC):
             directions: orthonormal hidden directions, the most important first, [d, d].
             dim: numbers in a sketch.
             seed: of all that is drawn.
-            width: hidden directions that are kept, at most, where the kind of sketch cuts them:
-                with fewer there are more blocks, and less that collides.
         """
 
     @property
@@ -99,11 +95,9 @@ class BlockSketch(Sketch):
         self._sources = (tensors["orders"] + negative * self._hidden).flatten()
 
     @classmethod
-    def fit(
-        cls, energy: Tensor, directions: Tensor, dim: int, seed: int, width: int = WIDTHS[0]
-    ) -> Self:
+    def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
         """Returns a sketch of `dim` numbers, rounded down to whole blocks."""
-        hidden = min(len(directions), width, dim)
+        hidden = min(len(directions), MAX_HIDDEN, dim)
         blocks = min(dim // hidden, len(energy))
         slots = min(SLOTS, -(-len(energy) // blocks))
         draws = np.random.Generator(np.random.Philox(key=seed))
@@ -171,9 +165,7 @@ class TensorSketch(Sketch):
         self._dim = int(tensors["dim"])
 
     @classmethod
-    def fit(
-        cls, energy: Tensor, directions: Tensor, dim: int, seed: int, width: int = WIDTHS[0]
-    ) -> Self:
+    def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
         """Returns a sketch of `dim` numbers; of the data it takes only their sizes."""
         vocabulary, hidden = len(energy), len(directions)
         # Raw Philox output is fixed by numpy's compatibility promise, unlike its distributions.
@@ -197,7 +189,7 @@ class TensorSketch(Sketch):
     @property
     def width(self) -> int:
         """Numbers of a block: any that fits, as all its numbers are of one kind."""
-        return math.gcd(self._dim, WIDTHS[0])
+        return math.gcd(self._dim, MAX_HIDDEN)
 
     def zeros(self, n_samples: int) -> Tensor:
         """Returns the state of `n_samples` samples with no tokens yet, [n_samples, S / 2 + 1]."""

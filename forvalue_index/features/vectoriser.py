@@ -18,7 +18,7 @@ from torch import Tensor
 from forvalue_index.config import VectorConfig
 from forvalue_index.features.projection import Moments, Projection
 from forvalue_index.features.recipe import RECIPES, Recipe
-from forvalue_index.features.sketch import SKETCHES, WIDTHS, Sketch
+from forvalue_index.features.sketch import SKETCHES, Sketch
 from forvalue_index.features.statistics import TokenStatistics
 from forvalue_index.features.tokens import Groups, TokenFactors
 
@@ -73,18 +73,17 @@ class Vectoriser:
         config: VectorConfig,
         statistics: Sequence[TokenStatistics],
         weights: Sequence[float] = (1.0,),
-        width: int = WIDTHS[0],
     ) -> Vectoriser:
         """Returns recipes and sketches with what they take from the statistics, no projection.
 
-        There are statistics and a weight for each checkpoint; `width` is the sketches'.
+        There are statistics and a weight for each checkpoint.
         """
         recipe, sketch = RECIPES[config.recipe], SKETCHES[config.sketch]
         parts = []
         for number, (own, weight) in enumerate(zip(statistics, weights, strict=True)):
             seed = config.seed + (number << 64)
             energy, directions = recipe.energy(own), own.directions()[1]
-            fitted = sketch.fit(energy, directions, config.sketch_dim, seed, width)
+            fitted = sketch.fit(energy, directions, config.sketch_dim, seed)
             parts.append(Part(recipe.fit(own), fitted, weight))
         return cls(parts, None)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -55,6 +55,18 @@ Refused: TypeAlias = dict[int, RowError] | None
 """Gets the errors of samples that nothing can be made of, by position; None: they are raised."""
 
 T = TypeVar("T")
+
+
+class Witness(Protocol):
+    """Sees the factors of the tokens from which vectors are made."""
+
+    def begin(self, positions: Sequence[int]) -> None:
+        """The samples at `positions` are read from their start, maybe once more."""
+
+    def add(self, positions: Sequence[int], tokens: TokenFactors, checkpoint: int) -> None:
+        """Some tokens of the samples at `positions`, by the checkpoint of this number."""
+
+
 log = logging.getLogger(__name__)
 
 
@@ -101,11 +113,13 @@ class Encoder:
         vectoriser: Vectoriser,
         known: list[Reading] | None = None,
         refused: Refused = None,
+        witness: Witness | None = None,
     ) -> Iterator[list[tuple[int, Encoded]]]:
         """Yields the vectors batch by batch, each with its sample's position in `samples`.
 
         A sample's vector depends on the sample alone, up to the rounding of the model's dtype.
         `known` are batches of `samples` that the model has read already; they are used up.
+        A `witness` is shown all tokens.
 
         Raises:
             UnreadableRowError: the model gives NaN or infinity for a sample, or one alone is too
@@ -116,10 +130,14 @@ class Encoder:
 
         def work(batch: Batch, states: Iterable[Tensor] | None = None) -> _Fetch:
             state, losses = vectoriser.zeros(len(batch.positions)), self._no_losses(batch)
+            if witness is not None:
+                witness.begin(batch.positions)
             for number, hidden in enumerate(states or self._all_hidden(batch)):
-                groups = vectoriser.parts[number].groups
+                groups = vectoriser.parts[number].groups if witness is None else None
                 for tokens in self._chunks(batch, hidden, number, losses, room, groups):
                     vectoriser.update(state, tokens, number)
+                    if witness is not None:
+                        witness.add(batch.positions, tokens, number)
             vectors, retained = vectoriser.finish(state)
             norms = torch.linalg.vector_norm(vectors, dim=1)
             figures = torch.stack([losses.float(), norms, retained], dim=1)  # [b, 3]

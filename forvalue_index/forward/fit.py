@@ -1,10 +1,10 @@
 """Learning what a vectoriser needs from a part of the training set, by forward passes alone.
 
-The statistics of a few tokens settle recipe and sketch, then the sketches of all fitting samples
-give the projection, and with it those samples' vectors. The states of the first are kept, as many
-numbers as some layers of the model have, so that every sample goes through the model once; the
-sketches wait in a temporary file for the projection. Some of the samples are kept out of it: they
-tell how well rows are stored that it has not seen.
+The statistics of a few tokens settle recipe and sketch; then the second moments of the sketches,
+summed as the samples are read, give the projection. The states of the first tokens are kept, as
+many numbers as some layers of the model have, and the sketches wait in a temporary file until they
+can be projected, so that every sample goes through the model once. Some of the samples are kept
+out of it: they tell how true vectors are of rows that the vectoriser has not seen.
 """
 
 from __future__ import annotations
@@ -22,37 +22,26 @@ from torch import Tensor
 
 from forvalue_index.config import VectorConfig
 from forvalue_index.errors import RowError, StorageError, UnreadableRowError
-from forvalue_index.features.closed_form import influence
-from forvalue_index.features.codes import Codes
 from forvalue_index.features.projection import aligned
-from forvalue_index.features.sketch import WIDTHS
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder
+from forvalue_index.forward.fidelity import Exact, compared, fidelity
 from forvalue_index.forward.model import LanguageModel
-from forvalue_index.records import Encoded, Sample
+from forvalue_index.records import Encoded, Fidelity, Sample
 
 BLOCK = 256  # sketches in memory at a time
 TOKENS_PER_DIMENSION = 32
 """Scored tokens for each hidden unit that the statistics are taken from."""
 
-COMPARED = 1536  # scored tokens of the samples by which the width of the sketch is chosen, about
-FEW = 8  # samples; fewer choose nothing
-
-KEPT_OUT = 8  # one of so many samples is not in the projection, at most MOST of them
-MOST = 256
-TOP = 10  # of the samples kept out, for each of them as a query
-
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A vectoriser, what it made of the samples it was fitted to, and how well it does."""
+    """A vectoriser, what it made of the samples it was fitted to, and how true that is."""
 
     vectoriser: Vectoriser
     encoded: list[Encoded]  # in the order of the samples
     retained: float  # share of their energy that vectors of samples kept out hold
-    fidelity: dict[str, float] | None
-    """Of the samples that score highest by their sketches, the share that does by what is stored:
-    `top_10` and its standard `error`, over so many `queries`, all kept out; None: too few."""
+    fidelity: Fidelity | None  # of samples that were kept out
 
 
 class UnfitError(UnreadableRowError):
@@ -76,32 +65,41 @@ def fit_vectoriser(
         UnfitError: the model gives NaN or infinity for some samples, or cannot read them.
         StorageError: there is no room for the sketches in the folder for temporary files.
     """
-    encoder = Encoder(lm)
-    first = _first(samples, TOKENS_PER_DIMENSION * lm.head.hidden)
-    weights = [checkpoint.weight for checkpoint in lm.checkpoints]
-    n, losses, done, refused = len(samples), np.zeros(len(samples)), 0, dict[int, RowError]()
-    out = min(n // KEPT_OUT, MOST)
-    with _on_disk(n, config.sketch_dim) as room:
-        statistics, known = encoder.read(first, refused)
+    encoder, refused = Encoder(lm), dict[int, RowError]()
+    rows, queries = compared(lm, samples)
+    if 2 * rows > len(samples):
+        rows = queries = 0
+    known_to = len(samples) - rows  # samples after these are kept out
+    learned, others = samples[:known_to], samples[known_to:]
+    first = _first(learned, TOKENS_PER_DIMENSION * lm.head.hidden)
+    losses, done = np.zeros(len(samples)), 0
+    statistics, known = encoder.read(first, refused)
+    if refused:
+        raise UnfitError(refused)
+    wide = Vectoriser.fit(config, statistics, [checkpoint.weight for checkpoint in lm.checkpoints])
+    with _on_disk(len(samples), wide.dim) as sketches:
+
+        def keep(batches: Iterator[list[tuple[int, Encoded]]], start: int) -> None:
+            nonlocal done
+            for batch in batches:
+                for position, item in batch:
+                    sketches[start + position] = item.vector
+                    losses[start + position] = item.loss
+                done += len(batch)
+                report(done)
+
+        keep(encoder.encode(learned, wide, known, refused), 0)
+        bad, exact = dict[int, RowError](), None
+        if others and not refused:
+            exact = Exact(encoder, wide, others, queries)
+            keep(encoder.encode(others, wide, None, bad, exact), known_to)
+        refused |= {known_to + position: error for position, error in bad.items()}
         if refused:
             raise UnfitError(refused)
-        wide = _best_width(
-            encoder,
-            _first(samples, COMPARED),
-            [Vectoriser.fit(config, statistics, weights, width) for width in _widths(lm, config)],
-        )
-        sketches = room[:, : wide.dim]  # [n, S]
-        for batch in encoder.encode(samples, wide, known, refused):
-            for position, item in batch:
-                sketches[position], losses[position] = item.vector, item.loss
-            done += len(batch)
-            report(done)
-        if refused:
-            raise UnfitError(refused)
-        moments, norms = wide.moments(), np.empty(n, np.float32)
+        moments, norms = wide.moments(), np.empty(len(samples), np.float32)
         for part, block in _blocks(sketches, lm.device):
             norms[part] = torch.linalg.vector_norm(block, dim=1).cpu().numpy()
-            moments.update(block[: max(0, n - out - part.start)])  # the last ones are kept out
+            moments.update(block[: max(0, known_to - part.start)])
         vectoriser = wide.fit_projection(config, moments, norms)
         encoded: list[Encoded] = []
         for part, block in _blocks(sketches, lm.device):
@@ -110,71 +108,13 @@ def fit_vectoriser(
                 Encoded(vector, float(loss), float(np.linalg.norm(vector)), float(share))
                 for vector, loss, share in zip(vectors, losses[part], retained, strict=True)
             ]
-        vectors = np.stack([item.vector for item in encoded[n - out :] or encoded[:1]])
-        figures = fidelity(np.array(sketches[n - out :]), vectors, config.bits)
-    others = [item.retained for item in encoded[n - out :]]
-    if not out:
-        others = [item.retained for item in encoded]
-    return Fitted(vectoriser, encoded, float(np.mean(others)), figures)
-
-
-def _widths(lm: LanguageModel, config: VectorConfig) -> list[int]:
-    """Returns the widths of sketches that differ for a model, the greatest first."""
-    if config.sketch != "block":
-        return [WIDTHS[0]]
-    return [WIDTHS[0], *(width for width in WIDTHS[1:] if width < lm.head.hidden)]
-
-
-def _best_width(
-    encoder: Encoder, samples: Sequence[Sample], choices: Sequence[Vectoriser]
-) -> Vectoriser:
-    """Returns the choice whose sketches are truest to the exact form, of the first checkpoint.
-
-    The recipe and the data decide whether more hidden directions or more blocks tell more.
-    Truest: the highest correlation of the influences of samples on each other.
-    """
-    if len(choices) == 1 or len(samples) < FEW:
-        return choices[0]
-    _, tokens = next(iter(encoder.factors(samples, choices[0].parts[0].recipe)))
-    off = ~torch.eye(tokens.n_samples, dtype=torch.bool, device=tokens.hidden.device)
-    exact = influence(tokens, tokens)[off]
-
-    def truth(choice: Vectoriser) -> float:
-        state = choice.zeros(tokens.n_samples)
-        choice.parts[0].sketch.update(state, tokens)
-        sketches = choice.parts[0].sketch.finish(state)
-        found = (sketches @ sketches.T)[off]
-        return float(torch.corrcoef(torch.stack([found, exact]))[0, 1].nan_to_num(-1))
-
-    return max(choices, key=truth)
-
-
-def fidelity(
-    sketches: NDArray[np.float32], vectors: NDArray[np.float32], bits: int
-) -> dict[str, float] | None:
-    """Returns what is stored of the TOP best of each sample among the others; None: too few.
-
-    Args:
-        sketches: [n, S], by which they are the best.
-        vectors: [n, dim], of the same samples.
-        bits: of a number that is stored.
-    """
-    n = len(sketches)
-    if n < 2 * TOP + 1:
-        return None
-    codes = Codes(vectors.shape[1], bits)
-    true = sketches @ sketches.T
-    stored = vectors @ codes.decode(codes.encode(vectors)).T
-    best = []
-    for scores in (true, stored):
-        np.fill_diagonal(scores, -np.inf)
-        best.append(np.argsort(-scores, axis=1, kind="stable")[:, :TOP])
-    kept = [len(np.intersect1d(a, b)) / TOP for a, b in zip(*best, strict=True)]
-    return {
-        "top_10": round(float(np.mean(kept)), 4),
-        "error": round(float(np.std(kept, ddof=1) / n**0.5), 4),
-        "queries": n,
-    }
+    like_new = encoded[known_to:] or encoded
+    figures = None
+    if exact is not None:
+        vectors = np.stack([item.vector for item in like_new])
+        figures = fidelity(exact.scores, vectors, config.bits)
+    retained_share = float(np.mean([item.retained for item in like_new]))
+    return Fitted(vectoriser, encoded, retained_share, figures)
 
 
 def _blocks(sketches: NDArray[np.float32], device: torch.device) -> Iterator[tuple[slice, Tensor]]:
