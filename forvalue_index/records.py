@@ -110,12 +110,12 @@ class Fidelity:
     queries: int
     rows: int  # samples that each query was compared with
     margin: float
-    """Of 100 samples of an exact TOP 99 score no further below the last of the stored TOP than this,
-    times the lengths of both vectors."""
+    """How far below the last of the stored TOP 99 in 100 samples of an exact TOP score at most, times
+    the lengths of both vectors."""
 
     def fallen_from(self, other: Fidelity) -> bool:
         """Returns whether this is less than `other`, by more than chance and by what matters."""
-        error = (self.error**2 + other.error**2) ** 0.5
+        error = float(np.hypot(self.error, other.error))
         return self.top_10 < other.top_10 - max(2 * error, 0.05)
 
     def __str__(self) -> str:

@@ -46,7 +46,7 @@ from forvalue_index.errors import (
     InputError,
 )
 from forvalue_index.files import TEMPORARY, atomic_write, open_own, sync_folder
-from forvalue_index.records import Encoded, Sample, StoredSample, listed
+from forvalue_index.records import Encoded, Fidelity, Sample, StoredSample, listed
 from forvalue_index.search.derived import (
     DerivedInfo,
     derived_names,
