@@ -337,7 +337,7 @@ class Store:
             folder = self.directory / SEGMENTS
             try:
                 require_intact(folder, snapshot.segments, self.directory / CHECKED, self._checked)
-                flat = FlatSearch(folder, snapshot.segments, self.dim, snapshot.removed, self.bits)
+                flat = FlatSearch(folder, snapshot.segments, self.dim, self.bits, snapshot.removed)
             except CorruptIndexError:
                 # A compaction replaces files: it may have come between the two steps.
                 if self.catalog.generation() == snapshot.generation:

@@ -42,8 +42,8 @@ class FlatSearch:
         folder: str | Path,
         segments: Iterable[Segment],
         dim: int,
+        bits: int,
         removed: ArrayLike = (),
-        bits: int = 16,
     ) -> None:
         """Maps the segments in `folder`; the ids in `removed` are in no answer.
 
