@@ -1,6 +1,7 @@
 """Derived indexes against flat search: recall of proponents and opponents, bytes, speed.
 
-    python tools/bench_derived.py [--index DIR] [--n 1000000] [--dim 4096] [--bits 4] [--factory STRING ...]
+    python tools/bench_derived.py [--index DIR] [--n 1000000] [--dim 4096] [--bits 4]
+                                  [--factory STRING ...]
 
 The vectors are synthetic, with the spectrum of real ones:
 
