@@ -19,7 +19,7 @@ from forvalue_index.search import flat as flat_module
 from forvalue_index.search.derived import derived_names, open_derived, read_info, remove_derived
 from forvalue_index.search.factory import auto_factory
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.making import exact_top, extend_derived, make_derived
+from forvalue_index.search.making import extend_derived, make_derived
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -56,13 +56,6 @@ def test_given_queries_are_measured_with(tmp_path: Path, flat: FlatSearch) -> No
         assert recall(found, wanted) == pytest.approx(side.recall_at_10)
     with pytest.raises(InputError, match="shape"):
         make_derived(tmp_path, flat, IVF, queries=QUERIES[:, 1:])
-
-
-def test_the_exact_top_by_blocks(flat: FlatSearch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flat_module, "_NUMBERS", 700 * DIM)
-    best, worst = exact_top(flat, QUERIES, 12)
-    np.testing.assert_array_equal(best, exact(QUERIES, VECTORS, IDS, 12))
-    np.testing.assert_array_equal(worst, exact(-QUERIES, VECTORS, IDS, 12))
 
 
 def test_the_same_seed_makes_the_same_file(

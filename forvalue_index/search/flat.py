@@ -79,7 +79,7 @@ class FlatSearch:
         self._live = every[~_among(every, gone)] if len(gone) else every
         self._tabled: tuple[ArrayLike, Scores] | None = None  # the last weights, as a table
         self._lock = Lock()
-        self._passes: tuple[Scores | None, FirstPass] | None = None  # for the last table
+        self._passes: dict[bool, tuple[Scores | None, FirstPass]] = {}  # without, with last table
 
     @property
     def ntotal(self) -> int:
@@ -195,10 +195,11 @@ class FlatSearch:
 
     def _first_pass(self, table: Scores | None) -> FirstPass:
         with self._lock:
-            if self._passes is None or self._passes[0] is not table:
+            weighted = table is not None
+            if weighted not in self._passes or self._passes[weighted][0] is not table:
                 weights = None if table is None else _padded(table, self._ids_at)
-                self._passes = table, FirstPass(self.codes, self.opened, weights)
-            return self._passes[1]
+                self._passes[weighted] = table, FirstPass(self.codes, self.opened, weights)
+            return self._passes[weighted][1]
 
     def _among_all(
         self, queries: Scores, k: int, live: Ids, table: Scores | None
