@@ -53,6 +53,7 @@ from forvalue_index.search.derived import (
     read_info,
 )
 from forvalue_index.search.flat import FlatSearch
+from forvalue_index.search.gpu import Resident
 from forvalue_index.search.intact import States, require_intact
 from forvalue_index.search.segments import SUFFIX, orphans, write_segment
 from forvalue_index.view import View
@@ -73,6 +74,7 @@ class Store:
         self._checked: States = {}
         self._viewing = RLock()  # of the two below
         self._view: View | None = None
+        self._resident: Resident | None = None  # outlives views: they share most vectors
 
     # -- making, opening, closing --------------------------------------------------------------
 
@@ -131,7 +133,7 @@ class Store:
     def close(self) -> None:
         """Lets go of the catalogue and the segments."""
         self.catalog.close()
-        self._view = None
+        self._view = self._resident = None
 
     def destroy(self, *, itself: bool) -> None:
         """Deletes a store that was created and never filled; `itself`: the directory too.
@@ -343,7 +345,16 @@ class Store:
             folder = self.directory / SEGMENTS
             try:
                 require_intact(folder, snapshot.segments, self.directory / CHECKED, self._checked)
-                flat = FlatSearch(folder, snapshot.segments, self.dim, snapshot.removed, self.bits)
+                if self._resident is None:
+                    self._resident = Resident(self.dim)
+                flat = FlatSearch(
+                    folder,
+                    snapshot.segments,
+                    self.dim,
+                    self.bits,
+                    snapshot.removed,
+                    self._resident,
+                )
             except CorruptIndexError:
                 # A compaction replaces files: it may have come between the two steps.
                 if self.catalog.generation() == snapshot.generation:

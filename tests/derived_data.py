@@ -51,14 +51,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def segments(root: Path) -> list[Segment]:
     return [
-        write_segment(root, f"s{i}.faiss", IDS[i::SEGMENTS], VECTORS[i::SEGMENTS])
+        write_segment(root, f"s{i}.faiss", IDS[i::SEGMENTS], VECTORS[i::SEGMENTS], 16)
         for i in range(SEGMENTS)
     ]
 
 
 @pytest.fixture(scope="module")
 def flat(root: Path, segments: list[Segment]) -> FlatSearch:
-    return FlatSearch(root, segments, DIM)
+    return FlatSearch(root, segments, DIM, 16)
 
 
 def exact(queries: Floats, vectors: Floats, ids: NDArray[np.int64], k: int) -> NDArray[np.int64]:

@@ -91,7 +91,7 @@ def test_exactly_k_hits_whatever_is_asked(
         if allowed_count is not None:
             allowed = rng.choice(2 * N, allowed_count, replace=False)
             live = np.intersect1d(live, allowed)
-        flat = FlatSearch(root, segments, DIM, removed)
+        flat = FlatSearch(root, segments, DIM, 16, removed)
         derived = DerivedSearch(made.info, made._index, flat)
         for k in (1, 10, 200, N + 5):
             for opponents in (False, True):
@@ -137,10 +137,10 @@ def test_newer_vectors_are_found_and_then_taken_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = IDS < 4000, IDS >= 4000
-    first = write_segment(tmp_path, "a.faiss", IDS[old], VECTORS[old])
-    before = make_derived(tmp_path / "derived", FlatSearch(tmp_path, [first], DIM), IVF)
-    second = write_segment(tmp_path, "b.faiss", IDS[new], VECTORS[new])
-    flat = FlatSearch(tmp_path, [first, second], DIM, removed=[0, 5000])
+    first = write_segment(tmp_path, "a.faiss", IDS[old], VECTORS[old], 16)
+    before = make_derived(tmp_path / "derived", FlatSearch(tmp_path, [first], DIM, 16), IVF)
+    second = write_segment(tmp_path, "b.faiss", IDS[new], VECTORS[new], 16)
+    flat = FlatSearch(tmp_path, [first, second], DIM, 16, removed=[0, 5000])
     live = np.setdiff1d(IDS, [0, 5000])
     derived = open_derived(tmp_path / "derived", flat)
     assert derived.uncovered == pytest.approx(999 / 2998)
@@ -198,7 +198,7 @@ def test_it_is_mapped_and_threads_share_it(
     made = make(IVF)
     maps = {Path(m.path).name for m in psutil.Process().memory_maps()}
     assert made.info.file in maps
-    flat = FlatSearch(root, segments, DIM, removed=IDS[::3])  # so that there is a selector
+    flat = FlatSearch(root, segments, DIM, 16, removed=IDS[::3])  # so that there is a selector
     derived = DerivedSearch(made.info, made._index, flat)
     want = derived.search(QUERIES, 5)[1]
     with ThreadPoolExecutor(4) as pool:

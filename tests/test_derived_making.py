@@ -19,7 +19,7 @@ from forvalue_index.search import flat as flat_module
 from forvalue_index.search.derived import derived_names, open_derived, read_info, remove_derived
 from forvalue_index.search.factory import auto_factory
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.making import exact_top, extend_derived, make_derived
+from forvalue_index.search.making import extend_derived, make_derived
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -56,13 +56,6 @@ def test_given_queries_are_measured_with(tmp_path: Path, flat: FlatSearch) -> No
         assert recall(found, wanted) == pytest.approx(side.recall_at_10)
     with pytest.raises(InputError, match="shape"):
         make_derived(tmp_path, flat, IVF, queries=QUERIES[:, 1:])
-
-
-def test_the_exact_top_by_blocks(flat: FlatSearch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flat_module, "_NUMBERS", 700 * DIM)
-    best, worst = exact_top(flat, QUERIES, 12)
-    np.testing.assert_array_equal(best, exact(QUERIES, VECTORS, IDS, 12))
-    np.testing.assert_array_equal(worst, exact(-QUERIES, VECTORS, IDS, 12))
 
 
 def test_the_same_seed_makes_the_same_file(
@@ -147,12 +140,12 @@ def test_one_of_other_segments_is_refused(
     tmp_path: Path, root: Path, segments: list[Segment], flat: FlatSearch
 ) -> None:
     make_derived(tmp_path, flat, IVF)
-    fewer = FlatSearch(root, segments[1:], DIM)
+    fewer = FlatSearch(root, segments[1:], DIM, 16)
     with pytest.raises(CorruptIndexError, match=r"out of date.*s0\.faiss.*no longer exists"):
         open_derived(tmp_path, fewer)
     with pytest.raises(CorruptIndexError, match="out of date"):
         extend_derived(tmp_path, fewer)
-    other = FlatSearch(root, [replace(segments[0], sha256="0"), *segments[1:]], DIM)
+    other = FlatSearch(root, [replace(segments[0], sha256="0"), *segments[1:]], DIM, 16)
     with pytest.raises(CorruptIndexError, match=r"out of date.*s0\.faiss.*has changed since"):
         open_derived(tmp_path, other)
 
@@ -163,8 +156,8 @@ def test_a_failed_write_leaves_the_one_before(
     tmp_path: Path, segments: list[Segment], root: Path, step: str, extend: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    first = FlatSearch(root, segments[:4], DIM)
-    both = FlatSearch(root, segments, DIM)
+    first = FlatSearch(root, segments[:4], DIM, 16)
+    both = FlatSearch(root, segments, DIM, 16)
     monkeypatch.setattr("forvalue_index.search.making._QUERIES", 10)
     before = make_derived(tmp_path, first, "SQ8")
     for failing in (1, 2, 3, 4):
@@ -215,7 +208,7 @@ def test_what_cannot_be_made_is_refused(
 
 def test_an_empty_index_cannot_be_derived_from(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no samples"):
-        make_derived(tmp_path, FlatSearch(tmp_path, [], DIM), "SQ8")
+        make_derived(tmp_path, FlatSearch(tmp_path, [], DIM, 16), "SQ8")
 
 
 def test_auto_says_what_and_why() -> None:

@@ -132,7 +132,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "plot.png": lambda path: bars(path, {"a": _Methods()}, {"figure": "b"}, "title"),
     "rejects.jsonl": _save_rejects,
     "a.faiss": lambda path: write_segment(
-        path.parent, path.name, np.arange(99), np.ones((99, 99), np.float32)
+        path.parent, path.name, np.arange(99), np.ones((99, 99), np.float32), 16
     ),
 }
 

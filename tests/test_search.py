@@ -39,7 +39,7 @@ def test_search_is_the_exact_top_k(
     k = data.draw(st.integers(1, 50), "k")
     queries = rng.integers(-2, 3, (data.draw(st.integers(0, 4), "q"), 4)).astype(np.float32)
 
-    flat = FlatSearch(folder, write(folder, parts), 4, removed)
+    flat = FlatSearch(folder, write(folder, parts), 4, 16, removed)
     live = ~np.isin(ids, removed)
     np.testing.assert_array_equal(flat.ids, ids[live])
     assert flat.ntotal == live.sum()
@@ -66,7 +66,7 @@ def test_equal_vectors_of_any_length_come_in_the_order_of_their_ids(
 ) -> None:
     rng = np.random.default_rng(0)
     vectors = np.repeat(rng.standard_normal((2, dim)).astype(np.float32), 8, axis=0)
-    flat = FlatSearch(tmp_path, write(tmp_path, [(np.arange(16), vectors)]), dim)
+    flat = FlatSearch(tmp_path, write(tmp_path, [(np.arange(16), vectors)]), dim, 16)
     for query in rng.standard_normal((20, 1, dim)).astype(np.float32):
         scores, found = flat.search(query, 3)
         first = 0 if flat.scores(query)[1][0, 0] > flat.scores(query)[1][0, 8] else 8
@@ -77,7 +77,7 @@ def test_equal_vectors_of_any_length_come_in_the_order_of_their_ids(
 def test_real_numbers_agree_with_numpy(tmp_path: Path) -> None:
     vectors, queries, ids = random(300), random(20, seed=1), np.arange(300)
     flat = FlatSearch(
-        tmp_path, write(tmp_path, [(ids[:100], vectors[:100]), (ids[100:], vectors[100:])]), DIM
+        tmp_path, write(tmp_path, [(ids[:100], vectors[:100]), (ids[100:], vectors[100:])]), DIM, 16
     )
     scores, found = flat.search(queries, 12)
     want_scores, want = exact(queries, vectors, ids, 12)
@@ -89,9 +89,9 @@ def test_real_numbers_agree_with_numpy(tmp_path: Path) -> None:
 def test_no_split_batch_or_call_changes_a_bit(tmp_path: Path) -> None:
     dim = 100  # no multiple of a SIMD register
     vectors, queries, ids = random(300, dim), random(9, dim, seed=1), np.arange(300)
-    one = FlatSearch(tmp_path, write(tmp_path, [(ids, vectors)], "one"), dim)
+    one = FlatSearch(tmp_path, write(tmp_path, [(ids, vectors)], "one"), dim, 16)
     parts = [(ids[i::7], vectors[i::7]) for i in range(7)]
-    many = FlatSearch(tmp_path, write(tmp_path, parts, "many"), dim)
+    many = FlatSearch(tmp_path, write(tmp_path, parts, "many"), dim, 16)
     scores, found = one.search(queries, 25)
     # It could differ: double precision gives other bits.
     assert (scores != exact(queries, vectors, ids, 25)[0]).any()
@@ -111,7 +111,7 @@ def test_a_large_segment_is_searched_in_pieces(
     n = 1000
     vectors, queries, ids = random(n), random(5, seed=1), 2 * np.arange(n)
     vectors[::3] = vectors[0]  # equal scores, also of vectors in different pieces
-    flat = FlatSearch(tmp_path, write(tmp_path, [(ids, vectors)]), DIM, removed=ids[::7])
+    flat = FlatSearch(tmp_path, write(tmp_path, [(ids, vectors)]), DIM, 16, removed=ids[::7])
 
     def found() -> list[object]:
         both = itertools.product((3, 400), (None, ids[200:450]))
@@ -128,7 +128,7 @@ def test_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
     n, dim = 8 * 2000, 32
     ids, vectors, queries = np.arange(n), random(n, dim), random(64, dim, seed=1)
     parts = [(ids[i::8], vectors[i::8]) for i in range(8)]
-    flat = FlatSearch(tmp_path, write(tmp_path, parts), dim, removed=ids[::3])
+    flat = FlatSearch(tmp_path, write(tmp_path, parts), dim, 16, removed=ids[::3])
     live = ids % 3 > 0
     want = exact(queries, vectors[live], ids[live], 5)[1]
     with ThreadPoolExecutor(4) as pool:
@@ -138,7 +138,7 @@ def test_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
 
 
 def test_opponents_are_the_proponents_of_the_negated_query(tmp_path: Path) -> None:
-    flat = FlatSearch(tmp_path, write(tmp_path, [(range(50), random(50))]), DIM)
+    flat = FlatSearch(tmp_path, write(tmp_path, [(range(50), random(50))]), DIM, 16)
     queries = random(3, seed=2)
     scores, ids = flat.search(queries, 50, opponents=True)
     negated, same = flat.search(-queries, 50)
@@ -151,7 +151,7 @@ def test_scores_of_chosen_samples_are_those_of_search(tmp_path: Path) -> None:
     dim = 100
     vectors, queries, ids = random(300, dim), random(9, dim, seed=1), 3 * np.arange(300)
     parts = [(ids[i::7], vectors[i::7]) for i in range(7)]
-    flat = FlatSearch(tmp_path, write(tmp_path, parts), dim, removed=[6])
+    flat = FlatSearch(tmp_path, write(tmp_path, parts), dim, 16, removed=[6])
     scores, found = flat.search(queries, 25)
     order = np.random.default_rng(0).permutation(25)
     chosen = flat.scores_of(queries, found[:, order])
@@ -166,7 +166,7 @@ def test_blocks_are_all_vectors_in_order(tmp_path: Path, monkeypatch: pytest.Mon
     vectors, ids = random(50), np.arange(50)
     parts = [(ids[25:], vectors[25:]), (ids[:25], vectors[:25])]  # not in the order of ids
     segments = write(tmp_path, parts)
-    flat = FlatSearch(tmp_path, segments, DIM, removed=[3, 30])
+    flat = FlatSearch(tmp_path, segments, DIM, 16, removed=[3, 30])
     monkeypatch.setattr("forvalue_index.search.flat._NUMBERS", 7 * DIM)
     blocks = list(flat.blocks())
     assert [len(block) for block, _ in blocks] == [7] * 6 + [6]
@@ -180,7 +180,7 @@ def test_blocks_are_all_vectors_in_order(tmp_path: Path, monkeypatch: pytest.Mon
 def test_vectors_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
     vectors = random(30)
     parts = [(range(0, 60, 4), vectors[::2]), (range(2, 60, 4), vectors[1::2])]
-    flat = FlatSearch(tmp_path, write(tmp_path, parts), DIM, removed=[4])
+    flat = FlatSearch(tmp_path, write(tmp_path, parts), DIM, 16, removed=[4])
     wanted = np.array([58, 0, 2, 58, 30])
     np.testing.assert_array_equal(flat.vectors(wanted), fp16(vectors)[wanted // 2])
     assert flat.vectors([]).shape == (0, DIM)
@@ -191,7 +191,10 @@ def test_vectors_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
 
 def test_an_empty_index_answers_nothing(tmp_path: Path) -> None:
     segments = write(tmp_path, [(range(3), random(3))])
-    for flat in (FlatSearch(tmp_path, [], DIM), FlatSearch(tmp_path, segments, DIM, [0, 1, 2])):
+    for flat in (
+        FlatSearch(tmp_path, [], DIM, 16),
+        FlatSearch(tmp_path, segments, DIM, 16, [0, 1, 2]),
+    ):
         scores, ids = flat.search(random(2), 5)
         assert scores.shape == ids.shape == (2, 0)
         assert flat.scores(random(2))[1].shape == (2, 0)
@@ -200,7 +203,7 @@ def test_an_empty_index_answers_nothing(tmp_path: Path) -> None:
 
 
 def test_bad_queries_are_refused(tmp_path: Path) -> None:
-    flat = FlatSearch(tmp_path, write(tmp_path, [(range(3), random(3))]), DIM)
+    flat = FlatSearch(tmp_path, write(tmp_path, [(range(3), random(3))]), DIM, 16)
     for method in (lambda q: flat.search(q, 1), flat.scores):
         with pytest.raises(InputError, match=r"shape \(2, 15\).*16"):
             method(random(2, DIM - 1))
@@ -221,7 +224,7 @@ def test_damage_is_refused_when_it_is_met(tmp_path: Path) -> None:
     path = tmp_path / "s0.faiss"
     first = random(5).astype(np.float16).tobytes()[:2]
     path.write_bytes(path.read_bytes().replace(first, np.float16("nan").tobytes(), 1))
-    flat = FlatSearch(tmp_path, [segment], DIM)
+    flat = FlatSearch(tmp_path, [segment], DIM, 16)
     for method in (lambda q: flat.search(q, 5), flat.scores):
         with pytest.raises(CorruptIndexError, match="a score that is not finite"):
             method(random(1, seed=1))
@@ -230,7 +233,7 @@ def test_damage_is_refused_when_it_is_met(tmp_path: Path) -> None:
 def test_one_id_in_two_segments_is_refused(tmp_path: Path) -> None:
     segments = write(tmp_path, [(range(3), random(3)), (range(2, 6), random(4))])
     with pytest.raises(CorruptIndexError, match="id 2 is in more than one segment"):
-        FlatSearch(tmp_path, segments, DIM)
+        FlatSearch(tmp_path, segments, DIM, 16)
 
 
 # -- the backend -------------------------------------------------------------------------------
@@ -274,7 +277,7 @@ def test_torch_and_faiss_share_a_process(tmp_path: Path) -> None:
     threads = torch.get_num_threads(), backend.faiss().omp_get_max_threads()
     vectors, queries = random(200, 64), random(5, 64, seed=1)
     parts = [(range(i, 200, 4), vectors[i::4]) for i in range(4)]
-    flat = FlatSearch(tmp_path, write(tmp_path, parts), 64)
+    flat = FlatSearch(tmp_path, write(tmp_path, parts), 64, 16)
     first = flat.search(queries, 10)[1]
     for _ in range(5):
         product = torch.from_numpy(queries) @ torch.from_numpy(fp16(vectors)).T

@@ -34,7 +34,7 @@ def search_of(folder: Path, bits: int, vectors: Floats, removed: Any = ()) -> Fl
         part = vectors[start : start + 2500]
         ids = np.arange(len(part), dtype=np.int64) + 3 * (len(vectors) - start)
         segments.append(write_segment(folder, f"s{start}.faiss", ids, part, bits))
-    return FlatSearch(folder, segments, vectors.shape[1], removed, bits)
+    return FlatSearch(folder, segments, vectors.shape[1], bits, removed)
 
 
 def plainly(

@@ -22,7 +22,7 @@ def test_weights_change_the_rank_exactly(tmp_path: Path) -> None:
     parts = [(ids[i::5], vectors[i::5]) for i in range(5)]
     removed = ids[::7]
     live = ~np.isin(ids, removed)
-    flat = FlatSearch(tmp_path, write(tmp_path, parts), 4, removed)
+    flat = FlatSearch(tmp_path, write(tmp_path, parts), 4, 16, removed)
     weights = 2.0 ** rng.integers(-3, 4, live.sum())
     weighted = vectors[live] * weights[:, None]
     np.testing.assert_array_equal(flat.scores(queries, weights=weights)[1], queries @ weighted.T)
@@ -45,18 +45,17 @@ def test_cosines_are_cosines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     vectors, queries, ids = random(300), random(20, seed=1), np.arange(300)
     vectors *= np.geomspace(0.1, 10, 300, dtype=np.float32)[:, None]
     flat = FlatSearch(
-        tmp_path, write(tmp_path, [(ids[:99], vectors[:99]), (ids[99:], vectors[99:])]), DIM
+        tmp_path, write(tmp_path, [(ids[:99], vectors[:99]), (ids[99:], vectors[99:])]), DIM, 16
     )
     lengths = np.linalg.norm(fp16(vectors), axis=1)
     scores, found = flat.search(queries, 12, weights=1 / lengths)
     cosines = queries @ (fp16(vectors) / lengths[:, None]).T
     np.testing.assert_array_equal(found, np.argsort(-cosines, axis=1)[:, :12])
     np.testing.assert_allclose(scores, np.take_along_axis(cosines, found, 1), rtol=1e-4)
-    # To the bit, and in blocks too, what `scores` and `scores_of` say.
+    # To the bit what `scores` and `scores_of` say, also when few are compared at a time.
     every = flat.scores(queries, weights=1 / lengths)[1]
     np.testing.assert_array_equal(np.take_along_axis(every, found, 1), scores)
-    monkeypatch.setattr("forvalue_index.search.parts._LABELS", 100)
-    monkeypatch.setattr("forvalue_index.search.flat._SCORED", 24 * DIM)
+    monkeypatch.setattr("forvalue_index.search.flat._COMPARED", 24 * DIM)
     again = flat.search(queries, 12, weights=1 / lengths)
     np.testing.assert_array_equal(again[0], scores)
     np.testing.assert_array_equal(again[1], found)
@@ -65,7 +64,7 @@ def test_cosines_are_cosines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("bad", [0, -1, np.nan, np.inf, 1e-50, 1e50])
 def test_weights_that_are_none_are_refused(tmp_path: Path, bad: float) -> None:
-    flat = FlatSearch(tmp_path, write(tmp_path, [(range(5), random(5))]), DIM, removed=[0])
+    flat = FlatSearch(tmp_path, write(tmp_path, [(range(5), random(5))]), DIM, 16, removed=[0])
     weights = np.array([1, 2, bad, 1])
     for method in (
         lambda w: flat.search(random(1), 2, weights=w),

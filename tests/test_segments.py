@@ -20,32 +20,32 @@ from forvalue_index.search.segments import open_segment, orphans, verify_segment
 
 def test_a_segment_is_what_was_written(tmp_path: Path) -> None:
     vectors, ids = random(50), np.random.default_rng(1).permutation(500)[:50]
-    segment = write_segment(tmp_path, "a.faiss", ids, vectors)
+    segment = write_segment(tmp_path, "a.faiss", ids, vectors, 16)
     data = (tmp_path / "a.faiss").read_bytes()
     assert segment == Segment("a.faiss", 50, len(data), hashlib.sha256(data).hexdigest())
     assert [path.name for path in tmp_path.iterdir()] == ["a.faiss"]
-    opened = open_segment(tmp_path, segment, DIM)
+    opened = open_segment(tmp_path, segment, DIM, 16)
     order = np.argsort(ids)
     np.testing.assert_array_equal(opened.ids, ids[order])
     np.testing.assert_array_equal(opened.vectors(np.arange(50)), fp16(vectors[order]))
-    assert verify_segment(tmp_path, segment, DIM, ids) == []
+    assert verify_segment(tmp_path, segment, DIM, ids, 16) == []
 
 
 def test_a_stored_segment_written_again_is_the_same_file(tmp_path: Path) -> None:
     vectors, ids = random(20), np.arange(20)
-    first = write_segment(tmp_path, "a.faiss", ids, vectors)
-    stored = open_segment(tmp_path, first, DIM).vectors(ids)
-    assert write_segment(tmp_path, "b.faiss", ids, stored).sha256 == first.sha256
+    first = write_segment(tmp_path, "a.faiss", ids, vectors, 16)
+    stored = open_segment(tmp_path, first, DIM, 16).vectors(ids)
+    assert write_segment(tmp_path, "b.faiss", ids, stored, 16).sha256 == first.sha256
     # What an interrupted writer left is replaced.
     (tmp_path / "c.faiss").write_bytes(b"half a file")
-    assert write_segment(tmp_path, "c.faiss", ids[::-1], vectors[::-1]).sha256 == first.sha256
+    assert write_segment(tmp_path, "c.faiss", ids[::-1], vectors[::-1], 16).sha256 == first.sha256
 
 
 def test_an_open_segment_is_mapped_not_copied(tmp_path: Path) -> None:
     [segment] = write(tmp_path, [(range(4096), random(4096, 1024))])
     process = psutil.Process()
     before = process.memory_full_info().uss
-    opened = open_segment(tmp_path, segment, 1024)
+    opened = open_segment(tmp_path, segment, 1024, 16)
     assert segment.bytes > 8e6
     assert process.memory_full_info().uss - before < segment.bytes / 2
     assert any(Path(m.path).name == "s0.faiss" for m in process.memory_maps())
@@ -63,11 +63,11 @@ def test_what_fp16_cannot_keep_is_refused(tmp_path: Path, value: float, message:
     vectors[3] = 0
     vectors[3, 2] = value
     with pytest.raises(ModelError, match=rf"samples 13 .*{message}"):
-        write_segment(tmp_path, "a.faiss", np.arange(10, 15), vectors)
+        write_segment(tmp_path, "a.faiss", np.arange(10, 15), vectors, 16)
     assert list(tmp_path.iterdir()) == []
     vectors[3, 2] = 6.55e4  # the largest number is kept, and so is next to nothing
     vectors[4] = 1e-9
-    write_segment(tmp_path, "a.faiss", np.arange(10, 15), vectors)
+    write_segment(tmp_path, "a.faiss", np.arange(10, 15), vectors, 16)
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,10 @@ def test_what_fp16_cannot_keep_is_refused(tmp_path: Path, value: float, message:
 )
 def test_arrays_that_do_not_fit_are_our_bug(tmp_path: Path, ids: Any, vectors: Any) -> None:
     with pytest.raises(ValueError, match="ids"):
-        write_segment(tmp_path, "a.faiss", ids, vectors)
+        write_segment(tmp_path, "a.faiss", ids, vectors, 16)
     for name in ("a", "../a.faiss", "/a.faiss"):
         with pytest.raises(ValueError, match="named"):
-            write_segment(tmp_path, name, np.arange(4), random(4))
+            write_segment(tmp_path, name, np.arange(4), random(4), 16)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -102,7 +102,7 @@ def test_a_failed_write_leaves_nothing(
     owner = {"fsync": "os", "write_index": "faiss", "replace": "pathlib.Path"}[step]
     monkeypatch.setattr(f"{owner}.{step}", full)
     with pytest.raises(OSError, match="No space"):
-        write_segment(tmp_path, "a.faiss", np.arange(4), random(4))
+        write_segment(tmp_path, "a.faiss", np.arange(4), random(4), 16)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,12 +111,12 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     [segment] = write(tmp_path, [(ids, random(3, 4))])
     path = tmp_path / "s0.faiss"
     good = path.read_bytes()
-    assert verify_segment(tmp_path, segment, 4, ids) == []
+    assert verify_segment(tmp_path, segment, 4, ids, 16) == []
     for position in range(len(good)):
         bad = bytearray(good)
         bad[position] ^= 1 << position % 8
         path.write_bytes(bad)
-        problems = verify_segment(tmp_path, segment, 4, ids)
+        problems = verify_segment(tmp_path, segment, 4, ids, 16)
         assert f"s0.faiss has sha256 {hashlib.sha256(bad).hexdigest()}" in problems[0]
 
 
@@ -136,18 +136,18 @@ def test_what_differs_is_named(tmp_path: Path) -> None:
     ]
     for wrong, dim, message in cases:
         with pytest.raises(CorruptIndexError, match=message):
-            open_segment(tmp_path, wrong, dim)
-        [*_, problem] = verify_segment(tmp_path, wrong, dim, ids)
+            open_segment(tmp_path, wrong, dim, 16)
+        [*_, problem] = verify_segment(tmp_path, wrong, dim, ids, 16)
         assert message.replace("\\", "") in problem
-    digest, finite = verify_segment(tmp_path, nan, DIM, ids)
+    digest, finite = verify_segment(tmp_path, nan, DIM, ids, 16)
     assert "sha256" in digest
     assert "not finite: ids 0" in finite
-    surplus, absent = verify_segment(tmp_path, segment, DIM, np.arange(2, 9))
+    surplus, absent = verify_segment(tmp_path, segment, DIM, np.arange(2, 9), 16)
     assert "vectors without a row in the catalogue: ids 0, 1" in surplus
     assert "no vectors for rows of the catalogue: ids 5, 6, 7, 8" in absent
     path.write_bytes(b"x" * nan.bytes)
     with pytest.raises(CorruptIndexError, match=r"s2\.faiss cannot be read"):
-        open_segment(tmp_path, nan, DIM)
+        open_segment(tmp_path, nan, DIM, 16)
 
 
 def _foreign(kind: str) -> Any:
@@ -169,7 +169,7 @@ def test_a_foreign_index_is_not_a_segment(tmp_path: Path, kind: str, message: st
     faiss.write_index(index, str(tmp_path / "a.faiss"))
     segment = Segment("a.faiss", 5, (tmp_path / "a.faiss").stat().st_size, "")
     with pytest.raises(CorruptIndexError, match=rf"a\.faiss: {message} "):
-        open_segment(tmp_path, segment, DIM)
+        open_segment(tmp_path, segment, DIM, 16)
 
 
 def test_ids_out_of_order_are_not_opened(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_ids_out_of_order_are_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "s0.faiss"
     path.write_bytes(path.read_bytes()[:-40] + np.array([0, 1, 3, 2, 4]).tobytes())
     with pytest.raises(CorruptIndexError, match="do not ascend"):
-        open_segment(tmp_path, segment, DIM)
+        open_segment(tmp_path, segment, DIM, 16)
 
 
 def test_orphans_are_what_was_not_committed(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def write(
     folder: Path, parts: Sequence[tuple[Any, NDArray[np.float32]]], name: str = "s"
 ) -> list[Segment]:
     return [
-        write_segment(folder, f"{name}{i}.faiss", np.array(ids, np.int64), vectors)
+        write_segment(folder, f"{name}{i}.faiss", np.array(ids, np.int64), vectors, 16)
         for i, (ids, vectors) in enumerate(parts)
     ]
 

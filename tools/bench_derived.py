@@ -1,6 +1,7 @@
 """Derived indexes against flat search: recall of proponents and opponents, bytes, speed.
 
-    python tools/bench_derived.py [--index DIR] [--n 1000000] [--dim 256] [--factory STRING ...]
+    python tools/bench_derived.py [--index DIR] [--n 1000000] [--dim 4096] [--bits 4]
+                                  [--factory STRING ...]
 
 The vectors are synthetic, with the spectrum of real ones:
 
@@ -41,7 +42,7 @@ from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.making import make_derived
 from forvalue_index.search.segments import write_segment
 
-CHUNK = 50_000
+CHUNK = 10_000
 PER_CENTRE = 500
 Floats = NDArray[np.float32]
 
@@ -65,8 +66,9 @@ def measured(directory: Path, dim: int) -> Spectrum:
     """Returns the spectrum of an index's vectors, from up to 8192 of them."""
     with Catalog.open(f"sqlite:///{directory / 'catalog.db'}") as catalog:
         snapshot = catalog.snapshot()
-        stored = int(catalog.config["vector"]["dim"])
-    flat = FlatSearch(directory / "segments", snapshot.segments, stored, snapshot.removed)
+        vector = catalog.config["vector"]
+    stored, bits = int(vector["dim"]), int(vector["bits"])
+    flat = FlatSearch(directory / "segments", snapshot.segments, stored, bits, snapshot.removed)
     if dim > min(stored, flat.ntotal):
         raise click.UsageError(
             f"{directory} has {flat.ntotal} vectors of {stored} numbers: --dim {dim} is too many"
@@ -106,10 +108,10 @@ def chunks(spectrum: Spectrum, n: int, seed: int) -> Iterator[Floats]:
         yield (vectors * lengths / np.sqrt(dim)).astype(np.float32)
 
 
-def written(folder: Path, spectrum: Spectrum, n: int, seed: int) -> list[Segment]:
+def written(folder: Path, spectrum: Spectrum, n: int, bits: int, seed: int) -> list[Segment]:
     """Returns the segments of n vectors, made anew, or those that an earlier run left."""
     segments = folder / "segments"
-    key = json.dumps([n, seed, float(spectrum.shared), spectrum.eigenvalues.tolist()])
+    key = json.dumps([n, bits, seed, float(spectrum.shared), spectrum.eigenvalues.tolist()])
     known = folder / "segments.json"
     if known.is_file():
         found = json.loads(known.read_text())
@@ -119,7 +121,7 @@ def written(folder: Path, spectrum: Spectrum, n: int, seed: int) -> list[Segment
     first, made = 0, []
     for vectors in chunks(spectrum, n, seed):
         ids = np.arange(first, first + len(vectors))
-        made.append(write_segment(segments, f"{first:012d}.faiss", ids, vectors))
+        made.append(write_segment(segments, f"{first:012d}.faiss", ids, vectors, bits))
         first += len(vectors)
     rows = [{name: getattr(s, name) for name in Segment.__slots__} for s in made]
     known.write_text(json.dumps({"key": key, "segments": rows}))
@@ -129,7 +131,8 @@ def written(folder: Path, spectrum: Spectrum, n: int, seed: int) -> list[Segment
 @click.command()
 @click.option("--index", "directory", type=click.Path(exists=True, path_type=Path))
 @click.option("--n", default=1_000_000, show_default=True)
-@click.option("--dim", default=256, show_default=True)
+@click.option("--dim", default=4096, show_default=True)
+@click.option("--bits", default=4, show_default=True)
 @click.option("--factory", "factories", multiple=True, help="Repeatable; default: a selection.")
 @click.option("--cosine", is_flag=True, help="Rank by cosine: vectors weighted by 1 / length.")
 @click.option("--seed", default=0, show_default=True)
@@ -139,6 +142,7 @@ def main(
     directory: Path | None,
     n: int,
     dim: int,
+    bits: int,
     factories: tuple[str, ...],
     cosine: bool,
     seed: int,
@@ -157,7 +161,7 @@ def main(
         "HNSW32_SQ8",
     )
     console = Console(width=120)
-    title = f"{n:,} vectors of {dim}, {'cosine' if cosine else 'dot'}"
+    title = f"{n:,} vectors of {dim} x {bits} bits, {'cosine' if cosine else 'dot'}"
     table = Table(title=title, title_justify="left", box=None)
     for column in ("factory", "made in s", "bytes each", "side", "effort x candidates"):
         table.add_column(column, justify="left" if column in ("factory", "side") else "right")
@@ -165,7 +169,7 @@ def main(
         table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory() as temporary:
         folder = keep or Path(temporary)
-        flat = FlatSearch(folder / "segments", written(folder, spectrum, n, seed), dim)
+        flat = FlatSearch(folder / "segments", written(folder, spectrum, n, bits, seed), dim, bits)
         weights = None
         if cosine:
             lengths = [np.linalg.norm(block, axis=1) for _, block in flat.blocks()]

@@ -135,8 +135,8 @@ def measure(
     """Returns a row for each way to search that is wanted, for one n and dim."""
     queries = drawn(batch, dim, rank, 0)
     segments = write(folder, n, dim, bits, rank, size)
-    flat = FlatSearch(folder, segments, dim, (), bits)
-    opened = [seconds(lambda: FlatSearch(folder, segments, dim, (), bits)) for _ in range(3)]
+    flat = FlatSearch(folder, segments, dim, bits)
+    opened = [seconds(lambda: FlatSearch(folder, segments, dim, bits)) for _ in range(3)]
     ways: dict[str, Search] = {}
     if "forvalue" in wanted:
         ways["forvalue"] = lambda q: flat.search(q, k)

@@ -22,6 +22,7 @@ from forvalue_index.errors import CorruptIndexError, InputError
 from forvalue_index.features.codes import Bytes, Codes
 from forvalue_index.records import Segment
 from forvalue_index.search.first_pass import FirstPass
+from forvalue_index.search.gpu import Resident
 from forvalue_index.search.many import MANY, propose_many
 from forvalue_index.search.parts import Ids, Scores, best_of, on_all_cores
 from forvalue_index.search.segments import open_segment
@@ -42,10 +43,13 @@ class FlatSearch:
         folder: str | Path,
         segments: Iterable[Segment],
         dim: int,
+        bits: int,
         removed: ArrayLike = (),
-        bits: int = 16,
+        resident: Resident | None = None,
     ) -> None:
         """Maps the segments in `folder`; the ids in `removed` are in no answer.
+
+        `resident` has, or gets, the vectors on GPUs.
 
         Raises:
             CorruptIndexError: a segment is not what was committed, or an id is in two of them.
@@ -68,13 +72,14 @@ class FlatSearch:
             )
         self.dim = dim
         self.codes = Codes(dim, bits)
+        self._resident = resident
         self._every = every
         self._starts = np.cumsum([0, *(len(segment.ids) for segment in opened)])[:-1]
         gone = np.unique(np.asarray(removed, np.int64))
         self._live = every[~_among(every, gone)] if len(gone) else every
         self._tabled: tuple[ArrayLike, Scores] | None = None  # the last weights, as a table
         self._lock = Lock()
-        self._passes: tuple[Scores | None, FirstPass] | None = None  # for the last table
+        self._passes: dict[bool, tuple[Scores | None, FirstPass]] = {}  # without, with last table
 
     @property
     def ntotal(self) -> int:
@@ -125,25 +130,43 @@ class FlatSearch:
         if opponents:
             queries = -queries  # exactly the negated inner products, so -score is exact too
         scores, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        left = np.arange(len(queries))
-        if len(queries) >= MANY and _SOME * k < len(live):
-            left = self._among_many(queries, k, live, table, scores, ids)
+        left = self._among_resident(queries, k, live, table, scores, ids)
+        if len(left) >= MANY and _SOME * k < len(live):
+            scores[left], ids[left], left = self._among_many(queries, left, k, live, table)
         for i in left.tolist():
             if not self._among_few(queries[i], k, live, table, scores[i], ids[i]):
                 scores[i], ids[i] = self._among_all(queries[i : i + 1], k, live, table)
         return (-scores if opponents else scores), ids
 
-    def _among_many(
+    def _among_resident(
         self, queries: Scores, k: int, live: Ids, table: Scores | None, scores: Scores, ids: Ids
     ) -> NDArray[np.intp]:
-        """Fills in the k best of queries together; returns those of which it is not sure."""
+        """Fills in the k best of queries by GPUs; returns those of which it is not sure."""
+        found = None
+        if self._resident is not None and table is None:
+            found = self._resident.propose(queries, k, live, self._live, self.blocks)
+        if found is None:
+            return np.arange(len(queries))
+        candidates, most = found
+        none = candidates < 0
+        own = self._scored(queries, np.where(none, live[0], candidates), None)
+        own[none] = -np.inf
+        best, places = best_of([own], [candidates], k)
+        if best.shape == scores.shape:
+            scores[:], ids[:] = best, places
+        return np.flatnonzero(~(most < best[:, -1]) | (best.shape[1] < k))
+
+    def _among_many(
+        self, queries: Scores, left: NDArray[np.intp], k: int, live: Ids, table: Scores | None
+    ) -> tuple[Scores, Ids, NDArray[np.intp]]:
+        """Returns the k best of the queries `left`, and those of these that it is not sure of."""
         step = max(1, _DECODED // self.dim)
         blocks = (
             (live[s : s + step], self._data(live[s : s + step])) for s in range(0, len(live), step)
         )
-        found, most = propose_many(self.codes, blocks, queries, k + max(8, k // 4), table)
-        ids[:], scores[:] = self._best_of(queries, found, k, table)
-        return np.flatnonzero(~(most < scores[:, -1]))
+        found, most = propose_many(self.codes, blocks, queries[left], k + max(8, k // 4), table)
+        ids, scores = self._best_of(queries[left], found, k, table)
+        return scores, ids, left[~(most < scores[:, -1])]
 
     def _among_few(
         self, query: Scores, k: int, live: Ids, table: Scores | None, scores: Scores, ids: Ids
@@ -172,10 +195,11 @@ class FlatSearch:
 
     def _first_pass(self, table: Scores | None) -> FirstPass:
         with self._lock:
-            if self._passes is None or self._passes[0] is not table:
+            weighted = table is not None
+            if weighted not in self._passes or self._passes[weighted][0] is not table:
                 weights = None if table is None else _padded(table, self._ids_at)
-                self._passes = table, FirstPass(self.codes, self.opened, weights)
-            return self._passes[1]
+                self._passes[weighted] = table, FirstPass(self.codes, self.opened, weights)
+            return self._passes[weighted][1]
 
     def _among_all(
         self, queries: Scores, k: int, live: Ids, table: Scores | None

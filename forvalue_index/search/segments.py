@@ -56,7 +56,7 @@ def write_segment(
     name: str,
     ids: NDArray[np.int64],
     vectors: NDArray[np.float32],
-    bits: int = 16,
+    bits: int,
 ) -> Segment:
     """The segment `folder/name` of vectors, as `write_codes` writes it.
 
@@ -145,7 +145,7 @@ def write_index(index: Any, folder: Path, named: Callable[[str], str]) -> tuple[
     return size, sha256.hexdigest()
 
 
-def open_segment(folder: str | Path, segment: Segment, dim: int, bits: int = 16) -> OpenSegment:
+def open_segment(folder: str | Path, segment: Segment, dim: int, bits: int) -> OpenSegment:
     """The segment, mapped: its vectors are read from disk when they are first compared.
 
     Size, header and ids are checked, the vectors are not (`verify_segment` does).
@@ -188,7 +188,7 @@ def open_segment(folder: str | Path, segment: Segment, dim: int, bits: int = 16)
 
 
 def verify_segment(
-    folder: str | Path, segment: Segment, dim: int, ids: NDArray[np.int64], bits: int = 16
+    folder: str | Path, segment: Segment, dim: int, ids: NDArray[np.int64], bits: int
 ) -> list[str]:
     """What is wrong with the segment, a line each; nothing if it is whole. Reads all of it.
 
