@@ -13,6 +13,7 @@ SKETCHES = ("block", "tensor")
 PAIR_RANKS = ("dot", "cosine", "per-token")  # a score is of two samples, whatever the others are
 RANKS = (*PAIR_RANKS, "decorrelated")
 BITS = (2, 3, 4, 8, 16)  # of a number of a stored vector; 16 are float16
+MOST = 2**31 - 1  # numbers of a vector or a sketch, and samples that are fitted to
 SCORES = ("response", "all")
 TRUNCATIONS = ("unscored", "start", "end")  # what goes first when a row is too long
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -135,11 +136,21 @@ class VectorConfig:
             raise InputError(f"recipe {self.recipe!r} is not one of {', '.join(RECIPES)}")
         if self.sketch not in SKETCHES:
             raise InputError(f"sketch {self.sketch!r} is not one of {', '.join(SKETCHES)}")
-        if self.bits not in BITS:
-            raise InputError(f"bits is {self.bits}, but must be one of {', '.join(map(str, BITS))}")
-        for name in ("dim", "sketch_dim", "fit_samples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if type(self.bits) is not int or self.bits not in BITS:
+            raise InputError(
+                f"bits is {self.bits!r}, but must be one of {', '.join(map(str, BITS))}"
+            )
+        for name, least, most in (
+            ("dim", 1, MOST),
+            ("sketch_dim", 1, MOST),
+            ("fit_samples", 1, MOST),
+            ("seed", 0, 2**63 - 1),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise InputError(
+                    f"{name} is {value!r}, but must be a whole number from {least} to {most}"
+                )
 
 
 FIRST: dict[type, tuple[str, ...]] = {

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from forvalue_index.config import FormatConfig, IndexConfig, named
 from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.readers import Data, open_rows
-from forvalue_index.errors import FingerprintError, InputError
+from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError
 from forvalue_index.features.recipe import RECIPES
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder, Refused
@@ -122,7 +123,17 @@ class Reader:
         with self._loading:
             if self._vectoriser is None:
                 data = self.store.vectoriser_bytes()
-                self._vectoriser = Vectoriser.from_bytes(data, self.config.vector, self.lm.device)
+                try:
+                    made = Vectoriser.from_bytes(data, self.config.vector, self.lm.device)
+                    if made.dim != self.store.dim:
+                        raise ValueError(f"dim {made.dim}, committed {self.store.dim}")
+                # Whoever changed it may have named it by its new hash.
+                except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+                    raise CorruptIndexError(
+                        f"the vectoriser of {self.store.directory} cannot be used ({error}): "
+                        "restore the index from a copy, or build again"
+                    ) from error
+                self._vectoriser = made
             return self._vectoriser
 
     @vectoriser.setter

@@ -19,7 +19,7 @@ from indexes import SETTINGS
 from test_creation import no_file_over
 from test_trust import NEW, no_hang
 
-from forvalue_index import FormatConfig, InfluenceIndex
+from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.plots import bars
 from forvalue_index.catalog.address import name_catalog
 from forvalue_index.cli import main
@@ -35,6 +35,7 @@ from forvalue_index.files import (
     require_no_special,
 )
 from forvalue_index.forward.model import LanguageModel
+from forvalue_index.records import Row
 from forvalue_index.search.derived import read_info, write_info
 from forvalue_index.search.segments import write_segment
 
@@ -195,18 +196,24 @@ def test_what_is_printed_to_a_full_disk_is_one_line_of_error(
     )
 
 
-def test_a_full_disk_leaves_both_files_of_an_export(index: InfluenceIndex, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_both_files_of_an_export(
+    lm: LanguageModel, rows: list[Row], tmp_path: Path
+) -> None:
+    vector = VectorConfig(dim=8, sketch_dim=512)  # so that the vectors are shorter than the rows
+    index, _ = InfluenceIndex.build(tmp_path / "index", rows, lm, vector=vector)
     folder = tmp_path / "out"
     folder.mkdir()
-    vectors, rows = folder / "v.npy", folder / "r.jsonl"
-    for path in (vectors, rows):
+    vectors, lines = folder / "v.npy", folder / "r.jsonl"
+    for path in (vectors, lines):
         path.write_text("what was there")
-    for limit in (1000, 7500):  # too little for the first, and for the second
+    for limit in (1000, 2000):  # too little for the first, and for the second
         with pytest.raises(StorageError), no_file_over(limit):
-            index.export(vectors, rows)
+            index.export(vectors, lines)
         assert names(folder) == ["r.jsonl", "v.npy"]
-        assert {path.read_text() for path in (vectors, rows)} == {"what was there"}
-    assert index.export(vectors, rows) == (30, 64)
+        assert {path.read_text() for path in (vectors, lines)} == {"what was there"}
+    assert index.export(vectors, lines) == (30, 8)
+    assert vectors.stat().st_size < 2000 < lines.stat().st_size
+    index.close()
 
 
 def test_an_export_that_cannot_be_says_why(index: InfluenceIndex, tmp_path: Path) -> None:

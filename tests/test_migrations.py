@@ -15,8 +15,9 @@ from sqlalchemy import Connection
 from forvalue_index.catalog import migrations
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.lock import WriterLock
+from forvalue_index.catalog.reader import seal_info
 from forvalue_index.catalog.rows import digest
-from forvalue_index.catalog.schema import IndexInfoTable
+from forvalue_index.catalog.schema import FORMAT, IndexInfoTable
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, LockedError, SchemaError
 from forvalue_index.records import Segment
 from forvalue_index.store import migrate
@@ -124,6 +125,16 @@ def test_the_scripts_are_found_in_a_wheel_too(
 ASSETS = sorted((Path(__file__).parent / "assets" / "schema").glob("*.db"))
 
 
+def _asset(asset: Path, folder: Path) -> Path:
+    """A copy of an asset, as the catalogue of an index of this version's format."""
+    file = folder / "catalog.db"
+    shutil.copy(asset, file)
+    with closing(sqlite3.connect(file)) as raw, raw:
+        sealed = raw.execute("SELECT config, fingerprint, created_at FROM index_info").fetchone()
+        raw.execute("UPDATE index_info SET format = ?, checksum = ?", (FORMAT, seal_info(*sealed)))
+    return file
+
+
 def test_every_revision_has_its_asset() -> None:
     scripts = (migrations.scripts_folder() / "versions").glob("*.py")
     assert [path.stem for path in ASSETS] == sorted(path.name[:4] for path in scripts)
@@ -136,7 +147,7 @@ def test_a_catalogue_of_every_revision_is_upgraded_and_used(
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "tools"))
     from make_schema_asset import CONFIG, FINGERPRINT, sample
 
-    file = shutil.copy(asset, tmp_path / "catalog.db")
+    file = _asset(asset, tmp_path)
     url = f"sqlite:///{file}"
     if asset.stem != migrations.head():
         message = f"{asset.stem}, but this version needs {migrations.head()}: run `forvalue migrate"
@@ -160,7 +171,7 @@ def test_a_catalogue_of_every_revision_is_upgraded_and_used(
 
 
 def test_damage_is_not_migrated(tmp_path: Path) -> None:
-    file = shutil.copy(ASSETS[1], tmp_path / "catalog.db")
+    file = _asset(ASSETS[1], tmp_path)
     _run(file, "UPDATE samples SET norm = 7 WHERE id = 2")
     with pytest.raises(CorruptIndexError, match=r"sample 2 .*nothing was migrated"):
         migrate(tmp_path)
@@ -173,7 +184,7 @@ def test_damage_is_not_migrated(tmp_path: Path) -> None:
 
 def test_a_zero_that_lost_its_sign_is_no_damage(tmp_path: Path) -> None:
     """Up to 0002 rows were sealed with the sign of a loss of minus zero, which SQLite drops."""
-    file = shutil.copy(ASSETS[1], tmp_path / "catalog.db")
+    file = _asset(ASSETS[1], tmp_path)
     values = (2, "k2", "hash2", 12, 5, False, -0.0, 0.5)
     with closing(sqlite3.connect(file)) as raw:
         (row,) = raw.execute("SELECT row FROM samples WHERE id = 2").fetchone()
@@ -199,6 +210,6 @@ def _one(name: str) -> Segment:
 def test_migrate_waits_for_no_writer_and_needs_an_index(tmp_path: Path) -> None:
     with pytest.raises(IndexMissingError, match="is not an index"):
         migrate(tmp_path)
-    shutil.copy(ASSETS[0], tmp_path / "catalog.db")
+    _asset(ASSETS[0], tmp_path)
     with WriterLock(tmp_path), pytest.raises(LockedError, match="is being written to by"):
         migrate(tmp_path)

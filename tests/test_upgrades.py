@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from indexes import bytes_in
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig, config
 from forvalue_index.catalog.reader import seal_info
+from forvalue_index.cli import main
 from forvalue_index.config import FIRST, IndexConfig, named
 from forvalue_index.errors import FingerprintError, SchemaError
 from forvalue_index.forward.model import LanguageModel, load_model
@@ -44,12 +47,42 @@ def frozen_lm(frozen: Path) -> LanguageModel:
     return load_model(ModelConfig(str(frozen / "model")), "cpu")
 
 
-def test_an_index_of_another_form_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["query", "--prompt", "a", "--response", "b"],
+        ["info"],
+        ["list"],
+        ["add", "data.jsonl"],
+        ["build", "data.jsonl", "--model", "model"],
+        ["verify"],
+        ["compact"],
+        ["migrate"],
+    ],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize("revision", ["0001", "0003"])  # of its tables: an older one is no matter
+def test_an_index_of_another_form_is_refused_and_stays(
+    tmp_path: Path, revision: str, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """0001 has vectors of float16, from one matrix for the whole sketch."""
-    shutil.copytree(OLD, tmp_path / "frozen")
-    InfluenceIndex.migrate(tmp_path / "frozen" / "index")
-    with pytest.raises(SchemaError, match=r"has format 1, but this version reads 2: build"):
-        InfluenceIndex.open(tmp_path / "frozen" / "index")
+    shutil.copytree(OLD, tmp_path, dirs_exist_ok=True)
+    if revision != "0003":
+        shutil.copy(OLD.parents[1] / "schema" / f"{revision}.db", tmp_path / "index" / "catalog.db")
+        with closing(sqlite3.connect(tmp_path / "index" / "catalog.db")) as raw:
+            raw.execute("PRAGMA journal_mode = WAL")  # as every index has it
+    (tmp_path / "data.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    monkeypatch.chdir(tmp_path)
+    before = bytes_in(tmp_path)
+    done = CliRunner().invoke(main, [*command, "--index", "index"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == (
+        "Error: index/catalog.db has format 1, but this version reads 2, with vectors of another "
+        "form: build the index again, in a new directory\n"
+    )
+    assert bytes_in(tmp_path) == before
+    with pytest.raises(SchemaError, match="has format 1"):
+        InfluenceIndex.open("index")
 
 
 def test_a_frozen_index_answers_as_it_did(frozen: Path, frozen_lm: LanguageModel) -> None:

@@ -4,11 +4,12 @@
 
 Run it once when the stored form of an index changes (segments, vectoriser, fingerprint, catalogue,
 derived indexes), and commit the folder: later versions must open it, answer the same and go on
-with it. An asset is never made again.
+with it. An asset is never made again once it was released; before that, remove its folder first.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -112,6 +113,9 @@ def answers(index: InfluenceIndex) -> dict[str, Any]:
 
 def main() -> None:
     """The command line."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     folder = FOLDER / f"{len(list(FOLDER.iterdir())) + 1:04d}"
     folder.mkdir()

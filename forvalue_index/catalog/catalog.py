@@ -41,7 +41,6 @@ from forvalue_index.catalog.intact import (
 from forvalue_index.catalog.migrations import check_revision, current, upgrade_connection
 from forvalue_index.catalog.reader import (
     CHUNK,
-    FORMAT,
     CatalogReader,
     as_ints,
     checked_keys,
@@ -55,7 +54,7 @@ from forvalue_index.catalog.rows import (
     to_json,
     to_row,
 )
-from forvalue_index.catalog.schema import Base, IndexInfoTable, SampleTable, SegmentTable
+from forvalue_index.catalog.schema import FORMAT, Base, IndexInfoTable, SampleTable, SegmentTable
 from forvalue_index.catalog.seals import (
     NO_SEGMENTS,
     seal_figures,

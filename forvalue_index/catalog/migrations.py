@@ -11,12 +11,12 @@ import io
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Engine
+from sqlalchemy import URL, Connection, Engine, select
 
 from forvalue_index.catalog.engine import make_engine, place_of, reading, writing
-from forvalue_index.catalog.schema import Base
+from forvalue_index.catalog.schema import FORMAT, Base, IndexInfoTable
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, SchemaError
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def upgrade(url: str | URL) -> tuple[str | None, str]:
     """The revisions before and after: all that lies between them is run in one transaction.
 
     Raises:
-        SchemaError: the catalogue was written by a newer version of the package.
+        SchemaError: the catalogue was written by a newer version of the package, or is of an index
+            whose format is another.
         CorruptIndexError: a migrated row points to one that is not there.
     """
     engine = make_engine(url, create=True, foreign_keys=False)
@@ -84,6 +85,7 @@ def upgrade(url: str | URL) -> tuple[str | None, str]:
             before = current(connection)
             if before is not None:
                 _check_known(before, engine)
+                check_format(_format(connection), engine)
             upgrade_connection(connection)
             return before, head()
     finally:
@@ -109,7 +111,8 @@ def check_revision(engine: Engine) -> None:
 
     Raises:
         IndexMissingError: there is no catalogue in the database.
-        SchemaError: it has another revision, older or newer; the message names both.
+        SchemaError: it has another revision, older or newer; the message names both. Or its index
+            has another format.
     """
     with reading(engine) as connection:
         found = current(connection)
@@ -119,11 +122,33 @@ def check_revision(engine: Engine) -> None:
         )
     _check_known(found, engine)
     if found != head():
+        with reading(engine) as connection:
+            check_format(_format(connection), engine)  # which no migration changes
         folder = Path(str(engine.url.database)).parent if engine.name == "sqlite" else "DIR"
         raise SchemaError(
             f"{place_of(engine)} has schema revision {found}, but this version needs {head()}: "
             f"run `forvalue migrate --index {folder}`"
         )
+
+
+def check_format(found: Any, engine: Engine) -> None:
+    """Checks the format that an index notes; None: it notes nothing yet.
+
+    Raises:
+        SchemaError: it is another one than this version's.
+    """
+    if found in (None, FORMAT):
+        return
+    older = isinstance(found, int) and found < FORMAT
+    raise SchemaError(
+        f"{place_of(engine)} has format {found}, but this version reads {FORMAT}, with vectors of "
+        f"another form: {'' if older else 'pip install --upgrade forvalue-index, or '}build the "
+        "index again, in a new directory"
+    )
+
+
+def _format(connection: Connection) -> Any:
+    return connection.execute(select(IndexInfoTable.format)).scalar()
 
 
 def _check_known(revision: str, engine: Engine) -> None:

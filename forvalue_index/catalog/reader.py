@@ -33,23 +33,16 @@ from forvalue_index.catalog.intact import (
     segment_problems,
     text_seals,
 )
+from forvalue_index.catalog.migrations import check_format
 from forvalue_index.catalog.rows import (
     COLUMNS,
     check_key,
     digest,
     from_row,
 )
-from forvalue_index.catalog.schema import IndexInfoTable, SampleTable, SegmentTable
-from forvalue_index.errors import (
-    CorruptIndexError,
-    IndexMissingError,
-    InputError,
-    SchemaError,
-)
+from forvalue_index.catalog.schema import FORMAT, IndexInfoTable, SampleTable, SegmentTable
+from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError
 from forvalue_index.records import Segment, StoredSample
-
-FORMAT = 2
-"""Of the segment files and of what the fingerprint means; the tables have their revision."""
 
 CHUNK = 4000  # values in one IN (...): below every database's limit
 PAGE = 500  # rows that a scan of all of them holds at a time: few, as they may be long
@@ -83,7 +76,7 @@ class CatalogReader:
 
         Raises:
             IndexMissingError: its making was not finished.
-            SchemaError: segments and fingerprint are of a newer format.
+            SchemaError: segments and fingerprint are of another format.
             CorruptIndexError: config or fingerprint were changed.
         """
         self._engine = engine
@@ -99,13 +92,7 @@ class CatalogReader:
             raise IndexMissingError(
                 f"{place_of(engine)} was not finished: remove it and build the index again"
             )
-        if info.format != FORMAT:
-            older = isinstance(info.format, int) and info.format < FORMAT
-            raise SchemaError(
-                f"{place_of(engine)} has format {info.format}, but this version reads {FORMAT}: "
-                + ("" if older else "pip install --upgrade forvalue-index, or ")
-                + "build the index again"
-            )
+        check_format(info.format, engine)
         self.created_at: str = info.created_at
         sealed = seal_info(info.config, info.fingerprint, info.created_at)
         if sealed != info.checksum:

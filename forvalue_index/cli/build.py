@@ -22,7 +22,7 @@ from forvalue_index.cli.options import (
     trust_option,
 )
 from forvalue_index.cli.progress import build_progress
-from forvalue_index.config import BITS, RECIPES, SKETCHES, ModelConfig, VectorConfig
+from forvalue_index.config import BITS, MOST, RECIPES, SKETCHES, ModelConfig, VectorConfig
 
 
 @click.command()
@@ -41,7 +41,7 @@ from forvalue_index.config import BITS, RECIPES, SKETCHES, ModelConfig, VectorCo
 )
 @click.option(
     "--dim",
-    type=click.IntRange(min=2),
+    type=click.IntRange(2, MOST),
     default=VectorConfig().dim,
     show_default=True,
     help="Numbers in a stored vector.",
@@ -62,14 +62,14 @@ from forvalue_index.config import BITS, RECIPES, SKETCHES, ModelConfig, VectorCo
 )
 @click.option(
     "--sketch-dim",
-    type=click.IntRange(min=2),
+    type=click.IntRange(2, MOST),
     default=VectorConfig().sketch_dim,
     show_default=True,
     help="Numbers in the sketch that a vector is projected from; not stored.",
 )
 @click.option(
     "--fit-samples",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST),
     default=VectorConfig().fit_samples,
     show_default=True,
     help="Rows that recipe and projection are learned from.",

@@ -30,7 +30,7 @@ ADDED: list[Row] = [
     {"id": "new2", "prompt": "something", "response": " else", "source": "code", "n": 101},
 ]
 GONE = "k22", "k7"  # removed by the operation; both are hits
-EARLIER = "k2", "k11"  # removed by what is in the log of the index that has one
+EARLIER = "k38", "k45"  # removed by what is in the log of the index that has one
 
 
 def hits(index: InfluenceIndex, **how: Any) -> list[Any]:
