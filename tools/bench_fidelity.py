@@ -134,7 +134,9 @@ def exact_of(
         done = at + len(samples)
         passed = time.monotonic() - start
         left = passed / done * (len(stored) - done)
-        note(f"exact, {recipe}: {done:,} of {len(stored):,} rows, {passed:.0f} s, {left:.0f} s left")
+        note(
+            f"exact, {recipe}: {done:,} of {len(stored):,} rows, {passed:.0f} s, {left:.0f} s left"
+        )
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{recipe}-{digest[:16]}-{len(known)}.npz"
     np.savez(path, scores=scores, keys=keys, query_keys=query_keys, learned=learned)
