@@ -68,7 +68,7 @@ class Result:
     not_fitted: Figure
 
 
-def rows_of(path: Path) -> list[Row]:
+def pairs_of(path: Path) -> list[Row]:
     """Returns the rows of a file, each with a prompt and a response.
 
     Raises:
@@ -263,8 +263,8 @@ def main(
       python tools/bench_fidelity.py --model MODEL --data bbh.jsonl --recipe kfac --recipe raw \\
           --bits 4 --fit-samples 1024 --fit-samples 3000 --cache exact
     """
-    others = None if queries_from is None else rows_of(queries_from)
-    rows, asked = split(rows_of(data), others, queries, seed)
+    others = None if queries_from is None else pairs_of(queries_from)
+    rows, asked = split(pairs_of(data), others, queries, seed)
     lm, format = load_model(ModelConfig(model)), FormatConfig(max_length=max_length)
     results = []
     with tempfile.TemporaryDirectory() as folder:

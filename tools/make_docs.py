@@ -43,7 +43,7 @@ def installed(packages: Sequence[str]) -> dict[Path, Path]:
 
 def docs(roots: dict[Path, Path], count: int | None = None) -> list[Row]:
     """Returns `count` rows, or all there are, of the folders that `installed` returns."""
-    rows = {}
+    rows: dict[str, Row] = {}
     for root, parent in roots.items():
         for path in sorted(root.rglob("*.py")):
             parts = path.relative_to(parent).with_suffix("").parts
