@@ -37,12 +37,14 @@ from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.metrics import Figure, kept, pearson
 from forvalue_index.config import BITS, RECIPES, ModelConfig
 from forvalue_index.data.readers import open_rows
+from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import load_model
 from forvalue_index.records import Row, Sample, StoredSample
 
 PAIRS = (("question", "answer"), ("input", "target"))
 """Fields that become "Question: ...\\nAnswer:" and a response."""
-BLOCK = 256  # rows between two lines of progress
+BLOCK = 512  # rows between two lines of progress
+TOKENS = 1 << 14  # of queries that are held at a time; every row is run forward for each such group
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def exact_of(
     keys = np.array([item.key for item in stored])
     query_keys = np.array([query.key for query in queries])
     recipe = index.config.vector.recipe
-    tensors = [value for part in index.vectoriser.parts for value in part.recipe.tensors.values()]
+    parts = index.vectoriser.parts
+    tensors = [value for part in parts for value in part.recipe.tensors.values()]
     learned = np.concatenate([np.zeros(0), *(value.cpu().numpy().ravel() for value in tensors)])
     learned = learned.astype(np.float32)
     asked = [index.lm.fingerprint(), recipe, keys.tolist(), query_keys.tolist()]
@@ -126,11 +129,12 @@ def exact_of(
                 found: NDArray[np.float32] = file["scores"]
                 return found
     scores = np.empty((len(queries), len(stored)), np.float32)
+    encoder = Encoder(index.lm, TOKENS)
     start = time.monotonic()
     for at in range(0, len(stored), BLOCK):
         part = slice(at, at + BLOCK)
         samples = index.training_samples([item.id for item in stored[part]])
-        scores[:, part] = index.influence(list(queries), samples)
+        scores[:, part] = encoder.influence(queries, samples, parts)
         done = at + len(samples)
         passed = time.monotonic() - start
         left = passed / done * (len(stored) - done)
