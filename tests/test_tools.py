@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import bench_filters  # noqa: E402
 import bench_peers  # noqa: E402
 from bench_search import WAYS, measure, write  # noqa: E402
+from make_docs import docs, installed  # noqa: E402
 from make_facts import STYLES, make_study  # noqa: E402
 from peers.steps import Step, run  # noqa: E402
 
@@ -33,6 +34,37 @@ def test_facts_are_the_same_from_a_seed_and_every_question_has_sources(name: str
     for question in questions:
         assert sources[question["fact"]] >= 3
         assert question["prompt"] + question["response"] not in texts
+
+
+def test_docs_are_answers_of_public_names_each_once(tmp_path: Path) -> None:
+    def text(first: str, words: int) -> str:
+        return f"{' '.join(f'{first}{i}' for i in range(words))}\n\n>>> 1\n1\n\n{'end ' * 200}"
+
+    package = tmp_path / "ours"
+    (package / "tests").mkdir(parents=True)
+    parts = {"long": 60, "short": 30, "again": 60, "_hidden": 60}
+    source = "".join(
+        f'def {name}(a, b):\n    """{text("w" if name == "again" else name[0], words)}"""\n\n'
+        for name, words in parts.items()
+    )
+    (package / "__init__.py").write_text(source.replace("again", "more"))
+    (package / "wrong.py").write_text("def (")
+    (package / "tests" / "test_x.py").write_text(source)
+    (package / "kind.py").write_text(
+        f'class Kind:\n    def method(self):\n        """{text("l", 70)}"""\n'
+        f'    def other(self):\n        """{text("z", 260)}"""\n'
+    )
+    rows = docs({package: tmp_path})
+    assert rows == docs({package: tmp_path}) and docs({package: tmp_path}, 1) == rows[:1]
+    names = {row["name"] for row in rows}
+    assert len({"ours.long", "ours.kind.Kind.method"} & names) == 1  # they begin alike
+    assert names <= {"ours.long", "ours.kind.Kind.method", "ours.short", "ours.more"}
+    assert {"ours.short", "ours.more"} <= names
+    for row in rows:
+        assert 60 <= len(row["answer"].split()) <= 250 and ">>>" not in row["answer"]
+    assert {row["question"] for row in rows} >= {"What does more(a, b) of ours do?"}
+    roots = installed(["numpy", "no_such_package"])
+    assert {root.name for root in roots} > {"numpy"} and all(map(Path.is_dir, roots))
 
 
 def test_the_shipped_questions_are_about_the_shipped_rows() -> None:

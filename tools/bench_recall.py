@@ -3,8 +3,7 @@
     recall    who said so: small models trained on invented facts, two styles; true sources known
     identify  which class of the training rows drove an output
     mislabel  which rows had their response exchanged with a row of another class
-    fidelity  how true stored vectors are to the exact form
-    all       all four
+    all       all three
 
     python tools/bench_recall.py recall --work FOLDER
     python tools/bench_recall.py identify --model MODEL --data DATA
@@ -12,44 +11,37 @@
 
 FOLDER keeps the facts and the models trained on them, so that a second run does not train again.
 FILE keeps the results, a JSON line each: what is there is shown and not measured again.
-DATA holds bbh.jsonl and {grammars,math_without_reason,gsm8k}_{train,test}.jsonl; what is absent is
-skipped. Recipes are compared in rows, exact and stored at several sizes.
+DATA holds bbh.jsonl and {grammars,math_without_reason}_{train,test}.jsonl; what is absent is
+skipped. Recipes are compared in rows, exact and stored at several sizes. How true stored vectors
+are to the exact form on other data is for bench_fidelity.py.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 import numpy as np
 from bench_identify import MAX_LENGTH, TASKS, rows_of
 from bench_recipes import (
-    SIZES,
     Figures,
     Judge,
     Result,
     Scores,
     Task,
-    build,
-    machine,
     measure,
     note,
     show,
 )
 from make_facts import STYLES, make_study, write_jsonl
-from rich.console import Console
-from rich.table import Table
 
 from forvalue_index import FormatConfig
-from forvalue_index.analysis.fidelity import fidelity as compare
 from forvalue_index.analysis.metrics import auc
 from forvalue_index.analysis.mislabel import corrupt
 from forvalue_index.analysis.recall import found, gold_of
@@ -58,7 +50,7 @@ from forvalue_index.data.readers import open_rows
 from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.records import Row, Sample, StoredSample
 
-STUDIES = ("recall", "identify", "mislabel", "fidelity")
+STUDIES = ("recall", "identify", "mislabel")
 CLASS_SETS = (*TASKS, "bbh")
 EXCHANGED = 0.2  # share of the responses, in the mislabel study
 
@@ -222,70 +214,6 @@ def judge_clean(queries: Sequence[Sample], stored: Sequence[StoredSample]) -> Ju
     return figures
 
 
-# -- fidelity ------------------------------------------------------------------------------------
-
-
-def fidelity_sets(data: Path) -> Iterator[tuple[str, list[Row], list[Row]]]:
-    """Yields names, 900 training rows at most, and 100 queries at most."""
-    rng = np.random.default_rng(0)
-    for name in ("grammars", "gsm8k"):
-        try:
-            train, test = (require(data / f"{name}_{part}.jsonl") for part in ("train", "test"))
-        except FileNotFoundError as error:
-            note(f"fidelity {name} is skipped: {error.filename} is not there")
-            continue
-        parts = []
-        for path, count in ((train, 900), (test, 100)):
-            pool = rows_of(path) if name == "grammars" else [as_question(row) for row in read(path)]
-            parts.append([pool[i] for i in rng.permutation(len(pool))[:count]])
-        yield name, parts[0], parts[1]
-
-
-def as_question(row: Row) -> Row:
-    """Returns a row of questions and answers as a prompt and a response."""
-    return {"prompt": f"Question: {row['question']}\nAnswer:", "response": f" {row['answer']}"}
-
-
-def show_fidelity(
-    lm: LanguageModel,
-    data: Path,
-    recipes: Sequence[str],
-    vector: VectorConfig,
-    file: Path | None,
-) -> None:
-    """Prints how true the stored vectors of every recipe and size are."""
-    names = ("pearson", "spearman", "overlap_10", "overlap_100", "top_10_in_100", "error")
-    table = Table(title="fidelity, mean over queries", title_justify="left")
-    for column in ("set", "recipe", "vectors", *names):
-        table.add_column(column.replace("_", " "))
-    format = FormatConfig(max_length=MAX_LENGTH)
-    known = {
-        (row["set"], row["recipe"], row["vectors"]): row
-        for row in kept(file)
-        if row["study"] == "fidelity"
-    }
-    for name, rows, queries in fidelity_sets(data):
-        for recipe, (size, form) in itertools.product(recipes, SIZES.items()):
-            result = known.get((name, recipe, size))
-            if result is None:
-                note(f"fidelity {name}: {recipe}, {size}")
-                settings = replace(vector, recipe=recipe, dim=form[0], bits=form[1])
-                with (
-                    tempfile.TemporaryDirectory() as folder,
-                    build(folder, rows, lm, format, settings) as index,
-                ):
-                    result = asdict(compare(index, queries))
-                result |= {"study": "fidelity", "set": name, "recipe": recipe, "vectors": size}
-                keep(file, [result])
-            means = [result[column]["mean"] for column in names]
-            cells = ("–" if mean is None else f"{mean:.3f}" for mean in means)
-            table.add_row(name, recipe, size, *cells)
-    if table.row_count:
-        console = Console(width=None if sys.stdout.isatty() else 120)
-        console.print(table)
-        console.print(machine())
-
-
 # -- files and commands --------------------------------------------------------------------------
 
 
@@ -313,7 +241,7 @@ def run(
     file: Path | None,
 ) -> None:
     """Measures the tasks of one study that are not in `file` yet, and prints a table of all."""
-    known = [Result(**row) for row in kept(file) if row["study"] != "fidelity"]
+    known = [Result(**row) for row in kept(file)]
     results: list[Result] = []
     for task in tasks:
         name = (task.study, task.set, task.seed)
@@ -397,7 +325,14 @@ def main(
 ) -> None:
     """Compare recipes and sizes of stored vectors on tasks whose truth is known.
 
-    Example: python tools/bench_recall.py recall --work build/facts
+    A study of facts trains a model for each style and seed: begin with one, go on with more.
+
+    \b
+    Examples:
+      python tools/bench_recall.py recall --work build/facts --rank dot --rank cosine \\
+          --fit-samples 1024 --seeds 1 --results build/recall.jsonl
+      python tools/bench_recall.py recall --work build/facts --rank dot --rank cosine \\
+          --fit-samples 1024 --seeds 3 --results build/recall.jsonl
     """
     chosen = STUDIES if study == "all" else (study,)
     recipes = recipe or RECIPES
@@ -415,8 +350,6 @@ def main(
         if name in ("identify", "mislabel"):
             tasks = class_tasks(name, sets or CLASS_SETS, lm, data, seeds, rows, queries)
             run(tasks, recipes, rank, vector, results)
-    if "fidelity" in chosen:
-        show_fidelity(lm, data, recipes, vector, results)
 
 
 if __name__ == "__main__":

@@ -157,7 +157,9 @@ def show(results: Sequence[Result]) -> None:
     for set, name in columns:
         table.add_column(f"{set}\n{name.replace('_', '@')}", justify="right", no_wrap=True)
     table.add_column(f"{MAIN[study]}\n/ raw", justify="right")
-    table.add_column(f"{MAIN[study]}\n/ exact", justify="right")
+    sets = list(dict.fromkeys(set for set, _ in columns))
+    for set in sets:
+        table.add_column(f"{set} {MAIN[study]}\n/ exact", justify="right")
     means = _means(results)
     previous = None
     keys = dict.fromkeys((r.method, r.vectors, r.rank) for r in results)
@@ -170,17 +172,15 @@ def show(results: Sequence[Result]) -> None:
         cells = [
             _spread(r.figures[name] for r in results if _is(r, set, key)) for set, name in columns
         ]
-        raw = _ratio(means, key, ("raw", vectors, rank))
-        exact = _ratio(means, key, (method, EXACT, rank))
-        table.add_row(
-            method, vectors, rank, *cells, raw if vectors else "", exact if vectors else ""
-        )
-    console = Console(width=None if sys.stdout.isatty() else 40 + 16 * (len(columns) + 2))
+        raw = _ratio(means, key, ("raw", vectors, rank), sets)
+        exact = [_ratio(means, key, (method, EXACT, rank), [set]) for set in sets]
+        table.add_row(method, vectors, rank, *cells, *([raw, *exact] if vectors else []))
+    console = Console(width=None if sys.stdout.isatty() else 48 + 16 * (len(columns) + len(sets)))
     console.print(table)
     seeds = len({result.seed for result in results})
     console.print(
-        f"{seeds} seeds; / raw, / exact: geometric mean over the sets of {MAIN[study]} by that of "
-        f"raw with the same vectors, and of the same recipe's exact form; {machine()}\n"
+        f"{seeds} seeds; / raw: geometric mean over the sets of {MAIN[study]} by that of raw with "
+        f"the same vectors; / exact: by that of the same recipe's exact form; {machine()}\n"
     )
 
 
@@ -213,14 +213,12 @@ def _means(results: Sequence[Result]) -> dict[Key, dict[str, float]]:
     }
 
 
-def _ratio(means: dict[Key, dict[str, float]], key: Key, base: Key) -> str:
-    """Returns the geometric mean over the sets of one method's figure by another's."""
-    if base not in means:
+def _ratio(means: dict[Key, dict[str, float]], key: Key, base: Key, sets: Sequence[str]) -> str:
+    """Returns the geometric mean over sets of one method's figure by another's, if it has one."""
+    if not all(set in means.get(way, {}) for way in (key, base) for set in sets):
         return "–"
     tiny = 1e-6
-    logs = [
-        np.log(max(value, tiny) / max(means[base][set], tiny)) for set, value in means[key].items()
-    ]
+    logs = [np.log(max(means[key][set], tiny) / max(means[base][set], tiny)) for set in sets]
     return f"{np.exp(np.mean(logs)):.3f}"
 
 
