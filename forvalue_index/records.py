@@ -110,8 +110,8 @@ class Fidelity:
     queries: int
     rows: int  # samples that each query was compared with
     margin: float
-    """How far below the last of the stored TOP 99 in 100 samples of an exact TOP score at most, times
-    the lengths of both vectors."""
+    """How far below the last of the stored TOP 99 in 100 samples of an exact TOP score at most,
+    times the lengths of both vectors."""
 
     def fallen_from(self, other: Fidelity) -> bool:
         """Returns whether this is less than `other`, by more than chance and by what matters."""

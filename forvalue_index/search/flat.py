@@ -131,11 +131,13 @@ class FlatSearch:
             queries = -queries  # exactly the negated inner products, so -score is exact too
         scores, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         left = self._among_resident(queries, k, live, table, scores, ids)
-        if len(left) >= MANY and _SOME * k < len(live):
+        if len(left) < MANY:
+            sure = [self._among_few(queries[i], k, live, table, scores[i], ids[i]) for i in left]
+            left = left[~np.array(sure, bool)]
+        if len(left) and _SOME * k < len(live):
             scores[left], ids[left], left = self._among_many(queries, left, k, live, table)
         for i in left.tolist():
-            if not self._among_few(queries[i], k, live, table, scores[i], ids[i]):
-                scores[i], ids[i] = self._among_all(queries[i : i + 1], k, live, table)
+            scores[i], ids[i] = self._among_all(queries[i : i + 1], k, live, table)
         return (-scores if opponents else scores), ids
 
     def _among_resident(
