@@ -308,7 +308,7 @@ def read(path: Path) -> list[Row]:
 def run(
     tasks: Iterator[Task],
     recipes: Sequence[str],
-    rank: Sequence[str],
+    metric: Sequence[str],
     vector: VectorConfig,
     file: Path | None,
 ) -> None:
@@ -319,7 +319,7 @@ def run(
         name = (task.study, task.set, task.seed)
         new = [result for result in known if (result.study, result.set, result.seed) == name]
         if not new:
-            new = list(measure(task, recipes, rank, vector))
+            new = list(measure(task, recipes, metric, vector))
             keep(file, [asdict(result) for result in new])
         results += new
     if results:
@@ -352,7 +352,7 @@ def keep(file: Path | None, results: Sequence[Row]) -> None:
 )
 @click.option("--recipe", type=click.Choice(RECIPES), multiple=True, help="[default: all]")
 @click.option(
-    "--rank",
+    "--metric",
     type=click.Choice(["dot", "cosine", "per-token"]),
     multiple=True,
     default=("dot",),
@@ -385,7 +385,7 @@ def main(
     data: Path | None,
     sets: tuple[str, ...],
     recipe: tuple[str, ...],
-    rank: tuple[str, ...],
+    metric: tuple[str, ...],
     sketch_dim: int,
     fit_samples: int,
     seeds: int,
@@ -405,7 +405,7 @@ def main(
     if "recall" in chosen:
         if work is None:
             raise click.UsageError("recall needs --work FOLDER, where the trained models are kept")
-        run(recall_tasks(work, seeds, people, epochs), recipes, rank, vector, results)
+        run(recall_tasks(work, seeds, people, epochs), recipes, metric, vector, results)
     if chosen == ("recall",):
         return
     if model is None or data is None:
@@ -414,7 +414,7 @@ def main(
     for name in chosen:
         if name in ("identify", "mislabel"):
             tasks = class_tasks(name, sets or CLASS_SETS, lm, data, seeds, rows, queries)
-            run(tasks, recipes, rank, vector, results)
+            run(tasks, recipes, metric, vector, results)
     if "fidelity" in chosen:
         show_fidelity(lm, data, recipes, vector, results)
 
