@@ -296,8 +296,9 @@ def _problems(store: Store) -> Iterator[str]:
     if sound:
         for name in derived_names(store.directory / DERIVED):
             yield from filter(None, [_derived_problem(store, name)])
-        store.refresh()
-        yield from filter(None, [store.moments.problem(store.flat)])
+        with suppress(CorruptIndexError):  # which was said above
+            store.refresh()
+            yield from filter(None, [store.moments.problem(store.flat)])
 
 
 def _derived_problem(store: Store, name: str) -> str | None:

@@ -65,7 +65,7 @@ def test_a_metric_is_found_by_its_name() -> None:
         assert metric.derived in DERIVED
     with pytest.raises(InputError, match="'best' is not one of dot, cosine, per-token, decor"):
         metric_of("best")
-    with pytest.raises(InputError, match="'decorrelated' .* has no exact form"):
+    with pytest.raises(InputError, match=r"'decorrelated' .* has no exact form"):
         metric_of("decorrelated", exact=True)
 
 
