@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from forvalue_index.metric import Metric
 from forvalue_index.reading import Reader
 from forvalue_index.records import Hit, Sample, listed
 from forvalue_index.view import View
@@ -24,7 +25,7 @@ def query(
     k: int,
     *,
     opponents: bool,
-    rank: str,
+    metric: Metric,
     where: str | Iterable[str],
     exact: bool,
     candidates: int | None,
@@ -36,11 +37,13 @@ def query(
     def ask(view: View) -> list[Hit]:
         allowed = view.where(conditions) if conditions else None
         n = max(k, candidates or 10 * k) if exact else k
-        stored, ids = view.search(vectors, n, rank, opponents=opponents, allowed=allowed, flat=flat)
+        stored, ids = view.search(
+            vectors, n, metric, opponents=opponents, allowed=allowed, flat=flat
+        )
         if exact:
-            scores, ids = _rerank(reader, samples, ids, k, rank, opponents)
+            scores, ids = _rerank(reader, samples, ids, k, metric, opponents)
         else:
-            scores = stored * _query_weights(reader, samples, vectors, rank)[:, None]
+            scores = stored * reader.query_weights(samples, vectors, metric)[:, None]
         rows = view.samples(ids.ravel().tolist())
         return [
             Hit(query, place, id, rows[id].key, score, rows[id].row, exact)
@@ -54,28 +57,15 @@ def query(
 
 
 def scores(
-    reader: Reader, samples: list[Sample], rank: str
+    reader: Reader, samples: list[Sample], metric: Metric
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Returns the ids of all training samples and their scores; see `InfluenceIndex.scores`."""
     vectors = reader.vectors(samples)
     ids, found = reader.store.answer(
-        lambda view: view.flat.scores(view.turned(vectors, rank), weights=view.weights(rank))
+        lambda view: view.flat.scores(view.turned(vectors, metric), weights=view.weights(metric))
     )
-    weights = _query_weights(reader, samples, vectors, rank).astype(np.float32)
+    weights = reader.query_weights(samples, vectors, metric).astype(np.float32)
     return ids, found * weights[:, None]
-
-
-def _query_weights(
-    reader: Reader, samples: list[Sample], vectors: NDArray[np.float32], rank: str
-) -> NDArray[np.float64]:
-    """Returns what the scores of each query are multiplied by, [n]."""
-    if rank == "cosine":
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    else:
-        tokens = [sample.n_scored if rank == "per-token" else 1 for sample in samples]
-        lengths = np.array(tokens) * reader.vectoriser.scale**2
-    weights: NDArray[np.float64] = 1 / np.maximum(lengths, 1e-30)
-    return weights
 
 
 def _rerank(
@@ -83,7 +73,7 @@ def _rerank(
     samples: list[Sample],
     ids: NDArray[np.int64],
     k: int,
-    rank: str,
+    metric: Metric,
     opponents: bool,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Returns the k best of each query's candidates by the exact form, scores and ids."""
@@ -93,7 +83,7 @@ def _rerank(
     for start in range(0, len(samples), RERANKED):
         part = slice(start, start + RERANKED)
         pool = np.unique(ids[part])
-        exact = reader.exact(samples[part], reader.training_samples(pool.tolist()), rank)
+        exact = reader.exact(samples[part], reader.training_samples(pool.tolist()), metric)
         for query, row in enumerate(exact, start):
             own = row[np.searchsorted(pool, ids[query])]
             order = np.lexsort((ids[query], own if opponents else -own))[:k]

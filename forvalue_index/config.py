@@ -10,8 +10,6 @@ from forvalue_index.errors import InputError, SchemaError
 
 RECIPES = ("balanced", "kfac", "raw")
 SKETCHES = ("block", "tensor")
-PAIR_RANKS = ("dot", "cosine", "per-token")  # a score is of two samples, whatever the others are
-RANKS = (*PAIR_RANKS, "decorrelated")
 BITS = (2, 3, 4, 8, 16)  # of a number of a stored vector; 16 are float16
 MOST = 2**31 - 1  # numbers of a vector or a sketch, and samples that are fitted to
 SCORES = ("response", "all")
@@ -19,21 +17,6 @@ TRUNCATIONS = ("unscored", "start", "end")  # what goes first when a row is too 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ON_ERROR = ("stop", "skip")  # what is done about a row that cannot be used
 TASKS = ("auto", "causal", "classification", "image-text")
-
-
-def check_rank(rank: str, *, exact: bool = False) -> None:
-    """Refuses what is no rank, or with `exact`, what has no exact form.
-
-    Raises:
-        InputError: it is one of these.
-    """
-    if rank not in RANKS:
-        raise InputError(f"rank {rank!r} is not one of {', '.join(RANKS)}")
-    if exact and rank not in PAIR_RANKS:
-        raise InputError(
-            f"rank {rank!r} is for stored vectors only and has no exact form: leave out exact, or "
-            f"rank by {', '.join(PAIR_RANKS)}"
-        )
 
 
 @dataclass(frozen=True, slots=True)

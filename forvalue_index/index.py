@@ -22,12 +22,10 @@ from forvalue_index.adding import AddReport, Progress
 from forvalue_index.catalog.address import name_catalog, parse_url, shown
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.config import (
-    PAIR_RANKS,
     FormatConfig,
     IndexConfig,
     ModelConfig,
     VectorConfig,
-    check_rank,
 )
 from forvalue_index.data.checking import Rejects, check_rows
 from forvalue_index.data.columns import guess_format
@@ -44,6 +42,7 @@ from forvalue_index.explaining import Explanation, Passage
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.generation import Sampling
 from forvalue_index.forward.model import LanguageModel, load_model
+from forvalue_index.metric import DERIVED, Metric, metric_of
 from forvalue_index.reading import Reader, fingerprint
 from forvalue_index.records import Hit, Row, Sample, StoredSample, listed
 from forvalue_index.search.derived import DerivedInfo
@@ -302,7 +301,7 @@ class InfluenceIndex:
         k: int = 10,
         *,
         opponents: bool = False,
-        rank: str = "dot",
+        metric: str | Metric = "dot",
         where: str | Iterable[str] = (),
         exact: bool = False,
         candidates: int | None = None,
@@ -318,7 +317,7 @@ class InfluenceIndex:
                 samples, such as `respond` and `part` return.
             k: hits per query.
             opponents: return those that most lowered it instead, the most harmful first.
-            rank: "dot", the influence; "cosine", free of how large both gradients are;
+            metric: "dot", the influence; "cosine", free of how large both gradients are;
                 "per-token", the influence over the scored tokens of both; or "decorrelated", the
                 influence with what many samples share damped (`search/decorrelate.py`).
             where: conditions on the rows' fields, such as "source=math"; all must hold.
@@ -330,20 +329,20 @@ class InfluenceIndex:
 
         Raises:
             InputError: k is not positive, there is no query, a file does not exist, a condition
-                cannot be read, or the rank is not known or has no exact form.
+                cannot be read, or the metric is not known or has no exact form.
             RowError: a query lacks a field or holds nothing to score.
             FingerprintError: the model is not the one that the index was made with.
             CorruptIndexError: a segment is not what was committed.
         """
         if k < 1:
             raise InputError(f"k is {k}, but it is a number of hits: use 1 or more")
-        check_rank(rank, exact=exact)
+        metric = metric_of(metric, exact=exact)
         return asking.query(
             self.reader,
             self.samples(data, format),
             k,
             opponents=opponents,
-            rank=rank,
+            metric=metric,
             where=where,
             exact=exact,
             candidates=candidates,
@@ -447,15 +446,14 @@ class InfluenceIndex:
         return self.reader.vectors(samples)
 
     def scores(
-        self, samples: list[Sample], rank: str = "dot"
+        self, samples: list[Sample], metric: str | Metric = "dot"
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Returns the ids of all training samples [n] and their scores for queries [q, n].
 
-        Under the rank "dot" these are influence. As the stored vectors have it; see `influence`
+        Under the metric "dot" these are influence. As the stored vectors have it; see `influence`
         for the exact form.
         """
-        check_rank(rank)
-        return asking.scores(self.reader, samples, rank)
+        return asking.scores(self.reader, samples, metric_of(metric))
 
     def influence(self, queries: list[Sample], samples: list[Sample]) -> NDArray[np.float32]:
         """Returns the exact influence of samples on queries [q, n], by running both forward."""
@@ -539,11 +537,11 @@ class InfluenceIndex:
         self,
         factory: str | None = None,
         *,
-        rank: str = "dot",
+        metric: str | Metric = "dot",
         memory: int | None = None,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> tuple[DerivedInfo | None, str]:
-        """Returns a derived index that queries of a rank use from now on, and why it is that one.
+        """Returns a derived index that queries of a metric use from now on, and why that one.
 
         It is None where comparing every vector is as well. `add`, `remove` and `compact` keep it
         current; deleting it loses nothing.
@@ -551,20 +549,21 @@ class InfluenceIndex:
         Args:
             factory: a FAISS factory string, such as "IVF1024,SQ8"; default: what suits the number
                 of samples, their vectors and the memory.
-            rank: as in `query`; the index for "dot" also serves "decorrelated".
+            metric: as in `query`; the index for "dot" also serves "decorrelated".
             memory: bytes that it may take; default: half of what this process may take, which a
                 container may limit.
             progress: called with a stage, steps done and steps in all.
 
         Raises:
             InputError: FAISS does not know the factory, there are too few samples for it, or the
-                rank has no derived index of its own.
+                metric has no derived index of its own.
             LockedError: another process is writing to the index.
         """
-        if rank not in PAIR_RANKS:
+        metric = metric_of(metric)
+        if metric.name not in DERIVED:
             raise InputError(
-                f"rank {rank!r} has no derived index: make one for {', '.join(PAIR_RANKS)}; "
-                "that for dot also serves decorrelated"
+                f"metric {metric.name!r} has no derived index of its own: make that for "
+                f"{metric.derived}, which also serves {metric.name}"
             )
         reason = "as requested"
         if factory is None:
@@ -572,7 +571,7 @@ class InfluenceIndex:
             factory, reason = auto_factory(len(self), self.dim, memory)
             if factory == "Flat":
                 return None, reason
-        return upkeep.optimize(self.store, factory, rank, progress), reason
+        return upkeep.optimize(self.store, factory, metric, progress), reason
 
     def info(self) -> dict[str, Any]:
         """Returns what the index holds and what it was made with, as JSON values."""

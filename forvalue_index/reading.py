@@ -21,6 +21,7 @@ from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder, Refused
 from forvalue_index.forward.loading import on_this_machine
 from forvalue_index.forward.model import LanguageModel, load_model
+from forvalue_index.metric import Metric
 from forvalue_index.records import Encoded, Sample
 from forvalue_index.store import Store, digest
 
@@ -201,23 +202,31 @@ class Reader:
         """Returns the vectors of samples, [n, dim] float32, in the scale that is stored."""
         return np.stack([item.vector for item in self.encode(samples)])
 
+    def query_weights(
+        self, samples: list[Sample], vectors: NDArray[np.float32], metric: Metric
+    ) -> NDArray[np.float64]:
+        """Returns what the stored scores of queries with these vectors are multiplied by, [q]."""
+        n_scored = np.array([sample.n_scored for sample in samples])
+        return metric.query_weights(vectors, n_scored, self.vectoriser.scale)
+
     def influence(self, queries: list[Sample], samples: list[Sample]) -> NDArray[np.float32]:
         """Returns the exact influence of samples on queries [q, n], by running both forward."""
         return self.encoder.influence(queries, samples, self.vectoriser.parts)
 
-    def exact(self, queries: list[Sample], samples: list[Sample], rank: str) -> NDArray[np.float64]:
-        """Returns the exact scores of samples under a rank, [queries, samples]."""
+    def exact(
+        self, queries: list[Sample], samples: list[Sample], metric: Metric
+    ) -> NDArray[np.float64]:
+        """Returns the exact scores of samples under a metric, [queries, samples]."""
         scores = self.influence(queries, samples).astype(np.float64)
-        if rank == "dot":
-            return scores
-        lengths = []
-        for side in (queries, samples):
-            if rank == "cosine":
-                squares = self.encoder.self_influence(side, self.vectoriser.parts)
-                lengths.append(np.sqrt(np.maximum(squares.astype(np.float64), 1e-60)))
-            else:
-                lengths.append(np.array([sample.n_scored for sample in side], dtype=np.float64))
-        return scores / lengths[0][:, None] / lengths[1][None]
+        return scores / self._sizes(queries, metric)[:, None] / self._sizes(samples, metric)
+
+    def _sizes(self, samples: list[Sample], metric: Metric) -> NDArray[np.float64]:
+        """Returns what exact influence on, or of, samples is divided by, [n]."""
+        lengths = np.ones(len(samples))
+        if metric.needs_lengths:
+            squares = self.encoder.self_influence(samples, self.vectoriser.parts)
+            lengths = np.sqrt(np.maximum(squares.astype(np.float64), 0))
+        return metric.sizes(lengths, np.array([sample.n_scored for sample in samples]))
 
 
 def fingerprint(config: IndexConfig, lm: LanguageModel) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
@@ -44,9 +45,11 @@ from forvalue_index.errors import (
     CorruptIndexError,
     IndexMissingError,
     InputError,
+    LockedError,
 )
 from forvalue_index.files import TEMPORARY, atomic_write, open_own, sync_folder
 from forvalue_index.records import Encoded, Fidelity, Sample, StoredSample, listed
+from forvalue_index.search.decorrelate import MOMENT, Moments
 from forvalue_index.search.derived import (
     DerivedInfo,
     derived_names,
@@ -60,6 +63,9 @@ from forvalue_index.view import View
 
 PAGE = 1000  # rows in memory at a time
 
+BY_READERS = "checked", MOMENT
+"""How the names of files begin that readers write, too: a temporary one may be in use."""
+
 T = TypeVar("T")
 
 
@@ -71,6 +77,7 @@ class Store:
         self.directory = directory
         self.catalog = catalog
         self.config = IndexConfig.from_json(catalog.config)
+        self.moments = Moments(directory / DERIVED)
         self._checked: States = {}
         self._viewing = RLock()  # of the two below
         self._view: View | None = None
@@ -181,6 +188,19 @@ class Store:
                 raise
         finally:
             lock.release()
+
+    @contextmanager
+    def lock_at(self, generation: int) -> Iterator[None]:
+        """The right to write, as `lock`, to an index that is at this generation.
+
+        Raises:
+            LockedError: another process has it, or something was committed meanwhile.
+            StorageError: the directory cannot be written.
+        """
+        with self.lock():
+            if self.catalog.generation() != generation:
+                raise LockedError(f"{self.directory} was written to meanwhile: ask again")
+            yield
 
     def commit(
         self,
@@ -360,7 +380,14 @@ class Store:
                 if self.catalog.generation() == snapshot.generation:
                     raise
                 continue
-            return View(snapshot.generation, flat, self.catalog, self.directory / DERIVED)
+            return View(
+                snapshot.generation,
+                flat,
+                self.catalog,
+                self.directory / DERIVED,
+                self.moments,
+                partial(self.lock_at, snapshot.generation),
+            )
 
     def samples(self, ids: Iterable[int]) -> dict[int, StoredSample]:
         """Returns id -> sample, in the order of the ids.
@@ -387,12 +414,11 @@ class Store:
         if self.fitted:
             named.add(vectoriser_file(self.directory, self.fingerprint["vectoriser"]).name)
         for path in own:
+            left = path.suffix == TEMPORARY and not path.name.startswith(BY_READERS)
             if path.parent == self.directory:
-                # A reader may be writing what it has checked at this moment.
-                left = path.suffix == TEMPORARY and not path.name.startswith("checked")
                 stray = left or path.match("vectoriser-*.safetensors")
             else:
-                stray = path.parent.name == DERIVED and path.suffix in (SUFFIX, TEMPORARY)
+                stray = path.parent.name == DERIVED and (left or path.suffix == SUFFIX)
             if stray and path.name not in named:
                 found.append(path)
         return sorted(found)
@@ -400,8 +426,12 @@ class Store:
     def sweep(self) -> list[Path]:
         """Deletes the files that count for nothing, and returns them. The caller holds the lock."""
         found = self.orphans()
-        checked = [p for p in files(self.directory) if p.match(f"checked*{TEMPORARY}")]
-        for path in [*found, *checked]:
+        left = [
+            path
+            for path in files(self.directory)
+            if path.suffix == TEMPORARY and path.name.startswith(BY_READERS)
+        ]
+        for path in [*found, *left]:
             path.unlink(missing_ok=True)
         for folder in {path.parent for path in found}:
             sync_folder(folder)

@@ -18,7 +18,9 @@ from forvalue_index.directory import DERIVED, SEGMENTS, size, storing
 from forvalue_index.errors import CorruptIndexError, ForvalueError, InputError, LockedError
 from forvalue_index.features.codes import Codes
 from forvalue_index.files import path_in, sync_folder
+from forvalue_index.metric import METRICS, Metric
 from forvalue_index.records import Segment
+from forvalue_index.search.decorrelate import MOMENT
 from forvalue_index.search.derived import (
     DerivedInfo,
     derived_names,
@@ -75,6 +77,7 @@ def compact(store: Store, progress: Progress | None = None) -> CompactReport:
         live = {name: len(store.catalog.live_ids(name)) for name in segments}
         sizes = {name: (segments[name].ntotal, live[name]) for name in segments}
         groups = plan(sizes, max(1, TARGET // Codes(max(store.dim, 1), store.bits).size))
+        moment = store.moments.take(flat)  # while the vectors that leave it are still there
         done, total = 0, sum(map(len, groups))
         for group in groups:
             _rewrite(store, flat, [segments[name] for name in group])
@@ -85,6 +88,9 @@ def compact(store: Store, progress: Progress | None = None) -> CompactReport:
         store.refresh()
         for info in derived:
             _remake(store, info)
+        if moment is not None:
+            with storing(store.directory):
+                store.moments.put(moment, store.flat)
         store.catalog.vacuum()
         return CompactReport(
             removed, total, len(store.catalog.segments()), before, size(store.directory)
@@ -141,8 +147,10 @@ def _rewrite(store: Store, flat: FlatSearch, old: Sequence[Segment]) -> None:
 # -- what is derived ---------------------------------------------------------------------------
 
 
-def optimize(store: Store, factory: str, rank: str, progress: Making | None = None) -> DerivedInfo:
-    """Returns what was made: a derived FAISS index over all samples, for one rank.
+def optimize(
+    store: Store, factory: str, metric: Metric, progress: Making | None = None
+) -> DerivedInfo:
+    """Returns what was made: a derived FAISS index over all samples, for one metric.
 
     Raises:
         InputError: FAISS does not know the factory, or there are too few samples for it.
@@ -155,9 +163,9 @@ def optimize(store: Store, factory: str, rank: str, progress: Making | None = No
             store.directory / DERIVED,
             store.flat,
             factory,
-            name=rank,
-            rank=rank,
-            weights=store.view.weights(rank),
+            name=metric.name,
+            metric=metric.name,
+            weights=store.view.weights(metric),
             generation=store.catalog.generation(),
             progress=progress,
         )
@@ -172,7 +180,7 @@ def extend(store: Store) -> None:
     """
     folder = store.directory / DERIVED
     for info in store.derived():
-        weights = store.view.weights(info.rank)
+        weights = store.view.weights(METRICS[info.metric])
         with suppress(CorruptIndexError):
             found = open_derived(folder, store.flat, info.name, weights=weights)
             if found.uncovered > UNCOVERED:
@@ -187,7 +195,7 @@ def extend(store: Store) -> None:
 
 def _remake(store: Store, info: DerivedInfo) -> None:
     """Makes a derived index again, if it does not fit the segments; it goes if it cannot be."""
-    folder, weights = store.directory / DERIVED, store.view.weights(info.rank)
+    folder, weights = store.directory / DERIVED, store.view.weights(METRICS[info.metric])
     try:
         open_derived(folder, store.flat, info.name, weights=weights)
         return
@@ -200,7 +208,7 @@ def _remake(store: Store, info: DerivedInfo) -> None:
                 store.flat,
                 info.factory,
                 name=info.name,
-                rank=info.rank,
+                metric=info.metric,
                 weights=weights,
                 generation=store.catalog.generation(),
                 target=info.target,
@@ -248,6 +256,10 @@ def repair(store: Store) -> list[str]:
             else:
                 _remake(store, info)
                 done.append(f"rebuilt the derived index {name}")
+        with suppress(ForvalueError):  # of damaged segments nothing is known
+            if store.moments.problem(store.flat):
+                store.moments.drop()
+                done.append(f"removed {folder / MOMENT}, which was damaged or out of date")
         return done
 
 
@@ -284,13 +296,16 @@ def _problems(store: Store) -> Iterator[str]:
     if sound:
         for name in derived_names(store.directory / DERIVED):
             yield from filter(None, [_derived_problem(store, name)])
+        with suppress(CorruptIndexError):  # which was said above
+            store.refresh()
+            yield from filter(None, [store.moments.problem(store.flat)])
 
 
 def _derived_problem(store: Store, name: str) -> str | None:
     folder = store.directory / DERIVED
     try:
         store.refresh()
-        weights = store.view.weights(read_info(folder, name).rank)
+        weights = store.view.weights(METRICS[read_info(folder, name).metric])
         open_derived(folder, store.flat, name, weights=weights)
     except ForvalueError as error:
         return str(error)

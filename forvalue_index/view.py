@@ -17,10 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.reader import Figures
-from forvalue_index.config import PAIR_RANKS
 from forvalue_index.errors import CorruptIndexError, IndexMissingError
+from forvalue_index.metric import METRICS, Metric
 from forvalue_index.records import StoredSample
-from forvalue_index.search.decorrelate import decorrelation
+from forvalue_index.search.decorrelate import Decorrelation, Moments, Writing
 from forvalue_index.search.derived import (
     DerivedSearch,
     check_current,
@@ -34,19 +34,37 @@ log = logging.getLogger(__name__)
 
 
 class View:
-    """The index at one generation. What a rank needs is made when it is first asked for."""
+    """The index at one generation. What a metric needs is made when it is first asked for."""
 
-    def __init__(self, generation: int, flat: FlatSearch, catalog: Catalog, derived: Path) -> None:
-        """Takes the vectors of `generation`, the catalogue, and the folder of derived indexes."""
+    def __init__(
+        self,
+        generation: int,
+        flat: FlatSearch,
+        catalog: Catalog,
+        derived: Path,
+        moments: Moments,
+        writing: Writing,
+    ) -> None:
+        """Takes what is there at `generation`.
+
+        Args:
+            generation: of the catalogue.
+            flat: the vectors.
+            catalog: the catalogue.
+            derived: the folder of derived indexes.
+            moments: where the second moment of the vectors is kept.
+            writing: gives the right to write it, as long as the index is at this generation.
+        """
         self.generation = generation
         self.flat = flat
         self._catalog = catalog
         self._folder = derived
+        self._moments, self._writing = moments, writing
         self._lock = RLock()
         self._figures: Figures | None = None
-        self._weights: dict[str, NDArray[np.float32]] = {}  # rank -> [ntotal]
-        self._derived: dict[str, DerivedSearch | None] = {}  # rank -> if there is one
-        self._decorrelation: NDArray[np.float64] | None = None  # [dim, dim]
+        self._weights: dict[str, NDArray[np.float32]] = {}  # metric -> [ntotal]
+        self._derived: dict[str, DerivedSearch | None] = {}  # metric -> if there is one
+        self._decorrelation: Decorrelation | None = None
 
     def figures(self, ids: ArrayLike | None = None) -> Figures:
         """Returns the figures of `ids` (ascending, in `flat.ids`); None: of all of `flat.ids`.
@@ -75,71 +93,70 @@ class View:
         """
         return self.flat.live(self._catalog.where(conditions))
 
-    def weights(self, rank: str) -> NDArray[np.float32] | None:
-        """Returns what the inner product with each of `flat.ids` is multiplied by to rank.
+    def weights(self, metric: Metric) -> NDArray[np.float32] | None:
+        """Returns what the inner product with each of `flat.ids` is multiplied by; None: by 1.
 
         Raises:
             CorruptIndexError: the catalogue lacks a sample of `flat`.
         """
-        if rank in ("dot", "decorrelated"):
+        if metric.by is None:
             return None
         with self._lock:
-            if rank not in self._weights:
+            if metric.name not in self._weights:
                 figures = self.figures()
-                lengths = figures.norm if rank == "cosine" else figures.n_scored
-                self._weights[rank] = (1 / np.maximum(lengths, 1e-30)).astype(np.float32)
-                self._weights[rank].flags.writeable = False
-            return self._weights[rank]
+                weights = metric.weights(figures.norm, figures.n_scored)
+                weights.flags.writeable = False
+                self._weights[metric.name] = weights
+            return self._weights[metric.name]
 
-    def turned(self, queries: NDArray[np.float32], rank: str) -> NDArray[np.float32]:
-        """Returns queries [q, dim] as they are compared with the stored vectors under a rank.
+    def turned(self, queries: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
+        """Returns queries [q, dim] as they are compared with the stored vectors under a metric.
 
-        All ranks but "decorrelated" leave them as they are; that one reads all vectors once.
+        The first time under one that decorrelates, vectors are read: see `search/decorrelate.py`.
         """
-        if rank != "decorrelated":
+        if not metric.decorrelates:
             return queries
         with self._lock:
             if self._decorrelation is None:
-                self._decorrelation = decorrelation(self.flat)
-        turned: NDArray[np.float32] = (queries @ self._decorrelation).astype(np.float32)
-        return turned
+                self._decorrelation = Decorrelation(self.flat, self._moments, self._writing)
+        return self._decorrelation(queries)
 
     def search(
         self,
         queries: NDArray[np.float32],
         k: int,
-        rank: str,
+        metric: Metric,
         *,
         opponents: bool,
         allowed: NDArray[np.int64] | None,
         flat: bool,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Returns scores and ids of the k best under a rank, [q, k] each.
+        """Returns scores and ids of the k best under a metric, [q, k] each.
 
-        By the derived index for the rank when there is one, unless `flat`. One that a writer has
+        By the derived index for the metric when there is one, unless `flat`. One that a writer has
         left out of date is passed over, with a warning in the log.
 
         Raises:
             CorruptIndexError: the derived index, or a segment, is damaged.
         """
-        queries = self.turned(queries, rank)
-        derived = None if flat else self._derived_search(rank if rank in PAIR_RANKS else "dot")
+        queries = self.turned(queries, metric)
+        derived = None if flat else self._derived_search(metric.derived)
         if derived is not None:
             return derived.search(queries, k, opponents=opponents, allowed=allowed)
         return self.flat.search(
-            queries, k, opponents=opponents, allowed=allowed, weights=self.weights(rank)
+            queries, k, opponents=opponents, allowed=allowed, weights=self.weights(metric)
         )
 
-    def _derived_search(self, rank: str) -> DerivedSearch | None:
+    def _derived_search(self, name: str) -> DerivedSearch | None:
         with self._lock:
-            if rank not in self._derived:
-                self._derived[rank] = self._open_derived(rank)
-            return self._derived[rank]
+            if name not in self._derived:
+                self._derived[name] = self._open_derived(name)
+            return self._derived[name]
 
-    def _open_derived(self, rank: str) -> DerivedSearch | None:
-        while rank in derived_names(self._folder):
+    def _open_derived(self, name: str) -> DerivedSearch | None:
+        while name in derived_names(self._folder):
             try:
-                info = read_info(self._folder, rank)
+                info = read_info(self._folder, name)
             except IndexMissingError:  # a writer makes it again
                 continue
             try:
@@ -147,11 +164,12 @@ class View:
             except CorruptIndexError as error:
                 log.warning("searching without the derived index: %s", error)
                 return None
+            weights = self.weights(METRICS[info.metric])
             try:
-                return open_derived(self._folder, self.flat, rank, weights=self.weights(rank))
+                return open_derived(self._folder, self.flat, name, weights=weights)
             except (CorruptIndexError, IndexMissingError):
                 # A writer replaces it: its file may have gone between the two steps.
-                if rank in derived_names(self._folder) and read_info(self._folder, rank) == info:
+                if name in derived_names(self._folder) and read_info(self._folder, name) == info:
                     raise
         return None
 

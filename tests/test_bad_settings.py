@@ -50,7 +50,7 @@ def compared(index: InfluenceIndex, rows: list[Row]) -> float:
         found[hit.query, places[hit.key]] = hit.score
     assert np.isfinite(found).all()
     best: dict[int, float] = {}
-    for hit in index.query(rows, len(rows), rank="cosine"):
+    for hit in index.query(rows, len(rows), metric="cosine"):
         assert np.isfinite(hit.score)
         top = best.setdefault(hit.query, hit.score)
         if places[hit.key] == hit.query:

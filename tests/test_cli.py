@@ -77,9 +77,9 @@ def test_query_shows_a_table_to_people(index: Path, rows: list[Row]) -> None:
     [
         ([], "influence"),
         (["--exact"], "influence (exact)"),
-        (["--rank", "cosine"], "cosine"),
-        (["--rank", "per-token", "--exact"], "per-token (exact)"),
-        (["--rank", "decorrelated"], "decorrelated"),
+        (["--metric", "cosine"], "cosine"),
+        (["--metric", "per-token", "--exact"], "per-token (exact)"),
+        (["--metric", "decorrelated"], "decorrelated"),
     ],
 )
 def test_scores_are_headed_by_what_they_are(index: Path, options: list[str], head: str) -> None:
@@ -130,7 +130,7 @@ def test_optimize_says_what_it_made(index: Path, rows: list[Row]) -> None:
     out = run_well("optimize", "--index", index, "--factory", "IVF2,SQ8")
     assert "recall@10" in out and "opponents" in out
     info = json.loads(run_well("info", "--index", index, "--json"))
-    assert info["derived"][0]["rank"] == "dot"
+    assert info["derived"][0]["metric"] == "dot"
     assert "IVF2,SQ8" in run_well("info", "--index", index)
     plain = run_well("query", "--index", index, "--text", "hello", "-k", 3, "--json", "--flat")
     assert plain == run_well("query", "--index", index, "--text", "hello", "-k", 3, "--json")

@@ -63,7 +63,7 @@ def test_all_can_be_removed_and_the_index_lives_on(
 ) -> None:
     anywhere.remove(row["id"] for row in rows)
     assert anywhere.query(rows[0]) == []
-    assert anywhere.query(rows[0], rank="cosine") == []
+    assert anywhere.query(rows[0], metric="cosine") == []
     assert anywhere.compact().segments == 0
     assert list((anywhere.directory / "segments").iterdir()) == []
     assert anywhere.verify() == []

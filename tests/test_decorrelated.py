@@ -1,8 +1,10 @@
-"""The rank "decorrelated": against a dense solve in plain numpy, wherever a rank can be given."""
+"""The metric "decorrelated": against a solve in plain numpy, wherever a metric can be given."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,14 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index import view as view_module
+from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig, store
 from forvalue_index.analysis.select import select_rows
 from forvalue_index.analysis.values import exact_values, values
 from forvalue_index.cli import main
 from forvalue_index.errors import InputError
 from forvalue_index.records import Row
-from forvalue_index.search import flat
+from forvalue_index.search import decorrelate, flat
+from forvalue_index.search.flat import FlatSearch
 
 QUERIES = 6
 
@@ -74,14 +76,14 @@ def test_hits_are_those_of_a_dense_solve(
     monkeypatch.setattr(flat, "_NUMBERS", 7 * index.dim)  # vectors come in blocks of 7
     assert_solved(index, queries)
     expected, ids = solved(index, queries), index.flat.ids
-    hits = index.query(queries, k=5, rank="decorrelated", opponents=opponents)
+    hits = index.query(queries, k=5, metric="decorrelated", opponents=opponents)
     for number in range(QUERIES):
         own = [hit for hit in hits if hit.query == number]
         order = np.argsort(expected[number] if opponents else -expected[number])[:5]
         assert [hit.id for hit in own] == ids[order].tolist()
         scores = [hit.score for hit in own]
         np.testing.assert_allclose(scores, expected[number][order], rtol=1e-3, atol=1e-6)
-        alone = index.query(queries[number], k=5, rank="decorrelated", opponents=opponents)
+        alone = index.query(queries[number], k=5, metric="decorrelated", opponents=opponents)
         assert [hit.id for hit in alone] == [hit.id for hit in own]
     plain = index.query(queries, k=5, opponents=opponents)
     assert [hit.key for hit in plain] != [hit.key for hit in hits]
@@ -90,8 +92,10 @@ def test_hits_are_those_of_a_dense_solve(
 def test_what_many_rows_share_counts_less(index: InfluenceIndex, train: list[Row]) -> None:
     common = np.array([row["source"] == "common" for row in train])
     ratios = []
-    for rank in ("dot", "decorrelated"):
-        scores = np.diagonal(index.scores(index.samples(train), rank)[1])  # of rows for themselves
+    for metric in ("dot", "decorrelated"):
+        scores = np.diagonal(
+            index.scores(index.samples(train), metric)[1]
+        )  # of rows for themselves
         ratios.append(scores[common].mean() / scores[~common].mean())
     assert ratios[1] < 0.8 * ratios[0]
 
@@ -110,7 +114,7 @@ def test_removed_rows_leave_the_moment(
 ) -> None:
     before = index.scores(index.samples(queries), "decorrelated")[1]
     with InfluenceIndex.open(index.directory) as reader:
-        reader.query(queries[0], rank="decorrelated")
+        reader.query(queries[0], metric="decorrelated")
         index.remove(where=["source=common"])
         for each in (index, reader):
             assert_solved(each, queries)
@@ -121,43 +125,177 @@ def test_removed_rows_leave_the_moment(
     index.add(train[:10])
     assert_solved(index, queries)
     index.remove(where=["n>=0"])
-    assert index.query(queries, rank="decorrelated") == []
+    assert index.query(queries, metric="decorrelated") == []
 
 
-def test_the_moment_is_made_once_for_what_is_there(
+@pytest.fixture()
+def summed(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The ids whose vectors were read for the second moment, a list for each time."""
+    found: list[list[int]] = []
+    real = decorrelate._sum
+
+    def watched(flat: FlatSearch, ids: NDArray[np.int64]) -> Any:
+        if len(ids):
+            found.append(ids.tolist())
+        return real(flat, ids)
+
+    monkeypatch.setattr(decorrelate, "_sum", watched)
+    return found
+
+
+def moment_of(index: InfluenceIndex) -> Path:
+    return index.directory / "derived" / decorrelate.MOMENT
+
+
+def test_only_what_is_new_or_gone_is_read(
+    index: InfluenceIndex, queries: list[Row], summed: list[list[int]]
+) -> None:
+    for _ in range(2):
+        index.query(queries, metric="decorrelated")
+        values(index, queries, metric="decorrelated")
+    assert summed == [list(range(30))]
+    with InfluenceIndex.open(index.directory) as reader:  # another process finds it
+        assert_solved(reader, queries)
+        assert len(summed) == 1
+        index.add([row | {"id": f"new-{row['n']}"} for row in queries[:2]])
+        index.remove(["row-3"])
+        assert_solved(reader, queries)
+        assert summed[1:] == [[30, 31], [3]]
+        index.remove(["row-4"])
+        index.compact()  # reads what leaves
+        assert summed[3:] == [[4]]
+        for each in (index, reader):
+            assert_solved(each, queries)
+        assert len(summed) == 4
+    assert index.verify() == []
+
+
+def test_a_small_index_keeps_nothing(
+    index: InfluenceIndex, queries: list[Row], summed: list[list[int]]
+) -> None:
+    """Half as many samples as numbers or fewer: their inner products are enough."""
+    index.remove([f"row-{i}" for i in range(6)])
+    assert 2 * len(index) == index.dim
+    assert_solved(index, queries)
+    assert not summed and not moment_of(index).exists()
+
+
+def test_compaction_leaves_nothing_of_removed_rows(
     index: InfluenceIndex, queries: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = []
-    real = view_module.decorrelation
-    monkeypatch.setattr(
-        view_module, "decorrelation", lambda search: made.append(search) or real(search)
-    )
-    for _ in range(2):
-        index.query(queries, rank="decorrelated")
-        values(index, queries, rank="decorrelated")
-    assert len(made) == 1
-    index.query(queries)
+    index.query(queries, metric="decorrelated")
+    whole = moment_of(index).read_bytes()
     index.remove(["row-3"])
-    index.query(queries, rank="decorrelated")
-    assert len(made) == 2
+    real = store.Store.sweep
+
+    def swept(self: store.Store) -> list[Path]:
+        assert not moment_of(index).exists()  # also if it were killed here
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Store, "sweep", swept)
+        index.compact()
+    kept = index.store.moments._read(index.flat)
+    assert kept is not None and moment_of(index).read_bytes() != whole
+    vectors = index.flat.vectors(index.flat.ids)
+    np.testing.assert_allclose(kept.total, vectors.T @ vectors, atol=1e-5 * vectors.max() ** 2)
+    assert not [*moment_of(index).parent.glob("*.tmp")]
+
+
+def test_a_sum_that_was_much_larger_is_made_again(
+    index: InfluenceIndex, summed: list[list[int]]
+) -> None:
+    """float32 keeps little of the others beside a row that was 1,000 times as long."""
+    total = decorrelate._sum(index.flat, index.flat.ids)
+    before = index.flat
+    index.remove(["row-3"])
+    index.store.refresh()
+    vectors = index.flat.vectors(index.flat.ids)
+    for most, read in ((0.0, [3]), (1e6 * float(np.trace(total)), index.flat.ids.tolist())):
+        known = decorrelate.SecondMoment(total, {}, before.ids[:0], most).now_of(before)
+        made = decorrelate._brought_up_to(index.flat, known)
+        assert summed[-1] == read
+        np.testing.assert_allclose(made.total, vectors.T @ vectors, rtol=1e-3, atol=1e-4)
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "a bit of the sum": lambda data: data[:-2000] + bytes([data[-2000] ^ 1]) + data[-1999:],
+    "a bit of the digest": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+    "the end": lambda data: data[:-100],
+    "all": lambda data: b"",
+    "more": lambda data: data + bytes(10**6),
+    "another segment": lambda data: sealed(data, "segments", {"x.faiss": "0" * 64}),
+    "another hash": lambda data: sealed(data, "segments", {"000000000000.faiss": "0" * 64}),
+    "no segments": lambda data: sealed(data, "segments", None),
+    "no ids": lambda data: sealed(data, "left_out", "x"),
+    "no list": lambda data: sealed(data, None, None),
+}
+
+
+def sealed(data: bytes, name: str | None, value: Any) -> bytes:
+    """The file with another value in its account, and the digest that is then right."""
+    head, rest = data[:-64].split(b"\n", 1)
+    account = [] if name is None else json.loads(head) | {name: value}
+    made = json.dumps(account).encode() + b"\n" + rest
+    return made + hashlib.sha256(made).hexdigest().encode()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_is_made_again(
+    index: InfluenceIndex, queries: list[Row], damage: str, summed: list[list[int]]
+) -> None:
+    index.query(queries, metric="decorrelated")
+    sound = moment_of(index).read_bytes()
+    moment_of(index).write_bytes(DAMAGES[damage](sound))
+    assert len(index.verify()) == 1 and "second-moment.bin is damaged" in index.verify()[0]
+    del summed[:]
+    with InfluenceIndex.open(index.directory) as reader:
+        assert_solved(reader, queries)
+    assert summed == [list(range(30))]
+    assert moment_of(index).read_bytes() == sound
+    moment_of(index).write_bytes(DAMAGES[damage](sound))
+    assert index.repair() == [f"removed {moment_of(index)}, which was damaged or out of date"]
+    assert not moment_of(index).exists() and index.verify() == []
+
+
+def test_a_reader_writes_only_where_nobody_else_does(
+    index: InfluenceIndex, queries: list[Row], summed: list[list[int]]
+) -> None:
+    with InfluenceIndex.open(index.directory) as reader:
+        with index.store.lock():
+            assert_solved(reader, queries)
+        assert not moment_of(index).exists()
+        reader.store.reopen()
+        assert_solved(reader, queries)
+        assert summed == [list(range(30))]  # it was kept in memory
+        index.remove(["row-3"])
+        assert_solved(reader, queries)
+        assert summed[1:] == [[3]] and moment_of(index).exists()
+        # One that was begun before something was removed is not written after.
+        view = reader.store.view
+        moment_of(index).unlink()
+        index.remove(["row-4"])
+        reader.store.moments.of(view.flat, view._writing)
+        assert not moment_of(index).exists()
+    assert not [*moment_of(index).parent.glob("*.tmp")]
 
 
 def test_conditions_and_the_derived_index_for_dot_serve_it(
     index: InfluenceIndex, queries: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = index.query(queries, k=4, rank="decorrelated", where=["source=own"])
+    plain = index.query(queries, k=4, metric="decorrelated", where=["source=own"])
     scores = solved(index, queries)  # the moment is that of all rows
     for hit in plain:
         assert hit.score == pytest.approx(scores[hit.query, hit.id], rel=1e-3, abs=1e-6)
         assert hit.sample["source"] == "own"
-    with pytest.raises(InputError, match="for dot also serves decorrelated"):
-        index.optimize("Flat", rank="decorrelated")
-    every = index.query(queries, k=4, rank="decorrelated")
+    with pytest.raises(InputError, match="dot, which also serves decorrelated"):
+        index.optimize("Flat", metric="decorrelated")
+    every = index.query(queries, k=4, metric="decorrelated")
     index.optimize("Flat")
     with InfluenceIndex.open(index.directory) as again:
-        assert again.query(queries, k=4, rank="decorrelated", flat=True) == every
+        assert again.query(queries, k=4, metric="decorrelated", flat=True) == every
         monkeypatch.setattr(flat.FlatSearch, "search", None)
-        assert again.query(queries, k=4, rank="decorrelated") == every
+        assert again.query(queries, k=4, metric="decorrelated") == every
 
 
 @pytest.mark.parametrize("combine", ["mean", "max"])
@@ -165,11 +303,11 @@ def test_values_are_the_mean_or_highest_score(
     index: InfluenceIndex, queries: list[Row], combine: str
 ) -> None:
     expected = getattr(np, combine)(solved(index, queries), axis=0)
-    found = values(index, queries, combine=combine, rank="decorrelated")
+    found = values(index, queries, combine=combine, metric="decorrelated")
     np.testing.assert_allclose(found.value, expected, rtol=1e-3, atol=1e-5)
     places = found.best(3)
     chosen = select_rows(
-        index, queries, 3, combine=combine, rank="decorrelated", diversity=0, dedup=None
+        index, queries, 3, combine=combine, metric="decorrelated", diversity=0, dedup=None
     )
     assert chosen.tolist() == found.ids[places].tolist()
 
@@ -178,9 +316,9 @@ def test_there_is_no_exact_form(
     index: InfluenceIndex, queries: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match="'decorrelated' is for stored vectors only"):
-        index.query(queries, rank="decorrelated", exact=True)
+        index.query(queries, metric="decorrelated", exact=True)
     with pytest.raises(InputError, match="has no exact form"):
-        exact_values(index, queries, [0], rank="decorrelated")
+        exact_values(index, queries, [0], metric="decorrelated")
     with pytest.raises(InputError, match="'best' is not one of dot, cosine"):
         index.scores(index.samples(queries), "best")
 
@@ -193,7 +331,7 @@ def test_there_is_no_exact_form(
     for command, more in (("score", []), ("query", []), ("ask", ["--prompt", "a"])):
         options = more or ["--data", str(data)]
         args = [command, "--index", str(index.directory), *options]
-        result = CliRunner().invoke(main, [*args, "--rank", "decorrelated", "--exact"])
+        result = CliRunner().invoke(main, [*args, "--metric", "decorrelated", "--exact"])
         assert result.exit_code != 0
         assert "leave out exact" in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
@@ -202,7 +340,7 @@ def test_there_is_no_exact_form(
 def test_commands_take_it(index: InfluenceIndex, tmp_path: Path) -> None:
     data = tmp_path / "queries.jsonl"
     data.write_text('{"prompt": "who 7", "response": " said so"}\n')
-    args = ["--index", str(index.directory), "--data", str(data), "--rank", "decorrelated"]
+    args = ["--index", str(index.directory), "--data", str(data), "--metric", "decorrelated"]
     outputs = {}
     for command in ("query", "score", "explain"):
         result = CliRunner().invoke(main, [command, *args, "--json"])
@@ -212,4 +350,4 @@ def test_commands_take_it(index: InfluenceIndex, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["select", *args, "--budget", "3", "--output", str(output)])
     assert result.exit_code == 0, result.output
     assert len(output.read_text().splitlines()) == 3
-    assert '"rank": "decorrelated"' in outputs["score"]
+    assert '"metric": "decorrelated"' in outputs["score"]

@@ -176,9 +176,9 @@ def test_newer_vectors_are_found_and_then_taken_in(
 @pytest.mark.parametrize("factory", [IVF, "HNSW16_SQ8"])
 def test_ranks_with_weights(factory: str, root: Path, flat: FlatSearch, tmp_path: Path) -> None:
     weights = (1 / np.linalg.norm(VECTORS, axis=1)).astype(np.float32)
-    make_derived(tmp_path, flat, factory, name="cosine", rank="cosine", weights=weights)
+    make_derived(tmp_path, flat, factory, name="cosine", metric="cosine", weights=weights)
     derived = open_derived(tmp_path, flat, "cosine", weights=weights)
-    assert derived.info.rank == "cosine"
+    assert derived.info.metric == "cosine"
     for opponents, sign in ((False, 1), (True, -1)):
         wanted = exact(sign * QUERIES, VECTORS * weights[:, None], IDS, 10)
         found = derived.search(QUERIES, 10, opponents=opponents)

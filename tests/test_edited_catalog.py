@@ -57,8 +57,8 @@ def answers(path: Path, lm: LanguageModel) -> dict[str, Any]:
     """What each way to ask gives: its answer, or the package's error as a text of one line."""
     asks: dict[str, Callable[[InfluenceIndex], Any]] = {
         "dot": lambda index: index.query(ASKED, k=5),
-        "cosine": lambda index: index.query(ASKED, k=5, rank="cosine"),
-        "per-token": lambda index: index.query(ASKED, k=5, rank="per-token"),
+        "cosine": lambda index: index.query(ASKED, k=5, metric="cosine"),
+        "per-token": lambda index: index.query(ASKED, k=5, metric="per-token"),
         "where": lambda index: index.query(ASKED, k=40, where="n>=3"),
         "list": lambda index: list(index.rows()),
         "list where": lambda index: list(index.rows("n<20")),
@@ -364,7 +364,7 @@ DERIVED: dict[str, tuple[str, Any]] = {
     "a file elsewhere": ("file", "../dot.faiss"),
     "a file of another kind": ("file", "dot.json"),
     "another name": ("name", "cosine"),
-    "another rank": ("rank", "best"),
+    "another metric": ("metric", "best"),
     "a negative size": ("bytes", -1),
     "no vectors": ("ntotal", 0),
     "not a number": ("scale", float("nan")),

@@ -12,7 +12,6 @@ from conftest import save_model, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig, wrap_model
-from forvalue_index.config import PAIR_RANKS, RANKS
 from forvalue_index.errors import (
     FingerprintError,
     IndexMissingError,
@@ -22,6 +21,7 @@ from forvalue_index.errors import (
     RowError,
 )
 from forvalue_index.features.recipe import ERROR_FLOOR, Balanced
+from forvalue_index.metric import DERIVED, METRICS
 from forvalue_index.records import Row
 from forvalue_index.search.derived import DerivedSearch
 
@@ -315,29 +315,29 @@ def test_half_precision_weights_stay_near_float32(
     assert (a != b).mean() > 0.5  # they are not the same weights
 
 
-def exact_scores(index: InfluenceIndex, rows: list[Row], rank: str) -> np.ndarray:
+def exact_scores(index: InfluenceIndex, rows: list[Row], metric: str) -> np.ndarray:
     """Scores of all rows on each other, from the exact form, in plain numpy."""
     samples = index.samples(rows)
     exact = index.influence(samples, samples).astype(np.float64)
-    if rank == "cosine":
+    if metric == "cosine":
         lengths = np.sqrt(np.diagonal(exact))
     else:
-        lengths = np.array([s.n_scored if rank == "per-token" else 1 for s in samples])
+        lengths = np.array([s.n_scored if metric == "per-token" else 1 for s in samples])
     return exact / np.outer(lengths, lengths)
 
 
-@pytest.mark.parametrize("rank", PAIR_RANKS)
+@pytest.mark.parametrize("metric", DERIVED)
 @pytest.mark.parametrize("opponents", [False, True])
 def test_ranks_order_by_what_they_say(
-    index: InfluenceIndex, rows: list[Row], rank: str, opponents: bool
+    index: InfluenceIndex, rows: list[Row], metric: str, opponents: bool
 ) -> None:
-    exact = exact_scores(index, rows, rank)
+    exact = exact_scores(index, rows, metric)
     column = {row["id"]: i for i, row in enumerate(rows)}
-    hits = index.query(rows[:6], k=30, rank=rank, opponents=opponents)
+    hits = index.query(rows[:6], k=30, metric=metric, opponents=opponents)
     for hit in hits:
         scale = exact[hit.query, hit.query]
         assert hit.score == pytest.approx(exact[hit.query, column[hit.key]], abs=0.2 * scale)
-    exactly = index.query(rows[:6], k=5, rank=rank, opponents=opponents, exact=True)
+    exactly = index.query(rows[:6], k=5, metric=metric, opponents=opponents, exact=True)
     for query in range(6):
         own = [hit for hit in exactly if hit.query == query]
         order = np.argsort(exact[query] if opponents else -exact[query], kind="stable")[:5]
@@ -345,19 +345,19 @@ def test_ranks_order_by_what_they_say(
         scores = [hit.score for hit in own]
         np.testing.assert_allclose(scores, exact[query][order], rtol=1e-4, atol=1e-6)
     assert all(hit.exact for hit in exactly) and not any(hit.exact for hit in hits)
-    if rank != "dot":
+    if metric != "dot":
         plain = index.query(rows[:6], k=30, opponents=opponents)
         assert [hit.key for hit in plain] != [hit.key for hit in hits]
 
 
-@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_scores_of_all_samples_are_those_of_hits(
-    index: InfluenceIndex, rows: list[Row], rank: str
+    index: InfluenceIndex, rows: list[Row], metric: str
 ) -> None:
-    ids, scores = index.scores(index.samples(rows[:3]), rank)
+    ids, scores = index.scores(index.samples(rows[:3]), metric)
     assert scores.shape == (3, len(index))
     place = {id: number for number, id in enumerate(ids.tolist())}
-    hits = index.query(rows[:3], k=30, rank=rank)
+    hits = index.query(rows[:3], k=30, metric=metric)
     assert len(hits) == scores.size
     for hit in hits:
         assert hit.score == pytest.approx(scores[hit.query, place[hit.id]], rel=1e-5)
@@ -401,8 +401,8 @@ def test_conditions_are_met_by_exactly_k_hits(index: InfluenceIndex, rows: list[
     assert index.query(rows[0], where=["n=-1"]) == []
     with pytest.raises(InputError):
         index.query(rows[0], where=["no such thing"])
-    with pytest.raises(InputError, match="rank 'best' is not one of"):
-        index.query(rows[0], rank="best")
+    with pytest.raises(InputError, match="metric 'best' is not one of"):
+        index.query(rows[0], metric="best")
 
 
 def test_a_derived_index_answers_as_comparing_all_does(

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index.config import RANKS, SKETCHES
+from forvalue_index.config import SKETCHES
 from forvalue_index.forward.model import LanguageModel
+from forvalue_index.metric import METRICS
 from forvalue_index.records import Row
 
 KINDS: dict[str, list[Row]] = {
@@ -40,8 +41,8 @@ def test_a_small_index_answers(
     format = FormatConfig(key_field="id")
     built, _ = InfluenceIndex.build(tmp_path / "i", rows, lm, format=format, vector=vector)
     with built as index:
-        for rank in RANKS:
-            hits = index.query(QUERY, 4, rank=rank)
+        for metric in METRICS:
+            hits = index.query(QUERY, 4, metric=metric)
             assert len({hit.key for hit in hits}) == len(hits) == min(4, len(rows))
             scores = np.array([hit.score for hit in hits])
             assert np.isfinite(scores).all() and (np.diff(scores) <= 0).all()

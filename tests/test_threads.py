@@ -148,8 +148,8 @@ def test_mixed_work_of_threads_beside_a_writer(
     for number, row in enumerate(marked[:10]):
         jobs += [
             lambda r=row: found(index, r, **only),
-            lambda r=row: found(index, r, rank="cosine", **only),
-            lambda r=row: found(index, r, rank="per-token", opponents=True, **only),
+            lambda r=row: found(index, r, metric="cosine", **only),
+            lambda r=row: found(index, r, metric="per-token", opponents=True, **only),
             lambda r=row: found(index, r, exact=True, **only),
             lambda r=row, n=number: round(index.explain(r, str(marked[n + 1]["id"])).score, 5),
         ]
@@ -235,7 +235,7 @@ def test_figures_are_of_the_rows_that_they_stand_beside(
     removing = _Removing(index, compact=compact)
     monkeypatch.setattr(index.store.catalog, "figures", removing)
     if what == "cosine":
-        hits = index.query(rows[3], 100, rank="cosine")
+        hits = index.query(rows[3], 100, metric="cosine")
         assert len(hits) == len(rows) - 1
         assert min(losses) not in {hit.id for hit in hits}
     else:

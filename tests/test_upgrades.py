@@ -112,7 +112,7 @@ def test_a_frozen_index_lives_on(frozen: Path, frozen_lm: LanguageModel) -> None
             assert added[key] == pytest.approx(added[old], rel=0.01, abs=0.01)
         assert index.remove(gone) == len(gone)
         assert index.compact().removed == 2 * len(gone)
-        info, _ = index.optimize(FACTORY, rank="cosine")
+        info, _ = index.optimize(FACTORY, metric="cosine")
         assert info is not None and info.ntotal == n
         assert index.verify() == []
         for name, how in ASKED.items():

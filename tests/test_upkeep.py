@@ -41,8 +41,8 @@ def test_what_is_removed_is_in_no_answer_of_any_reader(
         best = reader.query(rows[0], k=1)[0].key
         assert anywhere.remove([best, "nobody", best]) == 1
         assert anywhere.remove([best]) == 0
-        for rank in ("dot", "cosine", "per-token"):
-            hits = reader.query(rows[0], k=1000, rank=rank)
+        for metric in ("dot", "cosine", "per-token"):
+            hits = reader.query(rows[0], k=1000, metric=metric)
             assert sorted(hit.key for hit in hits) == sorted(
                 row["id"] for row in rows if row["id"] != best
             )

@@ -63,23 +63,23 @@ def index(path: Path) -> Iterator[InfluenceIndex]:
 
 
 @pytest.mark.parametrize("combine", ["mean", "max"])
-@pytest.mark.parametrize("rank", ["dot", "cosine", "per-token"])
+@pytest.mark.parametrize("metric", ["dot", "cosine", "per-token"])
 def test_a_value_is_the_mean_or_highest_score(
-    index: InfluenceIndex, rank: str, combine: str, monkeypatch: pytest.MonkeyPatch
+    index: InfluenceIndex, metric: str, combine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flat, "_NUMBERS", 7 * index.dim)  # vectors come in blocks of 7
     monkeypatch.setattr("forvalue_index.analysis.values._TARGETS", 2)
     samples = index.samples(TARGETS)
     ids, scores = index.scores(samples)
     stored = list(index.store.samples(ids.tolist()).values())
-    if rank == "cosine":
+    if metric == "cosine":
         own = np.linalg.norm(index.vectors(samples), axis=1) / index.vectoriser.scale
         theirs = np.array([sample.norm for sample in stored]) / index.vectoriser.scale
         scores = scores / own[:, None] / theirs
-    elif rank == "per-token":
+    elif metric == "per-token":
         own, theirs = ([s.n_scored for s in side] for side in (samples, stored))
         scores = scores / np.array(own)[:, None] / np.array(theirs)
-    found = values(index, TARGETS, combine=combine, rank=rank, target_group="skill")
+    found = values(index, TARGETS, combine=combine, metric=metric, target_group="skill")
     method = getattr(np, combine)
     np.testing.assert_array_equal(found.ids, ids)
     np.testing.assert_allclose(found.value, method(scores, axis=0), rtol=1e-4, atol=1e-7)
@@ -128,7 +128,7 @@ def test_groups_add_up(index: InfluenceIndex) -> None:
 
 def test_wrong_settings_are_named(index: InfluenceIndex) -> None:
     for settings, message in (
-        ({"rank": "best"}, "rank 'best' is not one of dot"),
+        ({"metric": "best"}, "metric 'best' is not one of dot"),
         ({"combine": "sum"}, "combine 'sum' is not one of mean, max"),
         ({"target_group": "kind"}, "row 1: no field 'kind'; the row's fields are: prompt"),
     ):

@@ -333,26 +333,26 @@ def test_an_index_of_images_is_built_asked_extended_and_verified(
 ) -> None:
     query = {"prompt": "what?", "response": " it is 3", "image": str(tmp_path / "images/3.png")}
     with index_of(tmp_path / "ix", data, llava_dir) as index:
-        hits = index.query(query, k=3, rank="cosine")
+        hits = index.query(query, k=3, metric="cosine")
         assert hits[0].key == "r3"
         assert hits[0].sample["image"]["path"] == str(tmp_path / "images" / "3.png")
         assert hits[0].sample["image"]["size"] == [40, 30]
-        exact = index.query(query, k=3, rank="cosine", exact=True)
+        exact = index.query(query, k=3, metric="cosine", exact=True)
         assert exact[0].key == "r3"
         assert exact[0].score == pytest.approx(1, abs=1e-4)
         other = query | {"image": str(tmp_path / "images/5.png")}
-        assert index.query(other, k=1, rank="cosine")[0].score < hits[0].score
+        assert index.query(other, k=1, metric="cosine")[0].score < hits[0].score
         new = {"id": "new", "prompt": "what?", "response": " it is 3", "image": png(3)}
         assert index.add([new]).added == 1
         assert index.add([new, new | {"id": "newer", "image": png(99)}]).added == 1
-        tied = index.query(query, k=2, rank="cosine")
+        tied = index.query(query, k=2, metric="cosine")
         assert {hit.key for hit in tied} == {"r3", "new"}
         assert index.get("new").row["image"]["bytes"]
         assert index.remove(["r3"]) == 1
-        assert index.query(query, k=1, rank="cosine")[0].key == "new"
+        assert index.query(query, k=1, metric="cosine")[0].key == "new"
         assert index.verify() == []
     with InfluenceIndex.open(tmp_path / "ix") as index:
-        assert index.query(query, k=1, rank="cosine", exact=True)[0].key == "new"
+        assert index.query(query, k=1, metric="cosine", exact=True)[0].key == "new"
         assert index.add(data).added == 1  # the one that was removed
 
 
@@ -441,13 +441,13 @@ def test_the_commands_read_images_and_show_them(
     built = run("build", str(data), "--index", index, "--model", str(llava_dir), "--dim", "32")
     assert "images from 'image', as the field names suggest" in built
     asked = ("query", "--index", index, "--prompt", "what?", "--response", " it is 3")
-    shown = run(*asked, "--image", image, "-k", "2", "--rank", "cosine")
+    shown = run(*asked, "--image", image, "-k", "2", "--metric", "cosine")
     assert shown.count(f"[{image} 40x30] what? it is 3") == 2  # the query and its own row
     (hit,) = [
         json.loads(line)
-        for line in run(*asked, "--image", image, "-k1", "--rank", "cosine", "--json").split("\n")[
-            :-1
-        ]
+        for line in run(*asked, "--image", image, "-k1", "--metric", "cosine", "--json").split(
+            "\n"
+        )[:-1]
     ]
     assert hit["sample"]["image"]["size"] == [40, 30]
     assert f"[{image} 40x30]" in run("show", hit["key"], "--index", index)
@@ -480,7 +480,7 @@ def test_a_real_model_finds_the_class_of_a_picture(tmp_path: Path) -> None:
     index, report = InfluenceIndex.build(tmp_path / "ix", train, model, format=format)
     with index:
         assert report.added == len(train)
-        hits = index.query(test, k=5, rank="cosine")
+        hits = index.query(test, k=5, metric="cosine")
         right = [hit.sample["class"] == test[hit.query]["class"] for hit in hits]
         assert np.mean(right) > 0.7
         assert index.add(listed[2::90]).added > 0

@@ -236,7 +236,7 @@ def read(path: Path) -> list[Row]:
 def run(
     tasks: Iterator[Task],
     recipes: Sequence[str],
-    rank: Sequence[str],
+    metric: Sequence[str],
     vector: VectorConfig,
     file: Path | None,
 ) -> None:
@@ -247,7 +247,7 @@ def run(
         name = (task.study, task.set, task.seed)
         new = [result for result in known if (result.study, result.set, result.seed) == name]
         if not new:
-            new = list(measure(task, recipes, rank, vector))
+            new = list(measure(task, recipes, metric, vector))
             keep(file, [asdict(result) for result in new])
         results += new
     if results:
@@ -280,7 +280,7 @@ def keep(file: Path | None, results: Sequence[Row]) -> None:
 )
 @click.option("--recipe", type=click.Choice(RECIPES), multiple=True, help="[default: all]")
 @click.option(
-    "--rank",
+    "--metric",
     type=click.Choice(["dot", "cosine", "per-token"]),
     multiple=True,
     default=("dot",),
@@ -313,7 +313,7 @@ def main(
     data: Path | None,
     sets: tuple[str, ...],
     recipe: tuple[str, ...],
-    rank: tuple[str, ...],
+    metric: tuple[str, ...],
     sketch_dim: int,
     fit_samples: int,
     seeds: int,
@@ -340,7 +340,7 @@ def main(
     if "recall" in chosen:
         if work is None:
             raise click.UsageError("recall needs --work FOLDER, where the trained models are kept")
-        run(recall_tasks(work, seeds, people, epochs), recipes, rank, vector, results)
+        run(recall_tasks(work, seeds, people, epochs), recipes, metric, vector, results)
     if chosen == ("recall",):
         return
     if model is None or data is None:
@@ -349,7 +349,7 @@ def main(
     for name in chosen:
         if name in ("identify", "mislabel"):
             tasks = class_tasks(name, sets or CLASS_SETS, lm, data, seeds, rows, queries)
-            run(tasks, recipes, rank, vector, results)
+            run(tasks, recipes, metric, vector, results)
 
 
 if __name__ == "__main__":

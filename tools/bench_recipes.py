@@ -22,7 +22,7 @@ from rich.table import Table
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.baselines import baselines
 from forvalue_index.analysis.exact import exact_scores, reranked
-from forvalue_index.analysis.methods import ranks, stored_samples
+from forvalue_index.analysis.methods import of_pairs, stored_samples
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Row, Sample, StoredSample
 
@@ -62,7 +62,7 @@ class Result:
     seed: int
     method: str  # a recipe or a baseline
     vectors: str  # EXACT, a size, RERANKED, or BASELINE
-    rank: str
+    metric: str
     figures: Figures
 
 
@@ -81,8 +81,8 @@ def measure(
         vector: the rest of how vectors are made.
     """
 
-    def result(method: str, vectors: str, rank: str, scores: Scores) -> Result:
-        return Result(task.study, task.set, task.seed, method, vectors, rank, judge(scores))
+    def result(method: str, vectors: str, metric: str, scores: Scores) -> Result:
+        return Result(task.study, task.set, task.seed, method, vectors, metric, judge(scores))
 
     for recipe in recipes:
         exact: dict[str, Scores] = {}
@@ -103,20 +103,20 @@ def measure(
                 rows = stored_samples(index, ids)
                 judge = task.judge(queries, rows)
                 n_scored = np.array([row.n_scored for row in rows])
-                stored = dict(ranks(scores, np.array([row.norm for row in rows]), n_scored))
+                stored = dict(of_pairs(scores, np.array([row.norm for row in rows]), n_scored))
                 if not exact:  # the same for every size
                     true = exact_scores(index, queries, ids)
-                    exact = dict(ranks(true.scores, true.sample_lengths, n_scored))
-                    yield from (result(recipe, EXACT, rank, exact[rank]) for rank in wanted)
+                    exact = dict(of_pairs(true.scores, true.sample_lengths, n_scored))
+                    yield from (result(recipe, EXACT, metric, exact[metric]) for metric in wanted)
                     if recipe == recipes[0]:
                         for name, others in _baselines(task, index, queries, rows):
                             yield result(name, BASELINE, "", others)
-            for rank in wanted:
-                yield result(recipe, size, rank, stored[rank])
+            for metric in wanted:
+                yield result(recipe, size, metric, stored[metric])
                 # A mislabelled row is looked for among all rows, so that nothing is re-ranked.
                 if RERANKED.startswith(size) and task.study != "mislabel":
-                    both = reranked(stored[rank], exact[rank], 10 * task.k)
-                    yield result(recipe, RERANKED, rank, both)
+                    both = reranked(stored[metric], exact[metric], 10 * task.k)
+                    yield result(recipe, RERANKED, metric, both)
 
 
 def _baselines(
@@ -152,7 +152,7 @@ def show(results: Sequence[Result]) -> None:
         for name in results[0].figures
     ]
     table = Table(title=f"{study}, mean ± spread over seeds", title_justify="left")
-    for column in ("method", "vectors", "rank"):
+    for column in ("method", "vectors", "metric"):
         table.add_column(column, no_wrap=True)
     for set, name in columns:
         table.add_column(f"{set}\n{name.replace('_', '@')}", justify="right", no_wrap=True)
@@ -162,9 +162,9 @@ def show(results: Sequence[Result]) -> None:
         table.add_column(f"{set} {MAIN[study]}\n/ exact", justify="right")
     means = _means(results)
     previous = None
-    keys = dict.fromkeys((r.method, r.vectors, r.rank) for r in results)
+    keys = dict.fromkeys((r.method, r.vectors, r.metric) for r in results)
     for key in sorted(keys, key=lambda key: key[1] == BASELINE):  # these stand below
-        method, vectors, rank = key
+        method, vectors, metric = key
         group = method if vectors else BASELINE
         if previous not in (None, group):
             table.add_section()
@@ -172,9 +172,9 @@ def show(results: Sequence[Result]) -> None:
         cells = [
             _spread(r.figures[name] for r in results if _is(r, set, key)) for set, name in columns
         ]
-        raw = _ratio(means, key, ("raw", vectors, rank), sets)
-        exact = [_ratio(means, key, (method, EXACT, rank), [set]) for set in sets]
-        table.add_row(method, vectors, rank, *cells, *([raw, *exact] if vectors else []))
+        raw = _ratio(means, key, ("raw", vectors, metric), sets)
+        exact = [_ratio(means, key, (method, EXACT, metric), [set]) for set in sets]
+        table.add_row(method, vectors, metric, *cells, *([raw, *exact] if vectors else []))
     console = Console(width=None if sys.stdout.isatty() else 48 + 16 * (len(columns) + len(sets)))
     console.print(table)
     seeds = len({result.seed for result in results})
@@ -198,14 +198,14 @@ Key = tuple[str, str, str]
 
 
 def _is(result: Result, set: str, key: Key) -> bool:
-    return result.set == set and (result.method, result.vectors, result.rank) == key
+    return result.set == set and (result.method, result.vectors, result.metric) == key
 
 
 def _means(results: Sequence[Result]) -> dict[Key, dict[str, float]]:
     """Returns the mean over seeds of the main figure, by method and set."""
     values: dict[Key, dict[str, list[float]]] = {}
     for r in results:
-        sets = values.setdefault((r.method, r.vectors, r.rank), {})
+        sets = values.setdefault((r.method, r.vectors, r.metric), {})
         sets.setdefault(r.set, []).append(r.figures[MAIN[r.study]])
     return {
         key: {set: float(np.mean(found)) for set, found in sets.items()}

@@ -36,9 +36,9 @@ ASKED = {
     "derived": {},
     "dot": FLAT,
     "opponents": FLAT | {"opponents": True},
-    "cosine": FLAT | {"rank": "cosine"},
-    "per-token": FLAT | {"rank": "per-token"},
-    "decorrelated": FLAT | {"rank": "decorrelated"},
+    "cosine": FLAT | {"metric": "cosine"},
+    "per-token": FLAT | {"metric": "per-token"},
+    "decorrelated": FLAT | {"metric": "decorrelated"},
     "where": FLAT | {"where": "source=math"},
     "exact": {"exact": True},
 }

@@ -23,6 +23,7 @@ from forvalue_index.data.readers import Data
 from forvalue_index.features.recipe import Raw
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.index import InfluenceIndex
+from forvalue_index.metric import METRICS
 from forvalue_index.records import Row, Sample, StoredSample
 
 LAST_LAYER, GRADIENT = "last-layer gradient", "full gradient"
@@ -37,9 +38,7 @@ def influences(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yields the scores [q, n] of an index under every rank, by stored vectors and exact form.
-
-    "decorrelated" has no exact form.
+    """Yields the scores [q, n] of an index under every metric, by stored vectors and exact form.
 
     Args:
         index: the index.
@@ -51,12 +50,14 @@ def influences(
     queries = list(queries)
     lengths = np.array([item.norm for item in stored])
     n_scored = np.array([item.n_scored for item in stored])
-    for name, scores in ranks(index.scores(queries)[1], lengths, n_scored):
+    for name, scores in of_pairs(index.scores(queries)[1], lengths, n_scored):
         yield f"stored {name}", scores
-    yield "stored decorrelated", index.scores(queries, "decorrelated")[1]
+    for metric in METRICS.values():
+        if not metric.has_exact:
+            yield f"stored {metric.name}", index.scores(queries, metric)[1]
     if exact:
         true = exact_scores(index, queries, np.array([item.id for item in stored]), progress)
-        for name, scores in ranks(true.scores, true.sample_lengths, n_scored):
+        for name, scores in of_pairs(true.scores, true.sample_lengths, n_scored):
             yield f"exact {name}", scores
 
 
@@ -93,20 +94,21 @@ def rivals(
     yield from baselines(index, queries, stored, format, seed=seed, progress=progress)
 
 
-def ranks(
+def of_pairs(
     scores: NDArray[Any], lengths: NDArray[Any], n_scored: NDArray[Any]
 ) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yields the names and scores [q, n] of every way to rank samples by influence.
+    """Yields name and scores [q, n] of every metric that is made of inner products.
+
+    They order the samples of a query; its own size, which changes nothing in that, is left out.
 
     Args:
         scores: inner products [q, n].
-        lengths: of the samples' vectors [n]; a sample of no length scores 0 by cosine.
+        lengths: of the samples' vectors [n].
         n_scored: the samples' scored tokens [n].
     """
-    yield "dot", scores
-    # A query's own length changes nothing in the order of its samples.
-    yield "cosine", scores / np.where(lengths > 0, lengths, np.inf)
-    yield "per-token", scores / n_scored
+    for name, metric in METRICS.items():
+        if metric.has_exact:
+            yield name, scores / metric.sizes(lengths, n_scored)
 
 
 def stored_samples(index: InfluenceIndex, ids: NDArray[np.int64]) -> list[StoredSample]:

@@ -23,6 +23,7 @@ from forvalue_index.config import FormatConfig
 from forvalue_index.data.readers import Data
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
+from forvalue_index.metric import Metric
 from forvalue_index.records import Row, Sample
 
 DEDUP = 0.98  # cosine from which a row is a near-copy of one that was chosen
@@ -98,7 +99,7 @@ def select_rows(
     dedup: float | None = DEDUP,
     balance: str | None = None,
     combine: str = "mean",
-    rank: str = "dot",
+    metric: str | Metric = "dot",
     where: str | Iterable[str] = (),
     format: FormatConfig | None = None,
     progress: Progress | None = None,
@@ -112,7 +113,7 @@ def select_rows(
         dedup=dedup,
         balance=balance,
         combine=combine,
-        rank=rank,
+        metric=metric,
         where=where,
         format=format,
         progress=progress,
@@ -129,7 +130,7 @@ def select(
     dedup: float | None = DEDUP,
     balance: str | None = None,
     combine: str = "mean",
-    rank: str = "dot",
+    metric: str | Metric = "dot",
     where: str | Iterable[str] = (),
     format: FormatConfig | None = None,
     progress: Progress | None = None,
@@ -145,7 +146,7 @@ def select(
         dedup: rows with at least this cosine to a chosen one are left out; None: none is.
         balance: field whose values get as many rows each, as far as there are any.
         combine: "mean" or "max" of the scores over the targets.
-        rank: of the scores, as in `InfluenceIndex.query`.
+        metric: of the scores, as in `InfluenceIndex.query`.
         where: choose only among rows that meet these conditions.
         format: how targets become tokens, if not as the index's rows do.
         progress: called as the work goes on.
@@ -162,7 +163,7 @@ def select(
         index,
         targets,
         combine=combine,
-        rank=rank,
+        metric=metric,
         where=where,
         format=format,
         progress=progress,

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from forvalue_index.adding import Progress
 from forvalue_index.analysis.fields import field_values, label
-from forvalue_index.config import FormatConfig, check_rank
+from forvalue_index.config import FormatConfig
 from forvalue_index.data.readers import Data
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
+from forvalue_index.metric import Metric, metric_of
 from forvalue_index.records import Row, Sample, listed
 from forvalue_index.view import View
 
@@ -68,7 +69,7 @@ def values(
     targets: Data | list[Sample],
     *,
     combine: str = "mean",
-    rank: str = "dot",
+    metric: str | Metric = "dot",
     target_group: str | None = None,
     where: str | Iterable[str] = (),
     format: FormatConfig | None = None,
@@ -82,7 +83,7 @@ def values(
         index: the index.
         targets: what the model should do well, in the form of the index's rows.
         combine: "mean" or "max" over the targets.
-        rank: of the scores, as in `InfluenceIndex.query`; self-influence has none.
+        metric: of the scores, as in `InfluenceIndex.query`; self-influence has none.
         target_group: field of the targets; there is a value for each of its values, too.
         where: only training samples that meet these conditions.
         format: how targets become tokens, if not as the index's rows do.
@@ -92,19 +93,19 @@ def values(
         InputError: there is no target, a target lacks the field, or a condition cannot be read.
         RowError: a target lacks a field or holds nothing to score.
     """
-    _check(combine, rank)
+    metric = _checked(combine, metric)
     conditions = listed(where)
     samples = index.samples(targets, format)
     members = _members(samples, target_group)
-    vectors = _vectors(index, samples, rank, progress)
+    vectors = _vectors(index, samples, metric, progress)
 
     def ask(view: View) -> Values:
         ids = view.where(conditions) if conditions else view.flat.ids
         if not len(ids):
             raise InputError("no training sample is left to score: check --where")
-        turned = view.turned(vectors, rank)
+        turned = view.turned(vectors, metric)
         by_group = _scores(view, ids, [turned[rows] for rows in members.values()], combine)
-        if (weights := view.weights(rank)) is not None:
+        if (weights := view.weights(metric)) is not None:
             by_group *= weights[np.searchsorted(view.flat.ids, ids)]
         sizes = {name: len(rows) for name, rows in members.items()}
         shares = np.array(list(sizes.values())) / len(samples)
@@ -128,7 +129,7 @@ def exact_values(
     ids: Sequence[int],
     *,
     combine: str = "mean",
-    rank: str = "dot",
+    metric: str | Metric = "dot",
     format: FormatConfig | None = None,
     progress: Progress | None = None,
 ) -> Floats:
@@ -137,13 +138,13 @@ def exact_values(
     Runs the targets and, once for every so many of them, the samples forward. Arguments and errors
     are those of `values`.
     """
-    _check(combine, rank, exact=True)
+    metric = _checked(combine, metric, exact=True)
     queries, samples = index.samples(targets, format), index.training_samples(ids)
     result = np.full(len(samples), 0.0 if combine == "mean" else -np.inf)
     tokens = 0
     for start in range(0, len(queries), _TARGETS):
         part = queries[start : start + _TARGETS]
-        scores = index.reader.exact(part, samples, rank)
+        scores = index.reader.exact(part, samples, metric)
         if combine == "mean":
             result += scores.sum(0) / len(queries)
         else:
@@ -211,10 +212,10 @@ def flat_row(row: Row) -> Row:
     return result
 
 
-def _check(combine: str, rank: str, *, exact: bool = False) -> None:
+def _checked(combine: str, metric: str | Metric, *, exact: bool = False) -> Metric:
     if combine not in COMBINES:
         raise InputError(f"combine {combine!r} is not one of {', '.join(COMBINES)}")
-    check_rank(rank, exact=exact)
+    return metric_of(metric, exact=exact)
 
 
 def _members(samples: Sequence[Sample], name: str | None) -> dict[str, list[int]]:
@@ -232,20 +233,16 @@ def _members(samples: Sequence[Sample], name: str | None) -> dict[str, list[int]
 
 
 def _vectors(
-    index: InfluenceIndex, samples: list[Sample], rank: str, progress: Progress | None
+    index: InfluenceIndex, samples: list[Sample], metric: Metric, progress: Progress | None
 ) -> NDArray[np.float32]:
     """Returns the targets' vectors, such that inner products are scores but for sample weights."""
     out = np.empty((len(samples), index.vectoriser.dim), np.float32)
     tokens = 0
     for start in range(0, len(samples), _TARGETS):
         part = samples[start : start + _TARGETS]
-        vectors = index.vectors(part).astype(np.float64)
-        if rank == "cosine":
-            lengths = np.linalg.norm(vectors, axis=1)
-        else:
-            scored = [sample.n_scored if rank == "per-token" else 1 for sample in part]
-            lengths = np.array(scored) * index.vectoriser.scale**2
-        out[start : start + len(part)] = vectors / np.maximum(lengths, 1e-30)[:, None]
+        vectors = index.vectors(part)
+        weights = index.reader.query_weights(part, vectors, metric)
+        out[start : start + len(part)] = vectors * weights[:, None]
         tokens += sum(len(sample.input_ids) for sample in part)
         if progress is not None:
             progress("targets", start + len(part), len(samples), tokens)

@@ -126,7 +126,7 @@ def ask(
             return
         render.console().print(
             render.hits_table(
-                hits, index.config.format, search.rank, texts=[*map(passages.snippet, texts)]
+                hits, index.config.format, search.metric, texts=[*map(passages.snippet, texts)]
             )
         )
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from forvalue_index.cli.bundles import F, Option, bundled
-from forvalue_index.cli.options import data_options, rank_option, remote_option, where_option
-from forvalue_index.config import FormatConfig, check_rank
+from forvalue_index.cli.options import data_options, metric_option, remote_option, where_option
+from forvalue_index.config import FormatConfig
+from forvalue_index.metric import metric_of
 
 if TYPE_CHECKING:
     from forvalue_index.data.rows import Rows
@@ -60,7 +61,7 @@ _SEARCH: list[Option] = [
     click.option(
         "--opponents", is_flag=True, help="Show samples that made the response less likely."
     ),
-    rank_option,
+    metric_option,
     where_option,
     click.option("--exact", is_flag=True, help="Run the best candidates again, for exact scores."),
     click.option(
@@ -132,14 +133,14 @@ class Search:
     """Which samples are hits."""
 
     opponents: bool
-    rank: str
+    metric: str
     where: tuple[str, ...]
     exact: bool
     candidates: int | None
     flat: bool
 
     def __post_init__(self) -> None:
-        check_rank(self.rank, exact=self.exact)  # before a model is loaded
+        metric_of(self.metric, exact=self.exact)  # before a model is loaded
 
     def __call__(self, index: InfluenceIndex, queries: list[Sample], k: int) -> list[Hit]:
         """Returns the hits of queries."""

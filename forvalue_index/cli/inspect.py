@@ -49,7 +49,7 @@ def info(directory: Path, as_json: bool) -> None:
         values["energy kept"] = ", ".join(shares[:8]) + (", …" if len(shares) > 8 else "")
     for item in derived:
         recalls = [f"{item[side]['recall_at_10']:.3f}" for side in ("proponents", "opponents")]
-        values[f"derived ({item['rank']})"] = (
+        values[f"derived ({item['metric']})"] = (
             f"{item['factory']}, recall@10 {recalls[0]}, of opponents {recalls[1]}"
         )
     render.console().print(render.properties(values))

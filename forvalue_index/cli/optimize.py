@@ -9,7 +9,7 @@ import click
 from forvalue_index.cli import render
 from forvalue_index.cli.options import index_option, json_option
 from forvalue_index.cli.progress import build_progress
-from forvalue_index.config import PAIR_RANKS
+from forvalue_index.metric import DERIVED
 
 
 @click.command()
@@ -19,11 +19,11 @@ from forvalue_index.config import PAIR_RANKS
     "--auto", is_flag=True, help="Choose one by the number and size of the vectors and the memory."
 )
 @click.option(
-    "--rank",
-    type=click.Choice(PAIR_RANKS),
+    "--metric",
+    type=click.Choice(DERIVED),
     default="dot",
     show_default=True,
-    help="Rank of the queries that it serves; dot also serves decorrelated.",
+    help="Metric of the queries that it serves; dot also serves decorrelated.",
 )
 @click.option(
     "--memory",
@@ -36,7 +36,7 @@ def optimize(
     directory: Path,
     factory: str | None,
     auto: bool,
-    rank: str,
+    metric: str,
     memory: float | None,
     as_json: bool,
 ) -> None:
@@ -49,7 +49,7 @@ def optimize(
     \b
     Example:
       forvalue optimize --index my.index --auto
-      forvalue optimize --index my.index --factory IVF1024,SQ8 --rank cosine
+      forvalue optimize --index my.index --factory IVF1024,SQ8 --metric cosine
     """
     from forvalue_index.index import InfluenceIndex
 
@@ -58,7 +58,7 @@ def optimize(
     with InfluenceIndex.open(directory) as index, build_progress() as progress:
         made, reason = index.optimize(
             factory,
-            rank=rank,
+            metric=metric,
             memory=None if memory is None else int(memory * 2**30),
             progress=lambda stage, done, total: progress(stage, done, total, 0),
         )

@@ -14,7 +14,6 @@ from forvalue_index.cli.bundles import F, Option, bundled, with_options
 from forvalue_index.config import (
     DTYPES,
     ON_ERROR,
-    RANKS,
     SCORES,
     TASKS,
     TRUNCATIONS,
@@ -22,6 +21,7 @@ from forvalue_index.config import (
     ModelConfig,
 )
 from forvalue_index.files import read_text
+from forvalue_index.metric import METRICS
 
 if TYPE_CHECKING:
     from forvalue_index.data.rows import Rows
@@ -70,9 +70,9 @@ where_option = click.option(
     metavar="CONDITION",
     help='Only samples that meet this condition: "source=math", "year>2020", "lang in de,fr".',
 )
-rank_option = click.option(
-    "--rank",
-    type=click.Choice(RANKS),
+metric_option = click.option(
+    "--metric",
+    type=click.Choice(list(METRICS)),
     default="dot",
     show_default=True,
     help="dot: the influence; cosine: without the size of the two gradients, best for finding "

@@ -82,5 +82,5 @@ def query(
                 continue
             title = Text("? ", style="yellow") + render.sample_text(sample.row, format)
             shown = None if texts is None else [passages.snippet(passage) for passage in texts]
-            console.print(render.hits_table(own, index.config.format, search.rank, title, shown))
+            console.print(render.hits_table(own, index.config.format, search.metric, title, shown))
             console.print()

@@ -21,6 +21,7 @@ from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatting import texts_of
 from forvalue_index.data.images import of_pictures
 from forvalue_index.errors import InputError
+from forvalue_index.metric import METRICS
 from forvalue_index.pictures import Picture
 from forvalue_index.records import Hit, Row, StoredSample
 
@@ -114,19 +115,18 @@ def hit_json(hit: Hit) -> dict[str, Any]:
 def hits_table(
     hits: Sequence[Hit],
     format: FormatConfig,
-    rank: str,
+    metric: str,
     title: Text | None = None,
     texts: Sequence[Text] | None = None,
 ) -> Table:
     """Returns the hits of one query as a table; `texts`: what is shown of their samples.
 
-    The scores are headed by what they are: the influence, or the rank's name.
+    The scores are headed by what they are: the influence, or the metric's name.
     """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, expand=True)
     table.add_column("", justify="right", style="dim", no_wrap=True)
     exact = " (exact)" if hits and hits[0].exact else ""
-    name = "influence" if rank == "dot" else rank
-    table.add_column(f"{name}{exact}", justify="right", no_wrap=True)
+    table.add_column(f"{METRICS[metric].heading}{exact}", justify="right", no_wrap=True)
     table.add_column("key", style="cyan", no_wrap=True, max_width=18)
     table.add_column("sample", ratio=1)
     for number, hit in enumerate(hits):

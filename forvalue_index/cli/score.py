@@ -22,13 +22,14 @@ from forvalue_index.cli.options import (
     format_of,
     index_option,
     json_option,
+    metric_option,
     opening_options,
-    rank_option,
     targets_option,
     where_option,
 )
 from forvalue_index.cli.progress import build_progress
-from forvalue_index.config import FormatConfig, check_rank
+from forvalue_index.config import FormatConfig
+from forvalue_index.metric import metric_of
 from forvalue_index.records import Row
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ _GROUPS = 40  # of a table for people; --json has all
     help="Write all values, best first: a .jsonl, .csv or .parquet file.",
 )
 @combine_option
-@rank_option
+@metric_option
 @click.option(
     "--target-group",
     metavar="FIELD",
@@ -87,7 +88,7 @@ def score(
     fields: dict[str, Any],
     output: Path | None,
     combine: str,
-    rank: str,
+    metric: str,
     target_group: str | None,
     group_by: str | None,
     where: tuple[str, ...],
@@ -100,22 +101,22 @@ def score(
 
     The value is the mean (or highest) influence on the targets: positive where training on the
     sample raised their likelihood. It takes one pass over the stored vectors, however many targets
-    there are. Means add up: the sum over a source is what the source did. With --rank decorrelated,
-    they predict better what training on a part of the rows does.
+    there are. Means add up: the sum over a source is what the source did. With
+    --metric decorrelated, they predict better what training on a part of the rows does.
 
     \b
     Example:
       forvalue score --index my.index --data targets.jsonl --output values.parquet
       forvalue score --index my.index --data targets.jsonl --group-by source
       forvalue score --index my.index --data targets.jsonl --target-group skill -k 20 --exact
-      forvalue score --index my.index --data targets.jsonl --rank decorrelated --json
+      forvalue score --index my.index --data targets.jsonl --metric decorrelated --json
     """
     from forvalue_index.analysis import values as analysis
     from forvalue_index.data.readers import open_rows
     from forvalue_index.data.writers import check_suffix, write_rows
     from forvalue_index.index import InfluenceIndex
 
-    check_rank(rank, exact=exact)
+    metric_of(metric, exact=exact)
     if output is not None:
         check_suffix(output)
     with InfluenceIndex.open(directory, **opening) as index, build_progress() as progress:
@@ -125,7 +126,7 @@ def score(
             index,
             targets,
             combine=combine,
-            rank=rank,
+            metric=metric,
             target_group=target_group,
             where=where,
             progress=progress,
@@ -137,7 +138,7 @@ def score(
         if exact:
             ids = found.ids[np.concatenate([best, worst])].tolist()
             true = analysis.exact_values(
-                index, targets, ids, combine=combine, rank=rank, progress=progress
+                index, targets, ids, combine=combine, metric=metric, progress=progress
             )
             listed = dict(zip(ids, true.tolist(), strict=True))
             best = np.array(sorted(best, key=lambda i: -listed[int(found.ids[i])]), np.intp)
@@ -153,7 +154,7 @@ def score(
         "target_groups": found.group_sizes,
         "samples": len(value),
         "combine": combine,
-        "rank": rank,
+        "metric": metric,
         "mean": float(value.mean()),
         "helpful": float((value > 0).mean()),
     }

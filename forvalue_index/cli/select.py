@@ -18,8 +18,8 @@ from forvalue_index.cli.options import (
     format_of,
     index_option,
     json_option,
+    metric_option,
     opening_options,
-    rank_option,
     targets_option,
     where_option,
 )
@@ -69,7 +69,7 @@ _BAR = 30  # characters of a full bar
     help="Leave out rows this similar to a chosen one; 1: only identical ones.",
 )
 @combine_option
-@rank_option
+@metric_option
 @where_option
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as JSON."
@@ -89,7 +89,7 @@ def select(
     diversity: float,
     dedup: float,
     combine: str,
-    rank: str,
+    metric: str,
     where: tuple[str, ...],
     report: Path | None,
     as_json: bool,
@@ -127,7 +127,7 @@ def select(
             dedup=dedup,
             balance=balance,
             combine=combine,
-            rank=rank,
+            metric=metric,
             where=where,
             format=format_of(index.config.format, fields),
             progress=progress,

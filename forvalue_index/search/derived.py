@@ -22,9 +22,9 @@ from typing import Any, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from forvalue_index.config import PAIR_RANKS
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError, brief
 from forvalue_index.files import atomic_write, open_own, path_in
+from forvalue_index.metric import DERIVED
 from forvalue_index.search.backend import faiss, read_index
 from forvalue_index.search.factory import Effort
 from forvalue_index.search.flat import FlatSearch
@@ -57,7 +57,7 @@ class DerivedInfo:
 
     name: str
     factory: str
-    rank: str  # what its weights make: "dot", "cosine", "per-token"
+    metric: str  # what its weights make: "dot", "cosine", "per-token"
     file: str
     bytes: int
     sha256: str
@@ -158,7 +158,7 @@ class DerivedSearch:
             info: what `index` is.
             index: the FAISS index.
             flat: the segments, as they are now.
-            weights: those of the rank it was made for, one for each of `flat.ids`.
+            weights: those of the metric it was made for, one for each of `flat.ids`.
         """
         self.info = info
         self._index = index
@@ -278,8 +278,8 @@ def open_derived(
     Args:
         folder: INDEX/derived.
         flat: the segments, as they are now.
-        name: by convention the rank it is for.
-        weights: those of the rank it was made for, one for each of `flat.ids`.
+        name: by convention the metric it is for.
+        weights: those of the metric it was made for, one for each of `flat.ids`.
 
     Raises:
         IndexMissingError: there is none of this name.
@@ -361,9 +361,9 @@ def read_info(folder: str | Path, name: str) -> DerivedInfo:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         reason = f"{type(error).__name__}: {brief(error)}"
         raise CorruptIndexError(f"{path} is damaged ({reason}): {_NEXT}") from error
-    if info.name != name or info.rank not in PAIR_RANKS:
+    if info.name != name or info.metric not in DERIVED:
         raise CorruptIndexError(
-            f"{path} is damaged (name {info.name!r:.100}, rank {info.rank!r:.100}): {_NEXT}"
+            f"{path} is damaged (name {info.name!r:.100}, metric {info.metric!r:.100}): {_NEXT}"
         )
     return info
 

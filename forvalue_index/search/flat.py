@@ -112,7 +112,7 @@ class FlatSearch:
             opponents: the samples that most speak against the query, the most adverse first.
             allowed: only these ids may be an answer; those that are not live are passed over.
             weights: a positive number for each of `ids`, in their order [ntotal]: 1 / length of
-                the vector makes the rank of cosines. An array that cannot be written to is
+                the vector makes the metric cosine. An array that cannot be written to is
                 looked at once, however often it is given.
 
         Raises:

@@ -53,7 +53,7 @@ def make_derived(
     factory: str,
     *,
     name: str = "dot",
-    rank: str = "dot",
+    metric: str = "dot",
     weights: ArrayLike | None = None,
     generation: int = 0,
     queries: Scores | None = None,
@@ -71,8 +71,8 @@ def make_derived(
         folder: INDEX/derived; made if it is not there.
         flat: the segments, as they are now.
         factory: a FAISS factory string.
-        name: what it is called; by convention its rank.
-        rank: what `weights` make, to be kept with it.
+        name: what it is called; by convention its metric.
+        metric: what `weights` make, to be kept with it.
         weights: as in `FlatSearch.search`; vectors are multiplied by them.
         generation: the catalogue's, to be kept with it.
         queries: [q, dim] to measure with; default: 200 of the vectors, held out until then.
@@ -115,7 +115,7 @@ def make_derived(
     info = DerivedInfo(
         name=name,
         factory=factory,
-        rank=rank,
+        metric=metric,
         file="",
         bytes=0,
         sha256="",
@@ -159,7 +159,7 @@ def extend_derived(
         folder: INDEX/derived.
         flat: the segments, as they are now.
         name: which one.
-        weights: those of the rank it was made for, one for each of `flat.ids`.
+        weights: those of the metric it was made for, one for each of `flat.ids`.
         generation: the catalogue's, to be kept with it.
         progress: called as the work goes on.
 
