@@ -5,7 +5,7 @@ rows -> samples -> vectors -> search -> rows by id -> hits
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from forvalue_index.view import View
 
 RERANKED = 32
 """Queries whose candidates are run forward together for the exact form."""
+
+FIRST, MOST = 4, 100
+"""Candidates for each hit that are looked at for the exact form: at first, and at most."""
 
 
 def query(
@@ -36,13 +39,19 @@ def query(
 
     def ask(view: View) -> list[Hit]:
         allowed = view.where(conditions) if conditions else None
-        n = max(k, candidates or 10 * k) if exact else k
-        stored, ids = view.search(
-            vectors, n, metric, opponents=opponents, allowed=allowed, flat=flat
-        )
+
+        def search(n: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            return view.search(vectors, n, metric, opponents=opponents, allowed=allowed, flat=flat)
+
         if exact:
-            scores, ids = _rerank(reader, samples, ids, k, metric, opponents)
+            fidelity = reader.store.fidelity
+            if candidates is None and fidelity is not None:
+                pools = _likely(view, vectors, k, metric, search, fidelity.margin)
+            else:
+                pools = list(search(max(k, candidates or 10 * k))[1])
+            scores, ids = _rerank(reader, samples, pools, k, metric, opponents)
         else:
+            stored, ids = search(k)
             scores = stored * reader.query_weights(samples, vectors, metric)[:, None]
         rows = view.samples(ids.ravel().tolist())
         return [
@@ -68,21 +77,48 @@ def scores(
     return ids, found * weights[:, None]
 
 
+def _likely(
+    view: View,
+    vectors: NDArray[np.float32],
+    k: int,
+    metric: Metric,
+    search: Callable[[int], tuple[NDArray[np.float32], NDArray[np.int64]]],
+    margin: float,
+) -> list[NDArray[np.int64]]:
+    """Returns the ids that may be among each query's exact k best, as likely as `margin` says.
+
+    A vector is one of them if its score and the margin together reach the score of the k-th.
+    """
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)[:, None]
+    n = FIRST * k
+    while True:
+        scores, ids = search(n)
+        every = np.unique(ids)
+        figures = view.figures(every)
+        sizes = figures.norm * metric.weights(figures.norm, figures.n_scored)
+        below = np.abs(scores[:, min(k, ids.shape[1]) - 1, None] - scores)
+        near = below <= margin * lengths * sizes[np.searchsorted(every, ids)]
+        near[:, :k] = True
+        if ids.shape[1] < n or n >= MOST * k or not near[:, -1].any():
+            return [row[chosen] for row, chosen in zip(ids, near, strict=True)]
+        n = min(4 * n, MOST * k)
+
+
 def _rerank(
     reader: Reader,
     samples: list[Sample],
-    ids: NDArray[np.int64],
+    ids: list[NDArray[np.int64]],
     k: int,
     metric: Metric,
     opponents: bool,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Returns the k best of each query's candidates by the exact form, scores and ids."""
-    k = min(k, ids.shape[1])
+    k = min(k, len(ids[0]))
     scores = np.empty((len(samples), k))
     best = np.empty((len(samples), k), dtype=np.int64)
     for start in range(0, len(samples), RERANKED):
         part = slice(start, start + RERANKED)
-        pool = np.unique(ids[part])
+        pool = np.unique(np.concatenate(ids[part]))
         exact = reader.exact(samples[part], reader.training_samples(pool.tolist()), metric)
         for query, row in enumerate(exact, start):
             own = row[np.searchsorted(pool, ids[query])]

@@ -323,7 +323,8 @@ class InfluenceIndex:
             where: conditions on the rows' fields, such as "source=math"; all must hold.
             exact: run the best candidates forward again, and rank and score them by the exact form
                 of the recipe; "decorrelated" has none.
-            candidates: how many are run; default: 10 k.
+            candidates: how many are run; default: as many as hold the exact k best with a chance
+                of 99 %, as it was measured when the index was fitted (10 k if it was not).
             flat: compare every vector, even when there is a derived index (see `optimize`).
             format: how queries become tokens, if not as the index's rows do.
 

@@ -68,7 +68,7 @@ _SEARCH: list[Option] = [
         "--candidates",
         type=click.IntRange(min=1),
         metavar="N",
-        help="How many candidates --exact runs.  [default: 10 times k]",
+        help="How many candidates --exact runs.  [default: as many as needed]",
     ),
     click.option("--flat", is_flag=True, help="Compare every vector, without a derived index."),
 ]
