@@ -21,6 +21,7 @@ from forvalue_index.analysis.values import values
 from forvalue_index.errors import ForvalueError
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import Row, StoredSample
+from forvalue_index.search.decorrelate import MOMENT
 
 State = tuple[bool, bool]  # whether rows were added, and whether some were removed
 Done = tuple[str, str, Any]  # an operation, how it ended, and what it gave
@@ -30,7 +31,7 @@ ADDED: list[Row] = [
     {"id": "new2", "prompt": "something", "response": " else", "source": "code", "n": 101},
 ]
 GONE = "k22", "k7"  # removed by the operation; both are hits
-EARLIER = "k2", "k11"  # removed by what is in the log of the index that has one
+EARLIER = "k45", "k38"  # removed by what is in the log of the index that has one
 
 
 def hits(index: InfluenceIndex, **how: Any) -> list[Any]:
@@ -115,6 +116,9 @@ def make_world(folder: Path) -> World:
     world = World(folder, make_model(folder / "model"), listener)
     plain, logged, outside = (folder / name for name in ("plain", "logged", "outside"))
     asset.build(plain, world.lm)
+    with InfluenceIndex.open(plain, model=world.lm) as index:
+        index.query(asset.questions(), metric="decorrelated")  # writes the second moment
+    assert (plain / "derived" / MOMENT).is_file()
     shutil.copytree(plain, folder / "first")
     with closing(sqlite3.connect(folder / "first" / "catalog.db", isolation_level=None)) as other:
         with InfluenceIndex.open(folder / "first") as index:
