@@ -75,7 +75,7 @@ def test_a_build_without_room_for_what_it_fits_from_says_so_and_leaves_nothing(
     tmp_path: Path, rows: list[Row], lm: LanguageModel
 ) -> None:
     wide: dict[str, Any] = {"format": KEYED, "vector": VectorConfig(dim=8, sketch_dim=1 << 14)}
-    with no_file_over(1 << 20), pytest.raises(StorageError) as error:
+    with no_file_over(1 << 16), pytest.raises(StorageError) as error:
         InfluenceIndex.build(tmp_path / "i", rows, lm, **wide)
     said = re.fullmatch(
         rf"{tempfile.gettempdir()} has no room for the ([\d,]+) bytes that fitting keeps there "

@@ -8,7 +8,7 @@ import torch
 
 from forvalue_index.features.closed_form import influence
 from forvalue_index.features.sketch import (
-    SLOTS,
+    ENTRIES,
     BlockSketch,
     TensorSketch,
     _add_in_turn,
@@ -167,7 +167,7 @@ def test_blocks_carry_equal_energy_and_the_loudest_stand_alone() -> None:
     sketch = BlockSketch.fit(energy, torch.eye(D), D * 8, 0)
     buckets = sketch.tensors["buckets"]
     blocks = buckets // sketch.tensors["orders"].shape[0]
-    assert sketch.tensors["orders"].shape[0] == SLOTS
+    assert sketch.tensors["orders"].shape[0] == -(-200 // (8 * ENTRIES))
     loads = torch.zeros(8).index_add_(0, blocks, energy)
     assert (blocks == blocks[0]).sum() == (blocks == blocks[1]).sum() == 1
     assert loads[loads < 90].max() - loads[loads < 90].min() <= 1

@@ -341,7 +341,8 @@ def test_an_index_of_images_is_built_asked_extended_and_verified(
         assert exact[0].key == "r3"
         assert exact[0].score == pytest.approx(1, abs=1e-4)
         other = query | {"image": str(tmp_path / "images/5.png")}
-        assert index.query(other, k=1, metric="cosine")[0].score < hits[0].score
+        vectors = index.vectors(index.samples([query, other]))
+        assert np.abs(vectors[0] - vectors[1]).max() > 0
         new = {"id": "new", "prompt": "what?", "response": " it is 3", "image": png(3)}
         assert index.add([new]).added == 1
         assert index.add([new, new | {"id": "newer", "image": png(99)}]).added == 1

@@ -15,6 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+CANDIDATES, LEAST = 4, 16
+"""Directions of a block among which it is chosen: for each that blocks are given on average, and
+at least."""
+
+LOUD = 2.0
+"""Times the mean energy of a block: one with more may be given any number of directions."""
+
 
 class Moments:
     """The second moment of each block of unit sketches, summed as they come."""
@@ -73,7 +80,9 @@ class Projection:
         signs = draws.integers(0, 2, (2, dim)).astype(np.int8) * 2 - 1
         tensors = {"signs": torch.from_numpy(signs).to(device)}
         if dim < blocks * width:
-            values, vectors = torch.linalg.eigh(moments.shrunk())  # [blocks, width], ascending
+            values, vectors = _principal(
+                moments.shrunk(), max(LEAST, CANDIDATES * dim // blocks), draws
+            )
             best = torch.argsort(values.flatten(), descending=True, stable=True)[:dim]
             chosen = torch.zeros_like(values, dtype=torch.bool).view(-1)
             chosen[best] = True
@@ -110,6 +119,28 @@ class Projection:
             vectors *= self._signs[1]
             vectors[:, dim - size :] = hadamard(vectors[:, dim - size :])
         return vectors
+
+
+def _principal(moments: Tensor, k: int, draws: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Returns eigenvalues [blocks, width] and eigenvectors, in columns, of each block's moment.
+
+    Of a block without much energy only the k largest, the others are 0: one step of subspace
+    iteration finds them well enough in a quarter of the time, as few of them are chosen.
+    """
+    blocks, width = moments.shape[:2]
+    if 2 * k >= width:
+        values, vectors = torch.linalg.eigh(moments)
+        return values, vectors
+    values, vectors = moments.new_zeros(blocks, width), torch.zeros_like(moments)
+    energy = moments.diagonal(dim1=1, dim2=2).sum(1)
+    loud = energy > LOUD * energy.mean()
+    values[loud], vectors[loud] = torch.linalg.eigh(moments[loud])
+    others = moments[~loud]
+    start = torch.from_numpy(draws.standard_normal((width, k), np.float32)).to(moments)
+    basis = torch.linalg.qr(others @ (others @ start))[0]  # [blocks, width, k]
+    found, turned = torch.linalg.eigh(basis.mT @ (others @ basis))
+    values[~loud, :k], vectors[~loud, :, :k] = found, basis @ turned
+    return values, vectors
 
 
 def hadamard(vectors: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from forvalue_index.features.tokens import Groups, TokenFactors
 
-SLOTS = 8  # vocabulary buckets that share a block, each with its own order of the hidden units
+SLOTS = 2, 8  # vocabulary buckets that share a block, each with its own order of the hidden units
+ENTRIES = 8  # of the vocabulary in a bucket, if so many slots are enough
 PADDING = 2  # times as many tokens: so much padding is cheaper than a product for each sample
 MAX_HIDDEN = 256  # leading hidden directions that BlockSketch keeps, at most
 
@@ -48,6 +49,11 @@ class Sketch(ABC):
             dim: numbers in a sketch.
             seed: of all that is drawn.
         """
+
+    @staticmethod
+    def size(vocabulary: int, hidden: int, dim: int) -> int:
+        """Returns how many numbers a sketch of at most `dim` has, for a model of these sizes."""
+        return dim
 
     @property
     @abstractmethod
@@ -98,8 +104,9 @@ class BlockSketch(Sketch):
     def fit(cls, energy: Tensor, directions: Tensor, dim: int, seed: int) -> Self:
         """Returns a sketch of `dim` numbers, rounded down to whole blocks."""
         hidden = min(len(directions), MAX_HIDDEN, dim)
-        blocks = min(dim // hidden, len(energy))
-        slots = min(SLOTS, -(-len(energy) // blocks))
+        blocks = cls.size(len(energy), len(directions), dim) // hidden
+        slots = int(np.clip(-(-len(energy) // (blocks * ENTRIES)), *SLOTS))
+        slots = min(slots, -(-len(energy) // blocks))
         draws = np.random.Generator(np.random.Philox(key=seed))
         tensors = {
             "blocks": torch.tensor(blocks),
@@ -113,6 +120,12 @@ class BlockSketch(Sketch):
         if hidden < len(directions):
             tensors["directions"] = directions[:, :hidden].float().contiguous()
         return cls({name: value.to(energy.device) for name, value in tensors.items()})
+
+    @staticmethod
+    def size(vocabulary: int, hidden: int, dim: int) -> int:
+        """Returns how many numbers a sketch of at most `dim` has: those of whole blocks."""
+        width = min(hidden, MAX_HIDDEN, dim)
+        return min(dim // width, vocabulary) * width
 
     @property
     def dim(self) -> int:

@@ -41,7 +41,7 @@ def compared(lm: LanguageModel, samples: Sequence[Sample]) -> tuple[int, int]:
     rows = int(np.clip(pairs / QUERIES[0], 4 * TOP, MOST))
     rows = max(LEAST, min(rows, len(samples) // 8))
     room = max(4, int(QUERY_BYTES / (4 * scored * lm.head.vocabulary)))
-    return rows, min(int(np.clip(pairs / rows, *QUERIES)), room)
+    return rows, min(int(np.clip(pairs / rows, *QUERIES)), room, rows)
 
 
 class Exact:

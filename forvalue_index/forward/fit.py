@@ -23,6 +23,7 @@ from torch import Tensor
 from forvalue_index.config import VectorConfig
 from forvalue_index.errors import RowError, StorageError, UnreadableRowError
 from forvalue_index.features.projection import aligned
+from forvalue_index.features.sketch import SKETCHES
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.fidelity import Exact, compared, fidelity
@@ -73,11 +74,13 @@ def fit_vectoriser(
     learned, others = samples[:known_to], samples[known_to:]
     first = _first(learned, TOKENS_PER_DIMENSION * lm.head.hidden)
     losses, done = np.zeros(len(samples)), 0
-    statistics, known = encoder.read(first, refused)
-    if refused:
-        raise UnfitError(refused)
-    wide = Vectoriser.fit(config, statistics, [checkpoint.weight for checkpoint in lm.checkpoints])
-    with _on_disk(len(samples), wide.dim) as sketches:
+    weights = [checkpoint.weight for checkpoint in lm.checkpoints]
+    size = SKETCHES[config.sketch].size(lm.head.vocabulary, lm.head.hidden, config.sketch_dim)
+    with _on_disk(len(samples), size) as sketches:
+        statistics, known = encoder.read(first, refused)
+        if refused:
+            raise UnfitError(refused)
+        wide = Vectoriser.fit(config, statistics, weights)
 
         def keep(batches: Iterator[list[tuple[int, Encoded]]], start: int) -> None:
             nonlocal done
