@@ -137,7 +137,6 @@ NO_ROOM = (
     "can't allocate memory",
     "_ALLOC_FAILED",
     "CUDA error: out of memory",
-    "[CUDA]: out of memory",  # Triton's
     "can't start new thread",  # for which there is no memory, or no right
 )
 """What is in the message of a RuntimeError that means that there is no memory."""

@@ -11,13 +11,9 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
-import torch
-
-if not torch.cuda.is_available():  # read when Triton is imported
-    os.environ["TRITON_INTERPRET"] = "1"
-
 import postgres
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (

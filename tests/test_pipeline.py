@@ -27,7 +27,6 @@ from forvalue_index.forward.encoder import (
     _room,
 )
 from forvalue_index.forward.fit import fit_vectoriser
-from forvalue_index.forward.head import Head
 from forvalue_index.forward.model import LanguageModel, wrap_model
 from forvalue_index.reading import Reader
 from forvalue_index.records import Row, Sample
@@ -254,15 +253,12 @@ def test_a_gpu_with_little_memory_begins_with_small_batches(
 
     assert sizes(1 << 36) == (TOKEN_BUDGET["cuda"], CHUNK_TOKENS["cuda"])
     token = STATES * lm.head.hidden * 4
-    assert sizes(2000 * token) == (1000, 896)
+    assert sizes(2000 * token) == (1000, 1000)
     assert sizes(0) == (1, SMALLEST_CHUNK)
-    # Where no errors stand beside them, a chunk of logits is larger.
     large = replace(lm.head, vocabulary=2**18)
     lm = replace(lm, checkpoints=(replace(lm.checkpoints[0], head=large),))
     assert sizes(1 << 40)[1] == 512
-    monkeypatch.setattr(Head, "folds", True)
-    assert sizes(1 << 40)[1] == 2048
-    assert sizes(1 << 34)[1] == 512
+    assert sizes(1 << 32)[1] == 128
 
 
 @pytest.mark.gpu

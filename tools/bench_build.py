@@ -59,9 +59,9 @@ SHAPES = {  # hidden, layers, inner, heads, key-value heads
 }
 
 
-PARTS = {  # of `add`: the functions that all of a part's time is spent in
+PARTS = {  # of `add`: the function that all of a part's time is spent in
     "hidden states": ("encoder.py", "_hidden"),
-    "logits and errors": ("head.py", "errors", "folded"),
+    "logits and errors": ("head.py", "errors"),
     "recipe": ("recipe.py", "__call__"),
     "sketch": ("sketch.py", "update"),
     "projection": ("vectoriser.py", "finish"),
@@ -263,10 +263,7 @@ def profile(lm: LanguageModel, length: int, n: int, vector: VectorConfig) -> dic
     stats: Any = pstats.Stats(watch)
     for (file, _, name), (_, _, _, cumulative, _) in stats.stats.items():
         spent[Path(file).name, name] = spent.get((Path(file).name, name), 0.0) + cumulative
-    shares = {
-        part: sum(spent.get((file, name), 0.0) for name in names) / total
-        for part, (file, *names) in PARTS.items()
-    }
+    shares = {part: spent.get(place, 0.0) / total for part, place in PARTS.items()}
     return shares | {"the rest": 1 - sum(shares.values()), "seconds": total}
 
 

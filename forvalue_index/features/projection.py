@@ -136,7 +136,8 @@ def _principal(moments: Tensor, k: int, draws: np.random.Generator) -> tuple[Ten
     loud = energy > LOUD * energy.mean()
     values[loud], vectors[loud] = torch.linalg.eigh(moments[loud])
     others = moments[~loud]
-    start = torch.from_numpy(draws.standard_normal((width, k), np.float32)).to(moments)
+    start = torch.from_numpy(draws.standard_normal((width, k), np.float32))
+    start = start.to(moments.device, moments.dtype)
     basis = torch.linalg.qr(others @ (others @ start))[0]  # [blocks, width, k]
     found, turned = torch.linalg.eigh(basis.mT @ (others @ basis))
     values[~loud, :k], vectors[~loud, :, :k] = found, basis @ turned

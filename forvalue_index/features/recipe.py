@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from forvalue_index.features.statistics import TokenStatistics
@@ -29,8 +30,6 @@ class Recipe(ABC):
     """What every recipe offers."""
 
     name: ClassVar[str]
-    whole_errors: ClassVar[bool] = True
-    """Whether it looks at no single entry of an error, only at its length."""
     form: ClassVar[int] = 1
     """Raised with every change of what it makes of a token: indexes of another form are refused."""
 
@@ -81,7 +80,6 @@ class Kfac(Recipe):
     """
 
     name = "kfac"
-    whole_errors = False
 
     @classmethod
     def fit(cls, statistics: TokenStatistics) -> Self:
@@ -132,8 +130,9 @@ class Balanced(Recipe):
 
         The state is divided by it: only products of state and error matter, and it is short.
         """
+        norms = torch.linalg.vector_norm(tokens.errors, dim=1, keepdim=True)  # [n, 1]
         hidden = tokens.hidden @ self.tensors["whitening"]
-        return replace(tokens, hidden=hidden / (tokens.lengths()[:, None] + ERROR_FLOOR))
+        return replace(tokens, hidden=hidden / (norms + ERROR_FLOOR))
 
 
 RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (Raw, Kfac, Balanced)}

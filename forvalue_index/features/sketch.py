@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from forvalue_index.features.tokens import Groups, TokenFactors
+from forvalue_index.features.tokens import TokenFactors
 
 SLOTS = 2, 8  # vocabulary buckets that share a block, each with its own order of the hidden units
 ENTRIES = 8  # of the vocabulary in a bucket, if so many slots are enough
@@ -32,8 +32,6 @@ class Sketch(ABC):
     """
 
     tensors: dict[str, Tensor]
-    groups: Groups | None = None
-    """The only sums of errors that it needs, if it needs no others."""
 
     @abstractmethod
     def __init__(self, tensors: dict[str, Tensor]) -> None: ...
@@ -95,8 +93,7 @@ class BlockSketch(Sketch):
         # What has the sign - is added up beside the rest, or read from a negated copy: a sign is
         # then an index, and costs no pass over the numbers.
         negative = (tensors["bucket_signs"] < 0).long()
-        n_buckets = self._blocks * self._slots
-        self.groups: Groups = Groups(tensors["buckets"] + negative * n_buckets, 2 * n_buckets)
+        self._places = tensors["buckets"] + negative * (self._blocks * self._slots)
         negative = (tensors["order_signs"] < 0).long()
         self._sources = (tensors["orders"] + negative * self._hidden).flatten()
 
@@ -145,7 +142,8 @@ class BlockSketch(Sketch):
     def update(self, state: Tensor, tokens: TokenFactors) -> None:
         """Adds tokens to the state of the samples that own them, in place."""
         n = len(tokens.owner)
-        sums = tokens.grouped(self.groups).view(n, 2, self._blocks, self._slots)
+        sums = tokens.errors.new_zeros(n, 2, self._blocks, self._slots)
+        sums.flatten(1).scatter_add_(1, self._places.expand(n, -1), tokens.errors)
         errors = (sums[:, 0] - sums[:, 1]).transpose(1, 2)  # [n, slots, blocks]
         hidden = tokens.hidden
         if "directions" in self.tensors:

@@ -20,7 +20,7 @@ from forvalue_index.features.projection import Moments, Projection
 from forvalue_index.features.recipe import RECIPES, Recipe
 from forvalue_index.features.sketch import SKETCHES, Sketch
 from forvalue_index.features.statistics import TokenStatistics
-from forvalue_index.features.tokens import Groups, TokenFactors
+from forvalue_index.features.tokens import TokenFactors
 
 MEDIAN_NORM, LARGEST_NORM = 64.0, 8192.0
 """Of the vectors, unless the largest would be too near the end of float16."""
@@ -33,11 +33,6 @@ class Part:
     recipe: Recipe
     sketch: Sketch
     weight: float = 1.0  # of the checkpoint's influence in the sum
-
-    @property
-    def groups(self) -> Groups | None:
-        """The only sums of errors that are needed, if no others are."""
-        return self.sketch.groups if self.recipe.whole_errors else None
 
     def __call__(self, tokens: TokenFactors) -> TokenFactors:
         """Returns the factors whose inner products are the checkpoint's share of the influence."""

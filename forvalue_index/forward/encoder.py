@@ -31,7 +31,7 @@ from forvalue_index.features.closed_form import (
     self_influence,
 )
 from forvalue_index.features.statistics import TokenStatistics
-from forvalue_index.features.tokens import FoldedFactors, Groups, TokenFactors, Transform
+from forvalue_index.features.tokens import TokenFactors, Transform
 from forvalue_index.features.vectoriser import Vectoriser
 from forvalue_index.forward.batching import Batch, plan_batches
 from forvalue_index.forward.head import Room, hidden_states
@@ -42,9 +42,7 @@ from forvalue_index.records import Encoded, Sample
 
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens of a batch, padding included, at most
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}  # of one float32 chunk of errors, at most
-FOLDED_BYTES = 2 << 30  # of one of logits, on a GPU that needs no errors beside them
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}  # of a chunk, at most; on a CPU it should stay in cache
-WHOLE = 128  # tokens that a GPU's kernels take at a time
 SMALLEST_CHUNK = 16  # tokens; a GPU or CPU that has no room for their logits is not for the model
 FACTOR_BYTES = {"cpu": 128 << 20, "cuda": 1 << 30}
 """Of the errors of one group of samples, where they are needed exactly."""
@@ -133,8 +131,7 @@ class Encoder:
             if witness is not None:
                 witness.begin(batch.positions)
             for number, hidden in enumerate(states or self._all_hidden(batch)):
-                groups = vectoriser.parts[number].groups if witness is None else None
-                for tokens in self._chunks(batch, hidden, number, losses, room, groups):
+                for tokens in self._chunks(batch, hidden, number, losses, room):
                     vectoriser.update(state, tokens, number)
                     if witness is not None:
                         witness.add(batch.positions, tokens, number)
@@ -433,30 +430,22 @@ class Encoder:
         checkpoint: int,
         losses: Tensor,
         room: Room | None = None,
-        groups: Groups | None = None,
     ) -> Iterator[TokenFactors]:
         """Yields the factors of a batch's scored tokens, a chunk at a time.
 
         `losses` [b] grow by those of each sample's tokens.
-        With `room` a chunk's errors are gone when the next one comes. With `groups`, the only sums
-        of them that are needed, they need not be told apart.
+        With `room` a chunk's errors are gone when the next one comes.
         """
         head = self._lm.activate(checkpoint)  # an adapter may be the head's, too
         for start in range(0, len(hidden), self._chunk):
             part = slice(start, start + self._chunk)
-            states, owner, targets = hidden[part], batch.owner[part], batch.targets[part]
-            n, runs = len(batch.positions), batch.runs(part)
+            states, owner = hidden[part], batch.owner[part]
             with torch.no_grad():
-                if groups is not None and head.folds:
-                    sums, own, lengths = head.folded(states, targets, groups)
-                    tokens: TokenFactors = FoldedFactors(
-                        states.float(), sums, owner, n, runs, known_lengths=lengths
-                    )
-                else:
-                    errors, own = head.errors(states, targets, room)
-                    tokens = TokenFactors(states.float(), errors, owner, n, runs)
+                errors, own = head.errors(states, batch.targets[part], room)
             losses.index_add_(0, owner, own.double())
-            yield tokens
+            yield TokenFactors(
+                states.float(), errors, owner, len(batch.positions), batch.runs(part)
+            )
 
     def _no_losses(self, batch: Batch) -> Tensor:
         return torch.zeros(len(batch.positions), dtype=torch.float64, device=self._lm.device)
@@ -490,12 +479,8 @@ def _room(lm: LanguageModel) -> tuple[int, int]:
         free = torch.cuda.mem_get_info(lm.device)[0]
         free += torch.cuda.memory_reserved(lm.device) - torch.cuda.memory_allocated(lm.device)
         token = STATES * lm.head.hidden * lm.model.dtype.itemsize
-        if all(checkpoint.head.folds for checkpoint in lm.checkpoints):
-            n_bytes = FOLDED_BYTES
         tokens, n_bytes = min(tokens, max(1, free // (2 * token))), min(n_bytes, free // 32)
     chunk = min(CHUNK_TOKENS[kind], n_bytes // (4 * lm.head.vocabulary))
-    if kind == "cuda" and chunk > WHOLE:
-        chunk -= chunk % WHOLE
     return tokens, max(SMALLEST_CHUNK, chunk)
 
 

@@ -20,13 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from forvalue_index.errors import ModelError
-from forvalue_index.features.tokens import Groups
-from forvalue_index.forward.folding import available
 from forvalue_index.forward.model_lock import model_lock
 from forvalue_index.forward.spread import input_device, stay
 
 PROBE = 6  # tokens of a trial
-ALIGNED = 16  # tokens: a GPU reads rows of so many logits, and of multiples, in wide steps
 HIGH = 1e4  # an output that every soft-cap cuts
 NUMBERS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "final_logit_softcapping")
 """Settings that steps are named after; a measured number gives way to one that it equals."""
@@ -117,35 +114,6 @@ class Head:
         if self.cap is not None:
             errors *= 1 - torch.tanh(output * (self.scale / self.cap)) ** 2
         return errors, losses
-
-    @property
-    def folds(self) -> bool:
-        """Whether `folded` can be used."""
-        return type(self.module) is nn.Linear and self.cap is None and available(self.device)
-
-    def folded(
-        self, hidden: Tensor, targets: Tensor, groups: Groups
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns what `errors` does of tokens, the errors by group [n, groups], and their lengths.
-
-        In this order: grouped errors, losses [n], lengths [n]. The errors never stand in memory.
-        """
-        from forvalue_index.forward.kernels import fold  # which imports Triton
-
-        n, more = len(hidden), -len(hidden) % ALIGNED
-        if more:
-            hidden = nn.functional.pad(hidden, (0, 0, 0, more))
-            targets = nn.functional.pad(targets, (0, more))
-        module: Any = self.module
-        weight, bias = module.weight[: self.vocabulary], module.bias
-        if weight.dtype == torch.float32:
-            output = torch.mm(weight, hidden.float().T)
-        else:
-            output = torch.mm(weight, hidden.T, out_dtype=torch.float32)
-        if bias is not None:
-            output += bias[: self.vocabulary, None].float()
-        sums, losses, lengths = fold(output, targets, groups, self.scale)
-        return sums[:n], losses[:n], lengths[:n]
 
     def _output(self, hidden: Tensor, room: Room | None = None) -> Tensor:
         """Returns W h + b in float32, also for half-precision weights.
