@@ -33,9 +33,6 @@ from forvalue_index.search.factory import Effort, new_index, train
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.parts import Ids, Scores, best_of
 
-EXTEND_ABOVE = 0.1
-"""The share of uncovered vectors above which `extend_derived` is worth its while."""
-
 Progress = Callable[[str, int, int], None]
 """Called with a stage ("training", "adding" or "measuring"), steps done, steps in all."""
 
