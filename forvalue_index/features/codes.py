@@ -27,7 +27,7 @@ DEVIATIONS = 6.0
 """Of the error of a first pass: a vector whose score may be higher by so much is looked at."""
 
 _QUERY_ERROR = 0.02
-"""Of a first pass, in the same unit, for signs of length 1: queries are rounded to 8 bits there."""
+"""Of a first pass, for a vector that is its signs: queries are rounded to 8 bits there."""
 
 FP16_MAX = 65504.0
 
@@ -166,7 +166,7 @@ def _signs(
     signs = np.where(exact > 0, 1.0, -1.0)
     missed = (exact if stored is None else stored) - signs * length[:, None]
     bits = np.packbits(exact > 0, axis=1, bitorder="little")
-    scale = length * dim**0.5  # also the length of the signs, times `length`
+    scale = length * dim**0.5  # and the length of signs * length
     error = np.hypot(np.linalg.norm(missed, axis=1), _QUERY_ERROR * scale) / dim**0.5
     return bits, scale.astype(np.float32), error.astype(np.float32)
 
