@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from forvalue_index.records import Segment
-from forvalue_index.search import backend
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.segments import write_segment
 
@@ -37,10 +37,13 @@ QUERIES = clustered(150, seed=1)  # other ones than those that it is measured wi
 @pytest.fixture(scope="module")
 def quick() -> Iterator[None]:
     """One thread, as this little work is slower on more, and speeds from a moment."""
-    with pytest.MonkeyPatch.context() as patch, backend.one_thread():
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # of this thread only
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("forvalue_index.search.making._SECONDS", 0.01)
         patch.setattr("forvalue_index.search.making._QUERIES", 100)
         yield
+    faiss.omp_set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

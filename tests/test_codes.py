@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
+from indexes import KEYED, SMALL
 from vectors import random
 
+from forvalue_index import InfluenceIndex
 from forvalue_index.errors import InputError
 from forvalue_index.features.codes import STEPS, Codes
+from forvalue_index.forward.model import LanguageModel
+from forvalue_index.records import Row
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.segments import write_segment
 
@@ -106,3 +111,26 @@ def test_plain_faiss_ranks_the_file_rightly(tmp_path: Path, bits: int, dim: int)
         np.testing.assert_array_equal(own, ids[order])
         np.testing.assert_allclose(sign * own_scores, scores, rtol=1e-4, atol=1e-3)
     np.testing.assert_array_equal(flat.vectors(ids), decoded(vectors, bits))
+
+
+@pytest.mark.parametrize("bits", [*FEW, 16])
+def test_plain_faiss_answers_as_the_index_does(
+    tmp_path: Path, rows: list[Row], lm: LanguageModel, bits: int
+) -> None:
+    """All that FAISS needs of this package is the query's vector, and the vectoriser's scale."""
+    vector = replace(SMALL, bits=bits)
+    InfluenceIndex.build(tmp_path / "i", rows[:25], lm, format=KEYED, vector=vector)[0].close()
+    (segment,) = (tmp_path / "i" / "segments").iterdir()
+    plain = faiss.read_index(str(segment), faiss.IO_FLAG_MMAP_IFC)
+    orders = set()
+    with InfluenceIndex.open(tmp_path / "i", model=lm) as index:
+        for row in rows[25:]:
+            query = index.vectors(index.samples(row))
+            for sign in (1, -1):
+                scores, ids = plain.search(sign * query, 10)
+                hits = index.query(row, k=10, opponents=sign < 0, flat=True)
+                assert [hit.id for hit in hits] == ids[0].tolist()
+                found = [sign * hit.score * index.vectoriser.scale**2 for hit in hits]
+                np.testing.assert_allclose(found, scores[0], rtol=1e-4, atol=1e-3)
+                orders.add(tuple(ids[0]))
+    assert len(orders) == 10  # of each query, and proponents and opponents, another one

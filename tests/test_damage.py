@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import faiss
 import pytest
 from indexes import SETTINGS, bytes_in, every
 
@@ -89,6 +90,16 @@ def flip(path: Path, place: float = 0.5, keep_times: bool = False) -> None:
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+def flip_scale(path: Path) -> None:
+    """Flips a bit of a row's scale: the last bytes of its code."""
+    index = faiss.read_index(str(path))
+    codes = faiss.downcast_index(index.index)
+    code = faiss.vector_to_array(codes.codes)[: codes.code_size].tobytes()
+    data = path.read_bytes()
+    assert data.count(code) == 1
+    path.write_bytes(data.replace(code, code[:-2] + bytes([code[-2] ^ 1]) + code[-1:]))
+
+
 def sql(directory: Path, statement: str) -> None:
     with closing(sqlite3.connect(directory / "catalog.db")) as raw:
         assert raw.execute(statement).rowcount > 0
@@ -103,6 +114,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a flipped bit": (lambda d: flip(a_segment(d)), r"000000000008\.faiss.*sha256"),
     "a flipped bit under the old time": (
         lambda d: flip(a_segment(d), keep_times=True),
+        r"000000000008\.faiss.*sha256",
+    ),
+    "a flipped bit of a scale": (
+        lambda d: flip_scale(a_segment(d)),
         r"000000000008\.faiss.*sha256",
     ),
     "a truncated segment": (

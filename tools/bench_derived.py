@@ -165,7 +165,7 @@ def main(
     table = Table(title=title, title_justify="left", box=None)
     for column in ("factory", "made in s", "bytes each", "side", "effort x candidates"):
         table.add_column(column, justify="left" if column in ("factory", "side") else "right")
-    for column in ("by code", "recall@10", "recall@100", "queries/s", "flat/s"):
+    for column in ("recall@10", "recall@100", "queries/s", "flat/s"):
         table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory() as temporary:
         folder = keep or Path(temporary)
@@ -196,7 +196,6 @@ def main(
                     "opponents" if number else "proponents",
                     f"{side.effort}, {side.effort_at_100} x {info.k_factor}"
                     + (" (flat)" if side.flat else ""),
-                    f"{side.recall_by_code:.3f}",
                     f"{side.recall_at_10:.3f}",
                     f"{side.recall_at_100:.3f}",
                     f"{side.queries_per_second:.0f}",

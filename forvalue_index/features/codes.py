@@ -26,6 +26,9 @@ STEPS = {2: 0.9957, 3: 0.5860, 4: 0.3352, 8: 0.03087}
 DEVIATIONS = 6.0
 """Of the error of a first pass: a vector whose score may be higher by so much is looked at."""
 
+_QUERY_ERROR = 0.02
+"""Of a first pass, for a vector that is its signs: queries are rounded to 8 bits there."""
+
 FP16_MAX = 65504.0
 
 _BLOCK = 256  # vectors at a time: unpacked bits take a byte each
@@ -163,7 +166,8 @@ def _signs(
     signs = np.where(exact > 0, 1.0, -1.0)
     missed = (exact if stored is None else stored) - signs * length[:, None]
     bits = np.packbits(exact > 0, axis=1, bitorder="little")
-    scale, error = length * dim**0.5, np.linalg.norm(missed, axis=1) / dim**0.5
+    scale = length * dim**0.5  # and the length of signs * length
+    error = np.hypot(np.linalg.norm(missed, axis=1), _QUERY_ERROR * scale) / dim**0.5
     return bits, scale.astype(np.float32), error.astype(np.float32)
 
 

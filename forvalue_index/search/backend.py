@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -58,17 +56,6 @@ def read_index(path: Path, *, mapped: bool) -> Any:
         return lib.read_index(str(path), lib.IO_FLAG_MMAP_IFC | lib.IO_FLAG_ONDISK_SAME_DIR)
     with open_own(path) as file:
         return lib.read_index(lib.PyCallbackIOReader(file.read), lib.IO_FLAG_ONDISK_SAME_DIR)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """FAISS works on the calling thread alone: for small work that threads would only delay."""
-    threads = faiss().omp_get_max_threads()
-    faiss().omp_set_num_threads(1)  # of the calling thread only
-    try:
-        yield
-    finally:
-        faiss().omp_set_num_threads(threads)
 
 
 def _installed(name: str) -> bool:

@@ -43,7 +43,6 @@ class Side:
 
     effort: int  # nprobe or efSearch, of up to 10 hits
     effort_at_100: int  # of 100 hits; between and beyond, the power law through the two
-    recall_by_code: float  # of the top 10, if hits were not scored again
     recall_at_10: float
     recall_at_100: float
     queries_per_second: float  # one at a time
@@ -67,7 +66,6 @@ class DerivedInfo:
     generation: int  # of the catalogue, when it was made or extended
     scale: float  # vectors were multiplied by it
     seed: int
-    trained_on: int  # vectors
     measured_on: int  # vectors in it when recall was measured
     queries: int
     target: float  # the recall@10 that was wanted

@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from forvalue_index.features.codes import Codes
 from forvalue_index.search.backend import faiss
 from forvalue_index.search.parts import Ids, Scores, on_all_cores, selector_of
-from forvalue_index.search.segments import OpenSegment
+from forvalue_index.search.segments import QUERY_BITS, OpenSegment, rabitq
 
 DEVIATIONS = 4.5
 """Of the usual error of a score: more are met once in 300,000 vectors."""
 
-_QUERY_BITS = 8  # of each number of the query
 _PIECE = 2**13  # vectors that a thread compares at a time, at least
 
 
@@ -35,7 +34,6 @@ class FirstPass:
         self, codes: Codes, segments: Sequence[OpenSegment], weights: Scores | None = None
     ) -> None:
         """Copies them; `weights` [n] are what the scores of each vector are multiplied by."""
-        lib = faiss()
         total = sum(len(segment.ids) for segment in segments)
         rows = np.empty((total, -(-codes.dim // 8) + 8), np.uint8)
         start = 0
@@ -43,12 +41,10 @@ class FirstPass:
             part = slice(start, start := start + len(segment.ids))
             own = None if weights is None else weights[part]
             rows[part] = codes.first_pass(segment.data, DEVIATIONS, own)
-        size = max(_PIECE, -(-total // lib.omp_get_max_threads()))
+        size = max(_PIECE, -(-total // faiss().omp_get_max_threads()))
         self._pieces: list[tuple[int, Any]] = []
         for start in range(0, total, size):
-            piece = lib.IndexRaBitQ(codes.dim, lib.METRIC_INNER_PRODUCT, 1)
-            piece.train(np.zeros((1, codes.dim), np.float32))  # the centre
-            piece.qb = _QUERY_BITS
+            piece = rabitq(codes.dim, 1)
             piece.add_sa_codes(rows[start : start + size])
             self._pieces.append((start, piece))
 
@@ -72,7 +68,7 @@ class FirstPass:
             if not count:
                 return np.empty(0, np.int64), np.empty(0, np.float32)
             parameters = faiss().RaBitQSearchParameters()
-            parameters.qb, parameters.sel = _QUERY_BITS, selector
+            parameters.qb, parameters.sel = QUERY_BITS, selector
             scores, places = index.search(unit, min(m, count), params=parameters)
             return places[0] + start, scores[0] if m < count else scores[0][:0]
 

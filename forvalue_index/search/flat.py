@@ -136,8 +136,8 @@ class FlatSearch:
             left = left[~np.array(sure, bool)]
         if len(left) and _SOME * k < len(live):
             scores[left], ids[left], left = self._among_many(queries, left, k, live, table)
-        for i in left.tolist():
-            scores[i], ids[i] = self._among_all(queries[i : i + 1], k, live, table)
+        if len(left):
+            scores[left], ids[left] = self._among_all(queries[left], k, live, table)
         return (-scores if opponents else scores), ids
 
     def _among_resident(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,16 +29,6 @@ _LARGEST = 1024.0  # number of a vector at first; later ones may be 60 times as 
 _ERROR = 2.0**-8  # of a score by rounding to float16, 8 times the usual
 _EPSILON = 2.0**-23  # of a term, by adding up in float32
 log = logging.getLogger(__name__)
-
-
-class Device(Protocol):
-    """Where vectors can be."""
-
-    def new_index(self, dim: int) -> Any:
-        """Returns an empty flat FAISS index of inner products that keeps float16."""
-
-    def free(self) -> int:
-        """Returns the bytes of memory that nobody uses."""
 
 
 class Gpu:
@@ -62,7 +52,7 @@ class Gpu:
         return int(torch.cuda.mem_get_info(self._number)[0])
 
 
-def gpus() -> list[Device]:
+def gpus() -> list[Gpu]:
     """Returns the GPUs that FAISS can use; none if it is the one for CPUs."""
     if not hasattr(faiss(), "StandardGpuResources"):
         return []
@@ -72,7 +62,7 @@ def gpus() -> list[Device]:
 class Resident:
     """Vectors on all GPUs, under their ids. For many threads: one at a time."""
 
-    def __init__(self, dim: int, find: Callable[[], Sequence[Device]] = gpus) -> None:
+    def __init__(self, dim: int, find: Callable[[], Sequence[Gpu]] = gpus) -> None:
         """Copies nothing yet; `find` is called when it pays to."""
         self._dim = dim
         self._find = find
@@ -81,7 +71,7 @@ class Resident:
         self._forget()
 
     def _forget(self) -> None:
-        self._devices: Sequence[Device] | None = None
+        self._devices: Sequence[Gpu] | None = None
         self._index: Any = None
         self._shards: list[Any] = []  # of each device: pieces
         self._ids = np.empty(0, np.int64)
@@ -131,7 +121,7 @@ class Resident:
 
     def _cover(
         self,
-        devices: Sequence[Device],
+        devices: Sequence[Gpu],
         live: Ids,
         blocks: Callable[[Ids], Iterable[tuple[Ids, Scores]]],
     ) -> None:

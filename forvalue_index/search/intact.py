@@ -18,12 +18,10 @@ from forvalue_index.errors import CorruptIndexError
 from forvalue_index.files import atomic_write, open_own, path_in
 from forvalue_index.machine import cores
 from forvalue_index.records import Segment
-from forvalue_index.search.segments import SUFFIX
+from forvalue_index.search.segments import NEXT, SUFFIX, stat_of
 
 States = dict[str, list[int | str]]
 """Name of a segment -> the state in which its file was hashed."""
-
-_NEXT = "see `forvalue verify`, restore the file from a copy, or build again"
 
 
 def require_intact(
@@ -59,14 +57,7 @@ def require_intact(
 
 
 def _state(path: Path, segment: Segment) -> list[int | str]:
-    try:
-        found = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise CorruptIndexError(f"{path} is missing: {_NEXT}") from None
-    if found.st_size != segment.bytes:
-        raise CorruptIndexError(
-            f"{path} has {found.st_size} bytes, but {segment.bytes} were committed: {_NEXT}"
-        )
+    found = stat_of(path, segment)
     times = found.st_mtime_ns, found.st_ctime_ns
     return [segment.sha256, found.st_size, *times, found.st_ino]
 
@@ -76,11 +67,11 @@ def _require_hash(path: Path, segment: Segment) -> None:
         with open_own(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise CorruptIndexError(f"{path} cannot be read ({error.strerror}): {_NEXT}") from error
+        raise CorruptIndexError(f"{path} cannot be read ({error.strerror}): {NEXT}") from error
     if sha256 != segment.sha256:
         raise CorruptIndexError(
             f"{path} was changed: its sha256 is {sha256}, but {segment.sha256} was committed; "
-            f"{_NEXT}"
+            f"{NEXT}"
         )
 
 

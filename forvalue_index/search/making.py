@@ -33,9 +33,6 @@ from forvalue_index.search.factory import Effort, new_index, train
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.parts import Ids, Scores, best_of
 
-EXTEND_ABOVE = 0.1
-"""The share of uncovered vectors above which `extend_derived` is worth its while."""
-
 Progress = Callable[[str, int, int], None]
 """Called with a stage ("training", "adding" or "measuring"), steps done, steps in all."""
 
@@ -100,7 +97,6 @@ def make_derived(
     report("training", 0, 1)
     train(index, sample, factory)
     report("training", 1, 1)
-    trained_on = len(sample)
     del sample
     held = np.empty(0, np.int64)
     if queries is None:
@@ -111,7 +107,7 @@ def make_derived(
     queries = flat.checked(queries)
     others = np.setdiff1d(flat.ids, held, assume_unique=True)
     _add(index, flat, others, table, scale, report)
-    none = Side(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0)
+    none = Side(1, 1, 0.0, 0.0, 0.0, 0.0)
     info = DerivedInfo(
         name=name,
         factory=factory,
@@ -125,7 +121,6 @@ def make_derived(
         generation=generation,
         scale=scale,
         seed=seed,
-        trained_on=trained_on,
         measured_on=len(others),
         queries=len(queries),
         target=target,
@@ -256,9 +251,9 @@ def _measured(
     for number, (asked, truth) in enumerate(sides):
         effort = _least(searcher, asked, truth, most, 10, factor, info.target)
         at = _Trial(searcher, asked, truth, effort, 10 * factor)
-        recall, by_code = float(at.recall(10, factor).mean()), float(at.recall(10, 1).mean())
+        recall = float(at.recall(10, factor).mean())
         more = max(effort, _least(searcher, asked, truth, most, 100, factor, info.target))
-        side = Side(effort, more, by_code, recall, 1.0, 0.0, 0.0)
+        side = Side(effort, more, recall, 1.0, 0.0, 0.0)
         needed = searcher.needed(side, 100, info.ntotal)
         if needed is not None:  # else all are compared
             hundred = _Trial(searcher, asked, truth, needed, 100 * factor)

@@ -70,7 +70,8 @@ class _Queries:
         """[q] of a score, for vectors of length 1."""
         self._factors = queries.abs().amax(1, keepdim=True).clamp_min(1e-30) / 127
         self._whole = (queries / self._factors).round()
-        if codes.bits == 16:
+        self._decoded = codes.bits == 16 or codes.dim == 1  # torch._int_mm is wrong for one number
+        if self._decoded:
             self._factors, self._whole = torch.ones(len(queries), 1), queries
         else:
             rounded = torch.linalg.vector_norm(
@@ -83,7 +84,7 @@ class _Queries:
     def scores(self, data: Bytes) -> tuple[Tensor, Tensor]:
         """Returns the scores of codes [n, size] with each query [q, n], and their lengths [n]."""
         codes = self._codes
-        if codes.bits == 16:
+        if self._decoded:
             vectors = torch.from_numpy(codes.decode(data))
             return self._whole @ vectors.T, torch.linalg.vector_norm(vectors, dim=1)
         levels = np.empty((len(data), codes.dim), np.int8)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ from forvalue_index.search.backend import faiss, read_index
 
 SUFFIX = ".faiss"
 LARGEST = 1e15  # number of a vector: products of two vectors are still numbers of float32
-_FIRST_PASS_BITS = 8  # of a query's number, where FAISS compares the highest bits of codes first
+QUERY_BITS = 8
+"""Of a query's number, where FAISS compares the highest bits of codes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +114,15 @@ def _quantiser(codes: Codes) -> Any:
     if codes.bits == 16:
         kind = lib.ScalarQuantizer.QT_fp16
         return lib.IndexScalarQuantizer(codes.dim, kind, lib.METRIC_INNER_PRODUCT)
-    quantiser = lib.IndexRaBitQ(codes.dim, lib.METRIC_INNER_PRODUCT, codes.bits)
-    quantiser.train(np.zeros((1, codes.dim), np.float32))  # the centre
-    quantiser.qb = _FIRST_PASS_BITS
+    return rabitq(codes.dim, codes.bits)
+
+
+def rabitq(dim: int, bits: int) -> Any:
+    """FAISS's index of codes of 1 to 8 bits, without any."""
+    lib = faiss()
+    quantiser = lib.IndexRaBitQ(dim, lib.METRIC_INNER_PRODUCT, bits)
+    quantiser.train(np.zeros((1, dim), np.float32))  # the centre
+    quantiser.qb = QUERY_BITS
     return quantiser
 
 
@@ -156,13 +164,12 @@ def open_segment(folder: str | Path, segment: Segment, dim: int, bits: int) -> O
     """
     lib = faiss()
     path = path_in(folder, segment.name, SUFFIX)
-    size = _size(path)
-    _same(path, "bytes", size, segment.bytes)
+    stat_of(path, segment)
     try:
         index = read_index(path, mapped=True)
     except (RuntimeError, MemoryError) as error:
         reason = str(error).splitlines()[0]
-        raise CorruptIndexError(f"{path} cannot be read ({reason}): {_NEXT}") from error
+        raise CorruptIndexError(f"{path} cannot be read ({reason}): {NEXT}") from error
     _same(path, "type", type(index).__name__, "IndexIDMap")
     quantiser = lib.downcast_index(index.index)
     codes = Codes(dim, bits)
@@ -183,7 +190,7 @@ def open_segment(folder: str | Path, segment: Segment, dim: int, bits: int) -> O
     ids = lib.vector_to_array(index.id_map)
     _same(path, "ids", len(ids), segment.ntotal)
     if ids[0] < 0 or (np.diff(ids) <= 0).any():
-        raise CorruptIndexError(f"{path} has ids that do not ascend: {_NEXT}")
+        raise CorruptIndexError(f"{path} has ids that do not ascend: {NEXT}")
     return OpenSegment(segment.name, index, quantiser, ids, codes)
 
 
@@ -197,7 +204,7 @@ def verify_segment(
     problems: list[str] = []
     try:
         path = path_in(folder, segment.name, SUFFIX)
-        _same(path, "bytes", _size(path), segment.bytes)
+        stat_of(path, segment)
         with open_own(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 != segment.sha256:
@@ -238,7 +245,7 @@ def orphans(folder: str | Path, segments: Iterable[Segment]) -> list[Path]:
     )
 
 
-_NEXT = "see `forvalue verify`, restore the file from a copy, or build again"
+NEXT = "see `forvalue verify`, restore the file from a copy, or build again"
 
 
 def _check_arrays(ids: NDArray[Any], vectors: NDArray[Any], bits: int) -> None:
@@ -278,16 +285,23 @@ def _unstorable(largest: float, most: float) -> str:
     )
 
 
-def _size(path: Path) -> int:
+def stat_of(path: Path, segment: Segment) -> os.stat_result:
+    """What the system says of the segment's file.
+
+    Raises:
+        CorruptIndexError: it is missing, or has another size than was committed.
+    """
     try:
-        return path.stat().st_size
+        found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise CorruptIndexError(f"{path} is missing: {_NEXT}") from None
+        raise CorruptIndexError(f"{path} is missing: {NEXT}") from None
+    _same(path, "bytes", found.st_size, segment.bytes)
+    return found
 
 
 def _same(path: Path, what: str, found: object, committed: object) -> None:
     if found != committed:
-        raise CorruptIndexError(f"{path}: {what} {found}, committed {committed}: {_NEXT}")
+        raise CorruptIndexError(f"{path}: {what} {found}, committed {committed}: {NEXT}")
 
 
 def _some(ids: NDArray[np.int64], shown: int = 5) -> str:
