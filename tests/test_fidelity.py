@@ -53,7 +53,7 @@ def test_what_is_stored_exactly_needs_no_margin() -> None:
 
 
 def test_few_samples_say_nothing() -> None:
-    vectors = np.ones((20, 8), np.float32)
+    vectors = np.ones((40, 8), np.float32)
     assert fidelity(vectors[:5] @ vectors.T, vectors, 4) is None
 
 
@@ -105,7 +105,7 @@ def test_vectors_are_the_same_under_a_witness(built: Any) -> None:
 def test_work_is_bounded(built: Any) -> None:
     index, _ = built
     samples = index.training_samples(index.flat.ids)
-    assert compared(index.lm, samples[:20]) == (0, 0)
+    assert compared(index.lm, samples[:40]) == (0, 0)
     rows, queries = compared(index.lm, samples)
     assert module.LEAST <= rows <= len(samples) // 4
     assert 4 <= queries <= module.QUERIES[1]

@@ -20,7 +20,7 @@ from forvalue_index.forward.encoder import Encoder
 from forvalue_index.forward.model import LanguageModel
 from forvalue_index.records import TOP, Fidelity, Sample
 
-LEAST = 2 * TOP + 1  # samples that are compared: the best ten of fewer are most of them
+LEAST = 4 * TOP + 1  # samples that are compared: the best ten of fewer are hard to miss
 MOST = 256
 QUERIES = 12, 32  # of the samples, as many as the work allows
 QUERY_BYTES = 256 << 20  # of the queries' errors in float32; at least four are taken
@@ -38,7 +38,7 @@ def compared(lm: LanguageModel, samples: Sequence[Sample]) -> tuple[int, int]:
     scored = sum(sample.n_scored for sample in samples) / len(samples)
     of_a_pair = 2 * scored**2 * (lm.head.vocabulary + lm.head.hidden)
     pairs = SHARE * 2 * lm.n_parameters * tokens / of_a_pair / len(lm.checkpoints)
-    rows = int(np.clip(pairs / QUERIES[0], 4 * TOP, MOST))
+    rows = int(np.clip(pairs / QUERIES[0], LEAST, MOST))
     rows = max(LEAST, min(rows, len(samples) // 8))
     room = max(4, int(QUERY_BYTES / (4 * scored * lm.head.vocabulary)))
     return rows, min(int(np.clip(pairs / rows, *QUERIES)), room, rows)
