@@ -92,10 +92,7 @@ def add(
         missing = {key for key in wanted if key not in known} | set(changed)
         total, before = len(missing), len(rejects)
         added, updated, truncated, tokens, retained = 0, 0, 0, 0, 0.0
-        fresh, n_fresh = (
-            list[Sample](),
-            0,
-        )  # some of the rows that nothing was fitted to, of how many
+        n_fresh, fresh = 0, list[Sample]()  # rows that nothing was fitted to, and some of them
 
         def report(done: int, done_tokens: int) -> None:
             if progress is not None:
@@ -122,15 +119,14 @@ def add(
                 fresh += new[:: max(1, -(-n_fresh // MOST))]
                 truncated += sum(sample.truncated for sample in samples)
                 tokens += sum(len(sample.input_ids) for sample in samples)
-        measured = expected = store.fidelity
-        n = min(n_fresh // FRESH, MOST)
-        if n >= LEAST:
-            measured = measure(
-                reader.lm, reader.vectoriser, fresh[:: len(fresh) // n][:n], store.bits
-            )
         if added:
             store.refresh()
             upkeep.extend(store)
+        measured = expected = store.fidelity
+        n = min(n_fresh // FRESH, MOST)
+        if n >= LEAST:
+            some = fresh[:: len(fresh) // n][:n]
+            measured = measure(reader.lm, reader.vectoriser, some, store.bits)
         gone = total - added - (len(rejects) - before)
         if gone:
             raise InputError(

@@ -93,6 +93,8 @@ def _likely(
     n = FIRST * k
     while True:
         scores, ids = search(n)
+        if not ids.shape[1]:
+            return list(ids)
         every = np.unique(ids)
         figures = view.figures(every)
         sizes = figures.norm * metric.weights(figures.norm, figures.n_scored)

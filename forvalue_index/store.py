@@ -49,7 +49,7 @@ from forvalue_index.errors import (
 )
 from forvalue_index.files import TEMPORARY, atomic_write, open_own, sync_folder
 from forvalue_index.records import Encoded, Fidelity, Sample, StoredSample, listed
-from forvalue_index.search.decorrelate import MOMENT, Moments
+from forvalue_index.search.decorrelate import MOMENT, KeptMoment
 from forvalue_index.search.derived import (
     DerivedInfo,
     derived_names,
@@ -77,7 +77,7 @@ class Store:
         self.directory = directory
         self.catalog = catalog
         self.config = IndexConfig.from_json(catalog.config)
-        self.moments = Moments(directory / DERIVED)
+        self.moments = KeptMoment(directory / DERIVED)
         self._checked: States = {}
         self._viewing = RLock()  # of the two below
         self._view: View | None = None

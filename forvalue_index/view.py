@@ -20,7 +20,7 @@ from forvalue_index.catalog.reader import Figures
 from forvalue_index.errors import CorruptIndexError, IndexMissingError
 from forvalue_index.metric import METRICS, Metric
 from forvalue_index.records import StoredSample
-from forvalue_index.search.decorrelate import Decorrelation, Moments, Writing
+from forvalue_index.search.decorrelate import Decorrelation, Writing
 from forvalue_index.search.derived import (
     DerivedSearch,
     check_current,
@@ -42,7 +42,7 @@ class View:
         flat: FlatSearch,
         catalog: Catalog,
         derived: Path,
-        moments: Moments,
+        moments: KeptMoment,
         writing: Writing,
     ) -> None:
         """Takes what is there at `generation`.

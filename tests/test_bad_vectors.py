@@ -148,3 +148,17 @@ def test_a_model_that_gives_nothing_but_nan(
     with pytest.raises(InputError, match=r"none of the rows can be used; the first: row .*NaN"):
         InfluenceIndex.build(tmp_path / "i", bad, lm, on_error="skip", format=KEYED)
     assert not (tmp_path / "i").exists()
+
+
+def test_rows_that_give_nan_are_no_queries_of_the_fidelity(
+    tmp_path: Path, lm: LanguageModel
+) -> None:
+    rows = [{"id": str(i), "prompt": f"a {i}", "response": f" b {i}"} for i in range(120)]
+    path = written(tmp_path / "a.jsonl", rows, list(range(0, 120, 2)))
+    settings: dict[str, Any] = {"format": KEYED, "vector": SMALL}
+    index, report = InfluenceIndex.build(tmp_path / "a", path, lm, on_error="skip", **settings)
+    with index:
+        assert (report.added, report.rejected) == (120, 60)
+        assert report.fidelity is not None
+    with pytest.raises(RowError, match="NaN"):
+        InfluenceIndex.build(tmp_path / "b", path, lm, **settings)

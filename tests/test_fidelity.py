@@ -146,3 +146,8 @@ def test_candidates_are_those_that_may_be_among_the_best(
     pairs = zip(found, every, strict=True)
     assert np.mean([a.id == b.id or a.score == pytest.approx(b.score) for a, b in pairs]) > 0.9
     assert min(sizes) >= 5 and max(sizes) < len(index)
+
+
+def test_exact_scores_of_no_rows_are_none(built: Any) -> None:
+    index, _ = built
+    assert index.query(some(1, seed=5), 3, exact=True, where="id=nothing") == []

@@ -53,6 +53,9 @@ class Exact:
         """Runs the first `queries` of the samples forward.
 
         Memory: their scored tokens times the vocabulary, in float32.
+
+        Raises:
+            RowError: one of them cannot be read, or the model gives NaN or infinity for it.
         """
         self._parts = vectoriser.parts
         self._queries = [

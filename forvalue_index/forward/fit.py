@@ -94,7 +94,11 @@ def fit_vectoriser(
         keep(encoder.encode(learned, wide, known, refused), 0)
         bad, exact = dict[int, RowError](), None
         if others and not refused:
-            exact = Exact(encoder, wide, others, queries)
+            try:
+                exact = Exact(encoder, wide, others, queries)
+            except RowError as error:
+                same = (i for i, sample in enumerate(others) if sample.source == error.source)
+                raise UnfitError({known_to + i: error for i in same}) from error
             keep(encoder.encode(others, wide, None, bad, exact), known_to)
         refused |= {known_to + position: error for position, error in bad.items()}
         if refused:

@@ -73,7 +73,7 @@ class SecondMoment:
         )
 
 
-class Moments:
+class KeptMoment:
     """The second moment of an index over time: on disk, or in memory where it cannot be there."""
 
     def __init__(self, folder: Path) -> None:
@@ -184,8 +184,8 @@ class Moments:
 class Decorrelation:
     """mu (C + mu)^-1, by which queries are multiplied."""
 
-    def __init__(self, flat: FlatSearch, moments: Moments, writing: Writing):
-        """Takes the live vectors of `flat`; see `Moments.of`.
+    def __init__(self, flat: FlatSearch, moments: KeptMoment, writing: Writing):
+        """Takes the live vectors of `flat`; see `KeptMoment.of`.
 
         Raises:
             CorruptIndexError: the vectors are too large for it.
