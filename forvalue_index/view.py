@@ -20,7 +20,7 @@ from forvalue_index.catalog.reader import Figures
 from forvalue_index.errors import CorruptIndexError, IndexMissingError
 from forvalue_index.metric import METRICS, Metric
 from forvalue_index.records import StoredSample
-from forvalue_index.search.decorrelate import Decorrelation, Writing
+from forvalue_index.search.decorrelate import Decorrelation, KeptMoment, Writing
 from forvalue_index.search.derived import (
     DerivedSearch,
     check_current,
