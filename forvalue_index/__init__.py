@@ -14,32 +14,32 @@ if os.name != "posix":
     )
 
 if TYPE_CHECKING:
-    from forvalue_index.adding import AddReport
     from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
-    from forvalue_index.data.readers import open_rows
+    from forvalue_index.data.sources import open_rows
     from forvalue_index.errors import ForvalueError
-    from forvalue_index.explaining import Explanation, Passage
-    from forvalue_index.forward.generation import Sampling
-    from forvalue_index.forward.model import wrap_model
     from forvalue_index.index import InfluenceIndex
-    from forvalue_index.previewing import preview
+    from forvalue_index.model.generation import Sampling
+    from forvalue_index.model.language_model import wrap_model
+    from forvalue_index.pipeline.add import AddReport
+    from forvalue_index.pipeline.explain import Explanation, Passage
+    from forvalue_index.pipeline.preview import preview
     from forvalue_index.records import Hit
 
 _HOMES = {
-    "AddReport": "adding",
-    "Explanation": "explaining",
+    "AddReport": "pipeline.add",
+    "Explanation": "pipeline.explain",
     "ForvalueError": "errors",
     "FormatConfig": "config",
     "Hit": "records",
     "IndexConfig": "config",
     "InfluenceIndex": "index",
     "ModelConfig": "config",
-    "Passage": "explaining",
-    "Sampling": "forward.generation",
+    "Passage": "pipeline.explain",
+    "Sampling": "model.generation",
     "VectorConfig": "config",
-    "open_rows": "data.readers",
-    "preview": "previewing",
-    "wrap_model": "forward.model",
+    "open_rows": "data.sources",
+    "preview": "pipeline.preview",
+    "wrap_model": "model.language_model",
 }
 
 __all__ = [

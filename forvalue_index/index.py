@@ -1,7 +1,6 @@
-"""The index: all that can be done with it. Joins the store with what reads, adds and asks.
+"""The index: one method per verb. How each works is in the file of its name in `pipeline/`.
 
-`reading.py` has the model and the vectoriser, `adding.py` how rows become part of the index,
-`asking.py` how it answers, `store.py` what is on disk, `upkeep.py` how that is kept.
+`pipeline/session.py` holds the model and the vectoriser, `store/` what is on disk.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from forvalue_index import adding, asking, explaining, machine, responding, upkeep
-from forvalue_index.adding import AddReport, Progress
 from forvalue_index.catalog.address import name_catalog, parse_url, shown
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.config import (
@@ -27,30 +24,34 @@ from forvalue_index.config import (
     ModelConfig,
     VectorConfig,
 )
-from forvalue_index.data.checking import Rejects, check_rows
-from forvalue_index.data.columns import guess_format
-from forvalue_index.data.formatting import settled
+from forvalue_index.data.field_guess import guess_format
+from forvalue_index.data.formatter import settled
 from forvalue_index.data.images import with_images
-from forvalue_index.data.readers import Data, open_rows
-from forvalue_index.directory import is_index, require_empty, url_of
+from forvalue_index.data.ingest import Rejects, check_rows
+from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.errors import (
     IndexMissingError,
     InputError,
     LockedError,
 )
-from forvalue_index.explaining import Explanation, Passage
-from forvalue_index.features.vectoriser import Vectoriser
-from forvalue_index.forward.generation import Sampling
-from forvalue_index.forward.model import LanguageModel, load_model
 from forvalue_index.metric import DERIVED, Metric, metric_of
-from forvalue_index.reading import Reader, fingerprint
+from forvalue_index.model.generation import Sampling
+from forvalue_index.model.language_model import LanguageModel, load_model
+from forvalue_index.pipeline import add, explain, query, respond
+from forvalue_index.pipeline.add import AddReport, Progress
+from forvalue_index.pipeline.explain import Explanation, Passage
+from forvalue_index.pipeline.session import Reader, fingerprint
+from forvalue_index.pipeline.workers import settle_devices
 from forvalue_index.records import Hit, Row, Sample, StoredSample, listed
-from forvalue_index.search.derived import DerivedInfo
-from forvalue_index.search.factory import auto_factory
+from forvalue_index.search.ann import DerivedInfo
+from forvalue_index.search.ann_factory import auto_factory
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.store import Store, migrate
-from forvalue_index.upkeep import CompactReport
-from forvalue_index.workers import settle_devices
+from forvalue_index.store import upkeep
+from forvalue_index.store.layout import is_index, require_empty, url_of
+from forvalue_index.store.store import Store, migrate
+from forvalue_index.store.upkeep import CompactReport
+from forvalue_index.system import machine
+from forvalue_index.vectors.vectoriser import Vectoriser
 
 
 class InfluenceIndex:
@@ -216,7 +217,7 @@ class InfluenceIndex:
                     with index.store.lock():  # said before a model takes its time and memory
                         pass
                 index.reader.load()  # also where no row is missing: it may be another model
-                report = adding.add(index.reader, rows, wanted, rejects, progress, devices=names)
+                report = add.add(index.reader, rows, wanted, rejects, progress, devices=names)
                 return index, report
             except BaseException:
                 if made:
@@ -291,7 +292,7 @@ class InfluenceIndex:
         rows = with_images(open_rows(data), self.config.format)
         with Rejects(on_error) as rejects:
             checked = check_rows(rows, self.config.format, rejects, progress)
-            return adding.add(self.reader, rows, checked, rejects, progress, update, names)
+            return add.add(self.reader, rows, checked, rejects, progress, update, names)
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -338,7 +339,7 @@ class InfluenceIndex:
         if k < 1:
             raise InputError(f"k is {k}, but it is a number of hits: use 1 or more")
         metric = metric_of(metric, exact=exact)
-        return asking.query(
+        return query.query(
             self.reader,
             self.samples(data, format),
             k,
@@ -364,7 +365,7 @@ class InfluenceIndex:
             InputError: there is no such key.
             RowError: the query lacks a field or holds nothing to score.
         """
-        return explaining.explain(self.reader, self._sample(query, format), key)
+        return explain.explain(self.reader, self._sample(query, format), key)
 
     def contributions(
         self, query: Row | Sample, hits: Iterable[Hit], *, format: FormatConfig | None = None
@@ -374,7 +375,7 @@ class InfluenceIndex:
         Runs the query and the hits forward once. Arguments and errors are those of `explain`.
         """
         ids = [hit.id for hit in hits]
-        return explaining.contributions(self.reader, self._sample(query, format), ids)
+        return explain.contributions(self.reader, self._sample(query, format), ids)
 
     def respond(
         self,
@@ -397,7 +398,7 @@ class InfluenceIndex:
         Raises:
             InputError: the prompt is empty or too long, or the model answers with nothing.
         """
-        return responding.respond(
+        return respond.respond(
             self.reader, prompt, format or self.config.format, sampling or Sampling(), report
         )
 
@@ -423,7 +424,7 @@ class InfluenceIndex:
         """
         if (span is None) == (tokens is None):
             raise InputError("a part is a span of text or a slice of tokens: give one of them")
-        return explaining.narrow(self.reader, self._sample(query, format), span, tokens)
+        return explain.narrow(self.reader, self._sample(query, format), span, tokens)
 
     def _sample(self, query: Row | Sample, format: FormatConfig | None) -> Sample:
         """Returns the sample of one query."""
@@ -454,7 +455,7 @@ class InfluenceIndex:
         Under the metric "dot" these are influence. As the stored vectors have it; see `influence`
         for the exact form.
         """
-        return asking.scores(self.reader, samples, metric_of(metric))
+        return query.scores(self.reader, samples, metric_of(metric))
 
     def influence(self, queries: list[Sample], samples: list[Sample]) -> NDArray[np.float32]:
         """Returns the exact influence of samples on queries [q, n], by running both forward."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.pictures import Picture
+from forvalue_index.picture import Picture
 
 Row = dict[str, Any]
 """A row as it was read: field name -> JSON value."""

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatting import Formatter
+from forvalue_index.data.formatter import Formatter
 from forvalue_index.records import Sample
 
 LLAMA3 = """\

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from forvalue_index.records import Segment
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.segments import write_segment
+from forvalue_index.search.segment import write_segment
 
 N, DIM, SEGMENTS = 3000, 32, 6
 IVF = "IVF32,SQ8"
@@ -40,8 +40,8 @@ def quick() -> Iterator[None]:
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)  # of this thread only
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("forvalue_index.search.making._SECONDS", 0.01)
-        patch.setattr("forvalue_index.search.making._QUERIES", 100)
+        patch.setattr("forvalue_index.search.ann_build._SECONDS", 0.01)
+        patch.setattr("forvalue_index.search.ann_build._QUERIES", 100)
         yield
     faiss.omp_set_num_threads(threads)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
-from forvalue_index.forward.model import LanguageModel, load_model
+from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.records import Row
 
 SMALL = VectorConfig(dim=512, sketch_dim=512)
@@ -26,7 +26,7 @@ def lm(model_dir: Path) -> LanguageModel:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forvalue_index.adding.CHUNK", 8)
+    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 8)
 
 
 @pytest.fixture

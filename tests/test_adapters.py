@@ -19,12 +19,12 @@ from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.cli import main
 from forvalue_index.config import ModelConfig, VectorConfig
 from forvalue_index.errors import DependencyError, FingerprintError, InputError, ModelError
-from forvalue_index.features.recipe import Raw
-from forvalue_index.features.vectoriser import Vectoriser
-from forvalue_index.forward.encoder import Encoder
-from forvalue_index.forward.fit import fit_vectoriser
-from forvalue_index.forward.model import load_model, wrap_model
+from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.fit import fit_vectoriser
+from forvalue_index.model.language_model import load_model, wrap_model
 from forvalue_index.records import Row
+from forvalue_index.vectors.recipe import Raw
+from forvalue_index.vectors.vectoriser import Vectoriser
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 

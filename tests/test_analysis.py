@@ -16,12 +16,19 @@ import torch
 from conftest import tiny_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index.analysis.baselines import bm25, embedding
-from forvalue_index.analysis.exact import exact_scores, reranked
-from forvalue_index.analysis.fidelity import fidelity
-from forvalue_index.analysis.methods import stored_samples
-from forvalue_index.analysis.metrics import Figure, hit, kept, pearson, reciprocal_rank, spearman
-from forvalue_index.analysis.recall import found, gold_of, recall
+from forvalue_index.analysis.evaluate.baselines import bm25, embedding
+from forvalue_index.analysis.evaluate.exact import exact_scores, reranked
+from forvalue_index.analysis.evaluate.fidelity import fidelity
+from forvalue_index.analysis.evaluate.methods import stored_samples
+from forvalue_index.analysis.evaluate.metrics import (
+    Figure,
+    hit,
+    kept,
+    pearson,
+    reciprocal_rank,
+    spearman,
+)
+from forvalue_index.analysis.evaluate.recall import found, gold_of, recall
 from forvalue_index.errors import DependencyError, InputError, RowError
 from forvalue_index.records import Row, Sample
 

@@ -15,8 +15,8 @@ from test_cli import assert_one_line, run, run_well, write
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.errors import InputError
-from forvalue_index.forward.generation import Sampling, complete, end_tokens
-from forvalue_index.forward.model import LanguageModel, wrap_model
+from forvalue_index.model.generation import Sampling, complete, end_tokens
+from forvalue_index.model.language_model import LanguageModel, wrap_model
 from forvalue_index.records import Row
 
 PROMPT = "who wrote it"

@@ -19,13 +19,13 @@ from click.testing import CliRunner, Result
 from conftest import tiny_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index.analysis.agreement import UnitVectors, agreement, cosines, nearest
-from forvalue_index.analysis.audit import NEIGHBOURS, _suspicion, audit, audit_scores
-from forvalue_index.analysis.metrics import auc
-from forvalue_index.analysis.review import page, review
+from forvalue_index.analysis.audit.agreement import UnitVectors, agreement, cosines, nearest
+from forvalue_index.analysis.audit.audit import NEIGHBOURS, _suspicion, audit, audit_scores
+from forvalue_index.analysis.audit.review import page, review
+from forvalue_index.analysis.evaluate.metrics import auc
 from forvalue_index.cli import main
 from forvalue_index.errors import InputError
-from forvalue_index.forward.encoder import Encoder
+from forvalue_index.model.encoder import Encoder
 from forvalue_index.records import Row
 
 WORDS = ("ax bee", "cow dune", "elm fog", "gold hay")

@@ -18,9 +18,9 @@ from forvalue_index import InfluenceIndex, VectorConfig
 from forvalue_index.cli import main
 from forvalue_index.config import BITS, RECIPES
 from forvalue_index.errors import CorruptIndexError, InputError
-from forvalue_index.forward.model import LanguageModel, wrap_model
+from forvalue_index.model.language_model import LanguageModel, wrap_model
 from forvalue_index.records import Row
-from forvalue_index.store import Store
+from forvalue_index.store.store import Store
 
 
 def narrow_model(hidden: int) -> LanguageModel:

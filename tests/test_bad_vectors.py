@@ -16,11 +16,11 @@ from test_rejects import rejects_of
 
 from forvalue_index import InfluenceIndex, VectorConfig
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatting import Formatter
+from forvalue_index.data.formatter import Formatter
 from forvalue_index.errors import InputError, ModelError, RowError
-from forvalue_index.forward.encoder import Encoder
-from forvalue_index.forward.fit import fit_vectoriser
-from forvalue_index.forward.model import LanguageModel, wrap_model
+from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.fit import fit_vectoriser
+from forvalue_index.model.language_model import LanguageModel, wrap_model
 from forvalue_index.records import Row
 
 BAD = "{"
@@ -57,7 +57,7 @@ def test_rows_that_give_nan_are_as_if_they_had_never_been(
     lm: LanguageModel,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("forvalue_index.adding.CHUNK", 8)
+    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 8)
     bad = list(range(0, 30, 3))
     path = written(tmp_path / "a.jsonl", rows, bad)
     lm.model.save_pretrained(tmp_path / "model")
@@ -91,7 +91,7 @@ def test_rows_that_give_nan_are_as_if_they_had_never_been(
 def test_a_row_that_gives_nan_is_named_and_the_chunks_before_it_stay(
     tmp_path: Path, rows: list[Row], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.adding.CHUNK", 8)
+    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 8)
     with InfluenceIndex.build(tmp_path / "i", rows[:2], lm, format=KEYED, vector=SMALL)[0] as index:
         path = written(tmp_path / "a.jsonl", rows, [20])
         with pytest.raises(ModelError, match=r"a\.jsonl:22: the model gives NaN") as error:

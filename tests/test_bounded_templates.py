@@ -20,10 +20,10 @@ from test_cli import run
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from forvalue_index import FormatConfig, InfluenceIndex, rendering
-from forvalue_index.data.formatting import Formatter
+from forvalue_index.data.formatter import Formatter
 from forvalue_index.data.template import prompt_of
 from forvalue_index.errors import InputError, RowError, WorkerError
-from forvalue_index.forward.model import LanguageModel
+from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
 from forvalue_index.rendering import RenderError, render, render_chat
 

@@ -144,7 +144,7 @@ def test_reading(catalog: Catalog) -> None:
 def test_more_keys_and_ids_than_one_statement_can_hold(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.catalog.reader.CHUNK", 3)
+    monkeypatch.setattr("forvalue_index.catalog.reads.CHUNK", 3)
     samples = add(catalog, "a", range(10))
     assert catalog.known(f"k{id}" for id in range(20)) == {s.key: s.content_hash for s in samples}
     assert list(catalog.samples(range(9, -1, -1))) == list(range(9, -1, -1))

@@ -10,7 +10,7 @@ from chat_templates import GEMMA, QWEN25, TWO, chat, marked, sample, tokenizer
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.chat import messages_of
-from forvalue_index.data.formatting import Formatter, settled, texts_of
+from forvalue_index.data.formatter import Formatter, settled, texts_of
 from forvalue_index.errors import InputError, RowError
 
 # -- too long ----------------------------------------------------------------------------------

@@ -30,11 +30,11 @@ from forvalue_index.cli import main
 from forvalue_index.config import FormatConfig, VectorConfig
 from forvalue_index.data.labels import ClassFormatter
 from forvalue_index.errors import InputError, ModelError, RowError
-from forvalue_index.features.recipe import Raw
-from forvalue_index.forward.encoder import Encoder
-from forvalue_index.forward.fit import fit_vectoriser
-from forvalue_index.forward.model import LanguageModel, wrap_model
+from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.fit import fit_vectoriser
+from forvalue_index.model.language_model import LanguageModel, wrap_model
 from forvalue_index.records import Sample
+from forvalue_index.vectors.recipe import Raw
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 

@@ -10,13 +10,13 @@ import torch
 from conftest import CONFIGS, VOCABULARY, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig
 
-from forvalue_index.features.closed_form import gradients_pay, influence, token_influence
-from forvalue_index.features.recipe import Raw
-from forvalue_index.features.tokens import TokenFactors
-from forvalue_index.forward import encoder as encoder_module
-from forvalue_index.forward.encoder import Encoder
-from forvalue_index.forward.model import wrap_model
+from forvalue_index.model import encoder as encoder_module
+from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.language_model import wrap_model
 from forvalue_index.records import Sample
+from forvalue_index.vectors.closed_form import gradients_pay, influence, token_influence
+from forvalue_index.vectors.recipe import Raw
+from forvalue_index.vectors.tokens import TokenFactors
 
 SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,

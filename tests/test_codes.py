@@ -13,11 +13,11 @@ from vectors import random
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.errors import InputError
-from forvalue_index.features.codes import STEPS, Codes
-from forvalue_index.forward.model import LanguageModel
+from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.segments import write_segment
+from forvalue_index.search.segment import write_segment
+from forvalue_index.vectors.codes import STEPS, Codes
 
 FEW = (2, 3, 4, 8)
 ERRORS = {2: 0.39, 3: 0.22, 4: 0.125, 8: 0.012, 16: 0.0005}  # of normal numbers, root mean square

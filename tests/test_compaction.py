@@ -12,14 +12,15 @@ import pytest
 from indexes import SETTINGS, bytes_in, changed, every
 from test_lifecycle import Killed, die_at
 
-from forvalue_index import InfluenceIndex, upkeep
+from forvalue_index import InfluenceIndex
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.errors import CorruptIndexError
-from forvalue_index.features.codes import Codes
-from forvalue_index.forward.model import LanguageModel
+from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
-from forvalue_index.search.making import make_derived
-from forvalue_index.upkeep import plan
+from forvalue_index.search.ann_build import make_derived
+from forvalue_index.store import upkeep
+from forvalue_index.store.upkeep import plan
+from forvalue_index.vectors.codes import Codes
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
 

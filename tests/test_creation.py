@@ -17,11 +17,11 @@ from indexes import KEYED, SETTINGS, every
 
 from forvalue_index import InfluenceIndex, VectorConfig
 from forvalue_index.catalog.address import name_catalog
-from forvalue_index.directory import is_index
 from forvalue_index.errors import ForvalueError, IndexMissingError, StorageError
-from forvalue_index.forward.encoder import Encoder
-from forvalue_index.forward.model import LanguageModel
+from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
+from forvalue_index.store.layout import is_index
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
 

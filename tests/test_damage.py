@@ -19,9 +19,9 @@ from indexes import SETTINGS, bytes_in, every
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.errors import CorruptIndexError, StorageError
-from forvalue_index.forward.model import LanguageModel
+from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Hit, Row
-from forvalue_index.search.making import make_derived
+from forvalue_index.search.ann_build import make_derived
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
 
@@ -224,7 +224,7 @@ def test_what_a_killed_writer_left_is_no_damage(index: InfluenceIndex, rows: lis
 def test_intact_segments_are_hashed_once(
     index: InfluenceIndex, rows: list[Row], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import forvalue_index.search.intact as intact
+    import forvalue_index.search.checked as intact
 
     hashed: list[str] = []
     original = intact._require_hash

@@ -20,9 +20,9 @@ from test_creation import no_file_over
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.data import hub
-from forvalue_index.data.readers import open_rows
+from forvalue_index.data.sources import open_rows
 from forvalue_index.errors import DependencyError, InputError
-from forvalue_index.forward.model import LanguageModel
+from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
 
 

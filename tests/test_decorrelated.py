@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig, store
+from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.select import select_rows
 from forvalue_index.analysis.values import exact_values, values
 from forvalue_index.cli import main
@@ -21,6 +21,7 @@ from forvalue_index.errors import InputError
 from forvalue_index.records import Row
 from forvalue_index.search import decorrelate, flat
 from forvalue_index.search.flat import FlatSearch
+from forvalue_index.store import store
 
 QUERIES = 6
 
@@ -325,7 +326,7 @@ def test_there_is_no_exact_form(
     def refuse(*_: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("forvalue_index.reading.load_model", refuse)
+    monkeypatch.setattr("forvalue_index.pipeline.session.load_model", refuse)
     data = index.directory.with_suffix(".jsonl")
     data.write_text('{"prompt": "a", "response": " b"}\n')
     for command, more in (("score", []), ("query", []), ("ask", ["--prompt", "a"])):

@@ -14,12 +14,12 @@ from derived_data import DIM, IDS, IVF, QUERIES, VECTORS, N, check_hits, exact, 
 
 from forvalue_index.errors import InputError
 from forvalue_index.records import Segment
-from forvalue_index.search.derived import DerivedInfo, DerivedSearch, open_derived
-from forvalue_index.search.factory import Effort
+from forvalue_index.search.ann import DerivedInfo, DerivedSearch, open_derived
+from forvalue_index.search.ann_build import extend_derived, make_derived
+from forvalue_index.search.ann_factory import Effort
+from forvalue_index.search.common import bits_of, selector_of
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.making import extend_derived, make_derived
-from forvalue_index.search.parts import bits_of, selector_of
-from forvalue_index.search.segments import write_segment
+from forvalue_index.search.segment import write_segment
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -162,7 +162,7 @@ def test_newer_vectors_are_found_and_then_taken_in(
     assert newer.any()
     assert np.isin(wanted[False][newer], found).all()  # those are exact
 
-    monkeypatch.setattr("forvalue_index.search.making.train", None)
+    monkeypatch.setattr("forvalue_index.search.ann_build.train", None)
     info = extend_derived(tmp_path / "derived", flat, generation=7)
     assert (info.ntotal, info.measured_on, info.generation) == (2999, 1900, 7)
     assert info.file != before.file

@@ -16,10 +16,10 @@ from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputErr
 from forvalue_index.records import Segment
 from forvalue_index.search import backend
 from forvalue_index.search import flat as flat_module
-from forvalue_index.search.derived import derived_names, open_derived, read_info, remove_derived
-from forvalue_index.search.factory import auto_factory
+from forvalue_index.search.ann import derived_names, open_derived, read_info, remove_derived
+from forvalue_index.search.ann_build import extend_derived, make_derived
+from forvalue_index.search.ann_factory import auto_factory
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.making import extend_derived, make_derived
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -33,7 +33,7 @@ ORIGINALS = {
 def test_what_it_cannot_reach_is_said_and_opponents_are_exact(
     tmp_path: Path, flat: FlatSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.search.making._FACTORS", (1, 2))
+    monkeypatch.setattr("forvalue_index.search.ann_build._FACTORS", (1, 2))
     info = make_derived(tmp_path, flat, "IVF32,PQ4x4", target=1.01)
     assert info.proponents.effort == 32  # the best it has
     first, second = info.notes
@@ -61,7 +61,7 @@ def test_given_queries_are_measured_with(tmp_path: Path, flat: FlatSearch) -> No
 def test_the_same_seed_makes_the_same_file(
     tmp_path: Path, flat: FlatSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.search.making._QUERIES", 20)
+    monkeypatch.setattr("forvalue_index.search.ann_build._QUERIES", 20)
     one = make_derived(tmp_path, flat, IVF)
     monkeypatch.setattr(flat_module, "_NUMBERS", 100 * DIM)  # in other blocks
     assert make_derived(tmp_path, flat, IVF, name="two").sha256 == one.sha256
@@ -87,8 +87,8 @@ def test_vectors_are_read_in_blocks(tmp_path: Path, flat: FlatSearch,
 
     monkeypatch.setattr(FlatSearch, "vectors", counted)
     monkeypatch.setattr(flat_module, "_NUMBERS", 400 * DIM)
-    monkeypatch.setattr("forvalue_index.search.making._TRAIN", 500)
-    monkeypatch.setattr("forvalue_index.search.making._PER_LIST", 10)
+    monkeypatch.setattr("forvalue_index.search.ann_build._TRAIN", 500)
+    monkeypatch.setattr("forvalue_index.search.ann_build._PER_LIST", 10)
     make_derived(tmp_path, flat, IVF)
     assert sizes[0] == 500  # to train on
     assert max(sizes) < 700  # of 3000: the candidates of a query, when there are most
@@ -158,7 +158,7 @@ def test_a_failed_write_leaves_the_one_before(
 ) -> None:  # fmt: skip
     first = FlatSearch(root, segments[:4], DIM, 16)
     both = FlatSearch(root, segments, DIM, 16)
-    monkeypatch.setattr("forvalue_index.search.making._QUERIES", 10)
+    monkeypatch.setattr("forvalue_index.search.ann_build._QUERIES", 10)
     before = make_derived(tmp_path, first, "SQ8")
     for failing in (1, 2, 3, 4):
         calls = 0
@@ -232,8 +232,8 @@ def test_auto_says_what_and_why() -> None:
 def test_what_auto_says_can_be_made(
     choice: int, tmp_path: Path, flat: FlatSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.search.factory.FLAT_UP_TO", 100)
-    monkeypatch.setattr("forvalue_index.search.making._FACTORS", (1, 2))
+    monkeypatch.setattr("forvalue_index.search.ann_factory.FLAT_UP_TO", 100)
+    monkeypatch.setattr("forvalue_index.search.ann_build._FACTORS", (1, 2))
     factory, _ = auto_factory(N, DIM, choice)
     info = make_derived(tmp_path, flat, factory)
     code = factory.split(",")[-1]

@@ -30,12 +30,12 @@ from forvalue_index.errors import (
     RowError,
     WorkerError,
 )
-from forvalue_index.forward.loading import LOADERS
-from forvalue_index.forward.model import LanguageModel, load_model
-from forvalue_index.pictures import Picture
-from forvalue_index.reading import Reader
+from forvalue_index.model.language_model import LanguageModel, load_model
+from forvalue_index.model.load import LOADERS
+from forvalue_index.picture import Picture
+from forvalue_index.pipeline.session import Reader
+from forvalue_index.pipeline.workers import Workers, settle_devices
 from forvalue_index.records import Encoded, Row, Sample
-from forvalue_index.workers import Workers, settle_devices
 
 KEYED = FormatConfig(key_field="id")
 SMALL: dict[str, Any] = {
@@ -47,7 +47,7 @@ CHUNK = 4
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forvalue_index.adding.CHUNK", CHUNK)
+    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", CHUNK)
 
 
 @pytest.fixture()
@@ -264,7 +264,7 @@ def test_auto_needs_accelerate_and_is_the_device_alone_where_there_is_one(
 ) -> None:
     plain, lm = (load_model(ModelConfig(str(model_dir)), device) for device in ("cpu", "auto"))
     assert (lm.device, lm.fingerprint()) == (plain.device, plain.fingerprint())
-    monkeypatch.setattr("forvalue_index.forward.spread.find_spec", lambda name: None)
+    monkeypatch.setattr("forvalue_index.model.offload.find_spec", lambda name: None)
     with pytest.raises(DependencyError, match=r'pip install "forvalue-index\[accelerate\]"'):
         load_model(ModelConfig(str(model_dir)), "auto")
     with pytest.raises(ModelError, match="'tpu' cannot be used: choose cpu, cuda, cuda:N or auto"):

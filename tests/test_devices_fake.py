@@ -12,9 +12,9 @@ from conftest import tiny_model, tiny_tokenizer
 from pretend import CUDA, pretended_cuda, to_cuda
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index.forward.encoder import Encoder
-from forvalue_index.forward.generation import Sampling
-from forvalue_index.forward.model import LanguageModel, wrap_model
+from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.generation import Sampling
+from forvalue_index.model.language_model import LanguageModel, wrap_model
 from forvalue_index.records import Row
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -83,11 +83,11 @@ def test_an_index_on_a_gpu_is_that_of_the_cpu(
 def test_a_gpu_takes_more_rows_of_a_small_model_between_two_commits(
     tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch, times: float, segments: int
 ) -> None:
-    monkeypatch.setattr("forvalue_index.adding.CHUNK", 2)
+    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 2)
     vector = VectorConfig(dim=4, sketch_dim=256)
     with pretended_cuda(monkeypatch):
         lm = model("llama", torch.float32, cuda=True)
-        monkeypatch.setattr("forvalue_index.adding.SMALL", int(times * lm.n_parameters))
+        monkeypatch.setattr("forvalue_index.pipeline.add.SMALL", int(times * lm.n_parameters))
         with InfluenceIndex.build(tmp_path / "i", rows[:20], lm, vector=vector)[0] as index:
             assert index.info()["segments"] == segments
 

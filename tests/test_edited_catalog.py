@@ -17,9 +17,9 @@ from indexes import SETTINGS
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.analysis.values import values
-from forvalue_index.catalog import intact
+from forvalue_index.catalog import integrity
 from forvalue_index.errors import CorruptIndexError, ForvalueError
-from forvalue_index.forward.model import LanguageModel
+from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
 
 ASKED = {"prompt": "the cat", "response": " sat"}
@@ -44,7 +44,7 @@ def sound(
         for i in range(30)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("forvalue_index.adding.CHUNK", 8)
+        patch.setattr("forvalue_index.pipeline.add.CHUNK", 8)
         with InfluenceIndex.build(path, rows, lm, **SETTINGS)[0] as index:
             index.remove(["row-29"])
     with InfluenceIndex.open(path, model=lm) as index:
@@ -255,13 +255,13 @@ def test_a_flipped_bit_gives_no_other_answer(
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many segments' texts were read, each time that some were."""
     counts: list[int] = []
-    original = intact.text_seals
+    original = integrity.text_seals
 
     def count(connection: Any, segments: Any) -> Any:
         counts.append(len(segments))
         return original(connection, segments)
 
-    monkeypatch.setattr(intact, "text_seals", count)
+    monkeypatch.setattr(integrity, "text_seals", count)
     return counts
 
 
@@ -280,7 +280,7 @@ def test_rows_are_read_whole_once(
         assert read == [4]
         index.compact()
         assert len(list(other.rows("n>=3"))) == 26
-    remembered = path / intact.MEMORY
+    remembered = path / integrity.MEMORY
     read.clear()
     with InfluenceIndex.open(path) as index:
         assert len(list(index.rows("n>=3"))) == 26
@@ -313,7 +313,7 @@ def test_of_new_segments_only_they_are_read(
     with InfluenceIndex.open(path) as reader, InfluenceIndex.open(path, model=lm) as writer:
         assert len(list(reader.rows("n>=3"))) == 26
         writer.add(NEW)
-        (path / intact.MEMORY).unlink()  # as if it could not be written
+        (path / integrity.MEMORY).unlink()  # as if it could not be written
         read.clear()
         assert len(list(reader.rows("n>=3"))) == 27
         assert read == [1]

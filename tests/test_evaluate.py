@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from forvalue_index import InfluenceIndex, VectorConfig
-from forvalue_index.analysis.mislabel import corrupt
+from forvalue_index.analysis.evaluate.mislabel import corrupt
 from forvalue_index.cli import main
 from forvalue_index.cli.evaluate import evaluate
 from forvalue_index.records import Row

@@ -22,13 +22,13 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, Sampling, VectorConfig
 from forvalue_index.analysis.heatmap import heatmap
 from forvalue_index.cli import passages
-from forvalue_index.data.pieces import pieces
+from forvalue_index.data.token_text import pieces
 from forvalue_index.errors import InputError
-from forvalue_index.explaining import Explanation, Passage
-from forvalue_index.features.closed_form import precise_token_influence, token_influence
-from forvalue_index.features.tokens import TokenFactors
-from forvalue_index.forward.model import wrap_model
+from forvalue_index.model.language_model import wrap_model
+from forvalue_index.pipeline.explain import Explanation, Passage
 from forvalue_index.records import Row
+from forvalue_index.vectors.closed_form import precise_token_influence, token_influence
+from forvalue_index.vectors.tokens import TokenFactors
 
 QUERY = {"prompt": "who wrote it", "response": " ada did"}
 

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from indexes import KEYED
 
-from forvalue_index import VectorConfig, asking
-from forvalue_index.analysis.metrics import kept
-from forvalue_index.features.codes import Codes
-from forvalue_index.forward import fidelity as module
-from forvalue_index.forward.fidelity import compared, fidelity, measure
-from forvalue_index.forward.model import LanguageModel
+from forvalue_index import VectorConfig
+from forvalue_index.analysis.evaluate.metrics import kept
 from forvalue_index.index import InfluenceIndex
+from forvalue_index.model import fidelity as module
+from forvalue_index.model.fidelity import compared, fidelity, measure
+from forvalue_index.model.language_model import LanguageModel
+from forvalue_index.pipeline import query as asking
 from forvalue_index.records import Fidelity, Row
+from forvalue_index.vectors.codes import Codes
 
 VECTOR = VectorConfig(dim=64, sketch_dim=512)
 
@@ -115,7 +116,7 @@ def test_new_rows_are_measured(built: Any, tmp_path: Path, monkeypatch: pytest.M
     index, _ = built
     found = measure(index.lm, index.vectoriser, index.training_samples(index.flat.ids[:60]), 4)
     assert found is not None and found.rows == 59
-    monkeypatch.setattr("forvalue_index.adding.FRESH", 2)
+    monkeypatch.setattr("forvalue_index.pipeline.add.FRESH", 2)
     path = tmp_path / "i"
     rows = some(300)
     with InfluenceIndex.build(path, rows[:200], index.lm, format=KEYED, vector=VECTOR)[0] as other:

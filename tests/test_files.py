@@ -20,24 +20,24 @@ from test_creation import no_file_over
 from test_trust import NEW, no_hang
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index.analysis.plots import bars
+from forvalue_index.analysis.evaluate.plots import bars
 from forvalue_index.catalog.address import name_catalog
 from forvalue_index.cli import main
-from forvalue_index.data.checking import Rejects
-from forvalue_index.data.readers import open_rows
+from forvalue_index.data.ingest import Rejects
+from forvalue_index.data.sources import open_rows
 from forvalue_index.data.writers import write_rows, write_text
 from forvalue_index.errors import ForvalueError, RowError, StorageError, one_line
-from forvalue_index.files import (
+from forvalue_index.model.language_model import LanguageModel
+from forvalue_index.records import Row
+from forvalue_index.search.ann import read_info, write_info
+from forvalue_index.search.segment import write_segment
+from forvalue_index.system.files import (
     atomic_write,
     open_input,
     open_own,
     open_regular,
     require_no_special,
 )
-from forvalue_index.forward.model import LanguageModel
-from forvalue_index.records import Row
-from forvalue_index.search.derived import read_info, write_info
-from forvalue_index.search.segments import write_segment
 
 
 def names(folder: Path) -> list[str]:
@@ -249,7 +249,7 @@ def test_without_room_a_catalogue_is_not_named(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("forvalue_index.files.PIPE_SECONDS", 0.2)
+    monkeypatch.setattr("forvalue_index.system.files.PIPE_SECONDS", 0.2)
     with no_hang():
         yield
 
@@ -300,7 +300,7 @@ def test_every_option_that_names_a_file_refuses_a_pipe_without_a_writer(
 def test_a_pipe_with_a_writer_is_read(
     pipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.files.PIPE_SECONDS", 20)
+    monkeypatch.setattr("forvalue_index.system.files.PIPE_SECONDS", 20)
 
     def late() -> None:
         time.sleep(0.3)
@@ -349,7 +349,7 @@ def test_a_pipe_in_the_place_of_an_adapter_or_an_image_is_an_error(
     pipe: Path, tmp_path: Path, model_dir: Path
 ) -> None:
     from forvalue_index import ModelConfig
-    from forvalue_index.pictures import read
+    from forvalue_index.picture import read
 
     with pytest.raises(RowError, match="it is not a regular file"):
         read(pipe, "row 1")

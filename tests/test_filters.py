@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.fields import values_of
-from forvalue_index.catalog.filters import Condition, parse_condition
+from forvalue_index.catalog.where import Condition, parse_condition
 from forvalue_index.errors import InputError
 from forvalue_index.records import Row, Segment, StoredSample
 
@@ -196,8 +196,8 @@ def test_a_field_that_no_row_has_is_named_with_those_there_are(catalog: Catalog)
 
 
 def test_more_values_than_are_remembered(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forvalue_index.catalog.reader.PAGE", 3)
-    monkeypatch.setattr("forvalue_index.catalog.filters.REMEMBERED", 4)
+    monkeypatch.setattr("forvalue_index.catalog.reads.PAGE", 3)
+    monkeypatch.setattr("forvalue_index.catalog.where.REMEMBERED", 4)
     first = fill(catalog, [{"a": i % 10} for i in range(40)])
     found = [i for i in range(40) if i % 10 > 6]
     assert (catalog.where(["a>6"]) - first).tolist() == found
@@ -224,7 +224,7 @@ def test_rows_are_parsed_in_python_only_where_the_database_cannot(
         parsed.append(row["ä"])
         return values_of(row, conditions)
 
-    monkeypatch.setattr("forvalue_index.catalog.reader.values_of", counted)
+    monkeypatch.setattr("forvalue_index.catalog.reads.values_of", counted)
     escaped = [] if catalog.place.endswith(".db") else [2]  # which PostgreSQL never reads
     for text, found, by_python in [
         ("a>=1", [0, 1], [*escaped, 3]),

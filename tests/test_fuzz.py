@@ -67,7 +67,7 @@ PLANTED = """
 import sys, tempfile
 from pathlib import Path
 import fuzz
-import forvalue_index.search.intact as intact
+import forvalue_index.search.checked as intact
 from fuzzing.world import make_world
 
 def turn(index, rng):

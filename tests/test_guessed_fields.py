@@ -11,10 +11,10 @@ from row_files import to_csv, to_jsonl
 from test_cli import run
 
 from forvalue_index import FormatConfig, InfluenceIndex
-from forvalue_index.data.columns import guess, guess_format
-from forvalue_index.data.readers import open_rows
+from forvalue_index.data.field_guess import guess, guess_format
+from forvalue_index.data.sources import open_rows
 from forvalue_index.errors import InputError
-from forvalue_index.forward.model import LanguageModel
+from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
 
 

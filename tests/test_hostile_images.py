@@ -28,12 +28,12 @@ from tiny_vision import png
 from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.cli import main
 from forvalue_index.data import images
-from forvalue_index.data.formatting import Formatter, content_hash
+from forvalue_index.data.formatter import Formatter, content_hash
 from forvalue_index.data.images import Known, settle
 from forvalue_index.errors import CorruptIndexError, RowError
-from forvalue_index.forward import vision
-from forvalue_index.forward.model import LanguageModel, wrap_model
-from forvalue_index.pictures import HASH, Picture
+from forvalue_index.model import vision
+from forvalue_index.model.language_model import LanguageModel, wrap_model
+from forvalue_index.picture import HASH, Picture
 from forvalue_index.records import Row, Sample
 
 FORMAT = FormatConfig(image_field="image")
@@ -98,7 +98,7 @@ def test_texts_in_an_image_that_unpack_to_very_much() -> None:
 def test_too_many_bytes_are_refused_before_they_are_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.pictures.LARGEST_BYTES", 1 << 20)
+    monkeypatch.setattr("forvalue_index.picture.LARGEST_BYTES", 1 << 20)
     code = base64.b64encode(bytes(2 << 20)).decode()
     monkeypatch.setattr(base64, "b64decode", lambda *_, **__: pytest.fail("unpacked"))
     with (tmp_path / "a.png").open("wb") as file:

@@ -20,10 +20,10 @@ from forvalue_index.errors import (
     ModelError,
     RowError,
 )
-from forvalue_index.features.recipe import ERROR_FLOOR, Balanced
 from forvalue_index.metric import DERIVED, METRICS
 from forvalue_index.records import Row
-from forvalue_index.search.derived import DerivedSearch
+from forvalue_index.search.ann import DerivedSearch
+from forvalue_index.vectors.recipe import ERROR_FLOOR, Balanced
 
 KEYED = FormatConfig(key_field="id")
 SMALL = VectorConfig(dim=512, sketch_dim=512)
@@ -68,7 +68,7 @@ def test_rows_that_are_there_cost_no_forward_pass(
     def refuse(*_: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("forvalue_index.reading.load_model", refuse)
+    monkeypatch.setattr("forvalue_index.pipeline.session.load_model", refuse)
     report = again.add(rows)
     assert (report.added, report.skipped, report.samples) == (0, 30, 30)
     with pytest.raises(AssertionError, match="the model was loaded"):
@@ -247,7 +247,7 @@ def test_a_directory_that_is_not_empty_is_left_alone(
 def test_an_interrupted_build_goes_on(
     tmp_path: Path, model_dir: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.adding.CHUNK", 8)
+    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 8)
     calls = []
 
     def stop(stage: str, done: int, total: int, tokens: int) -> None:

@@ -11,14 +11,14 @@ from conftest import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.config import RECIPES, SKETCHES
-from forvalue_index.data.formatting import Formatter, content_hash
-from forvalue_index.features.vectoriser import Vectoriser
-from forvalue_index.forward.batching import collate
-from forvalue_index.forward.encoder import Encoder
-from forvalue_index.forward.fit import fit_vectoriser
-from forvalue_index.forward.head import hidden_states
-from forvalue_index.forward.model import LanguageModel, wrap_model
+from forvalue_index.data.formatter import Formatter, content_hash
+from forvalue_index.model.batching import collate
+from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.fit import fit_vectoriser
+from forvalue_index.model.head import hidden_states
+from forvalue_index.model.language_model import LanguageModel, wrap_model
 from forvalue_index.records import Row, Sample
+from forvalue_index.vectors.vectoriser import Vectoriser
 
 
 @pytest.fixture(params=["llama", "gpt2", "qwen2"])
@@ -77,7 +77,7 @@ def test_a_vector_does_not_depend_on_the_chunk_of_tokens(
     vectoriser = fitted(lm, samples)
     whole = vectors_of(lm, samples, 512, vectoriser)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("forvalue_index.forward.encoder.CHUNK_TOKENS", {"cpu": 3})
+        patch.setattr("forvalue_index.model.encoder.CHUNK_TOKENS", {"cpu": 3})
         assert_same(whole, vectors_of(lm, samples, 512, vectoriser))
 
 

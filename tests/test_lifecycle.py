@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
 from forvalue_index.errors import KeyConflictError
-from forvalue_index.forward.model import LanguageModel, load_model
+from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.records import Row
 
 KEYS = st.sets(st.integers(0, 9), min_size=1)
@@ -192,8 +192,8 @@ def die_at(patch: pytest.MonkeyPatch, name: str, nth: int, after: bool) -> None:
 
 
 def test_any_life_agrees_with_a_dict(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forvalue_index.adding.CHUNK", 3)
-    monkeypatch.setattr("forvalue_index.upkeep.TARGET", 6 * 32 * 2)
+    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 3)
+    monkeypatch.setattr("forvalue_index.store.upkeep.TARGET", 6 * 32 * 2)
     Life.lm = load_model(ModelConfig(str(model_dir)), "cpu")
     run_state_machine_as_test(
         Life,
@@ -205,7 +205,7 @@ def test_an_interrupted_add_ends_as_an_uninterrupted_one(
     tmp_path: Path, model_dir: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed at every fsync and commit in turn, then run again."""
-    monkeypatch.setattr("forvalue_index.adding.CHUNK", 8)
+    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 8)
     lm = load_model(ModelConfig(str(model_dir)), "cpu")
 
     def whole(name: str) -> list[tuple[str, Row, float]]:

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from forvalue_index.config import TRUNCATIONS, FormatConfig
-from forvalue_index.data import formatting
-from forvalue_index.data.formatting import Formatter
+from forvalue_index.data import formatter as formatter_module
+from forvalue_index.data.formatter import Formatter
 from forvalue_index.data.tokens import Rendered, cut, shortened, splits_at_spaces, tokenise
 from forvalue_index.records import Row, Sample
 
@@ -145,11 +145,11 @@ def test_a_long_row_is_the_same_sample_and_costs_no_more_tokens(
         monkeypatch.setattr(formatter, "_tokens", noted)
         try:
             return formatter.samples([("f:1", row)])[0]
-        except formatting.RowError as error:
+        except formatter.RowError as error:
             return str(error)
 
     short = sample()
-    monkeypatch.setattr(formatting, "splits_at_spaces", lambda tokenizer: False)
+    monkeypatch.setattr(formatter_module, "splits_at_spaces", lambda tokenizer: False)
     whole = sample()
     if isinstance(whole, str) or isinstance(short, str):
         assert short == whole

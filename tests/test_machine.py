@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from forvalue_index import InfluenceIndex, machine
+from forvalue_index import InfluenceIndex
+from forvalue_index.system import machine
 
 ALL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 ONE = {"proc/self/cgroup": "9:name=systemd:/a\n4:memory:/a/b\n3:cpu,cpuacct:/a/b\n"}

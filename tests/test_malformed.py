@@ -24,11 +24,11 @@ from test_cli import run
 from test_rejects import rejects_of
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig
-from forvalue_index.data.checking import Rejects, check_rows
-from forvalue_index.data.formatting import DEEPEST, LONGEST_KEY, content_hash
-from forvalue_index.data.readers import open_rows
+from forvalue_index.data.formatter import DEEPEST, LONGEST_KEY, content_hash
+from forvalue_index.data.ingest import Rejects, check_rows
+from forvalue_index.data.sources import open_rows
 from forvalue_index.errors import InputError, ModelError, RowError
-from forvalue_index.forward.model import LanguageModel, load_model
+from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.records import Row
 
 # -- rows --------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_what_is_just_kept(kept: InfluenceIndex) -> None:
 
 
 def test_too_large_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forvalue_index.data.formatting.LARGEST_ROW", 100)
+    monkeypatch.setattr("forvalue_index.data.formatter.LARGEST_ROW", 100)
     content_hash({"a": "x" * 80})
     with pytest.raises(RowError, match="has 108 characters as JSON, but at most 100 are stored"):
         content_hash({"a": "x" * 100})
@@ -143,7 +143,7 @@ def test_a_class_with_very_many_digits_is_none(tmp_path: Path) -> None:
 FLIPPED = """
 import json, random, sys
 from pathlib import Path
-from forvalue_index.data.readers import open_rows
+from forvalue_index.data.sources import open_rows
 from forvalue_index.errors import InputError
 path, out = Path(sys.argv[1]), Path(sys.argv[1]).with_stem("flipped")
 data, draw, found = path.read_bytes(), random.Random(0), dict(error=0, row=0, whole=0)
@@ -212,7 +212,7 @@ def test_a_table_that_is_cut_while_it_is_read_ends_no_process(tmp_path: Path) ->
             writer.write_batch(pa.record_batch([pa.array(["x" * 1000] * 500)], schema))
     code = f"""
 import os
-from forvalue_index.data.readers import open_rows
+from forvalue_index.data.sources import open_rows
 from forvalue_index.errors import InputError
 rows = open_rows({str(path)!r}).outcomes()
 next(rows)

@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from forvalue_index.forward import memory
+from forvalue_index.system import allocator
 
 FAULTS = """
 import resource
 import torch
-from forvalue_index.forward.memory import keep_freed_memory
+from forvalue_index.system.allocator import keep_freed_memory
 
 keep_freed_memory()
 made = []
@@ -33,7 +33,7 @@ def faults(**settings: str) -> int:
     What else goes on adds to some rounds: a system that moves pages between nodes of memory, or
     takes back those that were not used for a while, counts each as made again.
     """
-    plain = {name: value for name, value in os.environ.items() if name not in memory.SETTINGS}
+    plain = {name: value for name, value in os.environ.items() if name not in allocator.SETTINGS}
     return int(subprocess.check_output([sys.executable, "-c", FAULTS], env=plain | settings))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from forvalue_index.analysis.metrics import auc, recall
+from forvalue_index.analysis.evaluate.metrics import auc, recall
 
 
 def test_auc_counts_pairs() -> None:

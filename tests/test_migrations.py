@@ -15,12 +15,12 @@ from sqlalchemy import Connection
 from forvalue_index.catalog import migrations
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.lock import WriterLock
-from forvalue_index.catalog.reader import seal_info
+from forvalue_index.catalog.reads import seal_info
 from forvalue_index.catalog.rows import digest
 from forvalue_index.catalog.schema import FORMAT, IndexInfoTable
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, LockedError, SchemaError
 from forvalue_index.records import Segment
-from forvalue_index.store import migrate
+from forvalue_index.store.store import migrate
 
 
 def _set_revision(file: Path, revision: str) -> None:

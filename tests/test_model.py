@@ -26,11 +26,11 @@ from transformers import (
 
 from forvalue_index.config import ModelConfig, VectorConfig
 from forvalue_index.errors import DependencyError, InputError, ModelError
-from forvalue_index.features.recipe import Raw
-from forvalue_index.forward.encoder import Encoder
-from forvalue_index.forward.fit import fit_vectoriser
-from forvalue_index.forward.model import LanguageModel, load_model, wrap_model
+from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.fit import fit_vectoriser
+from forvalue_index.model.language_model import LanguageModel, load_model, wrap_model
 from forvalue_index.records import Sample
+from forvalue_index.vectors.recipe import Raw
 
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,

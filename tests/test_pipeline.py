@@ -15,10 +15,9 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index.ahead import ahead
-from forvalue_index.data.formatting import Formatter
+from forvalue_index.data.formatter import Formatter
 from forvalue_index.errors import ModelError, RowError, StorageError
-from forvalue_index.forward.encoder import (
+from forvalue_index.model.encoder import (
     CHUNK_TOKENS,
     SMALLEST_CHUNK,
     STATES,
@@ -26,11 +25,12 @@ from forvalue_index.forward.encoder import (
     Encoder,
     _room,
 )
-from forvalue_index.forward.fit import fit_vectoriser
-from forvalue_index.forward.model import LanguageModel, wrap_model
-from forvalue_index.reading import Reader
+from forvalue_index.model.fit import fit_vectoriser
+from forvalue_index.model.language_model import LanguageModel, wrap_model
+from forvalue_index.pipeline.session import Reader
 from forvalue_index.records import Row, Sample
-from forvalue_index.store import Store
+from forvalue_index.store.store import Store
+from forvalue_index.system.prefetch import ahead
 
 KEYED = FormatConfig(key_field="id")
 SMALL = VectorConfig(dim=16, sketch_dim=256, fit_samples=8)
@@ -293,7 +293,7 @@ def test_factors_know_their_runs_and_recipes_keep_them(
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forvalue_index.adding.CHUNK", CHUNK)
+    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", CHUNK)
 
 
 def hook(
@@ -421,5 +421,5 @@ def test_rows_that_are_there_need_no_model(
     index: InfluenceIndex, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.reader.close()
-    monkeypatch.setattr("forvalue_index.reading.load_model", None)
+    monkeypatch.setattr("forvalue_index.pipeline.session.load_model", None)
     assert index.add(rows[:6]).skipped == 6

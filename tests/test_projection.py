@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from forvalue_index.features.projection import Moments, Projection, hadamard
+from forvalue_index.vectors.projection import Moments, Projection, hadamard
 
 CPU = torch.device("cpu")
 BLOCKS, WIDTH = 6, 8

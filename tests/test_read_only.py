@@ -17,9 +17,9 @@ from test_creation import no_file_over
 from forvalue_index import InfluenceIndex
 from forvalue_index.catalog.engine import make_engine, reading
 from forvalue_index.errors import CorruptIndexError, InputError, StorageError
-from forvalue_index.forward.model import LanguageModel
+from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row, Segment
-from forvalue_index.search import intact
+from forvalue_index.search import checked
 
 NOBODY = 65534
 
@@ -63,14 +63,14 @@ def test_a_reader_that_cannot_write_hashes_each_segment_once(
 ) -> None:
     """What it has seen it cannot keep in the directory."""
     hashed: list[str] = []
-    real = intact._require_hash
+    real = checked._require_hash
 
     def watched(path: Path, segment: Segment) -> None:
         hashed.append(path.name)
         real(path, segment)
 
-    monkeypatch.setattr(intact, "_require_hash", watched)
-    monkeypatch.setattr(intact, "_remember", lambda *_: None)
+    monkeypatch.setattr(checked, "_require_hash", watched)
+    monkeypatch.setattr(checked, "_remember", lambda *_: None)
     with InfluenceIndex.open(owned.directory) as index:
         assert len(index.flat.ids) == 20
         owned.add(rows[20:])

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forvalue_index.data import text
-from forvalue_index.data.readers import open_rows
+from forvalue_index.data.sources import open_rows
 from forvalue_index.errors import DependencyError, InputError, RowError
 
 

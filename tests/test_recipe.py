@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from forvalue_index.features.closed_form import influence
-from forvalue_index.features.recipe import (
+from forvalue_index.vectors.closed_form import influence
+from forvalue_index.vectors.recipe import (
     DAMPING,
     ERROR_FLOOR,
     RECIPES,
     Balanced,
     Kfac,
 )
-from forvalue_index.features.statistics import TokenStatistics
-from forvalue_index.features.tokens import TokenFactors
+from forvalue_index.vectors.statistics import TokenStatistics
+from forvalue_index.vectors.tokens import TokenFactors
 
 V, D = 14, 6
 

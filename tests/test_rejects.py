@@ -15,10 +15,10 @@ from test_cli import run
 from test_creation import no_file_over
 
 from forvalue_index import InfluenceIndex, VectorConfig
-from forvalue_index.data.checking import Rejects
-from forvalue_index.data.formatting import Formatter
+from forvalue_index.data.formatter import Formatter
+from forvalue_index.data.ingest import Rejects
 from forvalue_index.errors import InputError, KeyConflictError, RowError, StorageError
-from forvalue_index.forward.model import LanguageModel
+from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row, Sample
 
 
@@ -96,7 +96,7 @@ def test_rows_that_fail_later_are_skipped_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("forvalue_index.data.labels.Formatter", Fussy)
-    monkeypatch.setattr("forvalue_index.adding.CHUNK", 4)
+    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 4)
     vector = VectorConfig(dim=32, sketch_dim=512, fit_samples=fit_samples)
     settings: dict[str, Any] = {"format": KEYED, "vector": vector}
     mixed = [x for i, row in enumerate(rows) for x in (row, row | {"id": f"bad-{i}", "bad": True})]

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from vectors import random
 
-from forvalue_index.features.codes import Codes
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.segments import write_segment
+from forvalue_index.search.segment import write_segment
+from forvalue_index.vectors.codes import Codes
 
 K = 5
 N = 1200  # as many as it takes for candidates by the highest bits of codes

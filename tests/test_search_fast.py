@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from forvalue_index.features.codes import Codes
+from forvalue_index.search.batch import MANY, propose_many
 from forvalue_index.search.first_pass import FirstPass
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.many import MANY, propose_many
-from forvalue_index.search.segments import write_segment
+from forvalue_index.search.segment import write_segment
+from forvalue_index.vectors.codes import Codes
 
 N, DIM = 6000, 96
 Floats = NDArray[np.float32]

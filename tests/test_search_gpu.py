@@ -14,7 +14,7 @@ from forvalue_index.search import gpu
 from forvalue_index.search.backend import faiss
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.gpu import Resident, gpus
-from forvalue_index.search.segments import write_segment
+from forvalue_index.search.segment import write_segment
 
 N, DIM, K = 3000, 64, 10
 VECTORS, IDS = random(N, DIM), 3 * np.arange(N)

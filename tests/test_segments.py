@@ -15,7 +15,7 @@ from vectors import DIM, fp16, random, write
 from forvalue_index.errors import CorruptIndexError, ModelError
 from forvalue_index.records import Segment
 from forvalue_index.search import backend
-from forvalue_index.search.segments import open_segment, orphans, verify_segment, write_segment
+from forvalue_index.search.segment import open_segment, orphans, verify_segment, write_segment
 
 
 def test_a_segment_is_what_was_written(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from forvalue_index.analysis import select as module
 from forvalue_index.analysis.select import select, select_rows
 from forvalue_index.analysis.values import values
 from forvalue_index.cli import main
-from forvalue_index.data.readers import open_rows
+from forvalue_index.data.sources import open_rows
 from forvalue_index.errors import InputError
 from forvalue_index.records import Row
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from forvalue_index.features.closed_form import influence
-from forvalue_index.features.sketch import (
+from forvalue_index.vectors.closed_form import influence
+from forvalue_index.vectors.sketch import (
     ENTRIES,
     BlockSketch,
     TensorSketch,
     _add_in_turn,
     _add_together,
 )
-from forvalue_index.features.tokens import TokenFactors
+from forvalue_index.vectors.tokens import TokenFactors
 
 V, D = 40, 12
 FIRST_BUCKETS = [346, 827, 60, 761]

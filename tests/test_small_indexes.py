@@ -9,8 +9,8 @@ import pytest
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.config import SKETCHES
-from forvalue_index.forward.model import LanguageModel
 from forvalue_index.metric import METRICS
+from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
 
 KINDS: dict[str, list[Row]] = {

@@ -16,16 +16,17 @@ import pytest
 import torch
 from indexes import KEYED, SETTINGS, changed
 
-from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig, directory
-from forvalue_index.analysis.audit import audit
+from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
+from forvalue_index.analysis.audit.audit import audit
 from forvalue_index.analysis.values import values
 from forvalue_index.data.labels import ClassFormatter
 from forvalue_index.errors import ForvalueError, IndexMissingError, LockedError
-from forvalue_index.forward import head as heads
-from forvalue_index.forward.loading import load_pretrained
-from forvalue_index.forward.model import LanguageModel, load_model
-from forvalue_index.forward.model_lock import full_precision
+from forvalue_index.model import head as heads
+from forvalue_index.model.language_model import LanguageModel, load_model
+from forvalue_index.model.load import load_pretrained
+from forvalue_index.model.model_lock import full_precision
 from forvalue_index.records import Row
+from forvalue_index.store import layout
 
 THREADS = 8
 
@@ -99,7 +100,7 @@ def test_the_first_queries_of_all_threads_load_the_model_once(
         next(loads)
         return real(*args)
 
-    monkeypatch.setattr("forvalue_index.reading.load_model", counted)
+    monkeypatch.setattr("forvalue_index.pipeline.session.load_model", counted)
     with InfluenceIndex.open(tmp_path / "i", device="cpu") as index:
         answers = at_once([lambda: found(index, rows[0]) for _ in range(THREADS)])
     assert answers == [expected] * THREADS
@@ -126,7 +127,7 @@ def test_passes_and_loads_take_turns(
         return call
 
     monkeypatch.setattr(heads, "run", watched(heads.run))
-    loading = "forvalue_index.forward.model.load_pretrained"
+    loading = "forvalue_index.model.language_model.load_pretrained"
     monkeypatch.setattr(loading, watched(load_pretrained))
     config = ModelConfig(str(model_dir))
     queries: list[Callable[[], Any]] = [lambda: found(index, rows[0]) for _ in range(4)]
@@ -249,7 +250,7 @@ def test_figures_are_of_the_rows_that_they_stand_beside(
 def test_a_listing_goes_on_when_its_rows_are_compacted_away(
     index: InfluenceIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.store.PAGE", 10)
+    monkeypatch.setattr("forvalue_index.store.store.PAGE", 10)
     every = [row.id for row in index.rows()]
     given = index.rows("id!=none")
     seen = [next(given).id]
@@ -354,7 +355,7 @@ def test_a_file_that_goes_while_the_bytes_are_counted_counts_for_nothing(
     expected = index.info()["bytes"]
     passing = index.directory / "checked.json.0.tmp"
     passing.write_text("{}")
-    real = directory.files
+    real = layout.files
 
     def listed(folder: Path) -> list[Path]:
         found = real(folder)
@@ -362,5 +363,5 @@ def test_a_file_that_goes_while_the_bytes_are_counted_counts_for_nothing(
         assert passing in found
         return found
 
-    monkeypatch.setattr(directory, "files", listed)
-    assert directory.size(index.directory) == expected
+    monkeypatch.setattr(layout, "files", listed)
+    assert layout.size(index.directory) == expected

@@ -11,19 +11,19 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig
-from forvalue_index.analysis.gradients import SKETCH, gradient_scores
-from forvalue_index.analysis.methods import samples_of
-from forvalue_index.analysis.training import (
+from forvalue_index.analysis.evaluate.gradients import SKETCH, gradient_scores
+from forvalue_index.analysis.evaluate.methods import samples_of
+from forvalue_index.analysis.evaluate.training import (
     TrainConfig,
     fine_tune,
     sample_losses,
     token_losses,
 )
 from forvalue_index.errors import InputError, ModelError
-from forvalue_index.features.recipe import Raw
-from forvalue_index.forward.encoder import Encoder
-from forvalue_index.forward.model import Checkpoint, LanguageModel, wrap_model
+from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.language_model import Checkpoint, LanguageModel, wrap_model
 from forvalue_index.records import Sample
+from forvalue_index.vectors.recipe import Raw
 
 CONFIG = TrainConfig(epochs=4, learning_rate=3e-3, batch_size=8)
 

@@ -12,7 +12,7 @@ from indexes import SETTINGS, changed, every
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.errors import InputError, KeyConflictError, LockedError, StorageError
-from forvalue_index.forward.model import LanguageModel
+from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
 
 pytestmark = pytest.mark.usefixtures("small_chunks")

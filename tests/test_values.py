@@ -23,7 +23,7 @@ from forvalue_index.analysis.values import (
 )
 from forvalue_index.cli import main
 from forvalue_index.cli.score import _groups
-from forvalue_index.data.readers import open_rows
+from forvalue_index.data.sources import open_rows
 from forvalue_index.data.writers import write_rows
 from forvalue_index.errors import InputError, StorageError
 from forvalue_index.records import Row

@@ -9,12 +9,12 @@ from conftest import tiny_model, tiny_tokenizer
 from safetensors import SafetensorError
 
 from forvalue_index.config import RECIPES, SKETCHES, FormatConfig, VectorConfig
-from forvalue_index.data.formatting import Formatter
-from forvalue_index.features.vectoriser import MEDIAN_NORM, Vectoriser
-from forvalue_index.forward.encoder import Encoder
-from forvalue_index.forward.fit import fit_vectoriser
-from forvalue_index.forward.model import wrap_model
+from forvalue_index.data.formatter import Formatter
+from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.fit import fit_vectoriser
+from forvalue_index.model.language_model import wrap_model
 from forvalue_index.records import Row
+from forvalue_index.vectors.vectoriser import MEDIAN_NORM, Vectoriser
 
 CPU = torch.device("cpu")
 

@@ -16,21 +16,21 @@ from click.testing import CliRunner
 from PIL import Image
 from tiny_vision import FAMILIES, picture, png
 
-from forvalue_index.analysis.metrics import auc
-from forvalue_index.analysis.mislabel import _split, corrupt
+from forvalue_index.analysis.evaluate.metrics import auc
+from forvalue_index.analysis.evaluate.mislabel import _split, corrupt
 from forvalue_index.cli import main
 from forvalue_index.config import FormatConfig, VectorConfig
-from forvalue_index.data.formatting import Formatter
+from forvalue_index.data.formatter import Formatter
 from forvalue_index.data.images import settle
-from forvalue_index.data.readers import open_rows
+from forvalue_index.data.sources import open_rows
 from forvalue_index.errors import InputError, KeyConflictError, RowError
-from forvalue_index.features.recipe import Raw
-from forvalue_index.forward.encoder import Encoder
-from forvalue_index.forward.fit import fit_vectoriser
-from forvalue_index.forward.model import LanguageModel, wrap_model
 from forvalue_index.index import InfluenceIndex
-from forvalue_index.pictures import Picture
+from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.fit import fit_vectoriser
+from forvalue_index.model.language_model import LanguageModel, wrap_model
+from forvalue_index.picture import Picture
 from forvalue_index.records import Row, Sample
+from forvalue_index.vectors.recipe import Raw
 
 FORMAT = FormatConfig(image_field="images", max_length=400)
 SIZES = [(40, 30), (30, 60), (24, 24)]
@@ -410,7 +410,7 @@ def test_urls_are_fetched_only_when_that_is_allowed_and_kept(
         asked.append(url)
         return io.BytesIO(png(1))
 
-    monkeypatch.setattr("forvalue_index.data.fetching.open_url", answer)
+    monkeypatch.setattr("forvalue_index.data.remote.open_url", answer)
     row = {"prompt": "what?", "response": " a cat", "image": "https://example.org/a.png"}
     format = FormatConfig(image_field="image")
     with pytest.raises(RowError, match=r"row 1: image https://example\.org/a\.png is a URL"):
@@ -421,7 +421,7 @@ def test_urls_are_fetched_only_when_that_is_allowed_and_kept(
     with index:
         assert asked == ["https://example.org/a.png"]  # once, for all passes over the rows
         monkeypatch.setattr(
-            "forvalue_index.data.fetching.open_url", lambda _: pytest.fail("asked again")
+            "forvalue_index.data.remote.open_url", lambda _: pytest.fail("asked again")
         )
         query = {"prompt": "what?", "response": " a cat", "image": png(1)}
         (hit,) = index.query(query, k=1, exact=True)

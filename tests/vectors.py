@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.records import Segment
-from forvalue_index.search.segments import write_segment
+from forvalue_index.search.segment import write_segment
 
 DIM = 16
 

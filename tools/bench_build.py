@@ -46,9 +46,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.config import ModelConfig, VectorConfig
-from forvalue_index.forward.batching import plan_batches
-from forvalue_index.forward.encoder import Encoder
-from forvalue_index.forward.model import LanguageModel, load_model, wrap_model
+from forvalue_index.model.batching import plan_batches
+from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.language_model import LanguageModel, load_model, wrap_model
 from forvalue_index.records import Row, Sample
 
 QWEN_VOCABULARY = 151_936

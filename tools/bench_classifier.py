@@ -29,9 +29,9 @@ from make_classifier import accuracy, read, train
 from numpy.typing import NDArray
 
 from forvalue_index import FormatConfig, InfluenceIndex
-from forvalue_index.analysis.metrics import auc
+from forvalue_index.analysis.evaluate.metrics import auc
 from forvalue_index.config import VectorConfig
-from forvalue_index.forward.model import wrap_model
+from forvalue_index.model.language_model import wrap_model
 
 FORMAT = FormatConfig(text_field="text", label_field="label", key_field="key")
 

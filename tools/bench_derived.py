@@ -34,13 +34,13 @@ from rich.console import Console
 from rich.table import Table
 
 from forvalue_index.catalog.catalog import Catalog
-from forvalue_index.machine import cores
 from forvalue_index.records import Segment
+from forvalue_index.search.ann_build import make_derived
+from forvalue_index.search.ann_factory import auto_factory
 from forvalue_index.search.backend import faiss
-from forvalue_index.search.factory import auto_factory
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.making import make_derived
-from forvalue_index.search.segments import write_segment
+from forvalue_index.search.segment import write_segment
+from forvalue_index.system.machine import cores
 
 CHUNK = 10_000
 PER_CENTRE = 500

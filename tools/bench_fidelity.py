@@ -34,11 +34,11 @@ from rich.console import Console
 from rich.table import Table
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index.analysis.metrics import Figure, kept, pearson
+from forvalue_index.analysis.evaluate.metrics import Figure, kept, pearson
 from forvalue_index.config import BITS, RECIPES, ModelConfig
-from forvalue_index.data.readers import open_rows
-from forvalue_index.forward.encoder import Encoder
-from forvalue_index.forward.model import load_model
+from forvalue_index.data.sources import open_rows
+from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.language_model import load_model
 from forvalue_index.records import Row, Sample, StoredSample
 
 PAIRS = (("question", "answer"), ("input", "target"))
@@ -157,7 +157,7 @@ def compare(
     samples = index.samples(queries)
     exact = exact_of(index, samples, stored, cache)
     scores = index.scores(samples)[1]
-    # A vectoriser is fitted to the rows with the smallest hashes (see `adding.py`).
+    # A vectoriser is fitted to the rows with the smallest hashes (see `pipeline/add.py`).
     order = np.argsort([item.content_hash for item in stored])
     own = index.info()["fidelity"]
 

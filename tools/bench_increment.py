@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from forvalue_index import upkeep
 from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
-from forvalue_index.directory import SEGMENTS
 from forvalue_index.records import Encoded, Sample
-from forvalue_index.store import Store
+from forvalue_index.store import upkeep
+from forvalue_index.store.layout import SEGMENTS
+from forvalue_index.store.store import Store
 
 CHUNK = 1024
 

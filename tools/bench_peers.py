@@ -52,10 +52,10 @@ from rich.console import Console
 from rich.table import Table
 
 from forvalue_index import InfluenceIndex
-from forvalue_index.analysis.metrics import auc
-from forvalue_index.data.readers import open_rows
-from forvalue_index.machine import cores
+from forvalue_index.analysis.evaluate.metrics import auc
+from forvalue_index.data.sources import open_rows
 from forvalue_index.records import Row
+from forvalue_index.system.machine import cores
 
 PEERS = ("forvalue", "bergson", "kronfluence", "dattri")
 TASKS = ("grammars", "math_without_reason")

@@ -42,12 +42,12 @@ from bench_recipes import (
 from make_facts import STYLES, make_study, write_jsonl
 
 from forvalue_index import FormatConfig
-from forvalue_index.analysis.metrics import auc
-from forvalue_index.analysis.mislabel import corrupt
-from forvalue_index.analysis.recall import found, gold_of
+from forvalue_index.analysis.evaluate.metrics import auc
+from forvalue_index.analysis.evaluate.mislabel import corrupt
+from forvalue_index.analysis.evaluate.recall import found, gold_of
 from forvalue_index.config import RECIPES, ModelConfig, VectorConfig
-from forvalue_index.data.readers import open_rows
-from forvalue_index.forward.model import LanguageModel, load_model
+from forvalue_index.data.sources import open_rows
+from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.records import Row, Sample, StoredSample
 
 STUDIES = ("recall", "identify", "mislabel")

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index.analysis.baselines import baselines
-from forvalue_index.analysis.exact import exact_scores, reranked
-from forvalue_index.analysis.methods import of_pairs, stored_samples
-from forvalue_index.forward.model import LanguageModel
+from forvalue_index.analysis.evaluate.baselines import baselines
+from forvalue_index.analysis.evaluate.exact import exact_scores, reranked
+from forvalue_index.analysis.evaluate.methods import of_pairs, stored_samples
+from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row, Sample, StoredSample
 
 Scores = NDArray[Any]  # [q, n]

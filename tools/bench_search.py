@@ -39,7 +39,7 @@ from rich.table import Table
 from forvalue_index.records import Segment
 from forvalue_index.search.backend import faiss
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.segments import write_segment
+from forvalue_index.search.segment import write_segment
 
 CHUNK = 8192
 WAYS = ("forvalue", "cosine", "faiss", "knn", "torch")

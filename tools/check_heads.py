@@ -29,10 +29,10 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from forvalue_index.errors import ForvalueError
-from forvalue_index.features.recipe import Raw
-from forvalue_index.forward.encoder import Encoder
-from forvalue_index.forward.model import LanguageModel, wrap_model
+from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.language_model import LanguageModel, wrap_model
 from forvalue_index.records import Sample
+from forvalue_index.vectors.recipe import Raw
 
 VOCABULARY = 96
 TOLERANCE = 1e-4  # of the relative error

@@ -22,7 +22,7 @@ from torture import make_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
 from forvalue_index.analysis.values import values
-from forvalue_index.forward.model import LanguageModel, load_model
+from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.records import Hit, Row
 
 FOLDER = Path(__file__).parent.parent / "tests" / "assets" / "index"

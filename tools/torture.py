@@ -37,11 +37,11 @@ from sqlalchemy.engine.default import DefaultDialect
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-import forvalue_index.adding
-import forvalue_index.upkeep
+import forvalue_index.pipeline.add
+import forvalue_index.store.upkeep
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
 from forvalue_index.errors import ForvalueError
-from forvalue_index.forward.model import LanguageModel, load_model
+from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.records import Row
 
 KEYS = 120  # that there can be
@@ -333,8 +333,8 @@ def torture(
     seed: int = 0,
 ) -> Result:
     """Runs injected failures, then random kills until there are `kills` in all."""
-    forvalue_index.adding.CHUNK = CHUNK
-    forvalue_index.upkeep.TARGET = SEGMENT * 2 * 64
+    forvalue_index.pipeline.add.CHUNK = CHUNK
+    forvalue_index.store.upkeep.TARGET = SEGMENT * 2 * 64
     rng, result = random.Random(seed), Result()
     state: State = {f"k{i}": 0 for i in range(START)}
     publish(world, 0, [state])

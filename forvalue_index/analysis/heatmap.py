@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 from forvalue_index.analysis.page import fill
-from forvalue_index.explaining import Explanation
+from forvalue_index.pipeline.explain import Explanation
 
 
 def heatmap(explanation: Explanation) -> str:

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.adding import Progress
-from forvalue_index.analysis.fields import field_values
+from forvalue_index.analysis.field_values import field_values
 from forvalue_index.analysis.values import Values, values
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.readers import Data
+from forvalue_index.data.sources import Data
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.metric import Metric
+from forvalue_index.pipeline.add import Progress
 from forvalue_index.records import Row, Sample
 
 DEDUP = 0.98  # cosine from which a row is a near-copy of one that was chosen

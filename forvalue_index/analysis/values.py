@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.adding import Progress
-from forvalue_index.analysis.fields import field_values, label
+from forvalue_index.analysis.field_values import field_values, label
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.readers import Data
+from forvalue_index.data.sources import Data
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.metric import Metric, metric_of
+from forvalue_index.pipeline.add import Progress
 from forvalue_index.records import Row, Sample, listed
-from forvalue_index.view import View
+from forvalue_index.store.snapshot import Snapshot
 
 COMBINES = ("mean", "max")
 _TARGETS = 512  # run forward, or compared with a block of vectors, at a time
@@ -99,7 +99,7 @@ def values(
     members = _members(samples, target_group)
     vectors = _vectors(index, samples, metric, progress)
 
-    def ask(view: View) -> Values:
+    def ask(view: Snapshot) -> Values:
         ids = view.where(conditions) if conditions else view.flat.ids
         if not len(ids):
             raise InputError("no training sample is left to score: check --where")
@@ -250,7 +250,7 @@ def _vectors(
 
 
 def _scores(
-    view: View,
+    view: Snapshot,
     ids: NDArray[np.int64],
     groups: list[NDArray[np.float32]],
     combine: str,

@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from forvalue_index.errors import InputError, StorageError, masked
-from forvalue_index.files import atomic_write, open_regular
+from forvalue_index.system.files import atomic_write, open_regular
 
 VARIABLE = "FORVALUE_CATALOG"
 _HOW = "write postgresql+psycopg://user@host/name"

@@ -1,7 +1,7 @@
 """What is in an index, in a database: its making, its segments, and a row for each sample.
 
-Knows of no vector and no file of vectors; `store.py` joins it with the segments. Every method is
-one transaction, and none of them encodes anything.
+Knows of no vector and no file of vectors; `store/store.py` joins it with the segments. Every method
+is one transaction, and none of them encodes anything.
 """
 
 from __future__ import annotations
@@ -24,8 +24,16 @@ from sqlalchemy import (
     update,
 )
 
+from forvalue_index.catalog.digests import (
+    NO_SEGMENTS,
+    seal_figures,
+    seal_ids,
+    seal_texts,
+    text_line,
+    xor,
+)
 from forvalue_index.catalog.engine import make_engine, outside, place_of, writing
-from forvalue_index.catalog.intact import (
+from forvalue_index.catalog.integrity import (
     EMPTY,
     Change,
     Info,
@@ -39,7 +47,7 @@ from forvalue_index.catalog.intact import (
     text_seals,
 )
 from forvalue_index.catalog.migrations import check_revision, current, upgrade_connection
-from forvalue_index.catalog.reader import (
+from forvalue_index.catalog.reads import (
     CHUNK,
     CatalogReader,
     as_ints,
@@ -55,14 +63,6 @@ from forvalue_index.catalog.rows import (
     to_row,
 )
 from forvalue_index.catalog.schema import FORMAT, Base, IndexInfoTable, SampleTable, SegmentTable
-from forvalue_index.catalog.seals import (
-    NO_SEGMENTS,
-    seal_figures,
-    seal_ids,
-    seal_texts,
-    text_line,
-    xor,
-)
 from forvalue_index.errors import (
     CorruptIndexError,
     FingerprintError,

@@ -21,8 +21,8 @@ from sqlalchemy import (
     null,
 )
 
-from forvalue_index.catalog.filters import MISSING, Condition, value_of
 from forvalue_index.catalog.schema import SampleTable
+from forvalue_index.catalog.where import MISSING, Condition, value_of
 
 _ESCAPED = re.compile('[\x00-\x1f"\\\\\ud800-\udfff]')  # what JSON has no plain form for
 

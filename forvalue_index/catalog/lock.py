@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from forvalue_index.errors import CorruptIndexError, LockedError
-from forvalue_index.files import foreign, open_own
+from forvalue_index.system.files import foreign, open_own
 
 FILE = "write.lock"
 

@@ -28,7 +28,7 @@ from forvalue_index.cli.query import query
 from forvalue_index.cli.score import score
 from forvalue_index.cli.select import select
 from forvalue_index.errors import ForvalueError, one_line, out_of_memory
-from forvalue_index.files import NO_ROOM
+from forvalue_index.system.files import NO_ROOM
 
 _GOES_ON = "what was committed is kept, and the same command continues from there"
 _INTERRUPTED = {

@@ -22,8 +22,8 @@ from forvalue_index.errors import InputError
 
 if TYPE_CHECKING:
     from forvalue_index.config import FormatConfig
-    from forvalue_index.forward.generation import Sampling
     from forvalue_index.index import InfluenceIndex
+    from forvalue_index.model.generation import Sampling
     from forvalue_index.records import Row, Sample
 
 
@@ -97,8 +97,8 @@ def ask(
       forvalue ask --index my.index --prompt "Who wrote the Notes?" --span "Ada"
       forvalue ask --index my.index --prompt "Tell a story." --temperature 0.8 --seed 1 --json
     """
-    from forvalue_index.forward.generation import Sampling
     from forvalue_index.index import InfluenceIndex
+    from forvalue_index.model.generation import Sampling
 
     if (prompt is None) == (data is None):
         raise click.UsageError("give --prompt or --data FILE")
@@ -133,7 +133,7 @@ def ask(
 
 def _row(data: str) -> Row:
     """Returns the only row of a file."""
-    from forvalue_index.data.readers import open_rows
+    from forvalue_index.data.sources import open_rows
 
     rows = [row for _, row in open_rows(data)]
     if len(rows) != 1:

@@ -104,7 +104,7 @@ class Asked:
 
     def rows(self, format: FormatConfig) -> tuple[Rows, FormatConfig]:
         """Returns the queries as rows, and how they become tokens if the index's do by `format`."""
-        from forvalue_index.data.readers import open_rows
+        from forvalue_index.data.sources import open_rows
 
         if self.data is not None:
             rows = open_rows(

@@ -105,9 +105,9 @@ def audit(
       forvalue audit --index my.index --trusted checked.jsonl --class-field topic
       forvalue audit --index my.index --where source=crowd --top 500 --json > suspects.jsonl
     """
-    from forvalue_index.analysis import audit as analysis
-    from forvalue_index.analysis import review
-    from forvalue_index.data.readers import open_rows
+    from forvalue_index.analysis.audit import audit as analysis
+    from forvalue_index.analysis.audit import review
+    from forvalue_index.data.sources import open_rows
     from forvalue_index.data.writers import check_suffix, write_rows, write_text
     from forvalue_index.index import InfluenceIndex
 

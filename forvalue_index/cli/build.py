@@ -126,7 +126,7 @@ def build(
         --text-field review --label-field stars
       forvalue build org/data-set --split train --index my.index --model my-model --devices all
     """
-    from forvalue_index.data.readers import open_rows
+    from forvalue_index.data.sources import open_rows
     from forvalue_index.index import InfluenceIndex
 
     rows = open_rows(data, split=split, subset=subset, allow_remote=allow_remote)
@@ -181,7 +181,7 @@ def add(
       forvalue add more.jsonl --index my.index
       forvalue add corrected.jsonl --index my.index --update
     """
-    from forvalue_index.data.readers import open_rows
+    from forvalue_index.data.sources import open_rows
     from forvalue_index.index import InfluenceIndex
 
     rows = open_rows(data, split=split, subset=subset, allow_remote=allow_remote)

@@ -55,7 +55,7 @@ def demo(k: int, directory: Path | None) -> None:
 
 
 def _run(assets: Path, directory: Path, k: int) -> None:
-    from forvalue_index.data.readers import open_rows
+    from forvalue_index.data.sources import open_rows
     from forvalue_index.index import InfluenceIndex
 
     console = render.console()
@@ -89,7 +89,7 @@ def _run(assets: Path, directory: Path, k: int) -> None:
 
 def _ask(index: InfluenceIndex, question: dict[str, str], k: int, sources: int) -> int:
     """Shows one question, the model's answer and its sources; returns how many were found."""
-    from forvalue_index.forward.generation import complete
+    from forvalue_index.model.generation import complete
 
     console = render.console()
     answer = complete(index.lm, question["prompt"])

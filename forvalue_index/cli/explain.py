@@ -30,8 +30,8 @@ from forvalue_index.cli.options import (
 from forvalue_index.errors import InputError
 
 if TYPE_CHECKING:
-    from forvalue_index.explaining import Explanation, Passage
     from forvalue_index.index import InfluenceIndex
+    from forvalue_index.pipeline.explain import Explanation, Passage
     from forvalue_index.records import Sample
 
 

@@ -20,8 +20,8 @@ from forvalue_index.config import (
     FormatConfig,
     ModelConfig,
 )
-from forvalue_index.files import read_text
 from forvalue_index.metric import METRICS
+from forvalue_index.system.files import read_text
 
 if TYPE_CHECKING:
     from forvalue_index.data.rows import Rows
@@ -318,7 +318,7 @@ def format_for(rows: Rows, fields: dict[str, Any]) -> FormatConfig:
     Raises:
         InputError: their names do not tell.
     """
-    from forvalue_index.data.columns import guess_format
+    from forvalue_index.data.field_guess import guess_format
 
     format = format_of(FormatConfig(), fields)
     if _kinds(fields):
@@ -331,7 +331,7 @@ def format_for(rows: Rows, fields: dict[str, Any]) -> FormatConfig:
 
 def _with_images(format: FormatConfig, rows: Rows) -> FormatConfig:
     """Returns a format with the field of the first row's images, if its name tells."""
-    from forvalue_index.data.columns import guess_images
+    from forvalue_index.data.field_guess import guess_images
 
     row = next((row for _, row in rows.outcomes() if isinstance(row, dict)), {})
     field = guess_images(row)

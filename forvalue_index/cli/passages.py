@@ -13,7 +13,7 @@ from forvalue_index.cli import render
 from forvalue_index.cli.render import one_line
 
 if TYPE_CHECKING:
-    from forvalue_index.explaining import Explanation, Passage
+    from forvalue_index.pipeline.explain import Explanation, Passage
     from forvalue_index.records import Hit
 
 STRENGTHS = ((0.6, "bold reverse"), (0.25, "bold"), (0.08, ""))

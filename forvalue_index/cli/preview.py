@@ -23,7 +23,7 @@ from forvalue_index.config import ModelConfig
 from forvalue_index.errors import RowError
 
 if TYPE_CHECKING:
-    from forvalue_index.previewing import Preview
+    from forvalue_index.pipeline.preview import Preview
 
 OPEN, CLOSE = "⟦", "⟧"
 """Around what is scored, where there is no colour to show it with."""
@@ -68,9 +68,9 @@ def preview(
       forvalue preview chats.parquet --model path/to/model --last-turn -n 10
       forvalue preview questions.jsonl --index my.index
     """
-    from forvalue_index.data.readers import open_rows
-    from forvalue_index.forward.loading import on_this_machine
-    from forvalue_index.previewing import preview
+    from forvalue_index.data.sources import open_rows
+    from forvalue_index.model.load import on_this_machine
+    from forvalue_index.pipeline.preview import preview
 
     if (model is None) == (directory is None):
         raise click.UsageError("give --model or --index")

@@ -18,16 +18,16 @@ from rich.text import Text
 
 from forvalue_index import errors
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatting import texts_of
+from forvalue_index.data.formatter import texts_of
 from forvalue_index.data.images import of_pictures
 from forvalue_index.errors import InputError
 from forvalue_index.metric import METRICS
-from forvalue_index.pictures import Picture
+from forvalue_index.picture import Picture
 from forvalue_index.records import Hit, Row, StoredSample
 
 if TYPE_CHECKING:
-    from forvalue_index.adding import AddReport
-    from forvalue_index.search.derived import DerivedInfo
+    from forvalue_index.pipeline.add import AddReport
+    from forvalue_index.search.ann import DerivedInfo
 
 
 class Notes(Console):
@@ -75,7 +75,7 @@ def json_line(value: Any) -> None:
 
 def added(directory: Path, report: AddReport) -> None:
     """Notes what an `add` did."""
-    from forvalue_index.directory import REJECTS
+    from forvalue_index.store.layout import REJECTS
 
     parts = [f"{report.added:,} samples added ({report.tokens:,} tokens)"]
     if report.truncated:

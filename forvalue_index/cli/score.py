@@ -112,7 +112,7 @@ def score(
       forvalue score --index my.index --data targets.jsonl --metric decorrelated --json
     """
     from forvalue_index.analysis import values as analysis
-    from forvalue_index.data.readers import open_rows
+    from forvalue_index.data.sources import open_rows
     from forvalue_index.data.writers import check_suffix, write_rows
     from forvalue_index.index import InfluenceIndex
 

@@ -110,7 +110,7 @@ def select(
     import json
 
     from forvalue_index.analysis import select as analysis
-    from forvalue_index.data.readers import open_rows
+    from forvalue_index.data.sources import open_rows
     from forvalue_index.data.writers import check_suffix, write_rows, write_text
     from forvalue_index.index import InfluenceIndex
 

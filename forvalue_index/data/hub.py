@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from forvalue_index.data.tables import INSTALL, one_line
+from forvalue_index.data.arrow import INSTALL, one_line
 from forvalue_index.errors import DependencyError, InputError
-from forvalue_index.files import require_no_special
+from forvalue_index.system.files import require_no_special
 
 
 def load_folder(path: Path, name: str, split: str | None) -> Any:

@@ -1,6 +1,6 @@
 """Images of rows: found wherever the common conventions put them, checked, named by their hash.
 
-    row as it was read -> row that keeps each picture as JSON (see `pictures.py`)
+    row as it was read -> row that keeps each picture as JSON (see `picture.py`)
 
 And, once a row is text, the placeholders in it become the tokens that its pictures take. Knows no
 model: what stands for a picture in the text is asked of a `Vision`.
@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.fetching import fetch
+from forvalue_index.data.remote import fetch
 from forvalue_index.data.rows import Outcome, Rows
-from forvalue_index.data.spool import Spool
 from forvalue_index.data.tokens import Rendered, Span
 from forvalue_index.errors import RowError, brief
-from forvalue_index.pictures import (
+from forvalue_index.picture import (
     HASH,
     LARGEST_BYTES,
     LARGEST_PIXELS,
@@ -32,6 +31,7 @@ from forvalue_index.pictures import (
     require_size,
 )
 from forvalue_index.records import Row
+from forvalue_index.system.temporary import Spool
 
 MARK = "<image>"
 """What stands for a picture in the text of many data sets, whatever the model's own word is."""

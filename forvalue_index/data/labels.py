@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatting import (
+from forvalue_index.data.formatter import (
     Formatter,
     Reject,
     identity,

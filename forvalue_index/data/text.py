@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+from forvalue_index.data.arrow import require_arrow, require_distinct
 from forvalue_index.data.rows import Outcome
-from forvalue_index.data.tables import require_arrow, require_distinct
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row
 

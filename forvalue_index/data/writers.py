@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from forvalue_index.data.tables import require_arrow
+from forvalue_index.data.arrow import require_arrow
 from forvalue_index.errors import InputError, StorageError
-from forvalue_index.files import atomic_write
 from forvalue_index.records import Row
+from forvalue_index.system.files import atomic_write
 
 _PAGE = 1000  # rows in memory at a time
 _FORMULA = re.compile(r"'*[=+@\t\r\n＝＋－＠-]")  # what a spreadsheet would run

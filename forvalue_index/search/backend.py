@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from forvalue_index.errors import DependencyError
-from forvalue_index.files import open_own
+from forvalue_index.system.files import open_own
 
 INSTALL = "pip install forvalue-index[cpu] (or forvalue-index[gpu] with CUDA)"
 DISTRIBUTIONS = "faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs"

@@ -34,9 +34,9 @@ import torch
 from numpy.typing import NDArray
 
 from forvalue_index.errors import CorruptIndexError, ForvalueError
-from forvalue_index.files import atomic_write, open_own
+from forvalue_index.search.common import Ids, Scores
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.parts import Ids, Scores
+from forvalue_index.system.files import atomic_write, open_own
 
 MOMENT = "second-moment.bin"
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.features.codes import Codes
 from forvalue_index.search.backend import faiss
-from forvalue_index.search.parts import Ids, Scores, on_all_cores, selector_of
-from forvalue_index.search.segments import QUERY_BITS, OpenSegment, rabitq
+from forvalue_index.search.common import Ids, Scores, on_all_cores, selector_of
+from forvalue_index.search.segment import QUERY_BITS, OpenSegment, rabitq
+from forvalue_index.vectors.codes import Codes
 
 DEVIATIONS = 4.5
 """Of the usual error of a score: more are met once in 300,000 vectors."""

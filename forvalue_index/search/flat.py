@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from forvalue_index.errors import CorruptIndexError, InputError
-from forvalue_index.features.codes import Bytes, Codes
 from forvalue_index.records import Segment
+from forvalue_index.search.batch import MANY, propose_many
+from forvalue_index.search.common import Ids, Scores, best_of, on_all_cores
 from forvalue_index.search.first_pass import FirstPass
 from forvalue_index.search.gpu import Resident
-from forvalue_index.search.many import MANY, propose_many
-from forvalue_index.search.parts import Ids, Scores, best_of, on_all_cores
-from forvalue_index.search.segments import open_segment
+from forvalue_index.search.segment import open_segment
+from forvalue_index.vectors.codes import Bytes, Codes
 
 _NUMBERS = 2**24  # of vectors that `blocks` holds at a time: 64 MiB
 _COMPARED = 2**21  # of vectors that are compared at a time: 16 MiB in float64

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.search.backend import faiss
-from forvalue_index.search.parts import Ids, Scores
+from forvalue_index.search.common import Ids, Scores
 
 WORTH = 32
 """Queries from which it pays to copy all vectors to a GPU: a copy takes as long as many scans."""

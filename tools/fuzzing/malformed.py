@@ -21,7 +21,7 @@ from fuzzing.world import audited, differing, hits, listed, same, scored, told
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.cli import main
 from forvalue_index.errors import ForvalueError, RowError
-from forvalue_index.forward.model import LanguageModel
+from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
 
 GOOD = 6  # rows of a file that anybody may add

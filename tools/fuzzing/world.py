@@ -16,10 +16,10 @@ import make_index_asset as asset
 from torture import make_model
 
 from forvalue_index import InfluenceIndex
-from forvalue_index.analysis.audit import audit
+from forvalue_index.analysis.audit.audit import audit
 from forvalue_index.analysis.values import values
 from forvalue_index.errors import ForvalueError
-from forvalue_index.forward.model import LanguageModel
+from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row, StoredSample
 
 State = tuple[bool, bool]  # whether rows were added, and whether some were removed

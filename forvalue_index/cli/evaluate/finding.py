@@ -32,7 +32,7 @@ from forvalue_index.cli.options import (
 from forvalue_index.cli.progress import build_progress
 
 if TYPE_CHECKING:
-    from forvalue_index.analysis.recall import Recall
+    from forvalue_index.analysis.evaluate.recall import Recall
 
 
 @click.command()
@@ -73,8 +73,8 @@ def fidelity(
     Example:
       forvalue evaluate fidelity --index my.index --data questions.jsonl --sample 1000
     """
-    from forvalue_index.analysis import fidelity as analysis
-    from forvalue_index.data.readers import open_rows
+    from forvalue_index.analysis.evaluate import fidelity as analysis
+    from forvalue_index.data.sources import open_rows
     from forvalue_index.index import InfluenceIndex
 
     rows = open_rows(data, split=split, subset=subset)
@@ -188,8 +188,8 @@ def _sources(
     device: str | None,
 ) -> Recall:
     """Returns how well the samples are found that share a field with the query."""
-    from forvalue_index.analysis import recall as analysis
-    from forvalue_index.data.readers import open_rows
+    from forvalue_index.analysis.evaluate import recall as analysis
+    from forvalue_index.data.sources import open_rows
     from forvalue_index.index import InfluenceIndex
 
     rows = open_rows(data, split=split, subset=subset)

@@ -14,7 +14,7 @@ from forvalue_index.cli import render
 from forvalue_index.cli.bundles import F, with_options
 
 if TYPE_CHECKING:
-    from forvalue_index.analysis.metrics import Figure
+    from forvalue_index.analysis.evaluate.metrics import Figure
 
 queries_option = click.option(
     "--data",
@@ -38,7 +38,7 @@ gradient_option = click.option(
 def _png(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
     """Makes sure, before the work, that a picture can be written."""
     if path is not None:
-        from forvalue_index.analysis.plots import require_plots
+        from forvalue_index.analysis.evaluate.plots import require_plots
 
         require_plots(path)
     return path
@@ -95,7 +95,7 @@ def show(
         plot: where the picture goes.
     """
     if plot is not None:
-        from forvalue_index.analysis.plots import bars
+        from forvalue_index.analysis.evaluate.plots import bars
 
         bars(plot, result.methods, columns, title)
     if as_json:

@@ -32,7 +32,7 @@ from forvalue_index.config import RECIPES, VectorConfig
 
 if TYPE_CHECKING:
     from forvalue_index.data.rows import Rows
-    from forvalue_index.forward.model import LanguageModel
+    from forvalue_index.model.language_model import LanguageModel
 
 base_option = click.option("--model", required=True, metavar="PATH_OR_ID", help="The model.")
 share = click.FloatRange(0, 1, min_open=True, max_open=True)
@@ -117,8 +117,8 @@ def mislabel(
     Example:
       forvalue evaluate mislabel --model my-model --data train.jsonl --class-field task --share 0.4
     """
-    from forvalue_index.analysis import mislabel as analysis
-    from forvalue_index.analysis.training import TrainConfig
+    from forvalue_index.analysis.evaluate import mislabel as analysis
+    from forvalue_index.analysis.evaluate.training import TrainConfig
 
     rows, lm = _rows_and_model(data, split, subset, model, device)
     train = TrainConfig(epochs, learning_rate, batch_size) if epochs else None
@@ -197,9 +197,9 @@ def select(
     Example:
       forvalue evaluate select --index my.index --data targets.jsonl --budget 500
     """
-    from forvalue_index.analysis.selection import evaluate_selection
-    from forvalue_index.analysis.training import TrainConfig
-    from forvalue_index.data.readers import open_rows
+    from forvalue_index.analysis.evaluate.selection import evaluate_selection
+    from forvalue_index.analysis.evaluate.training import TrainConfig
+    from forvalue_index.data.sources import open_rows
     from forvalue_index.index import InfluenceIndex
 
     rows = open_rows(data, split=split, subset=subset)
@@ -300,10 +300,10 @@ def lds(
     Example:
       forvalue evaluate lds --model base-model --data train.jsonl --targets test.jsonl --work runs
     """
-    from forvalue_index.analysis import lds as analysis
-    from forvalue_index.analysis.subsets import SubsetConfig
-    from forvalue_index.analysis.training import TrainConfig
-    from forvalue_index.data.readers import open_rows
+    from forvalue_index.analysis.evaluate import lds as analysis
+    from forvalue_index.analysis.evaluate.subsets import SubsetConfig
+    from forvalue_index.analysis.evaluate.training import TrainConfig
+    from forvalue_index.data.sources import open_rows
 
     rows, lm = _rows_and_model(data, split, subset, model, device)
     with build_progress() as progress:
@@ -336,8 +336,8 @@ def _rows_and_model(
 ) -> tuple[Rows, LanguageModel]:
     """Returns the rows and the loaded model; what is wrong with the rows comes first."""
     from forvalue_index.config import ModelConfig
-    from forvalue_index.data.readers import open_rows
-    from forvalue_index.forward.model import load_model
+    from forvalue_index.data.sources import open_rows
+    from forvalue_index.model.language_model import load_model
 
     rows = open_rows(data, split=split, subset=subset)
     return rows, load_model(ModelConfig(model), device)

@@ -1,0 +1,135 @@
+"""A second look at training rows: where their prompts lead, and what the response is without one.
+
+One forward pass of the prompts, and one of the responses alone, a page of rows at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forvalue_index.analysis.audit.agreement import unit
+from forvalue_index.config import FormatConfig
+from forvalue_index.data.formatter import texts_of
+from forvalue_index.index import InfluenceIndex
+from forvalue_index.model.language_model import LanguageModel
+from forvalue_index.pipeline.add import Progress
+from forvalue_index.records import Sample
+
+_PAGE = 512  # rows run forward together
+_FIT = 4096  # rows whose states the whitening is learned from
+_WIDTH = 256  # numbers that are kept of a state
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What a second look shows of n rows. Rows without a prompt have the state of their text."""
+
+    states: NDArray[np.float32]  # [n, p] unit; of the prompt, whitened
+    bare: NDArray[np.float64]  # [n] loss of the response without its prompt, nats; NaN without one
+    prompt: NDArray[np.uint64]  # [n] hash of the prompt; 0 without one
+    response: NDArray[np.uint64]  # [n] hash of the response
+
+
+def read_prompts(
+    index: InfluenceIndex,
+    ids: NDArray[np.int64],
+    others: Sequence[Sample] = (),
+    progress: Progress | None = None,
+) -> tuple[Prompts, NDArray[np.float32]]:
+    """Returns what the training samples `ids` show, and the whitened states of `others`.
+
+    What is whitened is learned from the training samples: what all prompts share is taken out.
+    """
+    lm = index.lm
+    encoder = index.reader.encoder
+    chosen = np.random.default_rng(0).permutation(ids)[:_FIT]
+    whiten = _Whitening(encoder.states(_prompts(index.training_samples(np.sort(chosen).tolist()))))
+    result = Prompts(
+        states=np.empty((len(ids), whiten.width), np.float32),
+        bare=np.full(len(ids), np.nan),
+        prompt=np.zeros(len(ids), np.uint64),
+        response=np.zeros(len(ids), np.uint64),
+    )
+    tokens = 0
+    for start in range(0, len(ids), _PAGE):
+        samples = index.training_samples(ids[start : start + _PAGE].tolist())
+        part = slice(start, start + len(samples))
+        result.states[part] = whiten(encoder.states(_prompts(samples)))
+        hashes = [_hashes(sample, index.config.format) for sample in samples]
+        result.prompt[part], result.response[part] = np.array(hashes, np.uint64).T
+        there = np.flatnonzero(result.prompt[part])
+        if len(there):
+            bare = [_bare(samples[i], lm) for i in there]
+            result.bare[start + there] = encoder.losses(bare)
+        tokens += sum(len(sample.input_ids) for sample in samples)
+        if progress is not None:
+            progress("prompts", start + len(samples), len(ids), tokens)
+    states = [
+        whiten(encoder.states(_prompts(others[start : start + _PAGE])))
+        for start in range(0, len(others), _PAGE)
+    ]
+    return result, np.concatenate([np.empty((0, whiten.width), np.float32), *states])
+
+
+class _Whitening:
+    """Takes out what states share: their mean, and how far they spread in each direction."""
+
+    def __init__(self, states: NDArray[np.float32]) -> None:
+        self._mean = states.mean(0, dtype=np.float64)
+        centred = states - self._mean
+        values, vectors = np.linalg.eigh(centred.T @ centred / len(states))
+        values, vectors = values[::-1][:_WIDTH], vectors[:, ::-1][:, :_WIDTH]
+        self._map = vectors / np.sqrt(np.maximum(values, 0) + values.mean() + 1e-30)
+        self.width = self._map.shape[1]
+
+    def __call__(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        return unit((states - self._mean) @ self._map)
+
+
+def has_prompt(sample: Sample) -> bool:
+    """Returns whether more than the first token stands before what is scored."""
+    return sample.label is None and _first(sample) > 1
+
+
+def _first(sample: Sample) -> int:
+    return int(sample.scored.argmax())
+
+
+def _prompts(samples: Sequence[Sample]) -> list[Sample]:
+    """Returns samples whose scored tokens are predicted from the states of the prompts."""
+    result = []
+    for sample in samples:
+        if has_prompt(sample):
+            # Pictures may stand behind: their tokens and pixels have to stay together.
+            end = len(sample.input_ids) if sample.images else _first(sample) + 1
+            scored = (np.arange(end) > 0) & (np.arange(end) <= _first(sample))
+            sample = replace(sample, input_ids=sample.input_ids[:end], scored=scored)
+        result.append(sample)
+    return result
+
+
+def _bare(sample: Sample, lm: LanguageModel) -> Sample:
+    """Returns the response behind one token that says nothing."""
+    tokenizer = lm.tokenizer
+    starts = (tokenizer.bos_token_id, tokenizer.eos_token_id, int(sample.input_ids[0]))
+    start = next(id for id in starts if id is not None)
+    ids = np.array([start, *sample.input_ids[sample.scored]], np.int32)
+    return replace(sample, input_ids=ids, scored=np.arange(len(ids)) > 0, images=())
+
+
+def _hashes(sample: Sample, format: FormatConfig) -> tuple[int, int]:
+    """Returns hashes of the prompt (0 without one) and the response, as the row has them."""
+    prompt, response = texts_of(sample.row, sample.source, format)
+    seen = [picture.digest for picture in sample.images]
+    return _hash(prompt, seen) if has_prompt(sample) else 0, _hash(response, sample.label)
+
+
+def _hash(*values: object) -> int:
+    digest = hashlib.blake2b(json.dumps(values).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1

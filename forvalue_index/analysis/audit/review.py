@@ -1,0 +1,154 @@
+"""An audit for people: the rows that are worth a look, each with its reasons in words.
+
+As records, as rows for a spreadsheet, or as a page to look through.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forvalue_index.analysis.audit.audit import Audit
+from forvalue_index.analysis.page import fill
+from forvalue_index.config import FormatConfig
+from forvalue_index.data.formatter import texts_of
+from forvalue_index.errors import InputError
+from forvalue_index.index import InfluenceIndex
+from forvalue_index.records import Row
+
+_NOTABLE = {"disagreement": 0.9, "needless prompt": 0.9, "untrusted": 0.9, "opposition": 0.98}
+_NOTABLE |= {"loss": 0.98, "self-influence": 0.98}
+"""Share of rows that a score must be above to be a reason."""
+
+_TOGETHER = 0.9  # suspicion that is a reason where no score is one
+
+_PAGE = 1000  # rows in memory at a time
+
+
+def review(index: InfluenceIndex, found: Audit, top: int) -> list[Row]:
+    """Returns the suspects and all rows that stand twice, the most suspicious first.
+
+    Suspects are those of the `top` most suspicious rows that have a reason.
+
+    A row has id, key, suspicion, kind ("suspect", or what stands twice), reasons, twin (the key of
+    the other row), scores and the sample.
+    """
+    suspicion = found.scores["suspicion"]
+    order = np.argsort(-suspicion, kind="stable")
+    usual = _Usual(found)
+    suspects = {place: why for place in order[:top].tolist() if (why := usual.reasons(place))}
+    twin_places = set(np.flatnonzero(np.isin(found.ids, list(found.twins))).tolist())
+    listed = [place for place in order.tolist() if place in suspects or place in twin_places]
+    result: list[Row] = []
+    for start in range(0, len(listed), _PAGE):
+        page = listed[start : start + _PAGE]
+        twins = [found.twins.get(int(id)) for id in found.ids[page]]
+        ids = [int(id) for id in found.ids[page]]
+        samples = index.store.catalog.samples([*ids, *(twin.of for twin in twins if twin)])
+        for place, id, twin in zip(page, ids, twins, strict=True):
+            sample = samples[id]
+            reasons, other = suspects.get(place, []), None
+            if twin is not None:
+                other = samples[twin.of].key
+                reasons.insert(0, _WORDS[twin.kind].format(key=other, cosine=twin.cosine))
+            result.append(
+                {
+                    "id": id,
+                    "key": sample.key,
+                    "suspicion": float(suspicion[place]),
+                    "kind": "suspect" if twin is None else twin.kind,
+                    "reasons": reasons,
+                    "twin": other,
+                    "scores": {
+                        name: float(score[place])
+                        for name, score in found.scores.items()
+                        if name != "suspicion"
+                    },
+                    "sample": sample.row,
+                }
+            )
+    return result
+
+
+_WORDS = {
+    "duplicate": 'the same prompt and response as "{key}"',
+    "contradiction": 'the same prompt as "{key}", with another response',
+    "near-duplicate": 'nearly the same influence as "{key}" (cosine {cosine:.3f})',
+}
+
+
+class _Usual:
+    """What is usual in an index, to say what is not."""
+
+    def __init__(self, found: Audit) -> None:
+        self._found = found
+        self._shares = {name: _below(score) for name, score in found.scores.items()}
+        self._agreement = float(np.median(found.agreement))
+        gains = found.gain[~np.isnan(found.gain)]
+        self._gain = float(np.median(gains)) if len(gains) else float("nan")
+
+    def reasons(self, place: int) -> list[str]:
+        """Returns what stands out in a row, the most telling first; nothing, of a usual row."""
+        found = self._found
+        reasons = []
+        for name, least in _NOTABLE.items():
+            if name in found.scores and self._shares[name][place] >= least:
+                reasons.append(self._words(name, place))
+        if not reasons and found.scores["suspicion"][place] >= _TOGETHER:
+            return ["no single score stands out, but several together do"]
+        return reasons
+
+    def _words(self, name: str, place: int) -> str:
+        found, score = self._found, float(self._found.scores[name][place])
+        more = f"higher than for {int(100 * self._shares[name][place])}% of the rows"
+        if name == "disagreement":
+            agreement = f"agreement {-score:+.2f}, usually {self._agreement:+.2f}"
+            return f"disagrees with rows that have similar prompts ({agreement})"
+        if name == "needless prompt":
+            gain = float(found.gain[place])
+            return (
+                f"the prompt {'takes' if gain >= 0 else 'adds'} {abs(gain):.2f} nats per token "
+                f"{'off' if gain >= 0 else 'to'} the response's loss; usually it "
+                f"{'takes' if self._gain >= 0 else 'adds'} {abs(self._gain):.2f}"
+                f"{' off' if self._gain >= 0 else ''}"
+            )
+        if name == "untrusted":
+            return (
+                f"disagrees with trusted rows that have similar prompts (agreement {-score:+.2f})"
+            )
+        if name == "opposition":
+            return f"pulls against the other rows (cosine with their mean {-score:+.3f})"
+        if name == "loss":
+            return f"loss {score:.2f} nats per token, {more}"
+        return f"self-influence {score:.3g}, {more}"
+
+
+def flat_row(row: Row) -> Row:
+    """Returns a row of `review` without nesting, for a spreadsheet."""
+    result = {name: value for name, value in row.items() if name not in ("scores", "sample")}
+    result["reasons"] = "; ".join(row["reasons"])
+    result |= row["scores"]
+    return result | {f"sample.{name}": value for name, value in row["sample"].items()}
+
+
+def page(rows: Sequence[Row], format: FormatConfig, title: str) -> str:
+    """Returns the rows of `review` as an HTML page to look through."""
+    return fill("review.html", title, [_shown(row, format) for row in rows])
+
+
+def _shown(row: Row, format: FormatConfig) -> Row:
+    """Returns what the page shows of a row."""
+    try:
+        prompt, response = texts_of(row["sample"], row["key"], format)
+    except InputError:
+        prompt, response = "", json.dumps(row["sample"], ensure_ascii=False)
+    names = ("key", "kind", "suspicion", "reasons", "scores")
+    return {name: row[name] for name in names} | {"prompt": prompt, "response": response}
+
+
+def _below(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the share of values that each is above, [n]."""
+    return np.searchsorted(np.sort(values), values) / len(values)

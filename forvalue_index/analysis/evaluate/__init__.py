@@ -1,0 +1,1 @@
+"""How good an index is, measured against what is known."""

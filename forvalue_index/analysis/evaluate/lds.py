@@ -1,0 +1,163 @@
+"""Linear datamodeling score: does the sum of influences foretell what training really does?
+
+Models are fine-tuned on random subsets of the rows. For each target, the losses that they end with
+are ranked beside the predictions: the summed influence of the rows that each was trained on
+(arXiv 2303.14186). 1 is a perfect forecast, 0 is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forvalue_index.analysis.evaluate.baselines import require_bm25
+from forvalue_index.analysis.evaluate.methods import influences, rivals, samples_of, temporary_index
+from forvalue_index.analysis.evaluate.metrics import Figure, spearman
+from forvalue_index.analysis.evaluate.subsets import SubsetConfig, SubsetRuns
+from forvalue_index.analysis.evaluate.training import sample_losses
+from forvalue_index.config import RECIPES, FormatConfig, VectorConfig
+from forvalue_index.data.sources import Data, open_rows
+from forvalue_index.errors import InputError
+from forvalue_index.model.language_model import LanguageModel
+from forvalue_index.pipeline.add import Progress
+from forvalue_index.records import Row, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """How well one method foretells the targets' losses."""
+
+    lds: Figure  # over the targets; its standard error is over the subsets
+
+
+@dataclass(frozen=True, slots=True)
+class Lds:
+    """The methods side by side, and what was measured."""
+
+    rows: int
+    targets: int
+    subsets: int
+    share: float
+    loss_before: float  # of the targets, mean, nats
+    loss_all: float  # after fine-tuning on all rows
+    loss_subsets: float  # after fine-tuning on a subset, mean over them
+    loss_spread: float  # over the subsets, of a target's loss, mean over the targets
+    methods: dict[str, Foretold]
+
+
+def lds(
+    lm: LanguageModel,
+    data: Data,
+    targets: Data,
+    work: Path,
+    format: FormatConfig,
+    *,
+    subsets: int = 32,
+    config: SubsetConfig | None = None,
+    vector: VectorConfig | None = None,
+    recipes: Sequence[str] = RECIPES,
+    at: str = "tuned",
+    gradient: bool = False,
+    progress: Progress | None = None,
+) -> Lds:
+    """Returns the linear datamodeling scores of an index by every recipe, and of its rivals.
+
+    Args:
+        lm: the model that all fine-tuning begins with.
+        data: rows to fine-tune on.
+        targets: rows whose loss is foretold.
+        work: folder that keeps finished runs; a second call goes on where the first stopped.
+        format: how rows become tokens.
+        subsets: how many models are fine-tuned.
+        config: which rows they are fine-tuned on, and how.
+        vector: how vectors are made, but for the recipe.
+        recipes: names of recipes.
+        at: which model influence is read from: "tuned", on all rows, or "base", `lm` itself.
+        gradient: also score by the gradients of the whole model, a backward pass a sample.
+        progress: called as the work goes on.
+
+    Raises:
+        DependencyError: the library for BM25 is not installed.
+        InputError: there are too few rows or subsets, or no target.
+        RowError: a row lacks a field or holds nothing to score.
+    """
+    if subsets < 3:
+        raise InputError(f"{subsets} subsets: a rank correlation needs 3 or more")
+    require_bm25()  # before the first training
+    config, vector = config or SubsetConfig(), vector or VectorConfig()
+    rows = [row for _, row in open_rows(data)]
+    samples, queries = samples_of(lm, rows, format), samples_of(lm, targets, format)
+    runs = SubsetRuns(lm, samples, queries, config, work)
+    tuned = runs.full(progress)
+    measured = runs.losses(subsets, progress)
+    chosen = runs.indicator(subsets)
+    methods = {
+        name: Foretold(foretold(chosen @ scores.T, -measured))
+        for name, scores in _methods(
+            tuned if at == "tuned" else lm,
+            rows,
+            queries,
+            format,
+            vector,
+            recipes,
+            gradient,
+            progress,
+        )
+    }
+    return Lds(
+        rows=len(rows),
+        targets=len(queries),
+        subsets=subsets,
+        share=config.share,
+        loss_before=float(sample_losses(lm, queries).mean()),
+        loss_all=float(sample_losses(tuned, queries).mean()),
+        loss_subsets=float(measured.mean()),
+        loss_spread=float(measured.std(0, ddof=1).mean()),
+        methods=methods,
+    )
+
+
+def foretold(predicted: NDArray[Any], measured: NDArray[Any]) -> Figure:
+    """Returns the rank correlation of predictions and measurements [subsets, targets].
+
+    The mean and spread are over the targets. Their values rest on the same subsets, so the standard
+    error is the jackknife's over the subsets. A target whose prediction is the same for every
+    subset is not foretold at all: 0.
+    """
+
+    def correlations(kept: NDArray[np.bool_]) -> list[float]:
+        pairs = zip(predicted[kept].T, measured[kept].T, strict=True)
+        return [float(np.nan_to_num(spearman(*pair))) for pair in pairs]
+
+    n = len(predicted)
+    everything = Figure.of(correlations(np.ones(n, np.bool_)))
+    without = np.array([np.mean(correlations(np.arange(n) != left)) for left in range(n)])
+    se = float(np.sqrt((n - 1) / n * np.square(without - without.mean()).sum()))
+    return Figure(everything.mean, everything.sd, se, everything.n)
+
+
+def _methods(
+    lm: LanguageModel,
+    rows: Sequence[Row],
+    queries: Sequence[Sample],
+    format: FormatConfig,
+    vector: VectorConfig,
+    recipes: Sequence[str],
+    gradient: bool,
+    progress: Progress | None,
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yields the names and scores [targets, rows] of all methods."""
+    for recipe in recipes:
+        settings = replace(vector, recipe=recipe)
+        with temporary_index(rows, lm, format, settings, progress) as (index, stored):
+            own = influences(index, queries, stored, exact=True, progress=progress)
+            yield from ((f"{recipe}, {name}", scores) for name, scores in own)
+            if recipe == recipes[-1]:  # what needs no recipe, once
+                yield from rivals(
+                    index, queries, stored, format, gradient=gradient, progress=progress
+                )

@@ -1,0 +1,247 @@
+"""Whether rows that were made wrong on purpose are found: a study that any data set can be put to.
+
+A part of the rows is set aside and trusted; of the rest a share gets the response of another row.
+Every method then gives each row a value, and the wrong ones should have the lowest.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forvalue_index.analysis.audit.audit import audit_scores
+from forvalue_index.analysis.evaluate.baselines import require_bm25
+from forvalue_index.analysis.evaluate.methods import influences, rivals, samples_of, temporary_index
+from forvalue_index.analysis.evaluate.metrics import Figure, auc, recall
+from forvalue_index.analysis.evaluate.training import TrainConfig, fine_tune
+from forvalue_index.analysis.field_values import label
+from forvalue_index.config import FormatConfig, VectorConfig
+from forvalue_index.data.sources import Data, open_rows
+from forvalue_index.errors import InputError
+from forvalue_index.index import InfluenceIndex
+from forvalue_index.model.language_model import LanguageModel
+from forvalue_index.pipeline.add import Progress
+from forvalue_index.records import Row, StoredSample
+
+Values = NDArray[Any]  # [n], higher is more likely right
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """How well one method finds the wrong rows. Every figure is over the seeds."""
+
+    auc: Figure  # chance that a wrong row is valued below a right one
+    precision: Figure  # share of wrong rows among as many of the lowest as there are wrong ones
+
+
+@dataclass(frozen=True, slots=True)
+class Mislabel:
+    """The methods side by side."""
+
+    recipe: str
+    rows: int  # that may be wrong
+    wrong: Figure  # of them, over the seeds
+    trusted: int
+    seeds: int
+    methods: dict[str, Detected]
+
+
+def mislabel(
+    lm: LanguageModel,
+    data: Data,
+    format: FormatConfig,
+    *,
+    class_field: str | None = None,
+    share: float = 0.2,
+    trusted: float = 0.1,
+    seeds: int = 3,
+    train: TrainConfig | None = None,
+    vector: VectorConfig | None = None,
+    exact: bool = False,
+    gradient: bool = False,
+    progress: Progress | None = None,
+) -> Mislabel:
+    """Returns how well wrong rows are found, by value, by audit and by what needs neither.
+
+    Args:
+        lm: the model.
+        data: rows that are right.
+        format: how they become tokens; with a prompt and a response, or a class.
+        class_field: field of their classes; a wrong response then comes from another class, and a
+            row is held against the trusted rows of its own.
+        share: of the rows, made wrong; of each class alike.
+        trusted: of the rows, set aside before.
+        seeds: how many times all is drawn anew.
+        train: fine-tune the model on the partly wrong rows first; default: it stays as it is.
+        vector: how vectors are made.
+        exact: also score by the exact forms, which runs the rows forward again.
+        gradient: also score by the gradients of the whole model, a backward pass a sample.
+        progress: called as the work goes on.
+
+    Raises:
+        DependencyError: the library for BM25 is not installed.
+        InputError: a share is not between 0 and 1, rows are too few, or have no response.
+        RowError: a row lacks a field or holds nothing to score.
+    """
+    for name, value in (("share", share), ("trusted", trusted)):
+        if not 0 < value < 1:
+            raise InputError(f"{name} is {value}, but must be between 0 and 1")
+    require_bm25()  # before the first forward pass
+    field, vector = response_field(format), vector or VectorConfig()
+    rows = [row for _, row in open_rows(data)]
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    wrong: list[int] = []
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        known, rest = _split(rows, trusted, class_field, rng)
+        changed, is_wrong = corrupt(rest, field, share, class_field, rng)
+        if not known or not is_wrong.any():
+            raise InputError(
+                f"{len(rows)} rows are too few: none would be trusted, or none made wrong"
+            )
+        model = lm
+        if train is not None:
+            model = fine_tune(lm, samples_of(lm, changed, format), train, progress)
+        with temporary_index(changed, model, format, vector, progress) as (index, stored):
+            own = methods(index, stored, known, class_field, exact, gradient, seed, progress)
+            for name, values in own:
+                figures = auc(-values, is_wrong), recall(-values, is_wrong)
+                found[name].append(figures)
+        wrong.append(int(is_wrong.sum()))
+    return Mislabel(
+        recipe=vector.recipe,
+        rows=len(rest),
+        wrong=Figure.of(wrong),
+        trusted=len(known),
+        seeds=seeds,
+        methods={
+            name: Detected(*(Figure.of(values) for values in zip(*figures, strict=True)))
+            for name, figures in found.items()
+        },
+    )
+
+
+def methods(
+    index: InfluenceIndex,
+    stored: Sequence[StoredSample],
+    known: list[Row],
+    class_field: str | None,
+    exact: bool,
+    gradient: bool,
+    seed: int,
+    progress: Progress | None,
+) -> Iterator[tuple[str, Values]]:
+    """Yields the names and values [n] of all methods; those named audit need no trusted row."""
+    queries, format = index.samples(known), index.config.format
+    same = _same(known, stored, class_field)
+    scores = itertools.chain(
+        influences(index, queries, stored, exact=exact, progress=progress),
+        rivals(
+            index,
+            queries,
+            stored,
+            format,
+            last_layer=exact,
+            gradient=gradient,
+            seed=seed,
+            progress=progress,
+        ),
+    )
+    for name, matrix in scores:
+        if name == "loss":
+            yield name, -matrix[0]  # a wrong response is an unlikely one
+        elif name != "length":
+            yield name, (matrix * same).sum(0) / np.maximum(same.sum(0), 1)
+    audits = audit_scores(index, class_field=class_field, progress=progress)
+    for name, suspicion in audits.items():
+        if name != "loss":
+            yield f"audit: {name}", -suspicion
+
+
+def response_field(format: FormatConfig) -> str:
+    """Returns the field whose content makes a row right or wrong.
+
+    Raises:
+        InputError: the rows have none.
+    """
+    if format.label_field is not None:
+        return format.label_field
+    if format.text_field is not None or format.messages_field is not None:
+        raise InputError(
+            "responses are exchanged between rows: rows with a prompt and a response are needed"
+        )
+    return format.response_field
+
+
+def corrupt(
+    rows: Sequence[Row],
+    field: str,
+    share: float,
+    class_field: str | None,
+    rng: np.random.Generator,
+) -> tuple[list[Row], NDArray[np.bool_]]:
+    """Returns the rows with a share of their responses exchanged, and which of them are wrong.
+
+    The same share of each class is taken. In the order of classes, each of the taken rows gets the
+    response of the one that stands as many places on as the largest class has rows, so that
+    responses leave their class. Without classes, the next one's in a random order.
+    """
+    taken = [ids[: round(share * len(ids))] for ids in _classes(rows, class_field, rng)]
+    order = [i for ids in taken for i in ids]
+    shift = 1 if class_field is None else max(map(len, taken), default=0)
+    result, wrong = list(rows), np.zeros(len(rows), np.bool_)
+    for place, i in enumerate(order):
+        response = rows[order[(place + shift) % len(order)]][field]
+        # Two rows may share an answer: then nothing is wrong.
+        result[i], wrong[i] = rows[i] | {field: response}, response != rows[i][field]
+    return result, wrong
+
+
+def _split(
+    rows: Sequence[Row], share: float, class_field: str | None, rng: np.random.Generator
+) -> tuple[list[Row], list[Row]]:
+    """Returns a share of the rows of each class, drawn at random, and the rest in its order."""
+    drawn = {
+        i
+        for ids in _classes(rows, class_field, rng)
+        for i in ids[: max(1, round(share * len(ids)))]
+    }
+    return (
+        [rows[i] for i in sorted(drawn)],
+        [row for i, row in enumerate(rows) if i not in drawn],
+    )
+
+
+def _classes(
+    rows: Sequence[Row], class_field: str | None, rng: np.random.Generator
+) -> list[list[int]]:
+    """Returns the positions of the rows of each class, in a random order within the class."""
+    classes: dict[str, list[int]] = defaultdict(list)
+    for i in rng.permutation(len(rows)):
+        classes[_class(rows[i], class_field)].append(int(i))
+    return [ids for _, ids in sorted(classes.items())]
+
+
+def _same(
+    known: Sequence[Row], stored: Sequence[StoredSample], class_field: str | None
+) -> NDArray[np.bool_]:
+    """Returns which trusted rows a row is held against, [trusted, n]."""
+    one = np.array([_class(row, class_field) for row in known])
+    other = np.array([_class(item.row, class_field) for item in stored])
+    same: NDArray[np.bool_] = one[:, None] == other
+    return same
+
+
+def _class(row: Row, class_field: str | None) -> str:
+    if class_field is None:
+        return ""
+    value = label(row, class_field)
+    if value is None:
+        raise InputError(f"no field {class_field!r}; the row's fields are: {', '.join(row)}")
+    return value

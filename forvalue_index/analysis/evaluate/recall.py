@@ -1,0 +1,163 @@
+"""Whether an index finds what is known to be there: sources that share a field with the query.
+
+Scores by influence, as stored and exact, stand beside baselines that need no influence.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forvalue_index.analysis.evaluate.baselines import require_bm25
+from forvalue_index.analysis.evaluate.methods import influences, rivals, stored_samples
+from forvalue_index.analysis.evaluate.metrics import Figure, auc, hit, reciprocal_rank
+from forvalue_index.analysis.evaluate.metrics import recall as recall_at_n
+from forvalue_index.config import FormatConfig
+from forvalue_index.data.sources import Data
+from forvalue_index.errors import InputError, RowError
+from forvalue_index.index import InfluenceIndex
+from forvalue_index.pipeline.add import Progress
+from forvalue_index.records import Sample, StoredSample
+
+Gold = NDArray[np.bool_]  # [q, n]: this training sample is a source of that query
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How well one method finds the sources. Every figure is over the queries."""
+
+    mrr: Figure  # 1 / rank of the first source
+    hit_1: Figure  # a source comes first
+    hit_10: Figure  # a source is among the first ten
+    auc: Figure  # chance that a source is above another sample
+    recall: Figure  # share of the n sources among the first n
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """The methods side by side."""
+
+    gold_field: str
+    recipe: str
+    dim: int
+    queries: int
+    samples: int
+    sources: Figure  # training samples with the query's value of the field
+    methods: dict[str, Found]
+
+
+def recall(
+    index: InfluenceIndex,
+    data: Data,
+    gold_field: str,
+    *,
+    exact: bool = False,
+    gradient: bool = False,
+    seed: int = 0,
+    format: FormatConfig | None = None,
+    progress: Progress | None = None,
+) -> Recall:
+    """Returns how well an index, and baselines beside it, find the sources of queries.
+
+    The sources of a query are the training samples with an equal value of `gold_field`.
+
+    Args:
+        index: the index.
+        data: queries with the field.
+        gold_field: field of the queries and of the training rows.
+        exact: also score by the exact forms of the recipe and of the last layer's gradients, by
+            running all training samples forward again.
+        gradient: also score by the gradients of the whole model, a backward pass a sample.
+        seed: of the random baseline.
+        format: how queries become tokens, if not as the index's rows do.
+        progress: called as training samples are run forward again.
+
+    Raises:
+        DependencyError: the library for BM25 is not installed.
+        InputError: there is no query, or one has no sources, or nothing but sources.
+        RowError: a query lacks a field or holds nothing to score.
+    """
+    require_bm25()  # before the first forward pass
+    queries = index.samples(data, format)
+    stored = stored_samples(index, index.flat.ids)
+    gold = gold_of(queries, stored, gold_field)
+    asked = format or index.config.format
+    methods = {
+        name: found(scores, gold)
+        for name, scores in itertools.chain(
+            influences(index, queries, stored, exact=exact, progress=progress),
+            rivals(
+                index,
+                queries,
+                stored,
+                asked,
+                last_layer=exact,
+                gradient=gradient,
+                seed=seed,
+                progress=progress,
+            ),
+        )
+    }
+    return Recall(
+        gold_field=gold_field,
+        recipe=index.config.vector.recipe,
+        dim=index.vectoriser.dim,
+        queries=len(queries),
+        samples=len(stored),
+        sources=Figure.of(gold.sum(1)),
+        methods=methods,
+    )
+
+
+def found(scores: NDArray[Any], gold: Gold) -> Found:
+    """Returns how well scores [q, n] find the sources; equal scores in a random, fixed order."""
+    # Training rows often come sorted by class: in that order ties would be lucky or unlucky.
+    order = np.random.default_rng(0).permutation(scores.shape[1])
+    pairs = [(row[order], truth[order]) for row, truth in zip(scores, gold, strict=True)]
+    return Found(
+        mrr=Figure.of(reciprocal_rank(*pair) for pair in pairs),
+        hit_1=Figure.of(hit(*pair, 1) for pair in pairs),
+        hit_10=Figure.of(hit(*pair, 10) for pair in pairs),
+        auc=Figure.of(auc(*pair) for pair in pairs),
+        recall=Figure.of(recall_at_n(*pair) for pair in pairs),
+    )
+
+
+def gold_of(queries: Sequence[Sample], stored: Sequence[StoredSample], field: str) -> Gold:
+    """Returns which training samples share the value of `field` with which query, [q, n].
+
+    Raises:
+        RowError: a query lacks the field.
+        InputError: a query shares its value with no training sample, or with all of them.
+    """
+    for query in queries:
+        if field not in query.row:
+            raise RowError(query.source, _missing(field, query.row))
+    if stored and all(field not in item.row for item in stored):
+        raise InputError(f"training rows: {_missing(field, stored[0].row)}")
+    wanted = np.array([_value(query.row, field) for query in queries])
+    there = np.array([_value(item.row, field) for item in stored])
+    gold: Gold = wanted[:, None] == there
+    for query, count in zip(queries, gold.sum(1), strict=True):
+        if count in (0, len(stored)):
+            raise InputError(
+                f"{query.source}: {'every' if count else 'no'} training row has "
+                f"{field} = {_value(query.row, field)}, so there is nothing to find: "
+                "leave the query out, or name another field"
+            )
+    return gold
+
+
+def _value(row: dict[str, Any], field: str) -> str:
+    # As JSON, so that any value can be compared; a missing field is equal to nothing that is.
+    return json.dumps(row[field], sort_keys=True, ensure_ascii=False) if field in row else ""
+
+
+def _missing(field: str, row: dict[str, Any]) -> str:
+    return f"no field {field!r}; the row's fields are: {', '.join(row)}"

@@ -1,0 +1,424 @@
+"""What is in an index, as it is read from the catalogue: every method is one transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, select
+
+from forvalue_index.catalog.engine import place_of, reading
+from forvalue_index.catalog.fields import fields_of, values_of
+from forvalue_index.catalog.integrity import (
+    FIGURES,
+    TEXTS,
+    Info,
+    Intact,
+    SealedSegment,
+    database_problems,
+    figures_of,
+    figures_problem,
+    removed_ids,
+    require_figures,
+    rows_changed,
+    sealed,
+    sealed_info,
+    sealed_segments,
+    segment_problems,
+    text_seals,
+)
+from forvalue_index.catalog.migrations import check_format
+from forvalue_index.catalog.rows import (
+    COLUMNS,
+    check_key,
+    digest,
+    from_row,
+)
+from forvalue_index.catalog.schema import FORMAT, IndexInfoTable, SampleTable, SegmentTable
+from forvalue_index.catalog.where import Condition, Decisions, parse_condition
+from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError
+from forvalue_index.records import Segment, StoredSample
+
+CHUNK = 4000  # values in one IN (...): below every database's limit
+PAGE = 500  # rows that a scan of all of them holds at a time: few, as they may be long
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a reader needs to search, all as it stood at one moment."""
+
+    generation: int  # grows with every committed change
+    segments: list[Segment]
+    removed: NDArray[np.int64]  # ids of tombstones, ascending
+    count: int  # live samples
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The numbers kept beside the live samples, in the order of their ids; each [n]."""
+
+    ids: NDArray[np.int64]
+    norm: NDArray[np.float64]
+    n_scored: NDArray[np.int64]
+    loss: NDArray[np.float64]  # nats
+
+
+class CatalogReader:
+    """An open catalogue that changes nothing. Use it in a `with` block or close it."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Reads what the index is; `create` and `open` are the ways to get one.
+
+        Raises:
+            IndexMissingError: its making was not finished.
+            SchemaError: segments and fingerprint are of another format.
+            CorruptIndexError: config or fingerprint were changed.
+        """
+        self._engine = engine
+        self._intact = Intact(engine)
+        self.reload()
+
+    def reload(self) -> None:
+        """Reads again what the index is: another process may have set its fingerprint."""
+        engine = self._engine
+        with reading(engine) as connection:
+            info = connection.execute(select(IndexInfoTable.__table__)).first()
+        if info is None:
+            raise IndexMissingError(
+                f"{place_of(engine)} was not finished: remove it and build the index again"
+            )
+        check_format(info.format, engine)
+        self.created_at: str = info.created_at
+        sealed = seal_info(info.config, info.fingerprint, info.created_at)
+        if sealed != info.checksum:
+            raise CorruptIndexError(
+                f"config or fingerprint in {place_of(engine)} was changed: its checksum is "
+                f"{sealed}, but {info.checksum} was committed; restore a copy, or build again"
+            )
+        self.config: dict[str, Any] = json.loads(info.config)
+        self.fingerprint: dict[str, Any] = json.loads(info.fingerprint)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people: a file, or a URL without its password."""
+        return place_of(self._engine)
+
+    def close(self) -> None:
+        """Lets go of every connection."""
+        with self._intact.changing():  # SQLite's last connection empties the log
+            self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        """The catalogue itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it."""
+        self.close()
+
+    def snapshot(self) -> Generation:
+        """All that a reader needs to search, as it stood at one moment.
+
+        Raises:
+            CorruptIndexError: rows were lost, added or hidden behind the catalogue's back.
+        """
+        with reading(self._engine) as connection:
+            info, segments = self._sealed(connection)
+            return Generation(
+                generation=info.generation,
+                segments=[segment.segment for segment in segments],
+                removed=removed_ids(connection, segments, info, self.place),
+                count=info.live,
+            )
+
+    def generation(self) -> int:
+        """A number that grows with every committed change: has anything happened since?"""
+        with reading(self._engine) as connection:
+            return sealed_info(connection, self.place).generation
+
+    def next_id(self) -> int:
+        """The first id never given out. It stays so only while the writer's lock is held."""
+        with reading(self._engine) as connection:
+            return sealed_info(connection, self.place).next_id
+
+    def count(self) -> int:
+        """Number of live samples."""
+        with reading(self._engine) as connection:
+            return sealed_info(connection, self.place).live
+
+    def segments(self) -> list[Segment]:
+        """The committed segments, oldest first."""
+        with reading(self._engine) as connection:
+            return [segment.segment for segment in self._sealed(connection)[1]]
+
+    def retained_energy(self) -> dict[str, float]:
+        """Segment name -> share of energy kept by the projection, where one was recorded."""
+        with reading(self._engine) as connection:
+            segments = self._sealed(connection)[1]
+        shares = {segment.segment.name: segment.retained_energy for segment in segments}
+        return {name: share for name, share in shares.items() if share is not None}
+
+    def segment_ids(self, name: str) -> NDArray[np.int64]:
+        """Ids of a segment's rows, tombstones included, ascending [n]."""
+        with reading(self._engine) as connection:
+            return ids_where(connection, SampleTable.segment_id == segment_id_of(name))
+
+    def live_ids(self, name: str) -> NDArray[np.int64]:
+        """Ids of a segment's live rows, ascending [n]."""
+        live = SampleTable.removed_at.is_(None)
+        with reading(self._engine) as connection:
+            return ids_where(connection, SampleTable.segment_id == segment_id_of(name), live)
+
+    def check(self) -> list[str]:
+        """What is wrong with the catalogue itself, a line each; nothing if it is whole.
+
+        Every row is read, and held to its checksum; the rows of each segment to its digests.
+        """
+        problems: list[str] = []
+        try:
+            with reading(self._engine) as connection:
+                problems += [f"{self.place}: {line}" for line in database_problems(connection)]
+        except CorruptIndexError as error:
+            problems.append(str(error))
+        try:
+            with reading(self._engine) as connection:
+                segments = sealed_segments(connection)
+                info = sealed_info(connection, self.place)
+            problems += segment_problems(info, segments, self.place)
+        except CorruptIndexError as error:
+            problems.append(str(error))
+        try:
+            with reading(self._engine) as connection:
+                segments = sealed_segments(connection)
+                ids = connection.execute(select(SampleTable.id, SampleTable.segment_id)).all()
+        except CorruptIndexError as error:
+            return [*problems, str(error)]
+        named = set()  # segments of which a row was named
+        order = sorted(ids)
+        for start in range(0, len(order), PAGE):
+            for segment_id, problem in self._row_problems(order[start : start + PAGE]):
+                named.add(segment_id)
+                problems.append(problem)
+        for segment in segments:
+            if segment.id not in named:
+                problems += self._digest_problems(segment)
+        return problems
+
+    def _row_problems(self, rows: Sequence[Any]) -> list[tuple[int, str]]:
+        """The segment and what is wrong, for those of (id, segment) rows that are not intact."""
+        wanted = dict(map(tuple, rows))
+        inside = SampleTable.id.between(rows[0][0], rows[-1][0])
+        try:
+            with reading(self._engine) as connection:
+                found = connection.execute(select(*COLUMNS).where(inside)).all()
+        except CorruptIndexError as error:  # of one of them
+            if len(rows) == 1:
+                return [(rows[0][1], f"sample {rows[0][0]}: {error}")]
+            half = len(rows) // 2
+            return [*self._row_problems(rows[:half]), *self._row_problems(rows[half:])]
+        problems = []
+        for row in found:
+            try:
+                from_row(row._mapping)
+            except CorruptIndexError as error:
+                problems.append((wanted.get(row.id, -1), str(error)))
+        return problems
+
+    def _digest_problems(self, segment: SealedSegment) -> list[str]:
+        try:
+            with reading(self._engine) as connection:
+                figures = figures_of(connection, [segment], self.place)
+                texts = text_seals(connection, [segment])[segment.id]
+        except CorruptIndexError as error:
+            return [str(error)]
+        problems = [rows_changed(segment, FIGURES)] if figures_problem(figures, segment) else []
+        return problems + ([rows_changed(segment, TEXTS)] if texts != segment.texts else [])
+
+    def removed_ids(self) -> NDArray[np.int64]:
+        """Ids of all tombstones, ascending [n]."""
+        return self.snapshot().removed
+
+    def known(self, keys: Iterable[str]) -> dict[str, str]:
+        """Key -> content hash, for those of `keys` that are live.
+
+        Raises:
+            InputError: a key is one that no database can keep.
+        """
+        statement = select(SampleTable.key, SampleTable.content_hash)
+        return {row.key: row.content_hash for row in self._live(statement, keys)}
+
+    def ids_of(self, keys: Iterable[str]) -> dict[str, int]:
+        """Key -> id, for those of `keys` that are live."""
+        return {
+            row.key: row.id for row in self._live(select(SampleTable.key, SampleTable.id), keys)
+        }
+
+    def samples(self, ids: Iterable[int]) -> dict[int, StoredSample]:
+        """Id -> sample. A row never changes, and a tombstone's is there until compaction.
+
+        Raises:
+            CorruptIndexError: an id has no row, or a row is not what was committed.
+        """
+        wanted = list(dict.fromkeys(as_ints(ids)))
+        with reading(self._engine) as connection:
+            found = list(in_chunks(connection, select(*COLUMNS), wanted, SampleTable.id))
+        samples = {row.id: from_row(row._mapping) for row in found}
+        if len(samples) != len(wanted):
+            missing = some([id for id in wanted if id not in samples])
+            raise CorruptIndexError(
+                f"samples {missing} have no row in {place_of(self._engine)}: open the index "
+                "again if it was compacted meanwhile, or run `forvalue verify`"
+            )
+        return {id: samples[id] for id in wanted}
+
+    def iterate(self, after: int = -1, page: int = 1000) -> Iterator[StoredSample]:
+        """Yields the live samples with ids above `after`, in the order of their ids.
+
+        Every `page` rows are a transaction of their own: a sample that is added or removed
+        meanwhile may or may not be among them.
+
+        Raises:
+            CorruptIndexError: a row is not what was committed.
+        """
+        statement = select(*COLUMNS).where(SampleTable.removed_at.is_(None)).limit(page)
+        statement = statement.order_by(SampleTable.id)
+        while True:
+            self._believe()
+            with reading(self._engine) as connection:
+                rows = connection.execute(statement.where(SampleTable.id > after)).all()
+            for row in rows:
+                yield from_row(row._mapping)
+            if len(rows) < page:
+                return
+            after = rows[-1].id
+
+    def where(self, conditions: Iterable[Condition | str]) -> NDArray[np.int64]:
+        """Ids of the live samples whose rows meet all `conditions`, ascending [n].
+
+        The database takes the fields out of the rows, Python decides once for each distinct value
+        (`filters` has the rules). `tools/bench_filters.py` measures what it costs.
+
+        Args:
+            conditions: such as "source=math"; with none of them, all live samples.
+
+        Raises:
+            InputError: a condition cannot be read, or no row has its field; the message names
+                the fields that there are.
+        """
+        wanted = [parse_condition(c) if isinstance(c, str) else c for c in conditions]
+        self._believe()
+        decisions = [Decisions(condition) for condition in wanted]
+        found: list[int] = []
+        total = 0
+        live = SampleTable.removed_at.is_(None)
+        statement = select(SampleTable.id, *fields_of(self._engine, wanted)).where(live)
+        with reading(self._engine) as connection:
+            if not wanted:
+                return ids_where(connection, live)
+            rows = connection.execution_options(yield_per=PAGE).execute(statement)
+            for page in rows.partitions():
+                total += len(page)
+                ids, wholes, *columns = map(list, zip(*page, strict=True))
+                for place, row in enumerate(wholes):
+                    if row is not None:
+                        values = values_of(json.loads(row), wanted)
+                        for column, value in zip(columns, values, strict=True):
+                            column[place] = value
+                met = [d.of(texts) for d, texts in zip(decisions, columns, strict=True)]
+                found += compress(ids, map(all, zip(*met, strict=True)))
+        for condition, decided in zip(wanted, decisions, strict=True):
+            if total and not decided.seen:
+                raise InputError(
+                    f"no sample has a field {condition.field!r}: the fields are "
+                    f"{', '.join(self.fields())}"
+                )
+        return np.sort(np.array(found, np.int64))
+
+    def fields(self) -> list[str]:
+        """The names of the fields of the first thousand live samples, in their order."""
+        self._believe()
+        live = SampleTable.removed_at.is_(None)
+        statement = select(SampleTable.row).where(live).order_by(SampleTable.id).limit(1000)
+        with reading(self._engine) as connection:
+            rows = connection.execute(statement).scalars().all()
+        return list(dict.fromkeys(name for row in rows for name in json.loads(row)))
+
+    def figures(self) -> Figures:
+        """The numbers kept beside all live samples, in the order of their ids.
+
+        Raises:
+            CorruptIndexError: they are not what was committed.
+        """
+        with reading(self._engine) as connection:
+            found = require_figures(connection, self._sealed(connection)[1], self.place)
+        live = found.at(found.live)
+        return Figures(live.ids, live.norm, live.n_scored, live.loss)
+
+    def _believe(self) -> None:
+        """Makes sure that what filters and look-ups go by is what was committed.
+
+        It comes before every method that reads keys, rows or the indexes of the database.
+
+        Raises:
+            CorruptIndexError: something is not.
+        """
+        self._intact.require()
+
+    def _live(self, statement: Any, keys: Iterable[str]) -> list[Any]:
+        wanted = checked_keys(keys)
+        self._believe()
+        live = statement.where(SampleTable.removed_at.is_(None))
+        with reading(self._engine) as connection:
+            return list(in_chunks(connection, live, wanted))
+
+    def _sealed(self, connection: Connection) -> tuple[Info, list[SealedSegment]]:
+        return sealed(connection, self.place)
+
+
+def in_chunks(
+    connection: Connection,
+    statement: Any,
+    values: Sequence[Any],
+    column: Any = SampleTable.key,
+) -> Iterator[Any]:
+    """Yields the rows whose `column` is one of `values`."""
+    for start in range(0, len(values), CHUNK):
+        chunk = values[start : start + CHUNK]
+        yield from connection.execute(statement.where(column.in_(chunk)))
+
+
+def ids_where(connection: Connection, *conditions: Any) -> NDArray[np.int64]:
+    """Returns the ids of the samples that meet all conditions, ascending."""
+    found = connection.execute(select(SampleTable.id).where(*conditions)).scalars()
+    return np.sort(np.fromiter(found, np.int64))
+
+
+def checked_keys(keys: Iterable[str]) -> list[str]:
+    """Returns the keys, each once, once all of them can be keys."""
+    return [check_key(key) for key in dict.fromkeys(keys)]
+
+
+def as_ints(values: Iterable[Any]) -> list[int]:
+    """Returns Python's integers: a driver knows no numpy ones."""
+    return [int(value) for value in values]
+
+
+def seal_info(config: str, fingerprint: str, created_at: str) -> str:
+    """Returns the checksum of what an index is."""
+    return digest(str(FORMAT), config, fingerprint, created_at)
+
+
+def segment_id_of(name: str) -> Any:
+    """Returns the query for a segment's number."""
+    return select(SegmentTable.id).where(SegmentTable.name == name).scalar_subquery()
+
+
+def some(values: Sequence[Any], shown: int = 5) -> str:
+    """Returns the first values in words, for messages."""
+    rest = f" and {len(values) - shown} more" if len(values) > shown else ""
+    return ", ".join(repr(value) for value in values[:shown]) + rest

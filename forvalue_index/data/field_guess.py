@@ -1,0 +1,120 @@
+"""Which fields hold what, guessed from the names that fine-tuning sets commonly have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from forvalue_index.config import FormatConfig
+from forvalue_index.data.formatter import check_names
+from forvalue_index.data.images import looks_like_image
+from forvalue_index.data.rows import Rows
+from forvalue_index.errors import InputError, RowError
+from forvalue_index.records import Row
+
+MESSAGES = ("messages", "conversations", "conversation")
+TEXT = ("text", "content")
+IMAGES = ("image", "images")
+PAIRS = (
+    ("prompt", "response"),
+    ("prompt", "completion"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("question", "answer"),
+    ("question", "response"),
+    ("query", "response"),
+    ("query", "answer"),
+    ("problem", "solution"),
+    ("input", "output"),
+)
+"""Names of a prompt's field and a response's, the surest first."""
+
+CONTEXT = ("input", "context")
+"""Fields that belong to an instruction, and may be empty."""
+
+
+def guess(row: Row) -> tuple[dict[str, str], str]:
+    """Returns settings of a `FormatConfig` that suit a row's fields, and the guess in words.
+
+    Raises:
+        InputError: the fields have no names that tell.
+    """
+    names = {name.casefold(): name for name in reversed(row)}  # of two, the first
+    for messages in MESSAGES:
+        name = names.get(messages)
+        if name is not None and _is_list(row[name]):
+            return {"messages_field": name}, f"messages from {name!r}"
+    for prompt, response in PAIRS:
+        if prompt in names and response in names:
+            return _pair(names, prompt, response)
+    for text in TEXT:
+        if text in names:
+            return {"text_field": names[text]}, f"plain text from {names[text]!r}"
+    raise InputError(
+        f"the field names do not tell which to read ({', '.join(row) or 'none'}): "
+        "give --prompt-field and --response-field, or --messages-field, or --text-field"
+    )
+
+
+def _is_list(value: Any) -> bool:
+    # As text, where the file knows nothing else (CSV).
+    return isinstance(value, list) or (isinstance(value, str) and value.startswith("["))
+
+
+def _pair(names: dict[str, str], prompt: str, response: str) -> tuple[dict[str, str], str]:
+    first, last = names[prompt], names[response]
+    settings = {"prompt_field": first, "response_field": last}
+    words = f"prompt from {first!r}, response from {last!r}"
+    context = [names[name] for name in CONTEXT if name in names]
+    if prompt != "instruction" or not context:
+        return settings, words
+    inner = context[0]
+    template = f'{{{{ {first} }}}}{{{{ "\\n\\n" ~ {inner} if {inner} else "" }}}}'
+    return (
+        settings | {"template": template},
+        f"prompt from {first!r} and, after an empty line, {inner!r}; response from {last!r}",
+    )
+
+
+def guess_images(row: Row) -> str | None:
+    """Returns the field of a row that holds an image or several, if one is called so and does."""
+    for name, value in row.items():
+        if name.casefold() in IMAGES and looks_like_image(value):
+            return name
+    return None
+
+
+def guess_format(
+    rows: Rows, base: FormatConfig | None = None, *, images: bool = True
+) -> tuple[FormatConfig, str]:
+    """Returns `base` with the fields that the first row's names suggest, and the guess in words.
+
+    `images`: guess the field of images too.
+
+    Raises:
+        InputError: there is no row, none can be read, or the names of the first do not tell.
+    """
+    row = _first(rows)
+    settings, words = guess(row)
+    field = guess_images(row) if images else None
+    if field is not None:
+        settings |= {"image_field": field}
+        words += f", images from {field!r}"
+    return replace(base or FormatConfig(), **settings), words  # type: ignore[arg-type]
+
+
+def _first(rows: Rows) -> Row:
+    """Returns the first row that can be read."""
+    first, count = None, 0
+    for place, row in rows.outcomes():
+        try:
+            if isinstance(row, RowError):
+                raise row
+            check_names(row, place)
+        except RowError as error:
+            first, count = first or error, count + 1
+            continue
+        return row
+    if first is None:
+        raise InputError("there are no rows in the data")
+    raise InputError(f"none of the {count:,} rows can be read; the first: {first}")

@@ -1,0 +1,66 @@
+"""Adapters of a model (PEFT): loaded beside each other, so that one can be read after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, TypeAlias
+
+from forvalue_index.errors import DependencyError, ForvalueError, ModelError
+from forvalue_index.model.tokenizer import PICKLED, first_line
+from forvalue_index.system.files import require_no_special
+
+AdapterSet: TypeAlias = "list[tuple[str | None, float]]"
+"""The adapters that a model is read with: their names in it, and their weights."""
+
+
+def no_adapters() -> AdapterSet:
+    """Returns what stands for a model as it is."""
+    return [(None, 1.0)]
+
+
+def load_adapters(
+    model: Any, paths: Sequence[str], weights: Sequence[float]
+) -> tuple[Any, AdapterSet]:
+    """Returns a model with adapters, none of them merged, and their names and weights.
+
+    Raises:
+        ModelError: an adapter cannot be read, was made for another model, or adds tokens.
+        DependencyError: PEFT is not installed.
+    """
+    try:
+        from peft import PeftConfig, get_peft_model
+    except ImportError:
+        raise DependencyError('adapters need PEFT: pip install "forvalue-index[peft]"') from None
+    names: AdapterSet = []
+    for number, path in enumerate(paths):
+        name = f"adapter{number}"
+        try:
+            require_no_special(Path(path))
+            settings = PeftConfig.from_pretrained(path)
+            if settings.is_prompt_learning:
+                raise ModelError(
+                    f"adapter {path} puts learned tokens before the text, which shifts where "
+                    "predictions are read from: this is not supported"
+                )
+            if number == 0:
+                model = get_peft_model(model, settings, adapter_name=name)
+            # Copied from the CPU to where the model is: PEFT would take the first GPU for it.
+            found = model.load_adapter(path, adapter_name=name, torch_device="cpu")
+            lost = [key for key in found.missing_keys if name in key] + found.unexpected_keys
+            if lost:
+                raise ValueError(
+                    f"it was made for another base model ({lost[0]} has no counterpart)"
+                )
+        except (ForvalueError, MemoryError):
+            raise
+        except Exception as error:  # of a damaged file, the libraries raise nearly anything
+            reason = PICKLED if isinstance(error, UnpicklingError) else first_line(error)
+            if Path(path).exists() and not (Path(path) / "adapter_config.json").exists():
+                reason = "it has no adapter_config.json"
+            raise ModelError(
+                f"cannot put adapter {path} on {model.name_or_path}: {reason}"
+            ) from error
+        names.append((name, weights[number] if weights else 1.0))
+    return model, names

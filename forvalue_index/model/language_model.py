@@ -1,0 +1,235 @@
+"""A model, loaded from a path or the hub, and its identity.
+
+Loading is transformers' own. What this file adds: one-line errors, a hash of the weights, and the
+length that a sample may have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from forvalue_index.config import ModelConfig
+from forvalue_index.errors import ModelError
+from forvalue_index.model.adapters import AdapterSet, load_adapters, no_adapters
+from forvalue_index.model.batching import Batch, collate
+from forvalue_index.model.classifier import class_padding_matters, find_class_head
+from forvalue_index.model.head import Head, find_head, padding_matters, whole
+from forvalue_index.model.load import load_pretrained
+from forvalue_index.model.model_lock import model_lock
+from forvalue_index.model.offload import kept, own_names
+from forvalue_index.model.tokenizer import max_length, max_positions
+from forvalue_index.model.vision import Vision
+from forvalue_index.records import Sample
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One state of the model that influence is measured at: itself, or under one adapter."""
+
+    head: Head
+    weight: float = 1.0  # of its influence in the sum
+    adapter: str | None = None  # its name in the model; None: there is nothing to switch
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model in evaluation mode with its tokenizer and its head.
+
+    Usually it has one checkpoint; with several adapters it has as many, of heads of one size.
+    """
+
+    name: str
+    model: Any  # a transformers model, or one that PEFT has wrapped
+    tokenizer: Any
+    checkpoints: tuple[Checkpoint, ...]
+    device: torch.device
+    max_positions: int | None  # the longest input it was made for; None: no limit known
+    task: str = "causal"  # or "classification", "image-text"
+    vision: Vision | None = None  # how it reads images, if it does
+    padding_matters: bool = False  # whether what is to the right of a token changes its state
+    collate: Callable[[Sequence[Sample], list[int]], Batch] = collate
+    """Makes the batch of the samples at some positions, with all that the model takes."""
+    kind: Callable[[Sample], Hashable] = lambda _: None
+    """Tells what samples must have in common to share a batch."""
+
+    @property
+    def head(self) -> Head:
+        """The head, of the first checkpoint if there are several."""
+        return self.checkpoints[0].head
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the model has."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def activate(self, checkpoint: int) -> Head:
+        """Switches the model to a checkpoint and returns its head."""
+        chosen = self.checkpoints[checkpoint]
+        if chosen.adapter is not None:
+            self.model.set_adapter(chosen.adapter)
+        return chosen.head
+
+    @property
+    def classes(self) -> dict[str, int] | None:
+        """The classes by name, of a sequence classifier."""
+        if self.task != "classification":
+            return None
+        return {name: number for number, name in self.model.config.id2label.items()}
+
+    @property
+    def length_matters(self) -> bool:
+        """Whether a token's state depends on the length of its batch, padding included.
+
+        So it is with rotary positions that are stretched for long inputs.
+        """
+        if self.padding_matters:
+            return True
+        rope = getattr(self.model.config.get_text_config(), "rope_parameters", None) or {}
+        nested = [value for value in rope.values() if isinstance(value, dict)]
+        kinds = {part.get("rope_type") for part in (rope, *nested)}
+        return bool(kinds & {"dynamic", "longrope"})
+
+    def max_length(self, wanted: int | None) -> int:
+        """Returns the length that samples are cut to: `wanted`, or the model's own limit.
+
+        Raises:
+            ModelError: more is wanted than the model has positions for.
+        """
+        return max_length(self.max_positions, wanted)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns the hashes that make this model and tokenizer the same as another's."""
+        parts: dict[str, Any] = {
+            "weights": _weights_hash(self.model),
+            "tokenizer": _tokenizer_hash(self.tokenizer),
+            "head": self.head.describe(),
+        }
+        if self.vision is not None:
+            parts["image processor"] = self.vision.fingerprint()
+        if self.checkpoints[0].adapter is not None:
+            parts["adapter weights"] = [checkpoint.weight for checkpoint in self.checkpoints]
+        return parts
+
+
+def load_model(config: ModelConfig, device: str | None = None) -> LanguageModel:
+    """Returns the model and tokenizer that `config` names, on `device` (default: CUDA if any).
+
+    "auto" lets accelerate spread it over all devices, as far as it is needed.
+
+    Raises:
+        DependencyError: something optional is missing, accelerate for one.
+        ModelError: there is no such model, it cannot be read, or its head is not understood.
+    """
+    with model_lock():
+        model, tokenizer, processor = load_pretrained(config, find_device(device))
+        adapters = no_adapters()
+        if config.adapters:
+            model, adapters = load_adapters(model, config.adapters, config.adapter_weights)
+        return wrap_model(model, tokenizer, adapters, processor)
+
+
+def wrap_model(
+    model: Any, tokenizer: Any, adapters: AdapterSet | None = None, processor: Any = None
+) -> LanguageModel:
+    """Returns a loaded transformers model, as it is and where it is, made ready for reading.
+
+    `adapters` are those that PEFT has loaded into it whose influences are added up; without
+    them the model is read with what is active in it. With its processor it reads images as well.
+    """
+    with model_lock():
+        return _wrapped(model, tokenizer, adapters, processor)
+
+
+def _wrapped(
+    model: Any, tokenizer: Any, adapters: AdapterSet | None, processor: Any
+) -> LanguageModel:
+    model = model.eval().requires_grad_(False)
+    classifies = type(whole(model)).__name__.endswith("ForSequenceClassification")
+    checkpoints, settings = [], dict[str, Any]()
+    for name, weight in adapters or no_adapters():
+        if name is not None:
+            model.set_adapter(name)
+        if classifies:
+            head, inputs = find_class_head(model)
+            settings = {
+                "task": "classification",
+                "padding_matters": class_padding_matters(model, head, inputs),
+                "collate": inputs.collate,
+            }
+        else:
+            head = find_head(model)
+            settings = {"padding_matters": padding_matters(model, head)}
+        checkpoints.append(Checkpoint(head, weight, name))
+    if processor is not None:
+        vision = Vision(processor, model.config)
+        settings |= {"task": "image-text", "vision": vision, "kind": vision.kind}
+        settings["collate"] = partial(vision.collate, dtype=model.dtype)
+    return LanguageModel(
+        whole(model).name_or_path,
+        model,
+        tokenizer,
+        tuple(checkpoints),
+        checkpoints[0].head.device,
+        max_positions(model.config),
+        **settings,
+    )
+
+
+def find_device(name: str | None) -> torch.device | None:
+    """Returns a device by its name (default: CUDA if there is one); None for "auto": several.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return None
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ModelError(f"device {name!r} cannot be used: choose cpu, cuda, cuda:N or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"device {name!r} was requested, but torch sees "
+            f"{torch.cuda.device_count()} CUDA devices"
+        )
+    return device
+
+
+def _weights_hash(model: nn.Module) -> str:
+    """Returns a hash over every parameter and buffer in its own dtype; tied ones count once."""
+
+    def digest(name: str) -> bytes:
+        tensor = kept(model, name).contiguous().cpu()
+        header = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+        data = tensor.reshape(-1).view(torch.uint8).numpy().data
+        return hashlib.blake2b(data, digest_size=16, key=hashlib.sha256(header).digest()).digest()
+
+    with ThreadPoolExecutor() as pool:  # hashlib releases the lock
+        digests = list(pool.map(digest, sorted(own_names(model))))
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:32]
+
+
+def _tokenizer_hash(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        value = json.loads(backend.to_str())
+        value.pop("truncation", None)  # a use of the tokenizer, not a part of it
+        value.pop("padding", None)
+    else:
+        value = [type(tokenizer).__name__, tokenizer.get_vocab()]
+    named = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    text = json.dumps([value, named], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,137 @@
+"""The tokenizer of a model, without the model: how rows will be read, before anything is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoConfig, AutoProcessor, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from forvalue_index.config import ModelConfig
+from forvalue_index.errors import ModelError
+from forvalue_index.model.vision import Vision
+
+DEFAULT_MAX_LENGTH = 2048
+OFFSET = {
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "lilt",
+    "longformer",
+    "luke",
+    "markuplm",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+"""Models whose first position is the one after that of padding."""
+
+
+@dataclass(frozen=True)
+class TextSide:
+    """What of a model decides how text becomes tokens."""
+
+    tokenizer: Any
+    max_positions: int | None  # the longest input it was made for; None: no limit known
+    vocabulary: int | None  # tokens that it has a row for; None: not known
+    classes: dict[str, int] | None  # of a sequence classifier, by name
+    vision: Vision | None  # of a model that reads images
+
+
+def load_text_side(config: ModelConfig) -> TextSide:
+    """Returns the tokenizer of a model and its limits; no weights are read.
+
+    Raises:
+        ModelError: there is no such model, or it has no tokenizer that can be read.
+    """
+    shared = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    try:
+        settings = AutoConfig.from_pretrained(config.name, **shared)
+        task = task_of(config, settings)
+        tokenizer, processor = load_tokenizer(config.name, task, **shared)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"cannot load model {config.name}: {first_line(error)}") from error
+    vocabulary = getattr(settings.get_text_config(), "vocab_size", None)
+    classes = None
+    if task == "classification":
+        classes = {name: number for number, name in settings.id2label.items()}
+    vision = None if processor is None else Vision(processor, settings)
+    return TextSide(tokenizer, max_positions(settings), vocabulary, classes, vision)
+
+
+def load_tokenizer(name: str, task: str, **shared: Any) -> tuple[Any, Any]:
+    """Returns a model's tokenizer, and its processor if it is read with images."""
+    if task != "image-text":
+        return AutoTokenizer.from_pretrained(name, **shared), None
+    loader: Any = AutoProcessor
+    processor = loader.from_pretrained(name, **shared)
+    tokenizer = processor.tokenizer
+    tokenizer.chat_template = processor.chat_template or tokenizer.chat_template
+    return tokenizer, processor
+
+
+def task_of(config: ModelConfig, settings: Any) -> str:
+    """Returns what a model is read as: what was asked for, or what its checkpoint says.
+
+    Raises:
+        ModelError: it is an encoder-decoder.
+    """
+    names = settings.architectures or [""]
+    task = config.task
+    if task == "auto":
+        task = "causal"
+        if names[0].endswith("ForSequenceClassification"):
+            task = "classification"
+        elif names[0] in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values():
+            task = "image-text"
+    if task == "causal" and settings.is_encoder_decoder:
+        raise ModelError(
+            f"{config.name} is an encoder-decoder ({names[0] or settings.model_type}): its "
+            "unembedding does not predict the tokens that it reads, so there is no closed form "
+            "for it; use a decoder"
+        )
+    return task
+
+
+def max_positions(config: Any) -> int | None:
+    """Returns the longest input that a model was made for, in tokens."""
+    text = config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value > 0:
+            # Some count positions from behind the id of padding.
+            return value - text.pad_token_id - 1 if text.model_type in OFFSET else value
+    return None
+
+
+def max_length(positions: int | None, wanted: int | None) -> int:
+    """Returns the length that samples are cut to: `wanted`, or the model's own limit.
+
+    Raises:
+        ModelError: more is wanted than the model has positions for.
+    """
+    if wanted is None:
+        return min(positions or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
+    if positions is not None and wanted > positions:
+        raise ModelError(
+            f"max length {wanted} is over the model's {positions} positions: "
+            f"use --max-length {positions} or less"
+        )
+    return wanted
+
+
+PICKLED = (
+    "its weights are damaged, or pickled with more than tensors in them, which is never run: get "
+    "it as safetensors"
+)
+"""What is wrong with weights that torch refuses to unpickle."""
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, or its kind when it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else f"it is damaged ({type(error).__name__})"

@@ -1,0 +1,1 @@
+"""What is done with an index: a verb is a file."""

@@ -1,0 +1,76 @@
+"""The first rows as a model will see them, before anything is run: only its tokenizer is loaded."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from forvalue_index.config import FormatConfig, ModelConfig
+from forvalue_index.data.field_guess import guess_format
+from forvalue_index.data.images import with_images
+from forvalue_index.data.labels import RowFormatter, row_formatter
+from forvalue_index.data.sources import Data, open_rows
+from forvalue_index.data.token_text import pieces
+from forvalue_index.errors import RowError
+from forvalue_index.model.tokenizer import TextSide, load_text_side, max_length
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A row's tokens, as they will be."""
+
+    source: str  # where the row stands
+    tokens: list[str]  # joined, they are the text
+    ids: list[int]
+    scored: list[bool]
+    cut: int  # tokens that go, because the row is longer than the maximum length
+
+
+def preview(
+    data: Data,
+    model: str | ModelConfig,
+    *,
+    n: int = 3,
+    format: FormatConfig | None = None,
+) -> Iterator[Preview | RowError]:
+    """Yields the first n rows as the model will see them, or why a row cannot be used.
+
+    Args:
+        data: as in `InfluenceIndex.build`.
+        model: a path, a hub id, or how to read one; its weights are not read.
+        n: how many rows.
+        format: how a row becomes tokens; default: guessed from the names of the first row's fields.
+
+    Raises:
+        InputError: a file does not exist, or names do not tell which fields to read.
+        ModelError: the tokenizer cannot be loaded, or the model has fewer positions than wanted.
+    """
+    rows = open_rows(data)
+    format = format or guess_format(rows)[0]
+    rows = with_images(rows, format)
+    side = load_text_side(ModelConfig(model) if isinstance(model, str) else model)
+    cut, whole = _formatter(side, format), _formatter(side, format, sys.maxsize)
+    for source, row in itertools.islice(rows.outcomes(), n):
+        try:
+            if isinstance(row, RowError):
+                raise row
+            [sample], [uncut] = cut.samples([(source, row)]), whole.samples([(source, row)])
+        except RowError as error:
+            yield error
+            continue
+        ids = sample.input_ids.tolist()
+        yield Preview(
+            source=source,
+            tokens=pieces(side.tokenizer, ids),
+            ids=ids,
+            scored=sample.scored.tolist(),
+            cut=len(uncut.input_ids) - len(ids),
+        )
+
+
+def _formatter(side: TextSide, format: FormatConfig, length: int | None = None) -> RowFormatter:
+    format = replace(format, key_field=None)  # a key is not looked at
+    length = length or max_length(side.max_positions, format.max_length)
+    return row_formatter(side.tokenizer, format, length, side.vocabulary, side.classes, side.vision)

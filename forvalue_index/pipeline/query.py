@@ -1,0 +1,129 @@
+"""How an index answers: search by the stored vectors, then, if wanted, the exact form.
+
+rows -> samples -> vectors -> search -> rows by id -> hits
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forvalue_index.metric import Metric
+from forvalue_index.pipeline.session import Reader
+from forvalue_index.records import Hit, Sample, listed
+from forvalue_index.store.snapshot import Snapshot
+
+RERANKED = 32
+"""Queries whose candidates are run forward together for the exact form."""
+
+FIRST, MOST = 4, 100
+"""Candidates for each hit that are looked at for the exact form: at first, and at most."""
+
+
+def query(
+    reader: Reader,
+    samples: list[Sample],
+    k: int,
+    *,
+    opponents: bool,
+    metric: Metric,
+    where: str | Iterable[str],
+    exact: bool,
+    candidates: int | None,
+    flat: bool,
+) -> list[Hit]:
+    """Returns the hits of queries; see `InfluenceIndex.query`."""
+    conditions, vectors = listed(where), reader.vectors(samples)
+
+    def ask(view: Snapshot) -> list[Hit]:
+        allowed = view.where(conditions) if conditions else None
+
+        def search(n: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            return view.search(vectors, n, metric, opponents=opponents, allowed=allowed, flat=flat)
+
+        if exact:
+            fidelity = reader.store.fidelity
+            if candidates is None and fidelity is not None:
+                pools = _likely(view, vectors, k, metric, search, fidelity.margin)
+            else:
+                pools = list(search(max(k, candidates or 10 * k))[1])
+            scores, ids = _rerank(reader, samples, pools, k, metric, opponents)
+        else:
+            stored, ids = search(k)
+            scores = stored * reader.query_weights(samples, vectors, metric)[:, None]
+        rows = view.samples(ids.ravel().tolist())
+        return [
+            Hit(query, place, id, rows[id].key, score, rows[id].row, exact)
+            for query in range(len(samples))
+            for place, (id, score) in enumerate(
+                zip(ids[query].tolist(), scores[query].tolist(), strict=True), 1
+            )
+        ]
+
+    return reader.store.answer(ask)
+
+
+def scores(
+    reader: Reader, samples: list[Sample], metric: Metric
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Returns the ids of all training samples and their scores; see `InfluenceIndex.scores`."""
+    vectors = reader.vectors(samples)
+    ids, found = reader.store.answer(
+        lambda view: view.flat.scores(view.turned(vectors, metric), weights=view.weights(metric))
+    )
+    weights = reader.query_weights(samples, vectors, metric).astype(np.float32)
+    return ids, found * weights[:, None]
+
+
+def _likely(
+    view: Snapshot,
+    vectors: NDArray[np.float32],
+    k: int,
+    metric: Metric,
+    search: Callable[[int], tuple[NDArray[np.float32], NDArray[np.int64]]],
+    margin: float,
+) -> list[NDArray[np.int64]]:
+    """Returns the ids that may be among each query's exact k best, as likely as `margin` says.
+
+    A vector is one of them if its score and the margin together reach the score of the k-th.
+    """
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)[:, None]
+    n = FIRST * k
+    while True:
+        scores, ids = search(n)
+        if not ids.shape[1]:
+            return list(ids)
+        every = np.unique(ids)
+        figures = view.figures(every)
+        sizes = figures.norm * metric.weights(figures.norm, figures.n_scored)
+        below = np.abs(scores[:, min(k, ids.shape[1]) - 1, None] - scores)
+        near = below <= margin * lengths * sizes[np.searchsorted(every, ids)]
+        near[:, :k] = True
+        if ids.shape[1] < n or n >= MOST * k or not near[:, -1].any():
+            return [row[chosen] for row, chosen in zip(ids, near, strict=True)]
+        n = min(4 * n, MOST * k)
+
+
+def _rerank(
+    reader: Reader,
+    samples: list[Sample],
+    ids: list[NDArray[np.int64]],
+    k: int,
+    metric: Metric,
+    opponents: bool,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Returns the k best of each query's candidates by the exact form, scores and ids."""
+    k = min(k, len(ids[0]))
+    scores = np.empty((len(samples), k))
+    best = np.empty((len(samples), k), dtype=np.int64)
+    for start in range(0, len(samples), RERANKED):
+        part = slice(start, start + RERANKED)
+        pool = np.unique(np.concatenate(ids[part]))
+        exact = reader.exact(samples[part], reader.training_samples(pool.tolist()), metric)
+        for query, row in enumerate(exact, start):
+            own = row[np.searchsorted(pool, ids[query])]
+            order = np.lexsort((ids[query], own if opponents else -own))[:k]
+            scores[query], best[query] = own[order], ids[query][order]
+    return scores, best

@@ -1,0 +1,87 @@
+"""What the model itself answers, as a query: the very tokens that it made are those scored.
+
+row -> prompt tokens -> generation -> sample
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from forvalue_index.config import FormatConfig
+from forvalue_index.data.chat import messages_of
+from forvalue_index.errors import InputError
+from forvalue_index.model.generation import Sampling, end_tokens, generate, text_of
+from forvalue_index.pipeline.session import Reader
+from forvalue_index.records import Row, Sample
+
+STUB = "x"  # stands for the answer while there is none
+
+
+def respond(
+    reader: Reader,
+    prompt: str | Row,
+    format: FormatConfig,
+    sampling: Sampling,
+    report: Callable[[str], None] | None,
+) -> Sample:
+    """Returns a row with the model's answer; see `InfluenceIndex.respond`."""
+    if reader.lm.task == "classification":
+        raise InputError(f"{reader.lm.name} is a classifier and writes no answers: use query")
+    row, format = _prompted(prompt, format)
+    [stub] = reader.samples([_answered(row, format, STUB)], format)
+    if stub.truncated:
+        raise InputError(
+            f"the prompt has more than the {len(stub.input_ids) - 1} tokens that the index reads "
+            "before an answer: shorten it"
+        )
+    ids = stub.input_ids[: _answer_start(stub)]
+    unanswered = replace(stub, input_ids=ids, scored=np.zeros(len(ids), np.bool_))
+    made = generate(reader.lm, unanswered, sampling, report)
+    text = text_of(reader.lm, unanswered, made)
+    # The end of an answer counts where it counts in the rows of the index.
+    if made[-1] in end_tokens(reader.lm) and made[-1] not in stub.input_ids[stub.scored]:
+        made = made[:-1]
+    if not text:
+        raise InputError(
+            "the model gives this prompt an empty answer, so there is nothing to attribute"
+        )
+    return replace(
+        stub,
+        row=_with_text(stub.row, format, text),
+        input_ids=np.array([*ids, *made], dtype=np.int32),
+        scored=np.arange(len(ids) + len(made)) >= len(ids),
+    )
+
+
+def _answer_start(stub: Sample) -> int:
+    """Returns where the last run of scored tokens begins."""
+    unscored = np.flatnonzero(~stub.scored[: np.flatnonzero(stub.scored)[-1]])
+    return int(unscored[-1]) + 1
+
+
+def _prompted(prompt: str | Row, format: FormatConfig) -> tuple[Row, FormatConfig]:
+    """Returns the row of a prompt, and the format in which its answer alone is scored."""
+    if isinstance(prompt, str):
+        prompt, format = {format.prompt_field: prompt}, format.of_kind("prompt_field")
+    elif format.text_field is not None:  # a text that is gone on with is a prompt and a response
+        format = format.of_kind("prompt_field")
+    return prompt, replace(format, score="response", last_turn=True)
+
+
+def _answered(row: Row, format: FormatConfig, text: str) -> Row:
+    """Returns the row with an answer."""
+    if format.messages_field is None:
+        return row | {format.response_field: text}
+    messages = messages_of(row, "the prompt", format.messages_field)
+    return row | {format.messages_field: [*messages, {"role": "assistant", "content": text}]}
+
+
+def _with_text(row: Row, format: FormatConfig, text: str) -> Row:
+    """Returns an answered row with another answer."""
+    if format.messages_field is None:
+        return row | {format.response_field: text}
+    *messages, answer = row[format.messages_field]
+    return row | {format.messages_field: [*messages, answer | {"content": text}]}

@@ -1,0 +1,241 @@
+"""What an index reads with: its model, its vectoriser, and from rows to samples and vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from threading import RLock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from forvalue_index.config import FormatConfig, IndexConfig, named
+from forvalue_index.data.images import with_images
+from forvalue_index.data.labels import RowFormatter, row_formatter
+from forvalue_index.data.sources import Data, open_rows
+from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError
+from forvalue_index.metric import Metric
+from forvalue_index.model.encoder import Encoder, Refused
+from forvalue_index.model.language_model import LanguageModel, load_model
+from forvalue_index.model.load import on_this_machine
+from forvalue_index.records import Encoded, Sample
+from forvalue_index.store.store import Store, digest
+from forvalue_index.vectors.recipe import RECIPES
+from forvalue_index.vectors.vectoriser import Vectoriser
+
+LEARNED = {"vectoriser", "dim", "retained", "fidelity"}
+"""What joins a fingerprint when the vectoriser is fitted."""
+
+
+class Reader:
+    """The model and the vectoriser of an index, each loaded when it is first needed.
+
+    Safe to use from many threads: what one of them loads, the others wait for.
+    """
+
+    def __init__(self, store: Store, config: IndexConfig, device: str | None) -> None:
+        self.store = store
+        self.config = config
+        self._device = device
+        self._loading = RLock()  # of what follows
+        self._lm: LanguageModel | None = None
+        self.named: Collection[str] = ()  # models that the user named: others are not fetched
+        self._given = False  # whether the model was handed over, and not loaded by its name
+        self._encoder: Encoder | None = None
+        self._vectoriser: Vectoriser | None = None
+
+    def close(self) -> None:
+        """Lets go of the model and the vectoriser."""
+        with self._loading:
+            self._lm = self._vectoriser = self._encoder = None
+
+    def move(self, device: str) -> None:
+        """Reads on another device from now on.
+
+        Raises:
+            InputError: the model was handed over, so that it is where it is.
+        """
+        if self._given:
+            raise InputError(
+                "a model in memory is on one device only: name it by its path or hub id, so "
+                "that it can be loaded on others, or leave out the devices"
+            )
+        if device != self._device:
+            self.close()
+            self._device = device
+
+    @property
+    def lm(self) -> LanguageModel:
+        """The model, loaded and checked against the fingerprint when it is first needed."""
+        with self._loading:
+            if self._lm is None:
+                config = on_this_machine(self.config.model, self.named)
+                self.use(load_model(config, self._device))
+            assert self._lm is not None
+            return self._lm
+
+    def load(self) -> None:
+        """Loads the model, if it is not there yet.
+
+        Raises:
+            FingerprintError: it is not the index's.
+        """
+        self._lm = self.lm
+
+    def use(self, lm: LanguageModel, *, given: bool = False) -> None:
+        """Takes a loaded model for the index's own; `given`: it is the caller's.
+
+        Raises:
+            FingerprintError: it is another one.
+        """
+        stored, found = self.store.catalog.fingerprint, fingerprint(self.config, lm)
+        # What is stored and not found is what a newer version's vectors depend on.
+        compared = [*found, *sorted(stored.keys() - found.keys() - LEARNED)]
+        differing = [name for name in compared if stored.get(name) != found.get(name)]
+        if differing:
+            details = "; ".join(
+                f"{name}: {stored.get(name)} in the index, {found.get(name)} now"
+                for name in differing
+            )
+            other = "" if differing == ["recipe"] else "give the original with --model, or "
+            *most, last = differing
+            verb = "differ" if most or last.endswith("s") else "differs"
+            names = f"{', '.join(most)} and {last}" if most else last
+            raise FingerprintError(
+                f"{self.store.directory} was not made with {lm.name} as it is now: {names} {verb} "
+                f"({details}); {other}build a new index"
+            )
+        self.adopt(lm, given=given)
+
+    def adopt(self, lm: LanguageModel, *, given: bool = False) -> None:
+        """Takes the model that the index was just made with, without a look."""
+        self._lm, self._given = lm, given
+
+    @property
+    def vectoriser(self) -> Vectoriser:
+        """What turns the model's tokens into this index's vectors.
+
+        Raises:
+            IndexMissingError: the index is empty: it learns from the first rows that are added.
+            CorruptIndexError: the file is not what was committed.
+        """
+        with self._loading:
+            if self._vectoriser is None:
+                data = self.store.vectoriser_bytes()
+                try:
+                    made = Vectoriser.from_bytes(data, self.config.vector, self.lm.device)
+                    if made.dim != self.store.dim:
+                        raise ValueError(f"dim {made.dim}, committed {self.store.dim}")
+                # Whoever changed it may have named it by its new hash.
+                except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+                    raise CorruptIndexError(
+                        f"the vectoriser of {self.store.directory} cannot be used ({error}): "
+                        "restore the index from a copy, or build again"
+                    ) from error
+                self._vectoriser = made
+            return self._vectoriser
+
+    @vectoriser.setter
+    def vectoriser(self, value: Vectoriser) -> None:
+        self._vectoriser = value
+
+    def formatter(self, format: FormatConfig | None = None) -> RowFormatter:
+        """Returns what makes samples of rows; `format`: if not as the index's rows."""
+        format, lm = format or self.config.format, self.lm
+        length = lm.max_length(format.max_length)
+        return row_formatter(
+            lm.tokenizer, format, length, lm.head.vocabulary, lm.classes, lm.vision
+        )
+
+    def samples(self, data: Data, format: FormatConfig | None = None) -> list[Sample]:
+        """Returns queries as samples: tokenised, with the tokens that are scored."""
+        # A query needs no key of its own.
+        format = replace(format or self.config.format, key_field=None)
+        rows = list(with_images(open_rows(data), format))
+        if not rows:
+            raise InputError("there are no queries in the data")
+        return self.formatter(format).samples(rows)
+
+    def training_samples(self, ids: Iterable[int]) -> list[Sample]:
+        """Returns the training samples with these ids, in their order, as they were encoded."""
+        stored = self.store.catalog.samples(ids)
+        rows = [(f"sample {sample.key!r}", sample.row) for sample in stored.values()]
+        return self.formatter().samples(rows)
+
+    @property
+    def encoder(self) -> Encoder:
+        """What runs the model; it remembers which batches fit into the memory."""
+        with self._loading:
+            if self._encoder is None:
+                self._encoder = Encoder(self.lm)
+            return self._encoder
+
+    def encode(
+        self,
+        samples: list[Sample],
+        report: Callable[[int, int], None] | None = None,
+        refused: Refused = None,
+    ) -> list[Encoded]:
+        """Returns the vectors of samples, in order, but for those that are refused.
+
+        `report` gets the samples and tokens done.
+
+        Raises:
+            RowError: a sample cannot be read; not raised with `refused`.
+        """
+        encoded: list[Encoded | None] = [None] * len(samples)
+        done = tokens = 0
+        for batch in self.encoder.encode(samples, self.vectoriser, refused=refused):
+            for position, item in batch:
+                encoded[position] = item
+                tokens += len(samples[position].input_ids)
+            done += len(batch)
+            if report is not None:
+                report(done, tokens)
+        if report is not None and not samples:
+            report(0, 0)
+        return [item for item in encoded if item is not None]
+
+    def vectors(self, samples: list[Sample]) -> NDArray[np.float32]:
+        """Returns the vectors of samples, [n, dim] float32, in the scale that is stored."""
+        return np.stack([item.vector for item in self.encode(samples)])
+
+    def query_weights(
+        self, samples: list[Sample], vectors: NDArray[np.float32], metric: Metric
+    ) -> NDArray[np.float64]:
+        """Returns what the stored scores of queries with these vectors are multiplied by, [q]."""
+        n_scored = np.array([sample.n_scored for sample in samples])
+        return metric.query_weights(vectors, n_scored, self.vectoriser.scale)
+
+    def influence(self, queries: list[Sample], samples: list[Sample]) -> NDArray[np.float32]:
+        """Returns the exact influence of samples on queries [q, n], by running both forward."""
+        return self.encoder.influence(queries, samples, self.vectoriser.parts)
+
+    def exact(
+        self, queries: list[Sample], samples: list[Sample], metric: Metric
+    ) -> NDArray[np.float64]:
+        """Returns the exact scores of samples under a metric, [queries, samples]."""
+        scores = self.influence(queries, samples).astype(np.float64)
+        return scores / self._sizes(queries, metric)[:, None] / self._sizes(samples, metric)
+
+    def _sizes(self, samples: list[Sample], metric: Metric) -> NDArray[np.float64]:
+        """Returns what exact influence on, or of, samples is divided by, [n]."""
+        lengths = np.ones(len(samples))
+        if metric.needs_lengths:
+            squares = self.encoder.self_influence(samples, self.vectoriser.parts)
+            lengths = np.sqrt(np.maximum(squares.astype(np.float64), 0))
+        return metric.sizes(lengths, np.array([sample.n_scored for sample in samples]))
+
+
+def fingerprint(config: IndexConfig, lm: LanguageModel) -> dict[str, Any]:
+    """Returns all that two vectors must share for their inner product to mean anything.
+
+    What the vectoriser learned joins it when the first rows are added.
+    """
+    return lm.fingerprint() | {
+        "format": digest(named(config.format)),
+        "vector": digest(named(config.vector)),
+        "recipe": f"{config.vector.recipe}, form {RECIPES[config.vector.recipe].form}",
+    }

@@ -1,0 +1,1 @@
+"""What an index is on disk: a noun is a file."""

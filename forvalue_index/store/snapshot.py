@@ -1,0 +1,191 @@
+"""One moment of an index, as a reader sees it: vectors, the figures beside them, and rows.
+
+All figures come from here, aligned with the ids of the vectors. Where a writer has changed the
+index so that they no longer fit, CorruptIndexError is raised; `Store.answer` then asks again.
+Safe to use from many threads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from threading import RLock
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from forvalue_index.catalog.catalog import Catalog
+from forvalue_index.catalog.reads import Figures
+from forvalue_index.errors import CorruptIndexError, IndexMissingError
+from forvalue_index.metric import METRICS, Metric
+from forvalue_index.records import StoredSample
+from forvalue_index.search.ann import (
+    DerivedSearch,
+    check_current,
+    derived_names,
+    open_derived,
+    read_info,
+)
+from forvalue_index.search.decorrelate import Decorrelation, KeptMoment, Writing
+from forvalue_index.search.flat import FlatSearch
+
+log = logging.getLogger(__name__)
+
+
+class Snapshot:
+    """The index at one generation. What a metric needs is made when it is first asked for."""
+
+    def __init__(
+        self,
+        generation: int,
+        flat: FlatSearch,
+        catalog: Catalog,
+        derived: Path,
+        moments: KeptMoment,
+        writing: Writing,
+    ) -> None:
+        """Takes what is there at `generation`.
+
+        Args:
+            generation: of the catalogue.
+            flat: the vectors.
+            catalog: the catalogue.
+            derived: the folder of derived indexes.
+            moments: where the second moment of the vectors is kept.
+            writing: gives the right to write it, as long as the index is at this generation.
+        """
+        self.generation = generation
+        self.flat = flat
+        self._catalog = catalog
+        self._folder = derived
+        self._moments, self._writing = moments, writing
+        self._lock = RLock()
+        self._figures: Figures | None = None
+        self._weights: dict[str, NDArray[np.float32]] = {}  # metric -> [ntotal]
+        self._derived: dict[str, DerivedSearch | None] = {}  # metric -> if there is one
+        self._decorrelation: Decorrelation | None = None
+
+    def figures(self, ids: ArrayLike | None = None) -> Figures:
+        """Returns the figures of `ids` (ascending, in `flat.ids`); None: of all of `flat.ids`.
+
+        Raises:
+            CorruptIndexError: the catalogue lacks one of the ids.
+        """
+        with self._lock:
+            if self._figures is None:
+                self._figures = _aligned(self._catalog.figures(), self.flat.ids)
+            return self._figures if ids is None else _aligned(self._figures, np.asarray(ids))
+
+    def samples(self, ids: Iterable[int]) -> dict[int, StoredSample]:
+        """Returns id -> sample, in the order of the ids.
+
+        Raises:
+            CorruptIndexError: an id has no row, or a row is not what was committed.
+        """
+        return self._catalog.samples(ids)
+
+    def where(self, conditions: Iterable[str]) -> NDArray[np.int64]:
+        """Returns those of `flat.ids` whose rows meet all conditions, ascending.
+
+        Raises:
+            InputError: a condition cannot be read, or no row has its field.
+        """
+        return self.flat.live(self._catalog.where(conditions))
+
+    def weights(self, metric: Metric) -> NDArray[np.float32] | None:
+        """Returns what the inner product with each of `flat.ids` is multiplied by; None: by 1.
+
+        Raises:
+            CorruptIndexError: the catalogue lacks a sample of `flat`.
+        """
+        if metric.by is None:
+            return None
+        with self._lock:
+            if metric.name not in self._weights:
+                figures = self.figures()
+                weights = metric.weights(figures.norm, figures.n_scored)
+                weights.flags.writeable = False
+                self._weights[metric.name] = weights
+            return self._weights[metric.name]
+
+    def turned(self, queries: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
+        """Returns queries [q, dim] as they are compared with the stored vectors under a metric.
+
+        The first time under one that decorrelates, vectors are read: see `search/decorrelate.py`.
+        """
+        if not metric.decorrelates:
+            return queries
+        with self._lock:
+            if self._decorrelation is None:
+                self._decorrelation = Decorrelation(self.flat, self._moments, self._writing)
+        return self._decorrelation(queries)
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        metric: Metric,
+        *,
+        opponents: bool,
+        allowed: NDArray[np.int64] | None,
+        flat: bool,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Returns scores and ids of the k best under a metric, [q, k] each.
+
+        By the derived index for the metric when there is one, unless `flat`. One that a writer has
+        left out of date is passed over, with a warning in the log.
+
+        Raises:
+            CorruptIndexError: the derived index, or a segment, is damaged.
+        """
+        queries = self.turned(queries, metric)
+        derived = None if flat else self._derived_search(metric.derived)
+        if derived is not None:
+            return derived.search(queries, k, opponents=opponents, allowed=allowed)
+        return self.flat.search(
+            queries, k, opponents=opponents, allowed=allowed, weights=self.weights(metric)
+        )
+
+    def _derived_search(self, name: str) -> DerivedSearch | None:
+        with self._lock:
+            if name not in self._derived:
+                self._derived[name] = self._open_derived(name)
+            return self._derived[name]
+
+    def _open_derived(self, name: str) -> DerivedSearch | None:
+        while name in derived_names(self._folder):
+            try:
+                info = read_info(self._folder, name)
+            except IndexMissingError:  # a writer makes it again
+                continue
+            try:
+                check_current(info, self.flat, self._folder / info.file)
+            except CorruptIndexError as error:
+                log.warning("searching without the derived index: %s", error)
+                return None
+            weights = self.weights(METRICS[info.metric])
+            try:
+                return open_derived(self._folder, self.flat, name, weights=weights)
+            except (CorruptIndexError, IndexMissingError):
+                # A writer replaces it: its file may have gone between the two steps.
+                if name in derived_names(self._folder) and read_info(self._folder, name) == info:
+                    raise
+        return None
+
+
+def _aligned(figures: Figures, ids: NDArray[np.int64]) -> Figures:
+    """Returns the figures of `ids`, ascending, each checked to be there.
+
+    Raises:
+        CorruptIndexError: one is not.
+    """
+    places = np.searchsorted(figures.ids, ids)
+    places = places[places < len(figures.ids)]
+    if not np.array_equal(figures.ids[places], ids):
+        raise CorruptIndexError(
+            "samples were removed meanwhile: ask again, or see `forvalue verify`"
+        )
+    return Figures(
+        figures.ids[places], figures.norm[places], figures.n_scored[places], figures.loss[places]
+    )
