@@ -30,6 +30,7 @@ from forvalue_index.search.ann import (
 )
 from forvalue_index.search.ann_factory import Effort, new_index, train
 from forvalue_index.search.backend import faiss
+from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.common import Ids, Scores, best_of
 from forvalue_index.search.flat import FlatSearch
 
@@ -144,6 +145,7 @@ def extend_derived(
     *,
     weights: ArrayLike | None = None,
     generation: int = 0,
+    checked: CheckedFiles | None = None,
     progress: Progress | None = None,
 ) -> DerivedInfo:
     """The derived index NAME with the vectors of newer segments added; nothing is trained again.
@@ -156,6 +158,7 @@ def extend_derived(
         name: which one.
         weights: those of the metric it was made for, one for each of `flat.ids`.
         generation: the catalogue's, to be kept with it.
+        checked: as in `open_derived`.
         progress: called as the work goes on.
 
     Raises:
@@ -168,7 +171,7 @@ def extend_derived(
     newer = [segment for segment in flat.segments if segment.name not in info.segments]
     if not newer:
         return info
-    index = read_file(path, info, mapped=False)
+    index = read_file(path, info, mapped=False, checked=checked)
     table = None if weights is None else np.asarray(weights, np.float32)
     report = progress or (lambda stage, done, total: None)
     _add(index, flat, flat.ids_in(s.name for s in newer), table, info.scale, report)
