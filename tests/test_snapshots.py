@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     digest = hashlib.file_digest
 
     def watched(file: Any, kind: str) -> Any:
-        names.append(Path(os.readlink(f"/proc/self/fd/{file.fileno()}")).name)
+        names.append(Path(f"/proc/self/fd/{file.fileno()}").readlink().name)
         return digest(file, kind)
 
     monkeypatch.setattr(hashlib, "file_digest", watched)

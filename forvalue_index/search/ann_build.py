@@ -146,7 +146,6 @@ def extend_derived(
     weights: ArrayLike | None = None,
     generation: int = 0,
     checked: CheckedFiles | None = None,
-    progress: Progress | None = None,
 ) -> DerivedInfo:
     """The derived index NAME with the vectors of newer segments added; nothing is trained again.
 
@@ -159,7 +158,6 @@ def extend_derived(
         weights: those of the metric it was made for, one for each of `flat.ids`.
         generation: the catalogue's, to be kept with it.
         checked: as in `open_derived`.
-        progress: called as the work goes on.
 
     Raises:
         IndexMissingError: there is none of this name.
@@ -173,8 +171,7 @@ def extend_derived(
         return info
     index = read_file(path, info, mapped=False, checked=checked)
     table = None if weights is None else np.asarray(weights, np.float32)
-    report = progress or (lambda stage, done, total: None)
-    _add(index, flat, flat.ids_in(s.name for s in newer), table, info.scale, report)
+    _add(index, flat, flat.ids_in(s.name for s in newer), table, info.scale)
     file, size, sha256 = write_file(folder, name, index)
     info = replace(
         info,
@@ -207,7 +204,7 @@ def _add(
     ids: Ids,
     weights: NDArray[np.float32] | None,
     scale: float,
-    report: Progress,
+    report: Progress = lambda stage, done, total: None,
 ) -> None:
     done = 0
     for block, vectors in flat.blocks(ids):
