@@ -249,6 +249,6 @@ def test_ask_says_what_is_wrong(built: Path, tmp_path: Path) -> None:
 
 
 def test_a_classifier_writes_no_answer(index: InfluenceIndex) -> None:
-    index.reader._lm = replace(index.lm, task="classification")
+    index.session._lm = replace(index.lm, task="classification")
     with pytest.raises(InputError, match="is a classifier and writes no answer"):
         index.respond(PROMPT)

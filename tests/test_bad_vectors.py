@@ -129,7 +129,7 @@ def test_a_vector_that_does_not_fit_into_its_type_is_skipped_or_named(
     halves = replace(SMALL, bits=16)
     index, _ = InfluenceIndex.build(tmp_path / "i", rows[:20], lm, format=KEYED, vector=halves)
     with index:
-        vectors = index.reader.vectoriser
+        vectors = index.session.vectoriser
         vectors.scale = 2.0**17 * vectors.scale  # beyond fp16
         before = exported(index, tmp_path)
         with pytest.raises(RowError, match=r"row 21: its vector does not fit into fp16 \(the lar"):

@@ -21,7 +21,7 @@ from forvalue_index.errors import InputError
 from forvalue_index.records import Row
 from forvalue_index.search import decorrelate, flat
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.store import store
+from forvalue_index.store.writer import Writer
 
 QUERIES = 6
 
@@ -187,14 +187,14 @@ def test_compaction_leaves_nothing_of_removed_rows(
     index.query(queries, metric="decorrelated")
     whole = moment_of(index).read_bytes()
     index.remove(["row-3"])
-    real = store.Store.sweep
+    real = Writer.sweep
 
-    def swept(self: store.Store) -> list[Path]:
+    def swept(self: Writer) -> list[Path]:
         assert not moment_of(index).exists()  # also if it were killed here
         return real(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.Store, "sweep", swept)
+        patch.setattr(Writer, "sweep", swept)
         index.compact()
     kept = index.store.moments._read(index.flat)
     assert kept is not None and moment_of(index).read_bytes() != whole

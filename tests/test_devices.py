@@ -33,7 +33,7 @@ from forvalue_index.errors import (
 from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.model.load import LOADERS
 from forvalue_index.picture import Picture
-from forvalue_index.pipeline.session import Reader
+from forvalue_index.pipeline.session import Session
 from forvalue_index.pipeline.workers import Workers, settle_devices
 from forvalue_index.records import Encoded, Row, Sample
 
@@ -89,7 +89,7 @@ def test_two_processes_build_what_one_does(
 
 
 @pytest.fixture()
-def reader(tmp_path: Path) -> Iterator[Reader]:
+def session(tmp_path: Path) -> Iterator[Session]:
     """Of an index whose rows may have pictures."""
     rows = [{"prompt": f"what {i}?", "response": f" it is {i}"} for i in range(8)]
     model = tiny_vision.save(tmp_path / "llava", "llava")
@@ -98,12 +98,12 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
         tmp_path / "i", rows, str(model), format=format, vector=SMALL["vector"]
     )
     with index:
-        yield index.reader
+        yield index.session
 
 
-def test_errors_of_a_process_reach_the_caller_and_its_death_is_one(reader: Reader) -> None:
-    (good,) = reader.formatter().samples([("row 1", {"prompt": "why?", "response": " so"})])
-    gone = Picture("0" * 32, (40, 30), str(reader.store.directory / "gone.png"), None)
+def test_errors_of_a_process_reach_the_caller_and_its_death_is_one(session: Session) -> None:
+    (good,) = session.formatter().samples([("row 1", {"prompt": "why?", "response": " so"})])
+    gone = Picture("0" * 32, (40, 30), str(session.store.directory / "gone.png"), None)
     lost = replace(good, images=(gone,), source="row 2")
     wrong = replace(good, input_ids=np.full_like(good.input_ids, 9999), source="row 3")
 
@@ -116,10 +116,10 @@ def test_errors_of_a_process_reach_the_caller_and_its_death_is_one(reader: Reade
     def encode(*samples: Sample) -> list[Encoded]:
         return [item for item in outcomes(*samples) if isinstance(item, Encoded)]
 
-    with Workers(reader, ["cpu", "cpu"]) as workers:
+    with Workers(session, ["cpu", "cpu"]) as workers:
         assert workers._free.get() == workers._encode_here  # so that all goes to the process
         np.testing.assert_allclose(
-            encode(good)[0].vector, reader.encode([good])[0].vector, rtol=1e-4, atol=1e-5
+            encode(good)[0].vector, session.encode([good])[0].vector, rtol=1e-4, atol=1e-5
         )
         first, second = outcomes(good, lost)
         assert isinstance(first, Encoded) and isinstance(second, RowError)

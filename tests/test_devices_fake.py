@@ -69,7 +69,7 @@ def test_an_index_on_a_gpu_is_that_of_the_cpu(
         expected = answers(index)
     with pretended_cuda(monkeypatch), build(model(kind, dtype, cuda=True)) as index:
         assert index.lm.device == CUDA
-        assert index.reader.vectoriser.parts[0].sketch.zeros(1).is_cuda
+        assert index.session.vectoriser.parts[0].sketch.zeros(1).is_cuda
         for number, (found, wanted) in enumerate(zip(answers(index), expected, strict=True)):
             if isinstance(found, list):
                 assert found == wanted

@@ -83,8 +83,8 @@ def test_a_build_says_how_true_its_vectors_are(built: Any) -> None:
 def test_exact_influence_is_summed_as_it_is_computed(built: Any) -> None:
     index, _ = built
     samples = index.training_samples(index.flat.ids[:30])
-    exact = module.Exact(index.reader.encoder, index.vectoriser, samples, 5)
-    list(index.reader.encoder.encode(samples, index.vectoriser, witness=exact))
+    exact = module.Exact(index.session.encoder, index.vectoriser, samples, 5)
+    list(index.session.encoder.encode(samples, index.vectoriser, witness=exact))
     expected = index.influence(samples[:5], samples)
     np.testing.assert_allclose(exact.scores, expected, rtol=1e-3, atol=1e-4 * abs(expected).max())
 
@@ -92,7 +92,7 @@ def test_exact_influence_is_summed_as_it_is_computed(built: Any) -> None:
 def test_vectors_are_the_same_under_a_witness(built: Any) -> None:
     index, _ = built
     samples = index.training_samples(index.flat.ids[:30])
-    encoder = index.reader.encoder
+    encoder = index.session.encoder
     exact = module.Exact(encoder, index.vectoriser, samples, 3)
     with_one = dict(p for b in encoder.encode(samples, index.vectoriser, witness=exact) for p in b)
     alone = dict(p for b in encoder.encode(samples, index.vectoriser) for p in b)

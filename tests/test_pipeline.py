@@ -27,9 +27,9 @@ from forvalue_index.model.encoder import (
 )
 from forvalue_index.model.fit import fit_vectoriser
 from forvalue_index.model.language_model import LanguageModel, wrap_model
-from forvalue_index.pipeline.session import Reader
+from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Row, Sample
-from forvalue_index.store.store import Store
+from forvalue_index.store.writer import Writer
 from forvalue_index.system.prefetch import ahead
 
 KEYED = FormatConfig(key_field="id")
@@ -332,8 +332,8 @@ def test_rows_are_tokenised_ahead_and_committed_behind(
         assert call == 3 or encoding[call].wait(20)
 
     hook(monkeypatch, Formatter, "samples", lambda call: tokenised[call - 1].set())
-    hook(monkeypatch, Reader, "encode", encode)
-    hook(monkeypatch, Store, "commit", commit)
+    hook(monkeypatch, Session, "encode", encode)
+    hook(monkeypatch, Writer, "commit", commit)
     report = index.add(rows)
     assert (report.added, report.skipped, len(index)) == (24, 6, 30)
     assert [index.get(row["id"]).id for row in rows] == list(range(30))
@@ -348,7 +348,7 @@ def test_an_error_in_a_commit_ends_the_work_and_the_next_run_goes_on(
         assert call < 3, "nothing is committed after what failed"
 
     with monkeypatch.context() as patch:
-        hook(patch, Store, "commit", full)
+        hook(patch, Writer, "commit", full)
         with pytest.raises(StorageError, match="the disk is full"):
             index.add(rows)
     assert not working("ahead", "commit")
@@ -374,8 +374,8 @@ def test_an_interruption_while_encoding_lets_the_last_commit_end(
         assert interrupted.wait(20)
 
     with monkeypatch.context() as patch:
-        hook(patch, Reader, "encode", encode)
-        hook(patch, Store, "commit", commit)
+        hook(patch, Session, "encode", encode)
+        hook(patch, Writer, "commit", commit)
         with pytest.raises(KeyboardInterrupt):
             index.add(rows)
     assert not working("ahead", "commit")
@@ -411,7 +411,7 @@ def test_a_row_that_the_model_cannot_read_leaves_the_chunks_before_it(
             raise ModelError("the model gives NaN")
 
     with monkeypatch.context() as patch:
-        hook(patch, Reader, "encode", encode)
+        hook(patch, Session, "encode", encode)
         with pytest.raises(ModelError, match="gives NaN"):
             index.add(rows)
     assert (len(index), index.verify()) == (6 + 2 * CHUNK, [])
@@ -420,6 +420,6 @@ def test_a_row_that_the_model_cannot_read_leaves_the_chunks_before_it(
 def test_rows_that_are_there_need_no_model(
     index: InfluenceIndex, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index.reader.close()
+    index.session.unload()
     monkeypatch.setattr("forvalue_index.pipeline.session.load_model", None)
     assert index.add(rows[:6]).skipped == 6

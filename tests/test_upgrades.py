@@ -236,7 +236,7 @@ def test_what_is_unknown_in_a_fingerprint_is_of_a_newer_version(
     with InfluenceIndex.open(frozen / "index") as index:
         monkeypatch.setitem(index.store.fingerprint, "attention", "form 2")
         with pytest.raises(FingerprintError, match="attention: form 2 in the index, None now"):
-            index.reader.use(frozen_lm)
+            index.session.use(frozen_lm)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
     python tools/bench_increment.py --samples 100000 --dim 1024
 
 Synthetic vectors and rows of about 1 KB go through the same write path as encoded ones
-(`Store.commit`), so that what is measured is what the store adds to the forward passes.
+(`Writer.commit`), so that what is measured is what the store adds to the forward passes.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def measure(directory: Path, n: int, dim: int, catalog: str | None) -> dict[str,
     add(n, 100, "add 100")
     for name, time_written in files.items():
         assert (directory / SEGMENTS / name).stat().st_mtime_ns == time_written, "rewritten"
-    with timed("remove 1,000", seconds), store.writer.lock():
-        assert store.writer.remove(f"k{i}" for i in range(0, n, n // 1000)) == 1000
+    with timed("remove 1,000", seconds):
+        assert store.writer.remove([f"k{i}" for i in range(0, n, n // 1000)]) == 1000
     ask("open and first query after both")
     with timed("verify", seconds):
         assert verify(store) == []

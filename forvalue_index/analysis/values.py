@@ -144,7 +144,7 @@ def exact_values(
     tokens = 0
     for start in range(0, len(queries), _TARGETS):
         part = queries[start : start + _TARGETS]
-        scores = index.reader.exact(part, samples, metric)
+        scores = index.session.exact(part, samples, metric)
         if combine == "mean":
             result += scores.sum(0) / len(queries)
         else:
@@ -241,7 +241,7 @@ def _vectors(
     for start in range(0, len(samples), _TARGETS):
         part = samples[start : start + _TARGETS]
         vectors = index.vectors(part)
-        weights = index.reader.query_weights(part, vectors, metric)
+        weights = index.session.query_weights(part, vectors, metric)
         out[start : start + len(part)] = vectors * weights[:, None]
         tokens += sum(len(sample.input_ids) for sample in part)
         if progress is not None:

@@ -14,9 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 
-from forvalue_index.data.ingest import CheckedRows, Rejects, chunks_of
+from forvalue_index.data.images import with_images
+from forvalue_index.data.ingest import CheckedRows, Rejects, check_rows, chunks_of
 from forvalue_index.data.labels import RowFormatter
 from forvalue_index.data.rows import Rows
+from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.errors import (
     InputError,
     KeyConflictError,
@@ -25,8 +27,8 @@ from forvalue_index.errors import (
 )
 from forvalue_index.model.fidelity import LEAST, MOST, measure
 from forvalue_index.model.fit import UnfitError, fit_vectoriser
-from forvalue_index.pipeline.session import Reader
-from forvalue_index.pipeline.workers import Outcome, Workers
+from forvalue_index.pipeline.session import Session
+from forvalue_index.pipeline.workers import Outcome, Workers, settle_devices
 from forvalue_index.records import Encoded, Fidelity, Row, Sample
 from forvalue_index.search.segment import unstorable
 from forvalue_index.store import derived
@@ -69,7 +71,25 @@ FRESH = 32
 
 
 def add(
-    reader: Reader,
+    session: Session,
+    data: Data,
+    update: bool,
+    on_error: str,
+    progress: Progress | None,
+    devices: str | Sequence[str | int] | None,
+) -> AddReport:
+    """Adds the rows that are not there yet; see `InfluenceIndex.add`."""
+    names = settle_devices(devices) if devices is not None else []
+    if names:
+        session.move(names[0])
+    rows = with_images(open_rows(data), session.config.format)
+    with Rejects(on_error) as rejects:
+        checked = check_rows(rows, session.config.format, rejects, progress)
+        return add_checked(session, rows, checked, rejects, progress, update, names)
+
+
+def add_checked(
+    session: Session,
     rows: Rows,
     checked: CheckedRows,
     rejects: Rejects,
@@ -77,8 +97,8 @@ def add(
     update: bool = False,
     devices: Sequence[str] = (),
 ) -> AddReport:
-    """Adds checked rows and returns what was done; see `InfluenceIndex.add`."""
-    store = reader.store
+    """Adds the checked rows that are not there yet, and returns what was done."""
+    store = session.store
     wanted = checked.contents
     with store.writer.lock():
         known = store.catalog.known(list(wanted))
@@ -100,9 +120,9 @@ def add(
                 progress("encoding", added + done, left, tokens + done_tokens)
 
         with ExitStack() as stack:
-            workers = stack.enter_context(Workers(reader, devices if missing else ()))
-            ready = _fit(reader, rows, wanted, missing, rejects, progress) if missing else {}
-            chunks = ahead(_prepared(reader, rows, missing, rejects))
+            workers = stack.enter_context(Workers(session, devices if missing else ()))
+            ready = _fit(session, rows, wanted, missing, rejects, progress) if missing else {}
+            chunks = ahead(_prepared(session, rows, missing, rejects))
             stack.enter_context(closing(chunks))
             commits = stack.enter_context(_Commits(store.writer))
             for made, outcomes in workers.encode(chunks, ready, report):
@@ -125,7 +145,7 @@ def add(
         n = min(n_fresh // FRESH, MOST)
         if n >= LEAST:
             some = fresh[:: len(fresh) // n][:n]
-            measured = measure(reader.lm, reader.vectoriser, some, store.bits)
+            measured = measure(session.lm, session.vectoriser, some, store.bits)
         gone = total - added - (len(rejects) - before)
         if gone:
             raise InputError(
@@ -184,19 +204,19 @@ class _Commits:
 
 
 def _prepared(
-    reader: Reader, rows: Rows, missing: set[str], rejects: Rejects
+    session: Session, rows: Rows, missing: set[str], rejects: Rejects
 ) -> Iterator[list[Sample]]:
     """Yields the samples of the missing rows, a chunk at a time."""
     size = CHUNK
-    if missing and reader.lm.device.type == "cuda":  # it is idle between two chunks
-        size *= max(1, min(LARGEST, SMALL // max(1, reader.lm.n_parameters)))
-    for chunk in chunks_of(rows, missing, reader.config.format, rejects, size):
-        if samples := _samples(reader.formatter(), chunk, rejects):
+    if missing and session.lm.device.type == "cuda":  # it is idle between two chunks
+        size *= max(1, min(LARGEST, SMALL // max(1, session.lm.n_parameters)))
+    for chunk in chunks_of(rows, missing, session.config.format, rejects, size):
+        if samples := _samples(session.formatter(), chunk, rejects):
             yield samples
 
 
 def _fit(
-    reader: Reader,
+    session: Session,
     rows: Rows,
     wanted: dict[str, str],
     missing: set[str],
@@ -211,9 +231,9 @@ def _fit(
     Raises:
         InputError: none of the rows can be used.
     """
-    if reader.store.fitted:
+    if session.store.fitted:
         return {}
-    order, enough = iter(sorted(missing, key=wanted.__getitem__)), reader.config.vector.fit_samples
+    order, enough = iter(sorted(missing, key=wanted.__getitem__)), session.config.vector.fit_samples
     samples: list[Sample] = []
 
     def report(done: int) -> None:
@@ -223,13 +243,13 @@ def _fit(
     while True:
         # Others come for those that are rejected, as if these had never been there.
         while drawn := set(itertools.islice(order, enough - len(samples))):
-            for part in chunks_of(rows, drawn, reader.config.format, rejects, CHUNK):
-                samples += _samples(reader.formatter(), part, rejects)
+            for part in chunks_of(rows, drawn, session.config.format, rejects, CHUNK):
+                samples += _samples(session.formatter(), part, rejects)
         if not samples:
             raise InputError(f"none of the rows can be used; the first: {rejects.first}")
         samples.sort(key=lambda sample: sample.content_hash)
         try:
-            fitted = fit_vectoriser(reader.lm, samples, reader.config.vector, report)
+            fitted = fit_vectoriser(session.lm, samples, session.config.vector, report)
             break
         except UnfitError as error:
             for position, reason in error.refused.items():
@@ -240,10 +260,10 @@ def _fit(
         "retained": round(fitted.retained, 4),
         "fidelity": None if found is None else asdict(found),
     }
-    reader.store.set_vectoriser(
+    session.store.set_vectoriser(
         fitted.vectoriser.to_bytes(), {"dim": fitted.vectoriser.dim} | figures
     )
-    reader.vectoriser = fitted.vectoriser
+    session.vectoriser = fitted.vectoriser
     return {sample.key: item for sample, item in zip(samples, fitted.encoded, strict=True)}
 
 

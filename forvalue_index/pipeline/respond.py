@@ -14,24 +14,24 @@ from forvalue_index.config import FormatConfig
 from forvalue_index.data.chat import messages_of
 from forvalue_index.errors import InputError
 from forvalue_index.model.generation import Sampling, end_tokens, generate, text_of
-from forvalue_index.pipeline.session import Reader
+from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Row, Sample
 
 STUB = "x"  # stands for the answer while there is none
 
 
 def respond(
-    reader: Reader,
+    session: Session,
     prompt: str | Row,
-    format: FormatConfig,
-    sampling: Sampling,
+    sampling: Sampling | None,
+    format: FormatConfig | None,
     report: Callable[[str], None] | None,
 ) -> Sample:
     """Returns a row with the model's answer; see `InfluenceIndex.respond`."""
-    if reader.lm.task == "classification":
-        raise InputError(f"{reader.lm.name} is a classifier and writes no answers: use query")
-    row, format = _prompted(prompt, format)
-    [stub] = reader.samples([_answered(row, format, STUB)], format)
+    if session.lm.task == "classification":
+        raise InputError(f"{session.lm.name} is a classifier and writes no answers: use query")
+    row, format = _prompted(prompt, format or session.config.format)
+    [stub] = session.samples([_answered(row, format, STUB)], format)
     if stub.truncated:
         raise InputError(
             f"the prompt has more than the {len(stub.input_ids) - 1} tokens that the index reads "
@@ -39,10 +39,10 @@ def respond(
         )
     ids = stub.input_ids[: _answer_start(stub)]
     unanswered = replace(stub, input_ids=ids, scored=np.zeros(len(ids), np.bool_))
-    made = generate(reader.lm, unanswered, sampling, report)
-    text = text_of(reader.lm, unanswered, made)
+    made = generate(session.lm, unanswered, sampling or Sampling(), report)
+    text = text_of(session.lm, unanswered, made)
     # The end of an answer counts where it counts in the rows of the index.
-    if made[-1] in end_tokens(reader.lm) and made[-1] not in stub.input_ids[stub.scored]:
+    if made[-1] in end_tokens(session.lm) and made[-1] not in stub.input_ids[stub.scored]:
         made = made[:-1]
     if not text:
         raise InputError(

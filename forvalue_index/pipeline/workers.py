@@ -30,7 +30,7 @@ from transformers.utils.logging import disable_progress_bar
 from forvalue_index.config import IndexConfig
 from forvalue_index.errors import InputError, RowError, WorkerError
 from forvalue_index.model.language_model import find_device
-from forvalue_index.pipeline.session import Reader
+from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Encoded, Sample
 from forvalue_index.store.store import Store
 
@@ -72,16 +72,16 @@ class Workers:
     """What encodes the chunks of one `add`, in a `with` block.
 
     One device: this process, in the thread that asks. Several: a thread here for each; that of the
-    first encodes with the reader's own model, the others each wait for a process.
+    first encodes with the session's own model, the others each wait for a process.
     """
 
-    def __init__(self, reader: Reader, devices: Sequence[str] = ()) -> None:
-        """Begins to load the model on all `devices` but the first, on which the reader has it."""
-        self._reader = reader
+    def __init__(self, session: Session, devices: Sequence[str] = ()) -> None:
+        """Begins to load the model on all `devices` but the first, on which the session has it."""
+        self._session = session
         self._stop = threading.Event()
         self._n_threads = torch.get_num_threads()
         self._share = max(1, self._n_threads // max(1, list(devices).count("cpu")))
-        self._processes = [_Process(reader, name, self._share) for name in devices[1:]]
+        self._processes = [_Process(session, name, self._share) for name in devices[1:]]
         self._threads = ThreadPoolExecutor(max(1, len(devices)), "device")
         self._free: SimpleQueue[Callable[[list[Sample]], list[Outcome]]] = SimpleQueue()
         for encode in (self._encode_here, *(process.encode for process in self._processes)):
@@ -146,13 +146,13 @@ class Workers:
         return self._read(samples, _until(self._stop))
 
     def _read(self, samples: list[Sample], report: Report) -> list[Outcome]:
-        return _outcomes(self._reader, samples, report)
+        return _outcomes(self._session, samples, report)
 
 
-def _outcomes(reader: Reader, samples: list[Sample], report: Report) -> list[Outcome]:
+def _outcomes(session: Session, samples: list[Sample], report: Report) -> list[Outcome]:
     """Returns the vector of each sample, or why it has none."""
     refused: dict[int, RowError] = {}
-    made = iter(reader.encode(samples, report, refused))
+    made = iter(session.encode(samples, report, refused))
     return [refused[i] if i in refused else next(made) for i in range(len(samples))]
 
 
@@ -183,10 +183,10 @@ def _encode(
 class _Process:
     """A process that has the model on a device of its own."""
 
-    def __init__(self, reader: Reader, device: str, threads: int) -> None:
+    def __init__(self, session: Session, device: str, threads: int) -> None:
         self._device = device
         self._pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (threads,))
-        arguments = reader.store.directory, reader.config, device
+        arguments = session.store.directory, session.config, device
         self._pid = self._pool.submit(_load, *arguments)
 
     def encode(self, samples: list[Sample]) -> list[Outcome]:
@@ -216,7 +216,7 @@ class _Process:
 
 # -- in the process ------------------------------------------------------------------------------
 
-_readers: list[Reader] = []
+_sessions: list[Session] = []
 _stop = threading.Event()
 
 
@@ -238,11 +238,11 @@ def _end_with_parent() -> None:
 
 def _load(directory: Path, config: IndexConfig, device: str) -> int:
     """Loads the model, makes sure that it is the index's, and returns the process's id."""
-    reader = Reader(Store.open(directory), config, device)
-    assert reader.lm
-    _readers.append(reader)
+    session = Session(Store.open(directory), config, device)
+    assert session.lm
+    _sessions.append(session)
     return os.getpid()
 
 
 def _encode_in_process(samples: list[Sample]) -> list[Outcome]:
-    return _outcomes(_readers[0], samples, _until(_stop))
+    return _outcomes(_sessions[0], samples, _until(_stop))

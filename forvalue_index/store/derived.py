@@ -8,7 +8,8 @@ from __future__ import annotations
 from contextlib import suppress
 
 from forvalue_index.errors import CorruptIndexError, ForvalueError, InputError
-from forvalue_index.metric import METRICS, Metric
+from forvalue_index.metric import DERIVED as DERIVED_METRICS
+from forvalue_index.metric import METRICS, Metric, metric_of
 from forvalue_index.search.ann import (
     DerivedInfo,
     open_derived,
@@ -17,23 +18,35 @@ from forvalue_index.search.ann import (
     remove_derived,
 )
 from forvalue_index.search.ann_build import Progress, extend_derived, make_derived
+from forvalue_index.search.ann_factory import auto_factory
 from forvalue_index.store.layout import DERIVED, storing
 from forvalue_index.store.store import Store
+from forvalue_index.system import machine
 
 UNCOVERED = 0.1
 """Share of the samples that a derived index may lack before `add` extends it."""
 
 
 def optimize(
-    store: Store, factory: str, metric: Metric, progress: Progress | None = None
-) -> DerivedInfo:
-    """Makes a derived FAISS index over all samples, for one metric, and returns what it is.
-
-    Raises:
-        InputError: FAISS does not know the factory, or there are too few samples for it.
-        LockedError: another process is writing to the index.
-        StorageError: the disk is full.
-    """
+    store: Store,
+    factory: str | None,
+    metric: str | Metric,
+    memory: int | None,
+    progress: Progress | None,
+) -> tuple[DerivedInfo | None, str]:
+    """Makes a derived FAISS index over all samples; see `InfluenceIndex.optimize`."""
+    metric = metric_of(metric)
+    if metric.name not in DERIVED_METRICS:
+        raise InputError(
+            f"metric {metric.name!r} has no derived index of its own: make that for "
+            f"{metric.derived}, which also serves {metric.name}"
+        )
+    reason = "as requested"
+    if factory is None:
+        memory = memory or machine.memory() // 2
+        factory, reason = auto_factory(len(store), store.dim, memory)
+        if factory == "Flat":
+            return None, reason
     with store.writer.lock(), storing(store.directory):
         store.snapshots.refresh()
         snapshot = store.snapshots.current
@@ -48,7 +61,7 @@ def optimize(
             progress=progress,
         )
         store.snapshots.drop()
-        return info
+        return info, reason
 
 
 def extend(store: Store) -> None:

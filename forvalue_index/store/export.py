@@ -8,21 +8,34 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from forvalue_index.store.layout import storing
 from forvalue_index.store.rows import PAGE
 from forvalue_index.store.snapshot import Snapshot
+from forvalue_index.store.store import Store
 from forvalue_index.system.files import atomic_write
+from forvalue_index.vectors.vectoriser import Vectoriser
 
 
-def export(
-    snapshot: Snapshot, vectors: Path, rows: Path, where: Sequence[str], scale: float
-) -> tuple[int, int]:
-    """Writes a snapshot's vectors, divided by `scale`, and their rows, by id; returns the shape.
+def export(store: Store, vectors: Path, rows: Path, where: Sequence[str]) -> tuple[int, int]:
+    """Writes the vectors, whose inner product is influence, and their rows; returns the shape.
+
+    Both are in the order of the ids.
 
     Raises:
         StorageError: a file cannot be written; neither is there then.
     """
+    scale = 1.0
+    if store.fitted:
+        data, cpu = store.vectoriser_bytes(), torch.device("cpu")
+        scale = Vectoriser.from_bytes(data, store.config.vector, cpu).scale
+    return store.answer(lambda snapshot: _write(snapshot, vectors, rows, where, scale))
+
+
+def _write(
+    snapshot: Snapshot, vectors: Path, rows: Path, where: Sequence[str], scale: float
+) -> tuple[int, int]:
     flat = snapshot.flat
     ids = snapshot.where(where) if where else flat.ids
     with (

@@ -8,7 +8,7 @@ names counts for nothing and is swept by the next writer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.lock import WriterLock
-from forvalue_index.errors import LockedError
+from forvalue_index.errors import InputError, LockedError
 from forvalue_index.records import Encoded, Sample, StoredSample
 from forvalue_index.search.ann import readable_infos
 from forvalue_index.search.decorrelate import MOMENT
@@ -30,7 +30,7 @@ BY_READERS = "checked", MOMENT
 
 
 class Writer:
-    """Changes one index. The caller of every method but the locks and `orphans` holds the lock."""
+    """Changes one index. The caller of `commit` and `sweep` holds the lock."""
 
     def __init__(self, directory: Path, catalog: Catalog, bits: int) -> None:
         """Takes the index's directory, its catalogue, and the bits of a stored number."""
@@ -118,13 +118,22 @@ class Writer:
         retained = float(np.mean([item.retained for item in encoded]))
         self._catalog.commit_segment(segment, stored, replaces=replaces, retained_energy=retained)
 
-    def remove(self, keys: Iterable[str]) -> int:
-        """Removes samples and returns how many; keys that are not there are passed over."""
-        return len(self._catalog.remove(keys))
+    def remove(self, keys: Sequence[str] = (), where: Sequence[str] = ()) -> int:
+        """Removes samples by key, or those that meet all conditions; returns how many.
 
-    def remove_where(self, conditions: Iterable[str]) -> int:
-        """Removes the samples whose rows meet all conditions and returns how many."""
-        return len(self._catalog.remove_ids(self._catalog.where(conditions).tolist()))
+        They become tombstones in one transaction. Takes the lock itself.
+
+        Raises:
+            InputError: keys and conditions at once, or a condition that cannot be read.
+            LockedError: another process has the lock.
+        """
+        if keys and where:
+            raise InputError("keys and conditions were given: remove by one or the other")
+        catalog = self._catalog
+        with self.lock():
+            if where:
+                return len(catalog.remove_ids(catalog.where(where).tolist()))
+            return len(catalog.remove(keys))
 
     def orphans(self) -> list[Path]:
         """Returns the files that count for nothing; a writer at work may be about to commit some.

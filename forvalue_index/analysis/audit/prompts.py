@@ -47,7 +47,7 @@ def read_prompts(
     What is whitened is learned from the training samples: what all prompts share is taken out.
     """
     lm = index.lm
-    encoder = index.reader.encoder
+    encoder = index.session.encoder
     chosen = np.random.default_rng(0).permutation(ids)[:_FIT]
     whiten = _Whitening(encoder.states(_prompts(index.training_samples(np.sort(chosen).tolist()))))
     result = Prompts(

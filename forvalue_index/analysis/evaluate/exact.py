@@ -72,5 +72,5 @@ def reranked(
 
 
 def _lengths(index: InfluenceIndex, samples: list[Sample]) -> NDArray[np.float32]:
-    squares = index.reader.encoder.self_influence(samples, index.vectoriser.parts)
+    squares = index.session.encoder.self_influence(samples, index.vectoriser.parts)
     return np.sqrt(np.maximum(squares, 0))

@@ -88,7 +88,7 @@ def rivals(
     samples = index.training_samples(item.id for item in stored)
     if last_layer:
         parts = [Raw()] * len(index.lm.checkpoints)
-        yield LAST_LAYER, index.reader.encoder.influence(queries, samples, parts)
+        yield LAST_LAYER, index.session.encoder.influence(queries, samples, parts)
     if gradient:
         yield GRADIENT, gradient_scores(index.lm, queries, samples, progress)
     yield from baselines(index, queries, stored, format, seed=seed, progress=progress)
