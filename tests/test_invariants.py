@@ -77,7 +77,7 @@ def test_a_vector_does_not_depend_on_the_chunk_of_tokens(
     vectoriser = fitted(lm, samples)
     whole = vectors_of(lm, samples, 512, vectoriser)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("forvalue_index.model.encoder.CHUNK_TOKENS", {"cpu": 3})
+        patch.setattr("forvalue_index.model.runner.CHUNK_TOKENS", {"cpu": 3})
         assert_same(whole, vectors_of(lm, samples, 512, vectoriser))
 
 

@@ -284,10 +284,10 @@ def test_an_index_that_a_build_opened_is_closed_when_a_check_fails(
 def test_explaining_keeps_what_was_learned_of_the_memory(
     index: InfluenceIndex, rows: list[Row]
 ) -> None:
-    index.session.encoder.token_budget = 7
+    index.session.encoder.runner.token_budget = 7
     index.explain(rows[0], str(rows[1]["id"]))
     index.contributions(rows[0], index.query(rows[0], 3))
-    assert index.session.encoder.token_budget == 7
+    assert index.session.encoder.runner.token_budget == 7
     assert index.session.encoder is index.session.encoder
 
 

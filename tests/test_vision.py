@@ -28,6 +28,7 @@ from forvalue_index.index import InfluenceIndex
 from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.fit import fit_vectoriser
 from forvalue_index.model.language_model import LanguageModel, wrap_model
+from forvalue_index.model.runner import Runner
 from forvalue_index.picture import Picture
 from forvalue_index.records import Row, Sample
 from forvalue_index.vectors.recipe import Raw
@@ -142,7 +143,7 @@ def test_a_vector_depends_on_its_sample_alone(lm: LanguageModel) -> None:
 def test_samples_with_and_without_images_share_no_batch_but_alike_ones_do() -> None:
     model, processor = tiny_vision.load("llava")
     lm = wrap_model(model, processor.tokenizer, processor=processor)
-    groups = Encoder(lm)._batches(samples_of(lm, rows()), 4096)
+    groups = Runner(lm)._batches(samples_of(lm, rows()), 4096)
     assert sorted(map(sorted, groups)) == [[0, 2, 3, 5], [1, 4]]
 
 

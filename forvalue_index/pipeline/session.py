@@ -17,16 +17,17 @@ from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError
 from forvalue_index.metric import Metric
-from forvalue_index.model.encoder import Encoder, Refused
+from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.model.load import on_this_machine
+from forvalue_index.model.runner import Refused
 from forvalue_index.records import Encoded, Sample
 from forvalue_index.store.store import Store
 from forvalue_index.store.vectoriser import digest
 from forvalue_index.vectors.recipe import RECIPES
 from forvalue_index.vectors.vectoriser import Vectoriser
 
-Queries: TypeAlias = Data | Sample | list[Sample]
+Queries: TypeAlias = "Data | Sample | list[Sample]"
 """Rows in the form of the index's own, or paths of files with such, or samples."""
 
 LEARNED = {"vectoriser", "dim", "retained", "fidelity"}

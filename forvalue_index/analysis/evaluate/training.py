@@ -19,10 +19,10 @@ from torch.nn.functional import cross_entropy
 
 from forvalue_index.errors import InputError, ModelError
 from forvalue_index.model.batching import Batch, plan_batches
-from forvalue_index.model.encoder import TOKEN_BUDGET
 from forvalue_index.model.head import hidden_states
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.model.model_lock import model_lock
+from forvalue_index.model.runner import TOKEN_BUDGET
 from forvalue_index.pipeline.add import Progress
 from forvalue_index.records import Sample
 
