@@ -17,7 +17,7 @@ from forvalue_index.pipeline.build import Model
 from forvalue_index.pipeline.explain import Explanation, Passage
 from forvalue_index.pipeline.session import Queries, Session
 from forvalue_index.records import Hit, Row, Sample, StoredSample, listed
-from forvalue_index.search.ann import DerivedInfo
+from forvalue_index.search.ann_files import DerivedInfo
 from forvalue_index.search.common import Ids, Scores
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.store import compact, derived, export, rows, store, verify

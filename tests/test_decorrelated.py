@@ -19,7 +19,7 @@ from forvalue_index.analysis.values import exact_values, values
 from forvalue_index.cli import main
 from forvalue_index.errors import InputError
 from forvalue_index.records import Row
-from forvalue_index.search import decorrelate, flat
+from forvalue_index.search import decorrelate, stored
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.store.writer import Writer
 
@@ -74,7 +74,7 @@ def assert_solved(index: InfluenceIndex, queries: list[Row]) -> None:
 def test_hits_are_those_of_a_dense_solve(
     index: InfluenceIndex, queries: list[Row], opponents: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flat, "_NUMBERS", 7 * index.dim)  # vectors come in blocks of 7
+    monkeypatch.setattr(stored, "_NUMBERS", 7 * index.dim)  # vectors come in blocks of 7
     assert_solved(index, queries)
     expected, ids = solved(index, queries), index.flat.ids
     hits = index.query(queries, k=5, metric="decorrelated", opponents=opponents)

@@ -29,7 +29,7 @@ from forvalue_index.data.writers import write_rows, write_text
 from forvalue_index.errors import ForvalueError, RowError, StorageError, one_line
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
-from forvalue_index.search.ann import read_info, write_info
+from forvalue_index.search.ann_files import read_info, write_info
 from forvalue_index.search.segment import write_segment
 from forvalue_index.system.files import (
     atomic_write,

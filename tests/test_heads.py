@@ -16,7 +16,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.models.musicgen.modeling_musicgen import MusicgenForCausalLM
 
 from forvalue_index.errors import ModelError
-from forvalue_index.model.head import Room, find_head
+from forvalue_index.model.head import Room
+from forvalue_index.model.head_probe import find_head
 from forvalue_index.model.language_model import wrap_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))

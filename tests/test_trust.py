@@ -29,10 +29,9 @@ from sqlalchemy.engine import make_url
 from forvalue_index import InfluenceIndex
 from forvalue_index.catalog.address import name_catalog, require_named, shown
 from forvalue_index.catalog.catalog import Catalog
-from forvalue_index.catalog.digests import NO_SEGMENTS, seal_segment, seal_state, xor
+from forvalue_index.catalog.digests import NO_SEGMENTS, seal_info, seal_segment, seal_state, xor
 from forvalue_index.catalog.engine import make_engine, reading
 from forvalue_index.catalog.lock import WriterLock
-from forvalue_index.catalog.reads import seal_info
 from forvalue_index.cli import main
 from forvalue_index.errors import (
     CorruptIndexError,
@@ -44,7 +43,7 @@ from forvalue_index.errors import (
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row, Segment
 from forvalue_index.search import backend
-from forvalue_index.search.ann import read_info, write_info
+from forvalue_index.search.ann_files import read_info, write_info
 from forvalue_index.search.backend import read_index
 
 SECRET = "hunter2"

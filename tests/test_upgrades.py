@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from indexes import bytes_in
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig, config
-from forvalue_index.catalog.reads import seal_info
+from forvalue_index.catalog.digests import seal_info
 from forvalue_index.cli import main
 from forvalue_index.config import FIRST, IndexConfig, named
 from forvalue_index.errors import FingerprintError, SchemaError

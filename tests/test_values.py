@@ -27,7 +27,7 @@ from forvalue_index.data.sources import open_rows
 from forvalue_index.data.writers import write_rows
 from forvalue_index.errors import InputError, StorageError
 from forvalue_index.records import Row
-from forvalue_index.search import flat
+from forvalue_index.search import stored as vectors
 
 TARGETS = [
     {"prompt": f"ask {i}", "response": f" so {'abcde'[i]}{i}", "skill": "xy"[i % 2]}
@@ -67,7 +67,7 @@ def index(path: Path) -> Iterator[InfluenceIndex]:
 def test_a_value_is_the_mean_or_highest_score(
     index: InfluenceIndex, metric: str, combine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flat, "_NUMBERS", 7 * index.dim)  # vectors come in blocks of 7
+    monkeypatch.setattr(vectors, "_NUMBERS", 7 * index.dim)  # vectors come in blocks of 7
     monkeypatch.setattr("forvalue_index.analysis.values._TARGETS", 2)
     samples = index.samples(TARGETS)
     ids, scores = index.scores(samples)

@@ -27,7 +27,7 @@ from forvalue_index.records import Hit, Row, StoredSample
 
 if TYPE_CHECKING:
     from forvalue_index.pipeline.add import AddReport
-    from forvalue_index.search.ann import DerivedInfo
+    from forvalue_index.search.ann_files import DerivedInfo
 
 
 class Notes(Console):

@@ -20,13 +20,12 @@ from forvalue_index.errors import ModelError
 from forvalue_index.model.batching import Batch, padded
 from forvalue_index.model.head import (
     Head,
-    differ,
     effective,
     hidden_states,
-    probe_ids,
     run,
     whole,
 )
+from forvalue_index.model.head_probe import differ, probe_ids
 from forvalue_index.model.offload import input_device, stay
 from forvalue_index.records import Sample
 

@@ -22,7 +22,8 @@ from forvalue_index.errors import ModelError
 from forvalue_index.model.adapters import AdapterSet, load_adapters, no_adapters
 from forvalue_index.model.batching import Batch, collate
 from forvalue_index.model.classifier import class_padding_matters, find_class_head
-from forvalue_index.model.head import Head, find_head, padding_matters, whole
+from forvalue_index.model.head import Head, whole
+from forvalue_index.model.head_probe import find_head, padding_matters
 from forvalue_index.model.load import load_pretrained
 from forvalue_index.model.model_lock import model_lock
 from forvalue_index.model.offload import kept, own_names

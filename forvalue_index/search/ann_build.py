@@ -17,18 +17,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from forvalue_index.errors import InputError
-from forvalue_index.search.ann import (
+from forvalue_index.search.ann import DerivedSearch, check_current
+from forvalue_index.search.ann_factory import Effort, new_index, train
+from forvalue_index.search.ann_files import (
     DerivedInfo,
-    DerivedSearch,
     Side,
-    check_current,
     read_file,
     read_info,
-    scaled,
     write_file,
     write_info,
 )
-from forvalue_index.search.ann_factory import Effort, new_index, train
 from forvalue_index.search.backend import faiss
 from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.common import Ids, Scores, best_of
@@ -195,7 +193,15 @@ def _sample(
     count = min(count, flat.ntotal)
     places = np.sort(rng.choice(flat.ntotal, count, replace=False))
     vectors = flat.vectors(flat.ids[places])
-    return scaled(vectors, None if weights is None else weights[places], 1.0)
+    return _scaled(vectors, None if weights is None else weights[places], 1.0)
+
+
+def _scaled(vectors: Scores, weights: NDArray[np.float32] | None, scale: float) -> Scores:
+    """Vectors [m, dim] as they go into the FAISS index."""
+    if weights is not None:
+        vectors *= weights[:, None]
+    vectors *= np.float32(scale)
+    return vectors
 
 
 def _add(
@@ -209,7 +215,7 @@ def _add(
     done = 0
     for block, vectors in flat.blocks(ids):
         own = None if weights is None else weights[np.searchsorted(flat.ids, block)]
-        index.add_with_ids(scaled(vectors, own, scale), block)
+        index.add_with_ids(_scaled(vectors, own, scale), block)
         done += len(block)
         report("adding", done, len(ids))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from forvalue_index.errors import CorruptIndexError
 from forvalue_index.records import Segment
-from forvalue_index.search.ann import readable_infos
+from forvalue_index.search.ann_files import readable_infos
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.segment import SUFFIX, verify_segment, write_codes
 from forvalue_index.store.derived import remake

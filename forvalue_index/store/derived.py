@@ -10,15 +10,10 @@ from contextlib import suppress
 from forvalue_index.errors import CorruptIndexError, ForvalueError, InputError
 from forvalue_index.metric import DERIVED as DERIVED_METRICS
 from forvalue_index.metric import METRICS, Metric, metric_of
-from forvalue_index.search.ann import (
-    DerivedInfo,
-    open_derived,
-    read_info,
-    readable_infos,
-    remove_derived,
-)
+from forvalue_index.search.ann import open_derived
 from forvalue_index.search.ann_build import Progress, extend_derived, make_derived
 from forvalue_index.search.ann_factory import auto_factory
+from forvalue_index.search.ann_files import DerivedInfo, read_info, readable_infos, remove_derived
 from forvalue_index.store.layout import DERIVED, storing
 from forvalue_index.store.store import Store
 from forvalue_index.system import machine

@@ -23,13 +23,8 @@ from forvalue_index.catalog.reads import Figures
 from forvalue_index.errors import CorruptIndexError, IndexMissingError
 from forvalue_index.metric import METRICS, Metric
 from forvalue_index.records import StoredSample
-from forvalue_index.search.ann import (
-    DerivedSearch,
-    check_current,
-    derived_names,
-    open_derived,
-    read_info,
-)
+from forvalue_index.search.ann import DerivedSearch, check_current, open_derived
+from forvalue_index.search.ann_files import derived_names, read_info
 from forvalue_index.search.checked import CheckedFiles, OpenSegments
 from forvalue_index.search.decorrelate import Decorrelation, KeptMoment, Writing
 from forvalue_index.search.flat import FlatSearch

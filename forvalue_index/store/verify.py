@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from forvalue_index.catalog.lock import was_interrupted
 from forvalue_index.errors import CorruptIndexError, ForvalueError, LockedError
-from forvalue_index.search.ann import derived_names, read_info, remove_derived
+from forvalue_index.search.ann_files import derived_names, read_info, remove_derived
 from forvalue_index.search.decorrelate import MOMENT
 from forvalue_index.search.segment import verify_segment
 from forvalue_index.store.derived import derived_problem, remake
