@@ -295,7 +295,7 @@ def test_conditions_and_the_derived_index_for_dot_serve_it(
     index.optimize("Flat")
     with InfluenceIndex.open(index.directory) as again:
         assert again.query(queries, k=4, metric="decorrelated", flat=True) == every
-        monkeypatch.setattr(flat.FlatSearch, "search", None)
+        monkeypatch.setattr(FlatSearch, "search", None)
         assert again.query(queries, k=4, metric="decorrelated") == every
 
 
