@@ -131,7 +131,7 @@ class Catalog(CatalogReader):
             retained_energy: share of the samples' energy that the learned projection kept.
 
         Raises:
-            KeyConflictError: a key stands twice, or is live already and not replaced.
+            KeyConflictError: a key occurs twice, or is live already and not replaced.
             CorruptIndexError: segment and rows do not fit, or an id was given out before.
             InputError: a row cannot be kept as JSON.
         """

@@ -1,4 +1,4 @@
-"""What is wrong with a catalogue: reads every row, and goes on after what cannot be read."""
+"""What is wrong with a catalogue: reads every row, also after one that cannot be read."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class WriterLock:
     """The right to write to the index in a directory, from `with` to its end."""
 
     def __init__(self, directory: str | Path, command: str | None = None) -> None:
-        """`command` tells the next one what is going on; default: the program's name.
+        """`command` is shown to whoever is refused; default: the program's name.
 
         Not its arguments: a URL with a password may be among them.
         """
@@ -99,7 +99,7 @@ class WriterLock:
 
 
 def was_interrupted(directory: str | Path) -> bool:
-    """Whether nobody writes to the index now, and the last one who did was killed.
+    """Returns whether the last writer was killed, and no other has written since.
 
     Raises:
         LockedError: somebody does.

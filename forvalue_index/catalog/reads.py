@@ -96,7 +96,7 @@ class CatalogReader:
             self._engine.dispose()
 
     def __enter__(self) -> Self:
-        """The catalogue itself."""
+        """Returns the catalogue itself."""
         return self
 
     def __exit__(self, *_: object) -> None:

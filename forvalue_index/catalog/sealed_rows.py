@@ -35,7 +35,7 @@ class RowFigures:
     live: NDArray[np.bool_]
 
     def at(self, places: NDArray[Any]) -> RowFigures:
-        """Those at some places, or that a mask [n] has."""
+        """Returns the numbers of some rows, by their places or a mask [n]."""
         columns = (self.segment_id, self.ids, self.n_scored, self.loss, self.norm, self.live)
         return RowFigures(*(column[places] for column in columns))
 

@@ -51,7 +51,7 @@ class Condition:
     values: tuple[str, ...]
 
     def __str__(self) -> str:
-        """The condition as it can be written."""
+        """Returns the condition as a user can write it."""
         space = " " if self.operator == "in" else ""
         return f"{self.field}{space}{self.operator}{space}{','.join(self.values)}"
 
@@ -61,7 +61,7 @@ class Condition:
         return tuple(self.field.split("."))
 
     def met_without(self) -> bool:
-        """Whether a row that lacks the field meets the condition."""
+        """Returns whether a row that lacks the field meets the condition."""
         return self.operator == "!="
 
 
@@ -73,7 +73,7 @@ MISSING = object()
 
 
 def parse_condition(text: str) -> Condition:
-    """The condition that `text` stands for. The first operator in it counts; `==` is `=`.
+    """Returns the condition in a text. The first operator in it counts; `==` is `=`.
 
     Raises:
         InputError: it has no operator, or no field before it.
@@ -88,7 +88,7 @@ def parse_condition(text: str) -> Condition:
 
 
 def value_of(row: Row, condition: Condition) -> Any:
-    """The value of the condition's field in a row, or MISSING."""
+    """Returns the value of the condition's field in a row, or MISSING."""
     if condition.field in row:
         return row[condition.field]
     value: Any = row
@@ -100,7 +100,7 @@ def value_of(row: Row, condition: Condition) -> Any:
 
 
 class Decisions:
-    """Which values of a field meet a condition. Each distinct one is looked at once."""
+    """Decides which values of a field meet a condition, once for each distinct value."""
 
     def __init__(self, condition: Condition) -> None:
         self.seen = False  # whether any row had the field
@@ -109,7 +109,7 @@ class Decisions:
         self._known: dict[str | None, bool] = {}
 
     def of(self, texts: Sequence[str | None]) -> list[bool]:
-        """Whether each of a page of rows meets the condition, by the JSON texts of their field.
+        """Returns whether each of a page of rows meets the condition, by the JSON of its field.
 
         None stands for a row that lacks the field.
         """

@@ -130,7 +130,7 @@ def _inputs(model: Any, pool: Pool) -> ClassInputs:
 
 
 def class_padding_matters(model: Any, head: Head, inputs: ClassInputs) -> bool:
-    """Returns whether a text's state is another one beside a longer text."""
+    """Returns whether a text's state changes beside a longer text in the batch."""
     ids = _probe(model)[0].cpu().numpy().astype(np.int32)
     texts = [_text(ids), _text(np.concatenate([ids[:-1], ids]))]
     states = []

@@ -42,10 +42,10 @@ class Witness(Protocol):
     """Sees the factors of the tokens from which vectors are made."""
 
     def begin(self, positions: Sequence[int]) -> None:
-        """The samples at `positions` are read from their start, maybe once more."""
+        """Gets the samples that are read now, from their start; they may be read again."""
 
     def add(self, positions: Sequence[int], tokens: TokenFactors, checkpoint: int) -> None:
-        """Some tokens of the samples at `positions`, by the checkpoint of this number."""
+        """Gets some tokens of the samples at `positions`, by one checkpoint."""
 
 
 class _Fetch:

@@ -60,7 +60,7 @@ def fit_vectoriser(
     config: VectorConfig,
     report: Callable[[int], None],
 ) -> Fitted:
-    """Returns a vectoriser that was fitted to samples, which stand in an order by chance.
+    """Returns a vectoriser that was fitted to samples, which are in random order.
 
     Raises:
         UnfitError: the model gives NaN or infinity for some samples, or cannot read them.
@@ -132,7 +132,7 @@ def _blocks(sketches: NDArray[np.float32], device: torch.device) -> Iterator[tup
 
 @contextmanager
 def _on_disk(n: int, width: int) -> Iterator[NDArray[np.float32]]:
-    """An array [n, width] in a temporary file, for a `with` block.
+    """Yields an array [n, width] in a temporary file, for a `with` block.
 
     Raises:
         StorageError: there is no room for it.

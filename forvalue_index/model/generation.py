@@ -120,7 +120,7 @@ def complete(lm: LanguageModel, prompt: str, max_new_tokens: int = 32) -> str:
 
 
 def text_of(lm: LanguageModel, prompt: Sample, made: list[int]) -> str:
-    """Returns the text of what was generated, as it stands behind the prompt."""
+    """Returns the text of what was generated, as it follows the prompt."""
     last = prompt.input_ids[-1:].tolist()
     before, whole = (
         str(lm.tokenizer.decode(ids, skip_special_tokens=True)) for ids in (last, last + made)

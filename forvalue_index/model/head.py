@@ -89,8 +89,8 @@ class Head:
         """Returns the errors [n, v] and losses [n] (nats) of tokens, both float32.
 
         An error is the gradient of the token's log-likelihood with respect to W h:
-        onehot(target) - softmax(logits), through the chain of the step. With `room` the errors
-        stand in memory that the next call with it takes again.
+        onehot(target) - softmax(logits), through the chain of the step. With `room` the errors are
+        in memory that the next call with it overwrites.
         """
         output = self._output(hidden, room)  # [n, v]
         logits, targets = self.step(output), targets[:, None]

@@ -28,7 +28,7 @@ from forvalue_index.model.load import load_pretrained
 from forvalue_index.model.model_lock import model_lock
 from forvalue_index.model.offload import kept, own_names
 from forvalue_index.model.tokenizer import max_length, max_positions
-from forvalue_index.model.vision import Vision
+from forvalue_index.model.vision import VisionProcessor
 from forvalue_index.records import Sample
 
 
@@ -55,7 +55,7 @@ class LanguageModel:
     device: torch.device
     max_positions: int | None  # the longest input it was made for; None: no limit known
     task: str = "causal"  # or "classification", "image-text"
-    vision: Vision | None = None  # how it reads images, if it does
+    vision: VisionProcessor | None = None  # how it reads images, if it does
     padding_matters: bool = False  # whether what is to the right of a token changes its state
     collate: Callable[[Sequence[Sample], list[int]], Batch] = collate
     """Makes the batch of the samples at some positions, with all that the model takes."""
@@ -171,7 +171,7 @@ def _wrapped(
             settings = {"padding_matters": padding_matters(model, head)}
         checkpoints.append(Checkpoint(head, weight, name))
     if processor is not None:
-        vision = Vision(processor, model.config)
+        vision = VisionProcessor(processor, model.config)
         settings |= {"task": "image-text", "vision": vision, "kind": vision.kind}
         settings["collate"] = partial(vision.collate, dtype=model.dtype)
     return LanguageModel(

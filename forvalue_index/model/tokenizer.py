@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from forvalue_index.config import ModelConfig
 from forvalue_index.errors import ModelError
-from forvalue_index.model.vision import Vision
+from forvalue_index.model.vision import VisionProcessor
 
 DEFAULT_MAX_LENGTH = 2048
 OFFSET = {
@@ -39,7 +39,7 @@ class TextSide:
     max_positions: int | None  # the longest input it was made for; None: no limit known
     vocabulary: int | None  # tokens that it has a row for; None: not known
     classes: dict[str, int] | None  # of a sequence classifier, by name
-    vision: Vision | None  # of a model that reads images
+    vision: VisionProcessor | None  # of a model that reads images
 
 
 def load_text_side(config: ModelConfig) -> TextSide:
@@ -59,7 +59,7 @@ def load_text_side(config: ModelConfig) -> TextSide:
     classes = None
     if task == "classification":
         classes = {name: number for number, name in settings.id2label.items()}
-    vision = None if processor is None else Vision(processor, settings)
+    vision = None if processor is None else VisionProcessor(processor, settings)
     return TextSide(tokenizer, max_positions(settings), vocabulary, classes, vision)
 
 

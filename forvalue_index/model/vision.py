@@ -1,7 +1,7 @@
 """What a model's processor makes of pictures: tokens in the text, tensors beside it.
 
 Processors differ in how they write a picture into a text and in which tensors they give. None of
-that is believed from their names: a blank picture is put through, and what reaches the tokenizer
+that is taken from their names: a blank picture is put through, and what reaches the tokenizer
 and what comes back decide. A sample is put through alone, and only samples whose tensors are alike
 share a batch, so that no picture is ever padded to the size of another sample's.
 """
@@ -110,7 +110,7 @@ class _Trial:
     per_token: frozenset[str]  # names of the inputs that say of each token what it is
 
 
-class Vision:
+class VisionProcessor:
     """Reads pictures with the processor of one model."""
 
     def __init__(self, processor: Any, config: Any) -> None:

@@ -28,7 +28,7 @@ from forvalue_index.errors import (
 from forvalue_index.model.fidelity import LEAST, MOST, measure
 from forvalue_index.model.fit import UnfitError, fit_vectoriser
 from forvalue_index.pipeline.session import Session
-from forvalue_index.pipeline.workers import Outcome, Workers, settle_devices
+from forvalue_index.pipeline.workers import EncodeResult, Workers, settle_devices
 from forvalue_index.records import Encoded, Fidelity, Row, Sample
 from forvalue_index.search.segment import unstorable
 from forvalue_index.store import derived
@@ -268,7 +268,7 @@ def _fit(
 
 
 def _usable(
-    samples: list[Sample], outcomes: Sequence[Outcome], rejects: Rejects, bits: int
+    samples: list[Sample], outcomes: Sequence[EncodeResult], rejects: Rejects, bits: int
 ) -> tuple[list[Sample], list[Encoded]]:
     """Returns the samples whose vectors can be stored, and the vectors; the others are rejected."""
     kept, encoded = list[Sample](), list[Encoded]()

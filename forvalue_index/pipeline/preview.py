@@ -21,7 +21,7 @@ from forvalue_index.model.tokenizer import TextSide, load_text_side, max_length
 class Preview:
     """A row's tokens, as they will be."""
 
-    source: str  # where the row stands
+    source: str  # where the row is
     tokens: list[str]  # joined, they are the text
     ids: list[int]
     scored: list[bool]

@@ -21,7 +21,7 @@ RERANKED = 32
 """Queries whose candidates are run forward together for the exact form."""
 
 FIRST, MOST = 4, 100
-"""Candidates for each hit that are looked at for the exact form: at first, and at most."""
+"""Candidates for each hit that are run for the exact form: at first, and at most."""
 
 
 def query(

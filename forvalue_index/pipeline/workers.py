@@ -37,7 +37,7 @@ from forvalue_index.store.store import Store
 Report = Callable[[int, int], None]
 """Called with the samples and tokens done of a chunk."""
 
-Outcome: TypeAlias = Encoded | RowError
+EncodeResult: TypeAlias = Encoded | RowError
 """The vector of a sample, or why it has none."""
 
 STOP = signal.SIGUSR1  # to a process: give up the chunk at hand
@@ -83,7 +83,7 @@ class Workers:
         self._share = max(1, self._n_threads // max(1, list(devices).count("cpu")))
         self._processes = [_Process(session, name, self._share) for name in devices[1:]]
         self._threads = ThreadPoolExecutor(max(1, len(devices)), "device")
-        self._free: SimpleQueue[Callable[[list[Sample]], list[Outcome]]] = SimpleQueue()
+        self._free: SimpleQueue[Callable[[list[Sample]], list[EncodeResult]]] = SimpleQueue()
         for encode in (self._encode_here, *(process.encode for process in self._processes)):
             self._free.put(encode)
 
@@ -105,7 +105,7 @@ class Workers:
 
     def encode(
         self, chunks: Iterable[list[Sample]], ready: dict[str, Encoded], report: Report
-    ) -> Iterator[tuple[list[Sample], list[Outcome]]]:
+    ) -> Iterator[tuple[list[Sample], list[EncodeResult]]]:
         """Yields chunks with what came of them, in order; `ready` has some vectors, by key.
 
         `report` is called from the thread that asks: for each batch, or, of several devices, for
@@ -118,9 +118,9 @@ class Workers:
             for samples in chunks:
                 yield samples, _encode(samples, ready, self._read, report)
             return
-        pending: deque[tuple[list[Sample], Future[list[Outcome]]]] = deque()
+        pending: deque[tuple[list[Sample], Future[list[EncodeResult]]]] = deque()
 
-        def first() -> tuple[list[Sample], list[Outcome]]:
+        def first() -> tuple[list[Sample], list[EncodeResult]]:
             samples, future = pending.popleft()
             encoded = future.result()
             report(len(samples), sum(len(sample.input_ids) for sample in samples))
@@ -133,7 +133,9 @@ class Workers:
         while pending:
             yield first()
 
-    def _encode_anywhere(self, samples: list[Sample], ready: dict[str, Encoded]) -> list[Outcome]:
+    def _encode_anywhere(
+        self, samples: list[Sample], ready: dict[str, Encoded]
+    ) -> list[EncodeResult]:
         """Returns what comes of samples, from the first device that is free."""
         encode = self._free.get()
         try:
@@ -141,15 +143,15 @@ class Workers:
         finally:
             self._free.put(encode)
 
-    def _encode_here(self, samples: list[Sample]) -> list[Outcome]:
+    def _encode_here(self, samples: list[Sample]) -> list[EncodeResult]:
         torch.set_num_threads(self._share)
         return self._read(samples, _until(self._stop))
 
-    def _read(self, samples: list[Sample], report: Report) -> list[Outcome]:
+    def _read(self, samples: list[Sample], report: Report) -> list[EncodeResult]:
         return _outcomes(self._session, samples, report)
 
 
-def _outcomes(session: Session, samples: list[Sample], report: Report) -> list[Outcome]:
+def _outcomes(session: Session, samples: list[Sample], report: Report) -> list[EncodeResult]:
     """Returns the vector of each sample, or why it has none."""
     refused: dict[int, RowError] = {}
     made = iter(session.encode(samples, report, refused))
@@ -169,9 +171,9 @@ def _until(stop: threading.Event) -> Report:
 def _encode(
     samples: list[Sample],
     ready: dict[str, Encoded],
-    encode: Callable[[list[Sample], Report], list[Outcome]],
+    encode: Callable[[list[Sample], Report], list[EncodeResult]],
     report: Report,
-) -> list[Outcome]:
+) -> list[EncodeResult]:
     """Returns what comes of samples; those that are not ready come from `encode`."""
     rest = [sample for sample in samples if sample.key not in ready]
     n_ready = len(samples) - len(rest)
@@ -189,7 +191,7 @@ class _Process:
         arguments = session.store.directory, session.config, device
         self._pid = self._pool.submit(_load, *arguments)
 
-    def encode(self, samples: list[Sample]) -> list[Outcome]:
+    def encode(self, samples: list[Sample]) -> list[EncodeResult]:
         """Returns what comes of samples.
 
         Raises:
@@ -237,12 +239,12 @@ def _end_with_parent() -> None:
 
 
 def _load(directory: Path, config: IndexConfig, device: str) -> int:
-    """Loads the model, makes sure that it is the index's, and returns the process's id."""
+    """Loads the model, checks that it is the index's, and returns the process's id."""
     session = Session(Store.open(directory), config, device)
     assert session.lm
     _sessions.append(session)
     return os.getpid()
 
 
-def _encode_in_process(samples: list[Sample]) -> list[Outcome]:
+def _encode_in_process(samples: list[Sample]) -> list[EncodeResult]:
     return _outcomes(_sessions[0], samples, _until(_stop))

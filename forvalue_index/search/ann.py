@@ -106,13 +106,13 @@ class DerivedSearch:
         return (-scores if opponents else scores), ids
 
     def candidates(self, queries: Scores, m: int, effort: int, selector: Any = None) -> Ids:
-        """Ids of what FAISS proposes by its codes, [q, m], best first; -1 where it has no more."""
+        """Returns ids that FAISS proposes by its codes, [q, m], best first; -1: no more."""
         m = min(m, self.info.ntotal)
         parameters = self._effort.parameters(effort, selector)
         return np.asarray(self._index.search(queries, m, params=parameters)[1])
 
     def scored(self, queries: Scores, ids: Ids) -> Scores:
-        """The exact scores of candidates [q, m]; minus infinity where there is none."""
+        """Returns the exact scores of candidates [q, m]; minus infinity for the id -1."""
         none = ids < 0
         scores = self._flat.scores_of(
             queries, np.where(none, self._covered[0], ids), weights=self._weights
@@ -121,8 +121,8 @@ class DerivedSearch:
         return scores
 
     def needed(self, side: Side, k: int, allowed: int) -> int | None:
-        """The effort at which as many allowed vectors are seen as were, when recall was measured,
-        and enough for k; None if it is as well to compare all that are allowed."""
+        """Returns the effort at which as many allowed vectors are seen as were, when recall was
+        measured, and enough for k; None if it is as well to compare all that are allowed."""
         if not allowed:
             return None
         most = self._effort.most(self.info.ntotal)
@@ -149,7 +149,7 @@ def open_derived(
     weights: ArrayLike | None = None,
     checked: CheckedFiles | None = None,
 ) -> DerivedSearch:
-    """The derived index NAME in `folder`, mapped into memory where FAISS can.
+    """Returns the derived index NAME in `folder`, mapped into memory where FAISS can.
 
     Its file is hashed whole, some 0.5 s per GB: a damaged graph or list could crash FAISS.
 

@@ -1,4 +1,4 @@
-"""Makes a derived index from the segments, measures it, and keeps it up with them.
+"""Makes a derived index from the segments, measures it, and extends it.
 
 Vectors are read a block at a time: what is in memory is a training sample and the FAISS index.
 The caller holds the writer's lock.
@@ -32,7 +32,7 @@ from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.common import Ids, Scores, best_of
 from forvalue_index.search.flat import FlatSearch
 
-Progress = Callable[[str, int, int], None]
+StageProgress = Callable[[str, int, int], None]
 """Called with a stage ("training", "adding" or "measuring"), steps done, steps in all."""
 
 _QUERIES = 200
@@ -55,9 +55,9 @@ def make_derived(
     queries: Scores | None = None,
     target: float = 0.95,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> DerivedInfo:
-    """A new derived index over all live vectors, in the place of one of the same name.
+    """Makes a derived index over all live vectors, in the place of one of the same name.
 
     Its search is set to the least efforts whose recall@10 and @100 against exact search reach
     `target` by one standard error, for proponents and for opponents apart. Opponents that it
@@ -145,7 +145,7 @@ def extend_derived(
     generation: int = 0,
     checked: CheckedFiles | None = None,
 ) -> DerivedInfo:
-    """The derived index NAME with the vectors of newer segments added; nothing is trained again.
+    """Adds the vectors of newer segments to the derived index NAME; nothing is trained again.
 
     Its file is replaced by a new one in one step. Recall is not measured again.
 
@@ -187,7 +187,7 @@ def extend_derived(
 def _sample(
     flat: FlatSearch, weights: NDArray[np.float32] | None, count: int, rng: np.random.Generator
 ) -> Scores:
-    """Up to `count` of the vectors, weighted, in the order of their ids."""
+    """Returns up to `count` of the vectors, weighted, in the order of their ids."""
     if weights is not None:
         flat.check_weights(weights)
     count = min(count, flat.ntotal)
@@ -210,7 +210,7 @@ def _add(
     ids: Ids,
     weights: NDArray[np.float32] | None,
     scale: float,
-    report: Progress = lambda stage, done, total: None,
+    report: StageProgress = lambda stage, done, total: None,
 ) -> None:
     done = 0
     for block, vectors in flat.blocks(ids):
@@ -227,9 +227,9 @@ def _measured(
     weights: NDArray[np.float32] | None,
     queries: Scores,
     ids: Ids,
-    report: Progress,
+    report: StageProgress,
 ) -> DerivedInfo:
-    """`info` with the search parameters that suffice, and the figures measured with them.
+    """Returns `info` with search parameters that suffice, and figures measured with them.
 
     `ids` are those that are in the index.
     """
@@ -244,7 +244,7 @@ def _measured(
     most = Effort(index).most(info.ntotal)
     sides = [(queries, truths[0]), (-queries, truths[1])]
     # Candidates: as many as make up for the codes, when all lists are looked into.
-    wide = [_Trial(searcher, asked, truth, most, 10 * max(_FACTORS)) for asked, truth in sides]
+    wide = [_Candidates(searcher, asked, truth, most, 10 * max(_FACTORS)) for asked, truth in sides]
     kept = 1 - (1 - info.target) / 2
     factor = next(
         (f for f in _FACTORS if all(trial.recall(10, f).mean() >= kept for trial in wide)),
@@ -256,13 +256,13 @@ def _measured(
     found = []
     for number, (asked, truth) in enumerate(sides):
         effort = _least(searcher, asked, truth, most, 10, factor, info.target)
-        at = _Trial(searcher, asked, truth, effort, 10 * factor)
+        at = _Candidates(searcher, asked, truth, effort, 10 * factor)
         recall = float(at.recall(10, factor).mean())
         more = max(effort, _least(searcher, asked, truth, most, 100, factor, info.target))
         side = Side(effort, more, recall, 1.0, 0.0, 0.0)
         needed = searcher.needed(side, 100, info.ntotal)
         if needed is not None:  # else all are compared
-            hundred = _Trial(searcher, asked, truth, needed, 100 * factor)
+            hundred = _Candidates(searcher, asked, truth, needed, 100 * factor)
             side = replace(side, recall_at_100=float(hundred.recall(100, factor).mean()))
         # An index that finds too few proponents was asked for, so it is used; opponents were not.
         found.append(replace(side, flat=bool(number) and recall < info.target))
@@ -282,8 +282,8 @@ def _measured(
     return replace(info, proponents=found[0], opponents=found[1])
 
 
-class _Trial:
-    """What an effort finds, against the truth."""
+class _Candidates:
+    """The candidates that an effort finds, compared with the exact top of each query."""
 
     def __init__(
         self, searcher: DerivedSearch, queries: Scores, truth: Ids, effort: int, m: int
@@ -292,7 +292,7 @@ class _Trial:
         self._ids = searcher.candidates(queries, m, effort)
 
     def recall(self, k: int, factor: int) -> NDArray[np.float64]:
-        """Share of each query's top k among the best of k * factor candidates, [q]."""
+        """Returns the share of each query's top k among the best of k * factor candidates, [q]."""
         ids = self._ids[:, : k * factor]
         best = best_of([self._searcher.scored(self._queries, ids)], [ids], k)[1]
         pairs = zip(self._truth[:, :k], best, strict=True)
@@ -308,11 +308,11 @@ def _least(
     factor: int,
     target: float,
 ) -> int:
-    """The least effort at which recall of the top k reaches the target by a standard error;
+    """Returns the least effort at which recall of the top k reaches the target by a standard error;
     `most` if none does."""
 
     def reaches(effort: int) -> bool:
-        recall = _Trial(searcher, queries, truth, effort, k * factor).recall(k, factor)
+        recall = _Candidates(searcher, queries, truth, effort, k * factor).recall(k, factor)
         return bool(recall.mean() - recall.std() / np.sqrt(len(recall)) >= target)
 
     low, high = 0, 1

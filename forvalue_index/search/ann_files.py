@@ -82,7 +82,7 @@ class DerivedInfo:
         return notes
 
     def path_in(self, folder: str | Path) -> Path:
-        """The path of its file.
+        """Returns the path of its file.
 
         Raises:
             CorruptIndexError: it is not a file of the folder's own.
@@ -90,12 +90,12 @@ class DerivedInfo:
         return path_in(folder, self.file, SUFFIX)
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as JSON values."""
+        """Returns the figures as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> DerivedInfo:
-        """What `to_json` wrote.
+        """Returns what `to_json` wrote.
 
         Raises:
             KeyError, TypeError, ValueError: it is something else.
@@ -116,7 +116,7 @@ _LEAST = {"effort": 1, "effort_at_100": 1, "k_factor": 1, "dim": 1, "ntotal": 1,
 
 
 def _check_fields(made: DerivedInfo | Side) -> None:
-    """Makes sure that all fields are of their types, and all numbers finite and large enough.
+    """Checks that all fields are of their types, and all numbers finite and large enough.
 
     Raises:
         ValueError: one is not; the message names it.
@@ -137,7 +137,7 @@ def _check_fields(made: DerivedInfo | Side) -> None:
 def read_file(
     path: Path, info: DerivedInfo, *, mapped: bool, checked: CheckedFiles | None = None
 ) -> Any:
-    """The FAISS index in `path`: mapped to search, or in memory to add to it.
+    """Returns the FAISS index in `path`: mapped to search, or in memory to add to it.
 
     It is hashed, unless it is among the files in `checked`, to which it is added.
 
@@ -174,7 +174,7 @@ def read_file(
 
 
 def read_info(folder: str | Path, name: str) -> DerivedInfo:
-    """What the derived index NAME in `folder` is; its file is not looked at.
+    """Returns what the derived index NAME in `folder` is, without reading its file.
 
     Raises:
         IndexMissingError: there is none of this name.
@@ -201,13 +201,13 @@ def read_info(folder: str | Path, name: str) -> DerivedInfo:
 
 
 def derived_names(folder: str | Path) -> list[str]:
-    """The names of the derived indexes in `folder`, which need not exist."""
+    """Returns the names of the derived indexes in `folder`, which need not exist."""
     files = Path(folder).glob("*.json")
     return sorted(path.stem for path in files if _is_name(path.stem) and path.is_file())
 
 
 def readable_infos(folder: str | Path) -> list[DerivedInfo]:
-    """What is derived in `folder`, without those whose description cannot be read."""
+    """Returns what each derived index in `folder` is, if its description can be read."""
     found = []
     for name in derived_names(folder):
         with suppress(CorruptIndexError):
@@ -236,7 +236,7 @@ def write_info(folder: str | Path, info: DerivedInfo) -> None:
 
 
 def write_file(folder: str | Path, name: str, index: Any) -> tuple[str, int, str]:
-    """The name, size and sha256 of a new file of the FAISS index, complete and safe on disk.
+    """Writes a FAISS index, safe on disk; returns the new file's name, size and sha256.
 
     It counts once `write_info` has named it.
     """

@@ -1,4 +1,4 @@
-"""Whether files of an index are, byte for byte, what was written to them.
+"""Which files of an index were found to be, byte for byte, what was written to them.
 
 Hashing costs about as much as reading, so each file is hashed once for each state it is seen in
 (size, times, inode) and that is remembered. What changes below the file system, without touching
@@ -36,7 +36,7 @@ class CheckedFiles:
     """Files of a folder that were found intact, each with its state. Safe to use from threads."""
 
     def __init__(self, folder: Path, memory: Path) -> None:
-        """`memory` keeps the states on disk: losing it costs time, and it need not be writable."""
+        """`memory` is the file that keeps the states; it need not be writable, and may be lost."""
         self.folder = folder
         self._memory = memory
         self._lock = Lock()

@@ -219,7 +219,7 @@ class Decorrelation:
 
 
 def _brought_up_to(flat: FlatSearch, known: SecondMoment | None) -> SecondMoment:
-    """Returns the second moment of the live vectors: `known` itself if it is that."""
+    """Returns the second moment of the live vectors, from `known` if that is cheaper."""
     covered = None if known is None else known.covered(flat)
     if known is not None and covered is not None:
         gone = np.setdiff1d(covered, flat.ids, assume_unique=True)

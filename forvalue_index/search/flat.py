@@ -63,7 +63,7 @@ class FlatSearch(StoredVectors):
         allowed: ArrayLike | None = None,
         weights: ArrayLike | None = None,
     ) -> tuple[Scores, Ids]:
-        """The k best samples of each query: scores and ids, [q, min(k, live)] each.
+        """Returns the k best samples of each query: scores and ids, [q, min(k, live)] each.
 
         Best is the highest score, or with `opponents` the lowest; a score is the inner product,
         times the sample's weight if there are any. Of equal scores the smaller id comes first,
@@ -203,7 +203,7 @@ class FlatSearch(StoredVectors):
             yield block, scores
 
     def scores(self, queries: Scores, *, weights: ArrayLike | None = None) -> tuple[Ids, Scores]:
-        """The ids of all live vectors, ascending [n], and every score [q, n].
+        """Returns the ids of all live vectors, ascending [n], and every score [q, n].
 
         `weights` is as in `search`.
 
@@ -222,7 +222,7 @@ class FlatSearch(StoredVectors):
         return self._live, out
 
     def scores_of(self, queries: Scores, ids: Ids, *, weights: ArrayLike | None = None) -> Scores:
-        """The scores of chosen samples: of each query with each id of its row, [q, m].
+        """Returns the scores of chosen samples: of each query with each id of its row, [q, m].
 
         Those of `search` and `scores`; `ids` is [q, m], `weights` as in `search`.
 
@@ -248,7 +248,7 @@ class FlatSearch(StoredVectors):
         return out
 
     def check_weights(self, weights: ArrayLike) -> Scores:
-        """The weights, one for each of `ids`, [ntotal] float32.
+        """Returns the weights after a check, one for each of `ids`, [ntotal] float32.
 
         Raises:
             InputError: there are more or fewer, or one is not positive and finite.
@@ -267,7 +267,7 @@ class FlatSearch(StoredVectors):
         return values
 
     def _table(self, weights: ArrayLike) -> Scores:
-        """The weight of each id, at the place of its number."""
+        """Returns the weights as a table: that of an id is at the place of its number."""
         if self._tabled is not None and self._tabled[0] is weights:
             return self._tabled[1]
         values = self.check_weights(weights)
@@ -278,7 +278,7 @@ class FlatSearch(StoredVectors):
         return table
 
     def checked(self, queries: Scores) -> Scores:
-        """The queries as FAISS takes them, [q, dim] float32.
+        """Returns the queries after a check, [q, dim] float32, contiguous.
 
         Raises:
             InputError: their shape is wrong, or one is not finite.
@@ -301,7 +301,7 @@ def _not_finite(id: int) -> CorruptIndexError:
 
 
 def _padded(table: Scores, ids: Ids) -> Scores:
-    """The weights of ids that may be beyond a table, where they are 0: of removed samples."""
+    """Returns the weights of ids; 0 for removed samples, whose ids may be beyond the table."""
     weights = np.zeros(len(ids), np.float32)
     inside = ids < len(table)
     weights[inside] = table[ids[inside]]
@@ -309,6 +309,6 @@ def _padded(table: Scores, ids: Ids) -> Scores:
 
 
 def _nth(scores: Scores, k: int) -> Scores:
-    """The k-th highest score of each row, [q]."""
+    """Returns the k-th highest score of each row, [q]."""
     nth: Scores = np.partition(scores, -k, axis=1)[:, -k]
     return nth

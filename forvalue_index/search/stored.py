@@ -74,7 +74,7 @@ class StoredVectors:
         return self._live
 
     def vectors(self, ids: ArrayLike) -> Scores:
-        """The stored vectors of `ids` [m], in their order: [m, dim] float32.
+        """Returns the stored vectors of `ids` [m], in their order: [m, dim] float32.
 
         Raises:
             InputError: an id is not live.
@@ -82,7 +82,7 @@ class StoredVectors:
         return self.codes.decode(self.data(ids))
 
     def data(self, ids: ArrayLike) -> Bytes:
-        """The codes of `ids` [m] as they are stored, in their order: [m, size].
+        """Returns the codes of `ids` [m] as they are stored, in their order: [m, size].
 
         Raises:
             InputError: an id is not live.
@@ -108,7 +108,7 @@ class StoredVectors:
         return out
 
     def _places(self, ids: Ids) -> NDArray[np.int64]:
-        """The place of each id among all vectors, segment after segment."""
+        """Returns the place of each id among all vectors, segment after segment."""
         places: NDArray[np.int64] = np.searchsorted(self._every, ids)
         return places if self._order is None else self._order[places]
 
@@ -120,14 +120,14 @@ class StoredVectors:
             yield block, self.vectors(block)
 
     def live(self, ids: ArrayLike) -> Ids:
-        """Those of `ids` that can be an answer, ascending, each once."""
+        """Returns those of `ids` that can be an answer, ascending, each once."""
         wanted = np.asarray(ids, np.int64)
         if not _ascend(wanted):
             wanted = np.unique(wanted)
         return wanted[among(wanted, self._live)]
 
     def ids_in(self, segments: Iterable[str]) -> Ids:
-        """The ids in the segments of these names that can be an answer, ascending."""
+        """Returns the ids in the segments of these names that can be an answer, ascending."""
         names = set(segments)
         ids = [opened.ids for opened in self.opened if opened.name in names]
         return self.live(np.concatenate([np.empty(0, np.int64), *ids]))
@@ -138,7 +138,7 @@ def _ascend(ids: Ids) -> bool:
 
 
 def among(ids: Ids, ascending: Ids) -> NDArray[np.bool_]:
-    """Which of `ids` are among those that ascend; without sorting these, as np.isin would."""
+    """Returns which ids are among those that ascend, without sorting these as np.isin would."""
     if not len(ascending):
         return np.zeros(ids.shape, bool)
     places = np.minimum(np.searchsorted(ascending, ids), len(ascending) - 1)

@@ -26,9 +26,6 @@ from forvalue_index.vectors.codes import Codes
 TARGET = 32 * 2**20
 """Bytes of vectors in a segment that compaction makes; one of less than half of it is small."""
 
-Progress = Callable[[str, int, int, int], None]
-"""Called with "compacting", segments done, segments to rewrite, 0."""
-
 
 @dataclass(frozen=True, slots=True)
 class CompactReport:
@@ -41,8 +38,12 @@ class CompactReport:
     bytes_after: int
 
 
-def compact(store: Store, progress: Progress | None = None) -> CompactReport:
+def compact(
+    store: Store, progress: Callable[[str, int, int, int], None] | None = None
+) -> CompactReport:
     """Rewrites segments without what was removed, merges small ones, and deletes removed rows.
+
+    `progress` is called with "compacting", segments done, segments to rewrite, and 0.
 
     Readers go on: they have the old files open, and find the new ones when they look again. What
     is derived and out of date is made again.

@@ -11,7 +11,7 @@ from forvalue_index.errors import CorruptIndexError, ForvalueError, InputError
 from forvalue_index.metric import DERIVED as DERIVED_METRICS
 from forvalue_index.metric import METRICS, Metric, metric_of
 from forvalue_index.search.ann import open_derived
-from forvalue_index.search.ann_build import Progress, extend_derived, make_derived
+from forvalue_index.search.ann_build import StageProgress, extend_derived, make_derived
 from forvalue_index.search.ann_factory import auto_factory
 from forvalue_index.search.ann_files import DerivedInfo, read_info, readable_infos, remove_derived
 from forvalue_index.store.layout import DERIVED, storing
@@ -27,7 +27,7 @@ def optimize(
     factory: str | None,
     metric: str | Metric,
     memory: int | None,
-    progress: Progress | None,
+    progress: StageProgress | None,
 ) -> tuple[DerivedInfo | None, str]:
     """Makes a derived FAISS index over all samples; see `InfluenceIndex.optimize`."""
     metric = metric_of(metric)

@@ -119,7 +119,7 @@ def read_text(path: Path) -> str:
 
 
 def require_no_special(folder: Path) -> None:
-    """Makes sure that reading what is in a folder cannot hang.
+    """Checks that reading what is in a folder cannot hang.
 
     Hidden folders, such as `.git` with a socket of git's in it, are passed over.
 
@@ -134,7 +134,7 @@ def require_no_special(folder: Path) -> None:
 
 
 def path_in(folder: str | Path, name: object, suffix: str) -> Path:
-    """Returns the path of a file of an index whose name stands in the index.
+    """Returns the path of a file of an index that the index itself names.
 
     Raises:
         CorruptIndexError: it is not the plain name of a file in `folder`, or is a link, a folder,
@@ -179,7 +179,7 @@ def own_files(folder: Path, subfolders: Iterable[str] = ()) -> list[Path]:
 
 
 def foreign(path: Path, wanted: str = "file") -> str:
-    """Returns what is wrong with something that is in an index and is no plain file."""
+    """Returns the message about something in an index that is no plain file."""
     what = "a symbolic link" if path.is_symlink() else f"not a regular {wanted}"
     return (
         f"{path} is {what}, and an index holds only files of its own: put a copy of the {wanted} "
