@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from forvalue_index.catalog import migrations
-from forvalue_index.catalog.catalog import Catalog
+from forvalue_index.catalog.catalog import MEASURED, Catalog
 from forvalue_index.catalog.lock import WriterLock
 from forvalue_index.config import IndexConfig
 from forvalue_index.errors import (
@@ -264,6 +264,10 @@ class Store:
             file.write(data)
         self.catalog.set_fingerprint(self.fingerprint | {"vectoriser": name} | figures)
 
+    def set_fidelity(self, fidelity: Fidelity) -> None:
+        """Keeps how true the stored vectors are, in place of what was measured before."""
+        self.catalog.set_fingerprint(self.fingerprint | {MEASURED: asdict(fidelity)})
+
     # -- reading -------------------------------------------------------------------------------
 
     @property
@@ -284,7 +288,7 @@ class Store:
     @property
     def fidelity(self) -> Fidelity | None:
         """How true vectors are of rows that nothing was fitted to; None: not measured."""
-        found = self.fingerprint.get("fidelity")
+        found = self.fingerprint.get(MEASURED)
         return None if found is None else Fidelity(**found)
 
     @property
