@@ -3,7 +3,7 @@
     rows -> checked -> those not there yet -> samples -> vectors -> store, chunk by chunk
 
 While a chunk is encoded, the samples of the next one are made and the last one is committed.
-Encoding never happens inside a transaction; `store/store.py` commits a chunk.
+Encoding never happens inside a transaction; `store/writer.py` commits a chunk.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from forvalue_index.pipeline.session import Reader
 from forvalue_index.pipeline.workers import Outcome, Workers
 from forvalue_index.records import Encoded, Fidelity, Row, Sample
 from forvalue_index.search.segment import unstorable
-from forvalue_index.store import upkeep
+from forvalue_index.store import derived
 from forvalue_index.store.layout import REJECTS, storing
-from forvalue_index.store.store import Store
+from forvalue_index.store.writer import Writer
 from forvalue_index.system.prefetch import ahead
 
 CHUNK = 1024
@@ -76,7 +76,7 @@ def add(
     """Adds checked rows and returns what was done; see `InfluenceIndex.add`."""
     store = reader.store
     wanted = checked.contents
-    with store.lock():
+    with store.writer.lock():
         known = store.catalog.known(list(wanted))
         changed = [key for key in wanted if known.get(key, wanted[key]) != wanted[key]]
         if changed and not update:
@@ -100,7 +100,7 @@ def add(
             ready = _fit(reader, rows, wanted, missing, rejects, progress) if missing else {}
             chunks = ahead(_prepared(reader, rows, missing, rejects))
             stack.enter_context(closing(chunks))
-            commits = stack.enter_context(_Commits(store))
+            commits = stack.enter_context(_Commits(store.writer))
             for made, outcomes in workers.encode(chunks, ready, report):
                 samples, encoded = _usable(made, outcomes, rejects, store.bits)
                 if not samples:
@@ -116,8 +116,7 @@ def add(
                 truncated += sum(sample.truncated for sample in samples)
                 tokens += sum(len(sample.input_ids) for sample in samples)
         if added:
-            store.refresh()
-            upkeep.extend(store)
+            derived.extend(store)
         measured = store.fidelity
         if n := affordable(n_fresh):
             measured = measure(reader, fresh[:n]) or measured
@@ -156,8 +155,8 @@ class _Commits:
     that was not is raised, and none after it was tried.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
         self._pool = ThreadPoolExecutor(1, "commit")
         self._last: Future[None] | None = None
 
@@ -166,7 +165,7 @@ class _Commits:
     ) -> None:
         """Begins to commit a chunk, once the one before it is."""
         self._wait()
-        self._last = self._pool.submit(self._store.commit, samples, encoded, replaced)
+        self._last = self._pool.submit(self._writer.commit, samples, encoded, replaced)
 
     def __enter__(self) -> _Commits:
         return self
