@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from catalogs import CONFIG, FINGERPRINT, add, sample, segment
+from helpers.catalogs import CONFIG, FINGERPRINT, add, sample, segment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from indexes import KEYED
+from helpers.indexes import KEYED
 
 from forvalue_index import VectorConfig
 from forvalue_index.analysis.evaluate.metrics import kept
