@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from helpers.models import tiny_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.evaluate.baselines import bm25, embedding

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import tiny_model
+from helpers.models import tiny_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.audit.agreement import UnitVectors, agreement, cosines, nearest

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from indexes import SETTINGS, bytes_in, changed, every
-from test_lifecycle import Killed, die_at
+from helpers.faults import Killed, die_at
+from helpers.indexes import SETTINGS, bytes_in, changed, every
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.catalog.catalog import Catalog

@@ -15,7 +15,7 @@ from typing import Any
 
 import faiss
 import pytest
-from indexes import SETTINGS, bytes_in, every
+from helpers.indexes import SETTINGS, bytes_in, every
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.errors import CorruptIndexError, StorageError

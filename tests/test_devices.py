@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
 from click.testing import CliRunner
-from conftest import save_model
+from helpers import tiny_vision
+from helpers.models import save_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.cli import main

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.data.formatter import Formatter

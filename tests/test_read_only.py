@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from indexes import SETTINGS, changed, every
+from helpers.faults import no_file_over
+from helpers.indexes import SETTINGS, changed, every
 from sqlalchemy import text
-from test_creation import no_file_over
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.catalog.engine import make_engine, reading

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
-from indexes import KEYED, SETTINGS, changed
+from helpers.indexes import KEYED, SETTINGS, changed
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
 from forvalue_index.analysis.audit.audit import audit

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from indexes import bytes_in
+from helpers.indexes import bytes_in
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig, config
 from forvalue_index.catalog.digests import seal_info

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexes import SETTINGS, changed, every
+from helpers.indexes import SETTINGS, changed, every
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.errors import InputError, KeyConflictError, LockedError, StorageError

@@ -25,8 +25,8 @@ from forvalue_index.errors import (
     RowError,
     UnreadableRowError,
 )
-from forvalue_index.model.fidelity import LEAST, MOST, measure
 from forvalue_index.model.fit import UnfitError, fit_vectoriser
+from forvalue_index.pipeline.fidelity import QUERIES, affordable, measure
 from forvalue_index.pipeline.session import Session
 from forvalue_index.pipeline.workers import EncodeResult, Workers, settle_devices
 from forvalue_index.records import Encoded, Fidelity, Row, Sample
@@ -61,13 +61,9 @@ class AddReport:
     retained: float  # share of energy that the added samples' vectors hold (1 if none was added)
     expected: float  # the same share of rows that are like those the projection was learned from
     fidelity: Fidelity | None
-    """Of the stored vectors of new rows, or where they are few, of the rows that were kept out when
-    the projection was learned; None: these were few, too."""
-    expected_fidelity: Fidelity | None  # of the rows that were kept out
-
-
-FRESH = 32
-"""One of so many new rows is read again to measure how true their vectors are."""
+    """Of the index, as new rows ask it; where they are few, `expected_fidelity`."""
+    expected_fidelity: Fidelity | None
+    """Of the index when its projection was learned; None: it had too few rows to tell."""
 
 
 def add(
@@ -136,16 +132,17 @@ def add_checked(
                 added += len(samples)
                 new = [sample for sample in samples if sample.key not in ready]
                 n_fresh += len(new)
-                fresh += new[:: max(1, -(-n_fresh // MOST))]
+                fresh = sorted([*fresh, *new], key=lambda sample: sample.content_hash)[: QUERIES[1]]
                 truncated += sum(sample.truncated for sample in samples)
                 tokens += sum(len(sample.input_ids) for sample in samples)
         if added:
             derived.extend(store)
-        measured = expected = store.fidelity
-        n = min(n_fresh // FRESH, MOST)
-        if n >= LEAST:
-            some = fresh[:: len(fresh) // n][:n]
-            measured = measure(session.lm, session.vectoriser, some, store.bits)
+        measured = store.fidelity
+        if n := affordable(n_fresh):
+            measured = measure(session, fresh[:n]) or measured
+            if ready and measured is not None:
+                store.set_fidelity(measured)
+        expected = store.fidelity
         gone = total - added - (len(rejects) - before)
         if gone:
             raise InputError(

@@ -8,11 +8,12 @@ no recipe: it is handed vectors, and gives back ids and scores.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from forvalue_index.catalog import migrations
-from forvalue_index.catalog.catalog import Catalog
+from forvalue_index.catalog.catalog import MEASURED, Catalog
 from forvalue_index.catalog.lock import WriterLock
 from forvalue_index.config import IndexConfig
 from forvalue_index.errors import IndexMissingError
@@ -154,7 +155,7 @@ class Store:
     @property
     def fidelity(self) -> Fidelity | None:
         """How true vectors are of rows that nothing was fitted to; None: not measured."""
-        found = self.fingerprint.get("fidelity")
+        found = self.fingerprint.get(MEASURED)
         return None if found is None else Fidelity(**found)
 
     @property
@@ -165,6 +166,10 @@ class Store:
     def set_vectoriser(self, data: bytes, figures: dict[str, Any]) -> None:
         """Keeps what the first rows taught; see `write_vectoriser`. The caller holds the lock."""
         write_vectoriser(self.directory, self.catalog, data, figures)
+
+    def set_fidelity(self, fidelity: Fidelity) -> None:
+        """Keeps how true the stored vectors are, in place of what was measured before."""
+        self.catalog.set_fingerprint(self.fingerprint | {MEASURED: asdict(fidelity)})
 
     def vectoriser_bytes(self) -> bytes:
         """Returns what was handed to `set_vectoriser`; see `read_vectoriser`."""
@@ -185,7 +190,7 @@ class Store:
             "removed": len(self.catalog.removed_ids()),
             "dim": self.dim,
             "bits": self.bits,
-            "fidelity": self.fingerprint.get("fidelity"),
+            "fidelity": self.fingerprint.get(MEASURED),
             "segments": len(segments),
             "bytes": size(self.directory),
             "vector_bytes": sum(segment.bytes for segment in segments),
