@@ -27,6 +27,7 @@ from forvalue_index.model.load import load_pretrained
 from forvalue_index.model.model_lock import full_precision
 from forvalue_index.records import Row
 from forvalue_index.store import layout
+from forvalue_index.store.store import Store
 
 THREADS = 8
 
@@ -267,13 +268,13 @@ def test_an_index_that_a_build_opened_is_closed_when_a_check_fails(
 ) -> None:
     InfluenceIndex.build(tmp_path / "index", rows, lm, **SETTINGS)[0].close()
     closed: list[Path] = []
-    real = InfluenceIndex.close
+    real = Store.close
 
-    def close(self: InfluenceIndex) -> None:
+    def close(self: Store) -> None:
         closed.append(self.directory)
         real(self)
 
-    monkeypatch.setattr(InfluenceIndex, "close", close)
+    monkeypatch.setattr(Store, "close", close)
     with pytest.raises(IndexMissingError, match="other settings"):
         InfluenceIndex.build(tmp_path / "index", rows, lm, format=KEYED, vector=VectorConfig(dim=8))
     with pytest.raises(ForvalueError):
