@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from indexes import every
+from helpers.indexes import every
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.errors import CorruptIndexError
