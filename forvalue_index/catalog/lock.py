@@ -1,8 +1,8 @@
 """Who may write to an index: one process at a time.
 
-The lock is the kernel's (flock), so it ends with its holder however that dies. What the file says
-is for the message to the next one; a holder that ends in order leaves it empty, so that a text
-without a lock tells of one that was killed.
+The lock is the kernel's (flock), so it ends with its holder, however that dies. The file's text
+names the holder in the message to another writer. A holder that ends normally empties it: text
+without a lock means that the last holder was killed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Conditions on the fields of rows: `source=math`, `year>=1990`, `meta.lang in de,fr`.
 
-Pure: text in, truth out. Knows no database; `Catalog.where` brings the values. The rules:
+Pure. Knows no database; `Catalog.where` brings the values. The rules:
 
 - for `=`, `!=` and `in`, two numbers are compared as numbers, anything else as text: true, false
   and null are these words, an object or a list is its JSON, and the key 007 is not the key 7;
@@ -32,7 +32,7 @@ FORM = (
 )
 
 _SIGN = re.compile(r"==|!=|<=|>=|=|<|>|(?<=\s)in(?=\s)")
-_NUMBERS = int, float  # truth is no number
+_NUMBERS = int, float  # without bool
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -44,7 +44,7 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a row's field has to be. `values` has one member, but for the operator `in`."""
+    """A condition on a row's field. `values` has one member, except for the operator `in`."""
 
     field: str
     operator: str  # = != < <= > >= in
@@ -79,7 +79,7 @@ def parse_condition(text: str) -> Condition:
         InputError: it has no operator, or no field before it.
     """
     start = len(text) - len(text.lstrip())
-    match = _SIGN.search(text, start + 1)  # behind the first letter of the field
+    match = _SIGN.search(text, start + 1)  # after the first letter of the field
     if match is None:
         raise InputError(f"condition {text!r} cannot be read: {FORM}")
     field, sign, value = text[: match.start()].strip(), match[0], text[match.end() :].strip()

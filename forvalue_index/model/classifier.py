@@ -1,7 +1,7 @@
 """Sequence classifiers: their last linear layer, and texts as they take them.
 
 A classifier is read as a language model of one prediction: the error is onehot(class) -
-softmax(class logits), the state what enters the last layer, wherever the text is pooled.
+softmax(class logits), the state is the input of the last layer, wherever the text is pooled.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 The statistics of a few tokens settle recipe and sketch; then the second moments of the sketches,
 summed as the samples are read, give the projection. The states of the first tokens are kept, as
-many numbers as some layers of the model have, and the sketches wait in a temporary file until they
-can be projected, so that every sample goes through the model once. Some of the samples are kept
-out of it: they tell how true vectors are of rows that the vectoriser has not seen.
+many numbers as some layers of the model have, and the sketches are kept in a temporary file until
+they can be projected, so that every sample goes through the model once. Some samples are kept out:
+they show how true vectors are of rows that the vectoriser has not seen.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TOKENS_PER_DIMENSION = 32
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A vectoriser, what it made of the samples it was fitted to, and how true that is."""
+    """A vectoriser, the vectors of the samples it was fitted to, and how true they are."""
 
     vectoriser: Vectoriser
     encoded: list[Encoded]  # in the order of the samples
@@ -46,7 +46,7 @@ class Fitted:
 
 
 class UnfitError(UnreadableRowError):
-    """The model makes nothing of some samples, by position: a vectoriser learns of none of them."""
+    """Samples that the model cannot read, by position: a vectoriser cannot learn from them."""
 
     def __init__(self, refused: dict[int, RowError]) -> None:
         first = min(refused)

@@ -1,7 +1,7 @@
 """A model, loaded from a path or the hub, and its identity.
 
-Loading is transformers' own. What this file adds: one-line errors, a hash of the weights, and the
-length that a sample may have.
+Loading is transformers' own. This file adds one-line errors, a hash of the weights, and the length
+that a sample may have.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class LanguageModel:
     def length_matters(self) -> bool:
         """Whether a token's state depends on the length of its batch, padding included.
 
-        So it is with rotary positions that are stretched for long inputs.
+        It does with rotary positions that are stretched for long inputs.
         """
         if self.padding_matters:
             return True

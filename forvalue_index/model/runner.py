@@ -1,7 +1,7 @@
 """Batches of samples through one model: as many as fit, halved where memory runs out.
 
-The next batch is put together in a thread while the model reads one. Knows nothing of what is made
-of a batch: that is a function, which is called again for smaller batches if there was no memory.
+The next batch is put together in a thread while the model reads one. What is made of a batch is a
+function of the caller's, which is called again for smaller batches if there was no memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from forvalue_index.system.prefetch import ahead
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}  # tokens of a batch, padding included, at most
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}  # of one float32 chunk of errors, at most
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}  # of a chunk, at most; on a CPU it should stay in cache
-SMALLEST_CHUNK = 16  # tokens; a GPU or CPU that has no room for their logits is not for the model
+SMALLEST_CHUNK = 16  # tokens; a device without room for their logits is too small for the model
 STATES = 64
 """Numbers of the hidden size that a forward pass has of each token at a time, roughly and with room
 to spare: a first guess that an out-of-memory error corrects."""
@@ -131,7 +131,7 @@ class Runner:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-        # Here, with the error, all is gone that was in memory.
+        # Here the error is gone, and with it what it kept in memory.
         if self._lm.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
@@ -139,7 +139,7 @@ class Runner:
     def _shrink(self, samples: Sequence[Sample], batch: Batch) -> str | None:
         """Halves what is done at a time, after a batch that did not fit.
 
-        Returns what is wrong with the one sample of the batch if it is little already.
+        Returns what is wrong with the batch's one sample if nothing can be halved.
         """
         n_tokens = batch.inputs["input_ids"].numel()
         if len(batch.positions) > 1:
@@ -171,7 +171,7 @@ def _guess(lm: LanguageModel) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Unread:
-    """Instead of a batch: one of its samples could not be put together."""
+    """The sample of a batch that could not be put together."""
 
     position: int
     error: RowError

@@ -1,4 +1,4 @@
-"""The tokenizer of a model, without the model: how rows will be read, before anything is run."""
+"""The tokenizer of a model and its limits, without the weights."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def max_positions(config: Any) -> int | None:
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         value = getattr(text, name, None)
         if isinstance(value, int) and value > 0:
-            # Some count positions from behind the id of padding.
+            # Some count positions from the id after that of padding.
             return value - text.pad_token_id - 1 if text.model_type in OFFSET else value
     return None
 

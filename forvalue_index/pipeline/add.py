@@ -1,6 +1,7 @@
-"""How rows become part of an index: checked, fitted to the first time, encoded, committed.
+"""How rows become part of an index.
 
-    rows -> checked -> those not there yet -> samples -> vectors -> store, chunk by chunk
+    open -> check -> leave out what is there -> [fit the vectoriser, the first time]
+         -> samples -> vectors -> segment and rows, chunk by chunk -> extend what is derived
 
 While a chunk is encoded, the samples of the next one are made and the last one is committed.
 Encoding never happens inside a transaction; `store/writer.py` commits a chunk.
@@ -51,7 +52,7 @@ class AddReport:
     """What an `add` did."""
 
     added: int  # updated ones included
-    updated: int  # there under the same key, with other content that is gone now
+    updated: int  # took the place of other content under the same key
     skipped: int  # there already, with the same content
     repeated: int  # the same as another row of the input, in every field
     rejected: int  # cannot be used, and noted in INDEX/rejects.jsonl
@@ -59,7 +60,7 @@ class AddReport:
     tokens: int  # of the added samples
     samples: int  # in the index now
     retained: float  # share of energy that the added samples' vectors hold (1 if none was added)
-    expected: float  # the same share of rows that are like those the projection was learned from
+    expected: float  # the same share, of rows that were kept out when the projection was learned
     fidelity: Fidelity | None
     """Of the index, as new rows ask it; where they are few, `expected_fidelity`."""
     expected_fidelity: Fidelity | None
@@ -171,8 +172,8 @@ def add_checked(
 class _Commits:
     """Commits chunks in their order, each in a thread while the next is encoded.
 
-    At the end of the `with` block all that were added are committed, or the error of the first
-    that was not is raised, and none after it was tried.
+    At the end of the `with` block all chunks are committed, or the error of the first one that
+    failed is raised, and none after it was tried.
     """
 
     def __init__(self, writer: Writer) -> None:
@@ -238,7 +239,7 @@ def _fit(
             progress("fitting", done, len(samples), 0)
 
     while True:
-        # Others come for those that are rejected, as if these had never been there.
+        # Rejected samples are replaced by others.
         while drawn := set(itertools.islice(order, enough - len(samples))):
             for part in chunks_of(rows, drawn, session.config.format, rejects, CHUNK):
                 samples += _samples(session.formatter(), part, rejects)

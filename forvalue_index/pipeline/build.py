@@ -1,4 +1,4 @@
-"""How an index comes to be, and how it is found again.
+"""How an index is created, opened and built.
 
 create : settings, model -> an empty store, and the session that fills it
 open   : directory -> its store; the model is loaded when it is first needed

@@ -141,7 +141,7 @@ def _occurrence(session: Session, sample: Sample, span: str) -> NDArray[np.int64
     text, start = "".join(texts), -1
     while span and (start := text.find(span, start + 1)) >= 0:
         first, last = np.searchsorted(ends, [start, start + len(span) - 1], side="right")
-        while first and not texts[first - 1]:  # the earlier tokens of the first character
+        while first and not texts[first - 1]:  # earlier tokens of the same character
             first -= 1
         if sample.scored[first : last + 1].all():
             return np.arange(first, last + 1)
@@ -153,7 +153,7 @@ def _passage(session: Session, sample: Sample, values: NDArray[np.float64]) -> P
     """Returns the tokens of a sample with the contributions of the scored ones."""
     texts = pieces(session.lm.tokenizer, sample.input_ids.tolist())
     scored = sample.scored
-    if sample.label is not None:  # what a classifier predicts stands behind the text
+    if sample.label is not None:  # a classifier's prediction follows the text
         texts.append(f"[{session.lm.model.config.id2label[sample.label]}]")
         scored = np.arange(len(texts)) == len(texts) - 1
     spread = np.zeros(len(texts))

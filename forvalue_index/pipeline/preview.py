@@ -25,7 +25,7 @@ class Preview:
     tokens: list[str]  # joined, they are the text
     ids: list[int]
     scored: list[bool]
-    cut: int  # tokens that go, because the row is longer than the maximum length
+    cut: int  # tokens beyond the maximum length, which are left out
 
 
 def preview(

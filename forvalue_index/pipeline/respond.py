@@ -1,4 +1,4 @@
-"""What the model itself answers, as a query: the very tokens that it made are those scored.
+"""The model's own answer as a query: the tokens that it generated are scored.
 
 row -> prompt tokens -> generation -> sample
 """
@@ -17,7 +17,7 @@ from forvalue_index.model.generation import Sampling, end_tokens, generate, text
 from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Row, Sample
 
-STUB = "x"  # stands for the answer while there is none
+STUB = "x"  # the answer, before there is one
 
 
 def respond(
@@ -66,7 +66,7 @@ def _prompted(prompt: str | Row, format: FormatConfig) -> tuple[Row, FormatConfi
     """Returns the row of a prompt, and the format in which its answer alone is scored."""
     if isinstance(prompt, str):
         prompt, format = {format.prompt_field: prompt}, format.of_kind("prompt_field")
-    elif format.text_field is not None:  # a text that is gone on with is a prompt and a response
+    elif format.text_field is not None:  # its start becomes the prompt
         format = format.of_kind("prompt_field")
     return prompt, replace(format, score="response", last_turn=True)
 

@@ -101,7 +101,7 @@ class Session:
             FingerprintError: it is another one.
         """
         stored, found = self.store.catalog.fingerprint, fingerprint(self.config, lm)
-        # What is stored and not found is what a newer version's vectors depend on.
+        # What is stored but not found was written by a newer version, whose vectors depend on it.
         compared = [*found, *sorted(stored.keys() - found.keys() - LEARNED)]
         differing = [name for name in compared if stored.get(name) != found.get(name)]
         if differing:

@@ -1,9 +1,8 @@
-"""Encoding on several devices: this process has the first, a process of its own each other one.
+"""Encoding on several devices: this process uses the first, a process of its own each other one.
 
-Processes are handed samples and give vectors back. They open the index as any reader does, and
-write nothing: the one writer, with its lock and its order of commits, stays the process that began,
-so that there is nothing new to go wrong on disk. What is sent is small beside the forward passes:
-the ids of the tokens one way, a few KB a sample the other.
+Processes get samples and return vectors. They open the index as any reader does and write nothing:
+the one writer, with its lock and its order of commits, is the process that began. Token ids are
+sent one way, a few KB a sample the other, which is little beside the forward passes.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ Report = Callable[[int, int], None]
 EncodeResult: TypeAlias = Encoded | RowError
 """The vector of a sample, or why it has none."""
 
-STOP = signal.SIGUSR1  # to a process: give up the chunk at hand
+STOP = signal.SIGUSR1  # tells a process to give up its chunk
 AHEAD = 2  # chunks for each device that are under way
 
 
@@ -69,7 +68,7 @@ def settle_devices(devices: str | Sequence[str | int]) -> list[str]:
 
 
 class Workers:
-    """What encodes the chunks of one `add`, in a `with` block.
+    """Encodes the chunks of one `add`; use it in a `with` block.
 
     One device: this process, in the thread that asks. Several: a thread here for each; that of the
     first encodes with the session's own model, the others each wait for a process.

@@ -45,7 +45,7 @@ class DerivedSearch:
         self._covered = flat.ids_in(info.segments)
         newer = {segment.name for segment in flat.segments} - set(info.segments)
         self._newer = flat.ids_in(newer)
-        self._live = None  # the selector of what it covers, if that is not all it holds
+        self._live = None  # selector of what it covers; None: all that it holds
         if len(self._covered) < info.ntotal:
             self._live = selector_of(bits_of(self._covered))
 
@@ -69,9 +69,8 @@ class DerivedSearch:
     ) -> tuple[Scores, Ids]:
         """As `FlatSearch.search`: exactly min(k, live) hits, with exact scores, in their order.
 
-        Not every one of the exact top k is found; `info` has the share. Where the index can give
-        fewer than k, or would look at most of it, as with a filter that leaves little, all vectors
-        are compared.
+        Not every one of the exact top k is found; `info` has the share. If the index can give fewer
+        than k, or most of it would be searched, as with a narrow filter, all vectors are compared.
         """
         side = self.info.opponents if opponents else self.info.proponents
         covered, newer, selector = self._covered, self._newer, self._live

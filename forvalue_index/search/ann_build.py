@@ -60,8 +60,8 @@ def make_derived(
     """Makes a derived index over all live vectors, in the place of one of the same name.
 
     Its search is set to the least efforts whose recall@10 and @100 against exact search reach
-    `target` by one standard error, for proponents and for opponents apart. Opponents that it
-    cannot find are left to exact search; `DerivedInfo.notes` says so.
+    `target` by one standard error, for proponents and for opponents apart. If opponents
+    are not found so often, exact search answers for them; `DerivedInfo.notes` says so.
 
     Args:
         folder: INDEX/derived; made if it is not there.
@@ -90,7 +90,7 @@ def make_derived(
     lists = faiss().try_extract_index_ivf(index)
     wanted = max(_TRAIN, _PER_LIST * (lists.nlist if lists is not None else 0))
     sample = _sample(flat, table, min(wanted, _TRAIN_NUMBERS // flat.dim), rng)
-    # One number for all changes no order, and puts small weighted vectors where fp16 keeps them.
+    # One factor for all vectors changes no order, and keeps small weighted ones within fp16.
     scale = 1 / max(float(np.sqrt(np.mean(np.square(sample)))), 1e-30)
     sample *= np.float32(scale)
     report("training", 0, 1)
@@ -264,7 +264,7 @@ def _measured(
         if needed is not None:  # else all are compared
             hundred = _Candidates(searcher, asked, truth, needed, 100 * factor)
             side = replace(side, recall_at_100=float(hundred.recall(100, factor).mean()))
-        # An index that finds too few proponents was asked for, so it is used; opponents were not.
+        # For proponents the index is used in any case: it was asked for.
         found.append(replace(side, flat=bool(number) and recall < info.target))
         report("measuring", 3 + number, steps)
     info = replace(info, proponents=found[0], opponents=found[1])

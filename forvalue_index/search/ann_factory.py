@@ -14,8 +14,8 @@ from forvalue_index.search.backend import faiss
 FLAT_UP_TO = 100_000
 """Samples up to which comparing all of them is the better answer: exact, within milliseconds."""
 
-# The codes that a vector may become, the most faithful first: what of the factory string stands
-# before and behind the lists, words, bytes of a number, bytes besides (the id and corrections).
+# The codes of a vector, the most faithful first: the parts of the factory string before and after
+# the lists, a description, bytes of a number, bytes besides (the id and corrections).
 _CODES = (
     ("", "SQ8", "8 bits a number", 1.0, 8),
     ("", "SQ4", "4 bits a number", 0.5, 8),
@@ -28,7 +28,7 @@ _CODES = (
 def auto_factory(n: int, dim: int, memory_bytes: int) -> tuple[str, str]:
     """Returns the factory string for n samples of `dim` numbers, and the reason in words.
 
-    "Flat" means that a derived index is not worth its while: search the segments.
+    "Flat" means that a derived index does not pay: search the segments.
 
     Args:
         n: samples in the index.

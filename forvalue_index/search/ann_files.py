@@ -218,14 +218,14 @@ def readable_infos(folder: str | Path) -> list[DerivedInfo]:
 def remove_derived(folder: str | Path, name: str) -> None:
     """Deletes the derived index NAME, if there is one, and what was left of earlier ones.
 
-    Only the holder of the writer's lock may.
+    Only the holder of the writer's lock may call it.
     """
     _sidecar(folder, name).unlink(missing_ok=True)
     _sweep(Path(folder), name, keep=None)
 
 
 def write_info(folder: str | Path, info: DerivedInfo) -> None:
-    """Makes `info` what counts under its name, safe on disk, and deletes the file before it.
+    """Makes `info` the one that counts under its name, safe on disk; deletes the earlier file.
 
     A reader that has that one open keeps it.
     """

@@ -1,8 +1,8 @@
 """Which files of an index were found to be, byte for byte, what was written to them.
 
 Hashing costs about as much as reading, so each file is hashed once for each state it is seen in
-(size, times, inode) and that is remembered. What changes below the file system, without touching
-these, is for `verify_segment` to find.
+(size, times, inode) and that is remembered. Damage below the file system, which does not change
+these, is found by `verify_segment`.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class OpenSegments:
             path = paths[segment.name] = path_in(self._checked.folder, segment.name, SUFFIX)
             committed[segment.name] = state_of(segment.sha256, stat_of(path, segment))
         unknown = self._checked.unknown(committed)
-        with ThreadPoolExecutor(cores()) as pool:  # hashing lets go of the interpreter
+        with ThreadPoolExecutor(cores()) as pool:  # hashing releases the interpreter's lock
             for _ in pool.map(lambda name: _require_hash(paths[name], committed[name][0]), unknown):
                 pass
         self._checked.add(committed, hashed=bool(unknown))

@@ -3,10 +3,10 @@
 Answers from the segments and tombstones it was opened with, whatever a writer does meanwhile.
 Knows nothing of rows, keys or models.
 
-A score is taken in float64, so that it does not depend on what else is compared, and equal vectors
-have equal scores. Most vectors need none: candidates for one query come from the highest bits of
-the codes (`first_pass.py`), for many from products of integers (`batch.py`). Where what these leave
-open could be among the best, more candidates are taken, and at last all vectors.
+Scores are computed in float64, so that they do not depend on what else is compared, and equal
+vectors have equal scores. Most vectors need none: candidates for one query come from the highest
+bits of the codes (`first_pass.py`), for many from products of integers (`batch.py`). If others
+could be among the best, more candidates are taken, and at last all vectors.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _COMPARED = 2**21  # of vectors that are compared at a time: 16 MiB in float64
 _DECODED = 2**24  # of vectors that are compared with many queries at a time: 16 MiB of integers
 _FIRST = 128  # candidates of a query, beside those that are asked for
 _MORE = 6  # times as many, where they were not enough
-_SOME = 8  # candidates are looked for where they are fewer than one in so many vectors
+_SOME = 8  # candidates pay if they are fewer than one in so many vectors
 
 
 class FlatSearch(StoredVectors):
-    """The vectors of an index, all of them compared with every query."""
+    """Search that returns what comparing every vector with every query would."""
 
     def __init__(
         self,
@@ -72,11 +72,10 @@ class FlatSearch(StoredVectors):
         Args:
             queries: [q, dim] float32.
             k: 1 or more.
-            opponents: the samples that most speak against the query, the most adverse first.
+            opponents: the samples with the lowest scores, the lowest first.
             allowed: only these ids may be an answer; those that are not live are passed over.
             weights: a positive number for each of `ids`, in their order [ntotal]: 1 / length of
-                the vector makes the metric cosine. An array that cannot be written to is
-                looked at once, however often it is given.
+                the vector makes the metric cosine. A read-only array is checked only once.
 
         Raises:
             InputError: k, the shape of the queries or a weight is wrong, or a query is not finite.

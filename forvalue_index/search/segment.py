@@ -1,9 +1,8 @@
 """One immutable FAISS file of vectors: written whole, opened by mapping, checked.
 
 A segment holds codes (`vectors/codes.py`), compared by inner product, in the order of their ids:
-an `IndexRaBitQ`, or of 16 bits a number an `IndexScalarQuantizer` of fp16. FAISS alone ranks them
-rightly, also by mapping the file. Knows nothing of samples, nor of which vectors are
-removed.
+an `IndexRaBitQ`, or for 16 bits a number an `IndexScalarQuantizer` of fp16. Plain FAISS reads and
+maps the file, and ranks rightly. Knows nothing of samples, nor of which vectors are removed.
 """
 
 from __future__ import annotations
@@ -233,7 +232,7 @@ def verify_segment(
 def orphans(folder: str | Path, segments: Iterable[Segment]) -> list[Path]:
     """Returns the files that an interrupted writer left in `folder`: no segment has their name.
 
-    Only the holder of the writer's lock may remove them: another one's may be about to count.
+    Only the holder of the writer's lock may remove them: a writer at work may commit them.
     """
     names = {segment.name for segment in segments}
     if not Path(folder).is_dir():  # each of its files is missing then
@@ -267,7 +266,7 @@ def _check_arrays(ids: NDArray[Any], vectors: NDArray[Any], bits: int) -> None:
 
 def unstorable(vectors: NDArray[np.float32], bits: int) -> dict[int, str]:
     """Returns the positions of vectors [n, dim] that no segment can keep, each with the reason."""
-    # What is too small for fp16 becomes nothing, as it should beside the others.
+    # Numbers that are too small for fp16 become 0, which is right beside the others.
     largest = np.abs(vectors).max(axis=1)  # NaN if one is
     most = FP16_MAX if bits == 16 else LARGEST
     bad = np.flatnonzero(~(largest <= most))

@@ -1,8 +1,7 @@
 """Files: written whole or not at all, opened only where they are what they should be.
 
-The lowest layer. A directory, and any name in it, may come from somebody else: a link or a name
-must not lead out of it, and a pipe or a device must not hang who reads it. Knows nothing of what
-the files hold.
+A directory, and any name in it, may come from somebody else: a link or a name must not lead out of
+it, and a pipe or a device must not hang its reader. Knows nothing of what the files hold.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def atomic_write(
     mode: int = 0o666,
     named: Callable[[], Path] | None = None,
 ) -> Iterator[IO[Any]]:
-    """Gives a file to write. After the block it is at `path`, complete and safe on disk.
+    """Yields a file to write. After the block it is at `path`, complete and safe on disk.
 
     If anything fails, what was at `path` stays, and nothing else is left.
 
