@@ -137,7 +137,7 @@ def test_a_large_index_is_measured_whole(lm: LanguageModel, tmp_path: Path) -> N
     with InfluenceIndex.open(tmp_path / "i", model=lm) as again:
         assert again.store.fidelity == found
         queries = again.training_samples(again.flat.ids[100:124])
-        measured = measure(again.reader, queries)
+        measured = measure(again.session, queries)
         expected = exact_share(again, [sample.row for sample in queries])
         assert measured is not None
         assert measured.top_10 == pytest.approx(expected, abs=0.03)
