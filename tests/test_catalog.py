@@ -100,6 +100,9 @@ def test_the_fingerprint_is_fixed_once_there_are_vectors(catalog: Catalog, url: 
         catalog.set_fingerprint({"projection": "other"})
     with Catalog.open(url) as again:
         assert again.fingerprint == {"projection": "xyz"}
+    catalog.set_fingerprint({"projection": "xyz", "fidelity": {"top_10": 1.0}})
+    with Catalog.open(url) as again:
+        assert again.fingerprint == {"projection": "xyz", "fidelity": {"top_10": 1.0}}
 
 
 # -- adding and reading ------------------------------------------------------------------------

@@ -170,7 +170,7 @@ class Life(RuleBasedStateMachine):
 
 def test_any_life_agrees_with_a_dict(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 3)
-    monkeypatch.setattr("forvalue_index.store.upkeep.TARGET", 6 * 32 * 2)
+    monkeypatch.setattr("forvalue_index.store.compact.TARGET", 6 * 32 * 2)
     Life.lm = load_model(ModelConfig(str(model_dir)), "cpu")
     run_state_machine_as_test(
         Life,
