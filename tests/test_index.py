@@ -244,10 +244,8 @@ def test_a_directory_that_is_not_empty_is_left_alone(
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_an_interrupted_build_goes_on(
-    tmp_path: Path, model_dir: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 8)
+@pytest.mark.usefixtures("small_chunks")
+def test_an_interrupted_build_goes_on(tmp_path: Path, model_dir: Path, rows: list[Row]) -> None:
     calls = []
 
     def stop(stage: str, done: int, total: int, tokens: int) -> None:
