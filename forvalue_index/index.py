@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -36,22 +36,43 @@ from forvalue_index.errors import (
 )
 from forvalue_index.metric import DERIVED, Metric, metric_of
 from forvalue_index.model.generation import Sampling
-from forvalue_index.model.language_model import LanguageModel, load_model
+from forvalue_index.model.language_model import LanguageModel as LanguageModel
+from forvalue_index.model.language_model import load_model
 from forvalue_index.pipeline import add, explain, query, respond
-from forvalue_index.pipeline.add import AddReport, Progress
-from forvalue_index.pipeline.explain import Explanation, Passage
+from forvalue_index.pipeline.add import AddReport
+from forvalue_index.pipeline.passes import ModelPasses
 from forvalue_index.pipeline.session import Reader, fingerprint
 from forvalue_index.pipeline.workers import settle_devices
-from forvalue_index.records import Hit, Row, Sample, StoredSample, listed
+from forvalue_index.records import (
+    Explanation,
+    Hit,
+    Passage,
+    Progress,
+    Row,
+    Sample,
+    StoredSample,
+    listed,
+)
 from forvalue_index.search.ann import DerivedInfo
 from forvalue_index.search.ann_factory import auto_factory
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.store import upkeep
 from forvalue_index.store.layout import is_index, require_empty, url_of
+from forvalue_index.store.snapshot import Snapshot
 from forvalue_index.store.store import Store, migrate
 from forvalue_index.store.upkeep import CompactReport
 from forvalue_index.system import machine
 from forvalue_index.vectors.vectoriser import Vectoriser
+
+if TYPE_CHECKING:
+    from forvalue_index.analysis.audit.scores import Audit
+    from forvalue_index.analysis.evaluate.evaluation import Evaluation
+    from forvalue_index.analysis.score import Score
+    from forvalue_index.analysis.select import Selection
+
+T = TypeVar("T")
+PAGE = 1000
+"""Rows that `stored` reads at a time."""
 
 
 class InfluenceIndex:
@@ -457,9 +478,16 @@ class InfluenceIndex:
         """
         return query.scores(self.reader, samples, metric_of(metric))
 
-    def influence(self, queries: list[Sample], samples: list[Sample]) -> NDArray[np.float32]:
-        """Returns the exact influence of samples on queries [q, n], by running both forward."""
-        return self.reader.influence(queries, samples)
+    def influence(
+        self, queries: list[Sample], samples: list[Sample], metric: str | Metric = "dot"
+    ) -> NDArray[Any]:
+        """Returns the exact scores of samples for queries [q, n], by running both forward.
+
+        Under the metric "dot" these are influence, float32; under others float64.
+        """
+        if (metric := metric_of(metric, exact=True)).name == "dot":
+            return self.reader.influence(queries, samples)
+        return self.reader.exact(queries, samples, metric)
 
     def training_samples(self, ids: Iterable[int]) -> list[Sample]:
         """Returns the training samples with these ids, in their order, as they were encoded."""
@@ -654,6 +682,177 @@ class InfluenceIndex:
     def dim(self) -> int:
         """Length of a stored vector; 0 as long as the index is empty."""
         return self.store.dim
+
+    # -- what analysis uses, and analysis itself -----------------------------------------------
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The index at its current generation: ids, figures, vectors and search."""
+        return self.store.view
+
+    def answer(self, ask: Callable[[Snapshot], T]) -> T:
+        """Returns what `ask` makes of a snapshot; asks again if a writer changed it meanwhile."""
+        return self.store.answer(ask)
+
+    @property
+    def passes(self) -> ModelPasses:
+        """Passes of the model over samples: losses, states, gradients, fine-tuning."""
+        return ModelPasses(self.reader)
+
+    def stored(self, ids: Iterable[int] | NDArray[np.int64]) -> Iterator[StoredSample]:
+        """Yields the samples with these ids, each once, in their order."""
+        wanted = np.fromiter(ids, np.int64).tolist()
+        for start in range(0, len(wanted), PAGE):
+            yield from self.store.samples(wanted[start : start + PAGE]).values()
+
+    def fields(self) -> list[str]:
+        """Returns the names of the rows' fields."""
+        return self.store.catalog.fields()
+
+    def score(
+        self,
+        targets: Data | list[Sample],
+        *,
+        k: int = 5,
+        combine: str = "mean",
+        metric: str | Metric = "dot",
+        target_group: str | None = None,
+        group_by: str | None = None,
+        where: str | Iterable[str] = (),
+        exact: bool = False,
+        format: FormatConfig | None = None,
+        progress: Progress | None = None,
+    ) -> Score:
+        """Returns the value of every training sample: its mean (or highest) score for targets.
+
+        Args:
+            targets: what the model should do well, in the form of the index's rows.
+            k: how many of the best and of the worst samples are listed.
+            combine: "mean" or "max" over the targets.
+            metric: of the scores, as in `query`.
+            target_group: field of the targets: adds a value for each group of targets.
+            group_by: field of the training rows: adds what each group of them is worth.
+            where: only training samples that meet these conditions.
+            exact: run targets and listed samples forward again, for their exact values.
+            format: how targets become tokens, if not as the index's rows do.
+            progress: called as the work goes on.
+
+        Raises:
+            InputError: there is no target, a field is missing, or a condition cannot be read.
+            RowError: a target lacks a field or holds nothing to score.
+        """
+        from forvalue_index.analysis.score import score
+
+        return score(
+            self,
+            targets,
+            k=k,
+            combine=combine,
+            metric=metric,
+            target_group=target_group,
+            group_by=group_by,
+            where=where,
+            exact=exact,
+            format=format,
+            progress=progress,
+        )
+
+    def audit(
+        self,
+        *,
+        trusted: Data | list[Sample] | None = None,
+        class_field: str | None = None,
+        where: str | Iterable[str] = (),
+        top: int = 100,
+        nearly: float = 0.98,
+        format: FormatConfig | None = None,
+        progress: Progress | None = None,
+    ) -> Audit:
+        """Returns which training rows are likely wrong, and why. Runs all rows forward.
+
+        Args:
+            trusted: rows that are known to be right, in the form of the index's rows.
+            class_field: field of training (and trusted) rows: rows are compared within a class.
+            where: only training rows that meet these conditions.
+            top: suspects to list, at most; duplicates are listed in addition.
+            nearly: least cosine of two near-duplicates.
+            format: how trusted rows become tokens, if not as the index's rows do.
+            progress: called as rows are run forward.
+
+        Raises:
+            InputError: fewer than three rows are left, a field is missing, or no row is trusted.
+            RowError: a trusted row holds nothing to score.
+        """
+        from forvalue_index.analysis.audit.audit import audit
+
+        return audit(
+            self,
+            trusted=trusted,
+            class_field=class_field,
+            where=where,
+            top=top,
+            nearly=nearly,
+            format=format,
+            progress=progress,
+        )
+
+    def select(
+        self,
+        targets: Data | list[Sample],
+        *,
+        budget: int | None = None,
+        ratio: float | None = None,
+        diversity: float = 1.0,
+        dedup: float | None = 0.98,
+        balance: str | None = None,
+        combine: str = "mean",
+        metric: str | Metric = "dot",
+        where: str | Iterable[str] = (),
+        format: FormatConfig | None = None,
+        progress: Progress | None = None,
+    ) -> Selection:
+        """Returns the training rows to keep for a set of targets; `stored` reads them by `ids`.
+
+        Args:
+            targets: what the model should do well, in the form of the index's rows.
+            budget: how many rows; fewer are chosen when no more are left.
+            ratio: the share of the rows instead.
+            diversity: how much a row loses for repeating chosen ones; 0 chooses by value alone.
+            dedup: rows with at least this cosine to a chosen one are left out; None: none is.
+            balance: field: as many rows of each of its values, as far as there are enough.
+            combine: "mean" or "max" of the scores over the targets.
+            metric: of the scores, as in `query`.
+            where: choose only among rows that meet these conditions.
+            format: how targets become tokens, if not as the index's rows do.
+            progress: called as the work goes on.
+
+        Raises:
+            InputError: not one of budget and ratio, one out of range, or as in `score`.
+            RowError: a target lacks a field or holds nothing to score.
+        """
+        from forvalue_index.analysis.select import select
+
+        return select(
+            self,
+            targets,
+            budget=budget,
+            ratio=ratio,
+            diversity=diversity,
+            dedup=dedup,
+            balance=balance,
+            combine=combine,
+            metric=metric,
+            where=where,
+            format=format,
+            progress=progress,
+        )
+
+    @property
+    def evaluate(self) -> Evaluation:
+        """Studies of how good the index is: fidelity, recall, identify, select."""
+        from forvalue_index.analysis.evaluate.evaluation import Evaluation
+
+        return Evaluation(self)
 
 
 def _require_catalog(directory: Path, catalog: str | None) -> None:

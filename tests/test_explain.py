@@ -25,8 +25,7 @@ from forvalue_index.cli import passages
 from forvalue_index.data.token_text import pieces
 from forvalue_index.errors import InputError
 from forvalue_index.model.language_model import wrap_model
-from forvalue_index.pipeline.explain import Explanation, Passage
-from forvalue_index.records import Row
+from forvalue_index.records import Explanation, Passage, Row
 from forvalue_index.vectors.closed_form import precise_token_influence, token_influence
 from forvalue_index.vectors.tokens import TokenFactors
 

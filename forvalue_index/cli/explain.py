@@ -31,8 +31,7 @@ from forvalue_index.errors import InputError
 
 if TYPE_CHECKING:
     from forvalue_index.index import InfluenceIndex
-    from forvalue_index.pipeline.explain import Explanation, Passage
-    from forvalue_index.records import Sample
+    from forvalue_index.records import Explanation, Passage, Sample
 
 
 @click.command()

@@ -13,8 +13,7 @@ from forvalue_index.cli import render
 from forvalue_index.cli.render import one_line
 
 if TYPE_CHECKING:
-    from forvalue_index.pipeline.explain import Explanation, Passage
-    from forvalue_index.records import Hit
+    from forvalue_index.records import Explanation, Hit, Passage
 
 STRENGTHS = ((0.6, "bold reverse"), (0.25, "bold"), (0.08, ""))
 """Shares of the largest contribution, and how those that reach them look."""

@@ -20,7 +20,7 @@ from rich.progress import (
 from forvalue_index.cli.render import notes
 
 if TYPE_CHECKING:
-    from forvalue_index.pipeline.add import Progress as Callback
+    from forvalue_index.records import Progress as Callback
 
 
 @contextmanager

@@ -7,7 +7,7 @@ before the step or after it, and files that count for nothing are swept by the n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ import numpy as np
 from forvalue_index.catalog.lock import was_interrupted
 from forvalue_index.errors import CorruptIndexError, ForvalueError, InputError, LockedError
 from forvalue_index.metric import METRICS, Metric
-from forvalue_index.records import Segment
+from forvalue_index.records import Progress, Segment
 from forvalue_index.search.ann import (
     DerivedInfo,
     derived_names,
@@ -39,9 +39,6 @@ TARGET = 32 * 2**20
 
 UNCOVERED = 0.1
 """Share of the samples that a derived index may lack before `add` extends it."""
-
-Progress = Callable[[str, int, int, int], None]
-"""Called with "compacting", segments done, segments to rewrite, 0."""
 
 
 @dataclass(frozen=True, slots=True)
