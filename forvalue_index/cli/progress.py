@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal's stderr, nothing elsewhere."""
+"""Progress of long work: bars on stderr if it is a terminal, else nothing."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def build_progress() -> Iterator[Callback]:
-    """Gives a callback that draws a bar per stage, with samples and tokens a second."""
+def progress_bar() -> Iterator[Callback]:
+    """Gives a callback that draws a bar for each stage, with samples and tokens per second."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description:<8}"),

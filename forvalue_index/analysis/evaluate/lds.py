@@ -25,6 +25,7 @@ from forvalue_index.analysis.evaluate.methods import (
 from forvalue_index.analysis.evaluate.metrics import Figure, spearman
 from forvalue_index.analysis.evaluate.subsets import SubsetConfig, SubsetRuns
 from forvalue_index.config import RECIPES, FormatConfig, VectorConfig
+from forvalue_index.data.images import with_images
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.errors import InputError
 from forvalue_index.index import LanguageModel
@@ -93,7 +94,7 @@ def lds(
         raise InputError(f"{subsets} subsets: a rank correlation needs 3 or more")
     require_bm25()  # before the first training
     config, vector = config or SubsetConfig(), vector or VectorConfig()
-    rows = [row for _, row in open_rows(data)]
+    rows = [row for _, row in with_images(open_rows(data), format)]
     with empty_index(lm, format) as base:
         samples, queries = base.samples(rows), base.samples(targets)
         runs = SubsetRuns(base, samples, queries, config, work)

@@ -26,6 +26,7 @@ from forvalue_index.analysis.evaluate.methods import (
 from forvalue_index.analysis.evaluate.metrics import Figure, auc, recall
 from forvalue_index.analysis.field_values import label
 from forvalue_index.config import FormatConfig, TrainConfig, VectorConfig
+from forvalue_index.data.images import with_images
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex, LanguageModel
@@ -94,7 +95,7 @@ def mislabel(
             raise InputError(f"{name} is {value}, but must be between 0 and 1")
     require_bm25()  # before the first forward pass
     field, vector = response_field(format), vector or VectorConfig()
-    rows = [row for _, row in open_rows(data)]
+    rows = [row for _, row in with_images(open_rows(data), format)]
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     wrong: list[int] = []
     for seed in range(seeds):
