@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import click
 import pytest
 
+from forvalue_index import InfluenceIndex
+from forvalue_index.analysis.evaluate.evaluation import Evaluation
 from forvalue_index.cli import main
 
 QUERY = {"--prompt", "--response", "--text", "--image", "--label", "--data"}
@@ -106,3 +110,28 @@ def test_an_option_is_the_same_in_every_command(name: str) -> None:
     for title in having(name):
         found[described(options(COMMANDS[title])[name])].append(title)
     assert len(found) == 1, found
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "score": InfluenceIndex.score,
+    "audit": InfluenceIndex.audit,
+    "select": InfluenceIndex.select,
+    "evaluate fidelity": Evaluation.fidelity,
+    "evaluate recall": Evaluation.recall,
+    "evaluate identify": Evaluation.identify,
+    "evaluate select": Evaluation.select,
+}
+INPUT = {"self", "data", "targets", "trusted", "format", "progress", "train"}
+"""Parameters that are made of several options, or have none."""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_has_the_options_of_its_command(name: str) -> None:
+    parameters = inspect.signature(METHODS[name]).parameters
+    found = {option.name: option for option in options(COMMANDS[name]).values()}
+    assert parameters.keys() - INPUT, "there is something to compare"
+    for key in parameters.keys() - INPUT:
+        default = parameters[key].default
+        if default not in (inspect.Parameter.empty, None, (), False):
+            assert found[key].default == default, key
+        assert key in found
