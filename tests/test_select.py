@@ -186,7 +186,7 @@ def test_rows_are_written_as_they_were_given(
     }
     assert rows == [by_key[row["id"]] for row in rows]
     ids = select(index, TARGETS, budget=10).ids.tolist()
-    assert [row["id"] for row in rows] == [index.store.samples([id])[id].row["id"] for id in ids]
+    assert [row["id"] for row in rows] == [sample.row["id"] for sample in index.stored(ids)]
     assert json.loads(result.stdout) == json.loads(report.read_text())
     # What was chosen can be indexed, and chosen from, again.
     assert len(rows) == json.loads(result.stdout)["chosen"] == 10

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import SIZES, tiny_tokenizer
+from helpers.cli import write
+from helpers.models import SIZES, tiny_tokenizer
+from helpers.tiny_vision import save
 from PIL import Image
-from tiny_vision import save
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from forvalue_index.records import Row
@@ -60,11 +61,6 @@ def process(name: str, *arguments: Any) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def write(path: Path, rows: list[Row]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def class_rows(count: int, seed: int) -> list[Row]:
