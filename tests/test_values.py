@@ -184,6 +184,30 @@ def test_score_as_json(path: Path, targets: Path, index: InfluenceIndex) -> None
     assert result["best"][0]["exact"] >= result["best"][1]["exact"] > result["worst"][0]["exact"]
 
 
+def test_the_index_scores_as_the_command_does(
+    path: Path, targets: Path, index: InfluenceIndex
+) -> None:
+    told = json.loads(run_well(path, targets, "--json", "-k", 3, "--group-by", "source"))
+    found = index.score(TARGETS, k=3, group_by="source")
+    assert [row["key"] for row in found.best] == [row["key"] for row in told["best"]]
+    assert [row["key"] for row in found.worst] == [row["key"] for row in told["worst"]]
+    assert [group.name for group in found.groups] == [group["name"] for group in told["groups"]]
+    assert found.summary()["mean"] == pytest.approx(told["mean"])
+    rows = list(found.rows())
+    assert len(rows) == 30 and rows[:3] == found.best and rows[:-4:-1] == found.worst
+    assert found.exact is None and "exact" not in rows[0]
+
+
+def test_stored_rows_come_in_the_order_of_the_ids_page_by_page(
+    index: InfluenceIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forvalue_index.index.PAGE", 4)
+    ids = np.random.default_rng(0).permutation(30)
+    assert [sample.id for sample in index.stored(ids)] == ids.tolist()
+    assert [sample.row for sample in index.stored(range(30))] == [s.row for s in index.rows()]
+    assert list(index.stored([])) == []
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
 def test_all_values_are_written(path: Path, targets: Path, tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"values.{suffix}"

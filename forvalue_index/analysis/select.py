@@ -161,7 +161,7 @@ class _Greedy:
         self.copies = 0
 
     def choose(self, budget: int, progress: Progress | None) -> list[int]:
-        """Returns the places of the rows in the order in which they were chosen."""
+        """Returns the positions of the rows, in the order in which they were chosen."""
         self._vectors = np.empty(
             (budget if self._compares else 0, self._vectors.shape[1]), np.float32
         )

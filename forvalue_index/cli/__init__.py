@@ -43,8 +43,8 @@ _INTERRUPTED = {
     "compact": "segments that were rewritten are kept, and the same command continues from there",
     "remove": "either all of the rows were removed or none",
     "optimize": "queries use what they used before",
-    "verify": "nothing but derived indexes and files that count for nothing was touched",
-    "migrate": "it is done as a whole or not at all: run the same command again",
+    "verify": "only derived indexes and stray files may have been changed",
+    "migrate": "either the whole upgrade was done or nothing: run the same command again",
     "evaluate": "no index was changed, and of lds, the runs that finished are kept in --work",
     "demo": "run the same command again, with --index in another directory if it was given",
 }
@@ -99,7 +99,9 @@ def main(debug: bool) -> None:
     """
     render.show_warnings()
     if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars are for people
+        os.environ.setdefault(
+            "HF_HUB_DISABLE_PROGRESS_BARS", "1"
+        )  # progress bars are for terminals
 
 
 for _command in (

@@ -20,7 +20,9 @@ from forvalue_index.cli.progress import progress_bar
 @click.command()
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
 @index_option
-@click.option("--update", is_flag=True, help="Replace rows whose key is there with other content.")
+@click.option(
+    "--update", is_flag=True, help="Replace rows that have the same key and other content."
+)
 @data_options
 @on_error_option
 @opening_options

@@ -31,7 +31,7 @@ from forvalue_index.config import BITS, MOST, RECIPES, SKETCHES, ModelConfig, Ve
     type=click.Choice(RECIPES),
     default=VectorConfig().recipe,
     show_default=True,
-    help="How influence is defined; see the README.",
+    help="How influence is defined; see the documentation.",
 )
 @click.option(
     "--dim",
@@ -52,7 +52,7 @@ from forvalue_index.config import BITS, MOST, RECIPES, SKETCHES, ModelConfig, Ve
     type=click.Choice(SKETCHES),
     default=VectorConfig().sketch,
     show_default=True,
-    help="How a gradient is compressed; see the README.",
+    help="How a gradient is compressed; see the documentation.",
 )
 @click.option(
     "--sketch-dim",

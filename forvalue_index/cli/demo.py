@@ -43,7 +43,7 @@ def demo(k: int, directory: Path | None) -> None:
       forvalue demo
       forvalue demo --index demo.index
     """
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the model loads in no time
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the model is tiny
     with (
         as_file(files("forvalue_index") / "assets" / "demo") as assets,
         tempfile.TemporaryDirectory() as temporary,

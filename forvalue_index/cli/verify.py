@@ -18,7 +18,7 @@ from forvalue_index.errors import one_line
     "--repair", is_flag=True, help="Remove stray files and rebuild what is derived; nothing else."
 )
 def verify(directory: Path, repair: bool) -> None:
-    """Read the whole index and report what is wrong with it; exit code 1 if anything is.
+    """Read the whole index and report what is wrong; the exit code is 1 if anything is.
 
     \b
     Example:

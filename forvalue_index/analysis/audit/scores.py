@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.analysis.audit.agreement import UnitVectors, agreement, cosines, nearest
+from forvalue_index.analysis.audit.agreement import (
+    Floats,
+    UnitVectors,
+    agreement,
+    cosines,
+    nearest,
+)
 from forvalue_index.analysis.audit.prompts import Prompts, read_prompts
 from forvalue_index.analysis.field_values import NONE, field_values, label
 from forvalue_index.config import FormatConfig
@@ -27,8 +33,6 @@ from forvalue_index.store.snapshot import Snapshot
 NEIGHBOURS = 15  # rows with similar prompts that a row is compared with
 GUIDES = 3  # trusted rows with similar prompts that a row is compared with
 NEARLY = 0.98  # least cosine of two near-duplicates
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

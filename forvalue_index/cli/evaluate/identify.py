@@ -1,4 +1,4 @@
-"""`forvalue evaluate identify`: whether the class of an output is told."""
+"""`forvalue evaluate identify`: whether the class of an output is identified."""
 
 from __future__ import annotations
 

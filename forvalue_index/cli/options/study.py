@@ -13,7 +13,7 @@ queries_option = click.option(
     "--data",
     required=True,
     metavar="FILE",
-    help="Queries, in a file that `build` can read.",
+    help="Queries: a file that `build` can read.",
 )
 exact_option = click.option(
     "--exact",
