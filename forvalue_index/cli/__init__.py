@@ -99,9 +99,7 @@ def main(debug: bool) -> None:
     """
     render.show_warnings()
     if not sys.stderr.isatty():
-        os.environ.setdefault(
-            "HF_HUB_DISABLE_PROGRESS_BARS", "1"
-        )  # progress bars are for terminals
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars are for terminals
 
 
 for _command in (
