@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 
 class Notes(Console):
-    """Where progress and notes go: nothing in a text commands the terminal."""
+    """Where progress and notes go; control characters in a text are written out."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Prints texts, with what would command a terminal written out."""
+        """Prints texts, with control characters written out."""
         super().print(*(visible(o) if isinstance(o, str) else o for o in objects), **options)
 
 
 notes = Notes(stderr=True, highlight=False)
 
 _PLAIN = "\n\t\xa0\u3000\u200c\u200d"
-"""Lines, spaces, and what joins letters: not printable by Python's rule, but no command either."""
+"""Line ends, spaces and joiners: Python calls them unprintable, but they are harmless."""
 
 
 def console() -> Console:
-    """Returns where results go."""
+    """Returns the console for results, on standard output."""
     return Console(highlight=False)
 
 
@@ -57,7 +57,7 @@ class _Warnings(logging.Handler):
 
 
 def show_warnings() -> None:
-    """Has the warnings of this package shown from now on."""
+    """Shows the warnings of this package from now on."""
     log = logging.getLogger("forvalue_index")
     if not log.handlers:
         log.addHandler(_Warnings(logging.WARNING))
@@ -74,7 +74,7 @@ def json_line(value: Any) -> None:
 
 
 def added(directory: Path, report: AddReport) -> None:
-    """Notes what an `add` did."""
+    """Prints what an `add` did, as notes."""
     from forvalue_index.store.layout import REJECTS
 
     parts = [f"{report.added:,} samples added ({report.tokens:,} tokens)"]
@@ -119,9 +119,9 @@ def hits_table(
     title: Text | None = None,
     texts: Sequence[Text] | None = None,
 ) -> Table:
-    """Returns the hits of one query as a table; `texts`: what is shown of their samples.
+    """Returns the hits of one query as a table; `texts` are shown instead of their samples.
 
-    The scores are headed by what they are: the influence, or the metric's name.
+    The heading of the scores is what they are: the influence, or the metric's name.
     """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, expand=True)
     table.add_column("", justify="right", style="dim", no_wrap=True)
@@ -141,7 +141,7 @@ def hits_table(
 
 
 def samples_table(samples: Sequence[StoredSample], format: FormatConfig) -> Table:
-    """Returns samples as a table, one a line."""
+    """Returns samples as a table, one on each line."""
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("id", justify="right", style="dim", no_wrap=True)
     table.add_column("key", style="cyan", no_wrap=True, max_width=32)
@@ -156,7 +156,7 @@ def samples_table(samples: Sequence[StoredSample], format: FormatConfig) -> Tabl
 
 
 def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
-    """Returns a row's text on one line, what is scored in bold, its start cut if it is long."""
+    """Returns a row's text on one line: scored text in bold, a long prompt cut at its start."""
     try:
         prompt, response = texts_of(row, "row", format)
     except InputError:  # a row of another kind, such as a query
@@ -176,7 +176,7 @@ def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
 
 
 def without_bytes(row: Row, format: FormatConfig) -> Row:
-    """Returns a row in which a picture is where it is and how large."""
+    """Returns a row with the place and the size of each picture instead of its bytes."""
     return of_pictures(row, format, _picture)
 
 
@@ -192,18 +192,18 @@ def signed(value: float) -> Text:
 
 
 def one_line(text: str) -> str:
-    """Returns text that moves no cursor and sends no terminal a command."""
+    """Returns text on one line, without control characters."""
     shown = text.replace("\n", "⏎").replace("\t", " ")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
 
 
 def visible(text: str) -> str:
-    """Returns text in whole, lines and all, with what would command a terminal written out."""
+    """Returns the whole text, with its lines, and with control characters written out."""
     return errors.escaped(text, _PLAIN)
 
 
 def derived(info: DerivedInfo) -> Table:
-    """Returns what was measured of a derived index as a table."""
+    """Returns the measurements of a derived index as a table."""
     table = Table(box=None, pad_edge=False)
     for column in ("", "recall@10", "recall@100", "queries/s", "queries/s (--flat)"):
         table.add_column(column, justify="right" if column else "left")

@@ -6,6 +6,7 @@ rows -> samples -> vectors -> search -> [exact form of the candidates] -> rows b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +87,16 @@ def scores(
     )
     weights = session.query_weights(samples, vectors, metric).astype(np.float32)
     return ids, found * weights[:, None]
+
+
+def exact_scores(
+    session: Session, queries: list[Sample], samples: list[Sample], metric: str | Metric
+) -> NDArray[Any]:
+    """Returns the exact scores of samples for queries [q, n]; see `InfluenceIndex.influence`."""
+    metric = metric_of(metric, exact=True)
+    if metric.name == "dot":
+        return session.influence(queries, samples)
+    return session.exact(queries, samples, metric)
 
 
 def _likely(

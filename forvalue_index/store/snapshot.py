@@ -8,7 +8,7 @@ the newest snapshot. Both classes are safe to use from many threads.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from forvalue_index.metric import METRICS, Metric
 from forvalue_index.records import StoredSample
 from forvalue_index.search.ann import DerivedSearch, check_current, open_derived
 from forvalue_index.search.ann_files import derived_names, read_info
+from forvalue_index.search.backend import faiss
 from forvalue_index.search.checked import CheckedFiles, OpenSegments
 from forvalue_index.search.decorrelate import Decorrelation, KeptMoment, Writing
 from forvalue_index.search.flat import FlatSearch
@@ -68,6 +69,26 @@ class Snapshot:
         self._weights: dict[str, NDArray[np.float32]] = {}  # metric -> [ntotal]
         self._derived: dict[str, DerivedSearch | None] = {}  # metric -> if there is one
         self._decorrelation: Decorrelation | None = None
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The ids of all samples, ascending [n]."""
+        return self.flat.ids
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """How large a stored vector is."""
+        return self.flat.codes.size
+
+    def vectors(self, ids: ArrayLike) -> NDArray[np.float32]:
+        """Returns the stored vectors of samples, [m, dim]."""
+        return self.flat.vectors(ids)
+
+    def blocks(
+        self, ids: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Yields all ids, or `ids` (ascending), with their vectors, a block at a time."""
+        return self.flat.blocks(ids)
 
     def figures(self, ids: ArrayLike | None = None) -> Figures:
         """Returns the figures of `ids` (ascending, in `flat.ids`); None: of all of `flat.ids`.
@@ -272,6 +293,18 @@ class Snapshots:
                 continue
             lock = partial(self._lock_at, state.generation)
             return Snapshot(state.generation, flat, catalog, self.derived, self._moments, lock)
+
+
+def most_similar(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int
+) -> NDArray[np.int64]:
+    """Returns the positions of the k vectors with the highest inner products, [q, k].
+
+    The vectors are any, not the stored ones. The best comes first.
+    """
+    lib = faiss()
+    _, found = lib.knn(queries, vectors, k, metric=lib.METRIC_INNER_PRODUCT)
+    return np.asarray(found, np.int64)
 
 
 def _aligned(figures: Figures, ids: NDArray[np.int64]) -> Figures:
