@@ -201,7 +201,7 @@ def test_the_index_scores_as_the_command_does(
 def test_stored_rows_come_in_the_order_of_the_ids_page_by_page(
     index: InfluenceIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.index.PAGE", 4)
+    monkeypatch.setattr("forvalue_index.store.rows.PAGE", 4)
     ids = np.random.default_rng(0).permutation(30)
     assert [sample.id for sample in index.stored(ids)] == ids.tolist()
     assert [sample.row for sample in index.stored(range(30))] == [s.row for s in index.rows()]
