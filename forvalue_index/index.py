@@ -46,10 +46,13 @@ from forvalue_index.records import Hit, Row, Sample, StoredSample, listed
 from forvalue_index.search.ann import DerivedInfo
 from forvalue_index.search.ann_factory import auto_factory
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.store import upkeep
+from forvalue_index.store.compact import CompactReport, compact
+from forvalue_index.store.derived import optimize
+from forvalue_index.store.export import export
 from forvalue_index.store.layout import is_index, require_empty, url_of
+from forvalue_index.store.rows import find, listing
 from forvalue_index.store.store import Store, migrate
-from forvalue_index.store.upkeep import CompactReport
+from forvalue_index.store.verify import repair, verify
 from forvalue_index.system import machine
 from forvalue_index.vectors.vectoriser import Vectoriser
 
@@ -214,7 +217,7 @@ class InfluenceIndex:
                 if names:
                     index.reader.move(names[0])
                 if not made:
-                    with index.store.lock():  # said before a model takes its time and memory
+                    with index.store.writer.lock():  # said before a model takes its time and memory
                         pass
                 index.reader.load()  # also where no row is missing: it may be another model
                 report = add.add(index.reader, rows, wanted, rejects, progress, devices=names)
@@ -480,10 +483,10 @@ class InfluenceIndex:
         keys, conditions = listed(keys), listed(where)
         if keys and conditions:
             raise InputError("keys and conditions were given: remove by one or the other")
-        with self.store.lock():
+        with self.store.writer.lock():
             if conditions:
-                return self.store.remove_where(conditions)
-            return self.store.remove(keys)
+                return self.store.writer.remove_where(conditions)
+            return self.store.writer.remove(keys)
 
     def compact(self, progress: Progress | None = None) -> CompactReport:
         """Leaves nothing on disk of what was removed, merges small segments; says what it did.
@@ -496,7 +499,7 @@ class InfluenceIndex:
             CorruptIndexError: a segment is not what was committed.
             StorageError: the disk is full; what was there stays.
         """
-        return upkeep.compact(self.store, progress)
+        return compact(self.store, progress)
 
     def rows(
         self, where: str | Iterable[str] = (), *, after: int = -1, limit: int | None = None
@@ -505,7 +508,7 @@ class InfluenceIndex:
 
         `after` passes over ids up to this one, and `limit` ends the page.
         """
-        return self.store.listing(where, after, limit)
+        return listing(self.store, where, after, limit)
 
     def get(self, key: str) -> StoredSample:
         """Returns the sample under a key.
@@ -513,7 +516,7 @@ class InfluenceIndex:
         Raises:
             InputError: there is none.
         """
-        return self.store.find(key)
+        return find(self.store, key)
 
     def export(
         self, vectors: str | Path, rows: str | Path, *, where: str | Iterable[str] = ()
@@ -532,7 +535,7 @@ class InfluenceIndex:
                 self.store.vectoriser_bytes(), self.config.vector, torch.device("cpu")
             ).scale
         return self.store.answer(
-            lambda view: self.store.export(view, Path(vectors), Path(rows), conditions, scale)
+            lambda snapshot: export(snapshot, Path(vectors), Path(rows), conditions, scale)
         )
 
     def optimize(
@@ -573,7 +576,7 @@ class InfluenceIndex:
             factory, reason = auto_factory(len(self), self.dim, memory)
             if factory == "Flat":
                 return None, reason
-        return upkeep.optimize(self.store, factory, metric, progress), reason
+        return optimize(self.store, factory, metric, progress), reason
 
     def info(self) -> dict[str, Any]:
         """Returns what the index holds and what it was made with, as JSON values."""
@@ -587,14 +590,14 @@ class InfluenceIndex:
 
         All of it is read: every segment, every row, and which files count for nothing.
         """
-        return upkeep.verify(self.store)
+        return verify(self.store)
 
     def repair(self) -> list[str]:
         """Returns what was done, a line each: stray files removed, what is derived made again.
 
         Nothing that counts is touched; `verify` says what is still wrong.
         """
-        return upkeep.repair(self.store)
+        return repair(self.store)
 
     @staticmethod
     def migrate(directory: str | Path) -> tuple[str | None, str]:
@@ -619,7 +622,7 @@ class InfluenceIndex:
     @property
     def flat(self) -> FlatSearch:
         """The search over the stored vectors."""
-        return self.store.flat
+        return self.store.snapshots.current.flat
 
     def _require_settings(self, format: FormatConfig, vector: VectorConfig) -> None:
         """Makes sure that a build that goes on was begun with the same settings."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from helpers.models import tiny_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.evaluate.baselines import bm25, embedding
@@ -137,7 +137,8 @@ def test_recall_against_plain_loops(index: InfluenceIndex) -> None:
     decorrelated = damping * turned @ kept.T
     scores = {
         "stored dot": stored,
-        "stored cosine": stored / [row.norm for row in index.store.samples(ids.tolist()).values()],
+        "stored cosine": stored
+        / [row.norm for row in index.store.catalog.samples(ids.tolist()).values()],
         "stored per-token": stored / n_scored,
         "stored decorrelated": decorrelated,
         "exact dot": exact.scores,

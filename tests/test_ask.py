@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
-from test_cli import assert_one_line, run, run_well, write
+from helpers.cli import assert_one_line, run, run_well, write
+from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.errors import InputError

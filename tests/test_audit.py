@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import tiny_model
+from helpers.models import tiny_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.audit.agreement import UnitVectors, agreement, cosines, nearest
@@ -101,9 +101,8 @@ def test_exchanged_responses_are_found(index: InfluenceIndex, settings: dict[str
 
 def test_conditions_leave_the_others_out(index: InfluenceIndex) -> None:
     every, some = audit(index), audit(index, where=["kind=1"])
-    assert some.ids.tolist() == [
-        id for id, s in index.store.samples(every.ids.tolist()).items() if s.row["kind"] == 1
-    ]
+    stored = index.store.catalog.samples(every.ids.tolist())
+    assert some.ids.tolist() == [id for id, s in stored.items() if s.row["kind"] == 1]
     np.testing.assert_array_equal(some.scores["loss"], every.scores["loss"][some.ids])
     with pytest.raises(InputError, match="1 training rows: an audit needs 3 or more"):
         audit(index, where=["id=row-7"])
@@ -138,7 +137,7 @@ def test_states_are_the_mean_of_what_predicts(index: InfluenceIndex) -> None:
             states = model(ids, output_hidden_states=True).hidden_states[-1][0]
         wanted = states[np.flatnonzero(sample.scored) - 1].mean(0)
         np.testing.assert_allclose(mean, wanted, rtol=1e-4, atol=1e-5)
-    stored = list(index.store.samples([0, 7, 30]).values())
+    stored = list(index.store.catalog.samples([0, 7, 30]).values())
     losses = Encoder(index.lm).losses(samples)
     np.testing.assert_allclose(losses, [sample.loss for sample in stored], rtol=1e-5)
 

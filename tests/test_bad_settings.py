@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import tiny_tokenizer
-from indexes import KEYED
+from helpers.indexes import KEYED
+from helpers.models import tiny_tokenizer
 from safetensors.torch import load, save
 from transformers import LlamaConfig, LlamaForCausalLM
 

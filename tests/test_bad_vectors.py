@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
-from indexes import KEYED, SMALL, exported
-from test_rejects import rejects_of
+from helpers.indexes import KEYED, SMALL, exported, rejects_of
+from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import InfluenceIndex, VectorConfig
 from forvalue_index.config import FormatConfig

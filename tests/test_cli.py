@@ -6,29 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from helpers.cli import assert_one_line, run, run_well, write
 
 from forvalue_index.cli import main
 from forvalue_index.records import Row
-
-
-def run(*arguments: Any, stdin: str | None = None) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
-
-
-def run_well(*arguments: Any, stdin: str | None = None) -> str:
-    result = run(*arguments, stdin=stdin)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
-
-
-def write(path: Path, rows: list[Row]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture()
@@ -263,14 +247,6 @@ def test_missing_things_are_one_line(tmp_path: Path, train: Path, model_dir: Pat
 def test_another_model_is_one_line(index: Path, other_model_dir: Path, rows: list[Row]) -> None:
     result = run("query", "--index", index, "--model", other_model_dir, "--text", "hello")
     assert_one_line(result, "weights differ")
-
-
-def assert_one_line(result: Result, message: str) -> None:
-    assert result.exit_code == 1
-    assert result.stdout == ""
-    assert result.stderr.startswith("Error: ")
-    assert result.stderr.count("\n") == 1
-    assert message in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def test_a_sum_that_was_much_larger_is_made_again(
     total = decorrelate._sum(index.flat, index.flat.ids)
     before = index.flat
     index.remove(["row-3"])
-    index.store.refresh()
+    index.store.snapshots.refresh()
     vectors = index.flat.vectors(index.flat.ids)
     for most, read in ((0.0, [3]), (1e6 * float(np.trace(total)), index.flat.ids.tolist())):
         known = decorrelate.SecondMoment(total, {}, before.ids[:0], most).now_of(before)
@@ -263,17 +263,17 @@ def test_a_reader_writes_only_where_nobody_else_does(
     index: InfluenceIndex, queries: list[Row], summed: list[list[int]]
 ) -> None:
     with InfluenceIndex.open(index.directory) as reader:
-        with index.store.lock():
+        with index.store.writer.lock():
             assert_solved(reader, queries)
         assert not moment_of(index).exists()
-        reader.store.reopen()
+        reader.store.snapshots.drop()
         assert_solved(reader, queries)
         assert summed == [list(range(30))]  # it was kept in memory
         index.remove(["row-3"])
         assert_solved(reader, queries)
         assert summed[1:] == [[3]] and moment_of(index).exists()
         # One that was begun before something was removed is not written after.
-        view = reader.store.view
+        view = reader.store.snapshots.current
         moment_of(index).unlink()
         index.remove(["row-4"])
         reader.store.moments.of(view.flat, view._writing)

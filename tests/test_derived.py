@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from derived_data import DIM, IDS, IVF, QUERIES, VECTORS, N, check_hits, exact, recall
+from helpers.derived_data import DIM, IDS, IVF, QUERIES, VECTORS, N, check_hits, exact, recall
 
 from forvalue_index.errors import InputError
 from forvalue_index.records import Segment

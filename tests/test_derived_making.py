@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from derived_data import DIM, IDS, IVF, QUERIES, VECTORS, Floats, N, check_hits, exact, recall
+from helpers.derived_data import (
+    DIM,
+    IDS,
+    IVF,
+    QUERIES,
+    VECTORS,
+    Floats,
+    N,
+    check_hits,
+    exact,
+    recall,
+)
 
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError
 from forvalue_index.records import Segment

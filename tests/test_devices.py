@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
 from click.testing import CliRunner
-from conftest import save_model
+from helpers import tiny_vision
+from helpers.models import save_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.cli import main
@@ -75,7 +75,7 @@ def test_two_processes_build_what_one_does(
     )
     with index:
         assert (report.added, len(index), index.verify()) == (30, 30, [])
-        assert [index.store.find(row["id"]).id for row in rows] == list(range(30))
+        assert [index.get(row["id"]).id for row in rows] == list(range(30))
         assert index.store.fingerprint == plain.store.fingerprint
         found, expected = (made.flat.vectors(np.arange(30)) for made in (index, plain))
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
@@ -151,7 +151,7 @@ def test_a_killed_process_leaves_what_was_committed_and_the_build_goes_on(
         there = len(index)
         assert 0 < there < 30 and there % CHUNK == 0
         assert index.verify() == []
-        assert [index.store.find(row["id"]).id for row in rows[:there]] == list(range(there))
+        assert [index.get(row["id"]).id for row in rows[:there]] == list(range(there))
         assert index.add(rows).added == 30 - there
 
 

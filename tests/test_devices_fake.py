@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
-from pretend import CUDA, pretended_cuda, to_cuda
+from helpers.models import tiny_model, tiny_tokenizer
+from helpers.pretend import CUDA, pretended_cuda, to_cuda
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.model.encoder import Encoder

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from indexes import SETTINGS
+from helpers.indexes import SETTINGS
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.analysis.values import values

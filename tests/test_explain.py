@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SIZES, VOCABULARY, tiny_model, tiny_tokenizer
+from helpers.cli import assert_one_line, run, run_well, write
+from helpers.models import SIZES, VOCABULARY, tiny_model, tiny_tokenizer
+from helpers.tiny_vision import load
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from test_cli import assert_one_line, run, run_well, write
-from tiny_vision import load
 from transformers import AutoModelForSequenceClassification, LlamaConfig
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, Sampling, VectorConfig

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from indexes import SETTINGS
-from test_creation import no_file_over
-from test_trust import NEW, no_hang
+from helpers.faults import no_file_over, no_hang
+from helpers.indexes import NEW, SETTINGS
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.evaluate.plots import bars

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
-from conftest import save_model, tiny_tokenizer
+from helpers import tiny_vision
+from helpers.models import save_model, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig

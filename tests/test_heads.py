@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 from torch import nn
 from transformers import AutoModelForCausalLM, MusicgenDecoderConfig, OPTConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import save_model, tiny_model, tiny_tokenizer
+from helpers.models import save_model, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig, wrap_model

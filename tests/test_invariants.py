@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.config import RECIPES, SKETCHES

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig
 from forvalue_index.analysis.evaluate import subsets as module
@@ -153,7 +153,9 @@ def test_the_command(
     trained: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from test_evaluate import run, run_well, write
+    from helpers.cli import evaluate as run
+    from helpers.cli import evaluate_well as run_well
+    from helpers.cli import write
 
     train, targets = (
         write(tmp_path / "a.jsonl", rows[:12]),

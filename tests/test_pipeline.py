@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.data.formatter import Formatter
@@ -336,7 +336,7 @@ def test_rows_are_tokenised_ahead_and_committed_behind(
     hook(monkeypatch, Store, "commit", commit)
     report = index.add(rows)
     assert (report.added, report.skipped, len(index)) == (24, 6, 30)
-    assert [index.store.find(row["id"]).id for row in rows] == list(range(30))
+    assert [index.get(row["id"]).id for row in rows] == list(range(30))
 
 
 def test_an_error_in_a_commit_ends_the_work_and_the_next_run_goes_on(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.vectors import DIM, exact, fp16, random, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vectors import DIM, exact, fp16, random, write
 
 from forvalue_index.errors import CorruptIndexError, DependencyError, InputError
 from forvalue_index.search import backend

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vectors import exact, random, write
+from helpers.vectors import exact, random, write
 
 from forvalue_index.search import gpu
 from forvalue_index.search.backend import faiss

@@ -186,7 +186,8 @@ def test_rows_are_written_as_they_were_given(
     }
     assert rows == [by_key[row["id"]] for row in rows]
     ids = select_rows(index, TARGETS, 10).tolist()
-    assert [row["id"] for row in rows] == [index.store.samples([id])[id].row["id"] for id in ids]
+    stored = index.store.catalog.samples(ids)
+    assert [row["id"] for row in rows] == [stored[id].row["id"] for id in ids]
     assert json.loads(result.stdout) == json.loads(report.read_text())
     # What was chosen can be indexed, and chosen from, again.
     assert len(rows) == json.loads(result.stdout)["chosen"] == 10

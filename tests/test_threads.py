@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
-from indexes import KEYED, SETTINGS, changed
+from helpers.indexes import KEYED, SETTINGS, changed
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
 from forvalue_index.analysis.audit.audit import audit
@@ -198,7 +198,7 @@ def test_a_second_writer_of_the_same_index_is_refused(
             index.add(rows[:1])
         return str(refused.value)
 
-    with index.store.lock():
+    with index.store.writer.lock():
         [message] = at_once([write])
     assert "being written to" in message
 
@@ -250,7 +250,7 @@ def test_figures_are_of_the_rows_that_they_stand_beside(
 def test_a_listing_goes_on_when_its_rows_are_compacted_away(
     index: InfluenceIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.store.store.PAGE", 10)
+    monkeypatch.setattr("forvalue_index.store.rows.PAGE", 10)
     every = [row.id for row in index.rows()]
     given = index.rows("id!=none")
     seen = [next(given).id]

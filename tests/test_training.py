@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig
 from forvalue_index.analysis.evaluate.gradients import SKETCH, gradient_scores

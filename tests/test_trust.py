@@ -7,14 +7,13 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import sqlite3
 import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from indexes import SETTINGS, every
+from helpers.faults import no_hang
+from helpers.indexes import NEW, SETTINGS, every
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
@@ -42,13 +42,12 @@ from forvalue_index.errors import (
     StorageError,
 )
 from forvalue_index.model.language_model import LanguageModel
-from forvalue_index.records import Row, Segment
+from forvalue_index.records import Segment
 from forvalue_index.search import backend
 from forvalue_index.search.ann import read_info, write_info
 from forvalue_index.search.backend import read_index
 
 SECRET = "hunter2"
-NEW: Row = {"id": "new", "prompt": "a", "response": "b"}
 
 
 @pytest.fixture(scope="module")
@@ -103,20 +102,6 @@ VERBS: dict[str, Callable[[InfluenceIndex], Any]] = {
     "repair": lambda index: index.repair(),
     "compact": lambda index: index.compact(),
 }
-
-
-@contextmanager
-def no_hang(seconds: int = 60) -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise TimeoutError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def edit(directory: Path, column: str, values: dict[str, Any]) -> None:
@@ -519,7 +504,7 @@ def test_the_file_of_a_url_names_postgresql(
 def test_a_postgresql_index_is_opened_by_who_names_its_server(
     tmp_path: Path, lm: LanguageModel, postgres_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import postgres
+    from helpers import postgres
 
     with postgres.database(postgres_server) as plain:
         url = plain.replace("tester@", f"tester:{SECRET}@")

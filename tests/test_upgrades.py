@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from indexes import bytes_in
+from helpers.indexes import bytes_in
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig, config
 from forvalue_index.catalog.reads import seal_info
@@ -21,7 +21,7 @@ from forvalue_index.cli import main
 from forvalue_index.config import FIRST, IndexConfig, named
 from forvalue_index.errors import FingerprintError, SchemaError
 from forvalue_index.model.language_model import LanguageModel, load_model
-from forvalue_index.store.store import digest
+from forvalue_index.store.vectoriser import digest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))

@@ -71,7 +71,7 @@ def test_a_value_is_the_mean_or_highest_score(
     monkeypatch.setattr("forvalue_index.analysis.values._TARGETS", 2)
     samples = index.samples(TARGETS)
     ids, scores = index.scores(samples)
-    stored = list(index.store.samples(ids.tolist()).values())
+    stored = list(index.store.catalog.samples(ids.tolist()).values())
     if metric == "cosine":
         own = np.linalg.norm(index.vectors(samples), axis=1) / index.vectoriser.scale
         theirs = np.array([sample.norm for sample in stored]) / index.vectoriser.scale
@@ -141,7 +141,7 @@ def test_rows_come_in_order_with_what_is_kept(index: InfluenceIndex) -> None:
     rows = list(value_rows(index, found, found.best(30), {5: 0.5}))
     assert [row["value"] for row in rows] == sorted(found.value, reverse=True)
     for row in rows:
-        stored = index.store.samples([row["id"]])[row["id"]]
+        stored = index.store.catalog.samples([row["id"]])[row["id"]]
         assert (row["loss"], row["tokens"], row["sample"]) == (
             *(stored.loss, stored.n_tokens),
             stored.row,

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
 from click.testing import CliRunner
+from helpers import tiny_vision
+from helpers.tiny_vision import FAMILIES, index_of, picture, png
 from PIL import Image
-from tiny_vision import FAMILIES, picture, png
 
 from forvalue_index.analysis.evaluate.metrics import auc
 from forvalue_index.analysis.evaluate.mislabel import _split, corrupt
@@ -317,15 +317,6 @@ def data(tmp_path: Path) -> Path:
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in listed))
     return path
-
-
-def index_of(directory: Path, data: Path, model: Path, **settings: Any) -> InfluenceIndex:
-    format = FormatConfig(image_field="image", key_field="id")
-    vector = VectorConfig(dim=32, sketch_dim=512)
-    index, _ = InfluenceIndex.build(
-        directory, data, str(model), format=format, vector=vector, **settings
-    )
-    return index
 
 
 def test_an_index_of_images_is_built_asked_extended_and_verified(

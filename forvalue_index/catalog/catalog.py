@@ -72,6 +72,9 @@ from forvalue_index.errors import (
 )
 from forvalue_index.records import Segment, StoredSample
 
+MEASURED = "fidelity"
+"""The entry of a fingerprint that says how good the vectors are, not how they were made."""
+
 
 class Catalog(CatalogReader):
     """An open catalogue: what a reader has, and all that changes it."""
@@ -136,12 +139,14 @@ class Catalog(CatalogReader):
         """Replaces the fingerprint, as fitting a recipe or a projection does.
 
         Raises:
-            FingerprintError: there are vectors already: they were made with the old one.
+            FingerprintError: there are vectors already, which were made with the old one, and more
+                than what was measured of them (MEASURED) is another.
         """
         text = to_json(fingerprint, "the fingerprint")
         with self._intact.changing() as change, writing(self._engine) as connection:
             info = self._info(connection)
-            if connection.execute(select(SegmentTable.id).limit(1)).first() is not None:
+            segment = connection.execute(select(SegmentTable.id).limit(1)).first()
+            if segment is not None and _made_with(fingerprint) != _made_with(self.fingerprint):
                 raise FingerprintError(
                     f"{place_of(self._engine)} has vectors made with fingerprint "
                     f"{self.fingerprint}, which cannot become {fingerprint}: build a new index"
@@ -402,3 +407,7 @@ class Catalog(CatalogReader):
         info = replace(info, generation=info.generation + 1)
         connection.execute(update(IndexInfoTable).values(**asdict(info), state=info.seal, **values))
         change.generation = info.generation
+
+
+def _made_with(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fingerprint.items() if name != MEASURED}

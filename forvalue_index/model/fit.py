@@ -23,7 +23,7 @@ from torch import Tensor
 from forvalue_index.config import VectorConfig
 from forvalue_index.errors import RowError, StorageError, UnreadableRowError
 from forvalue_index.model.encoder import Encoder
-from forvalue_index.model.fidelity import Exact, compared, fidelity
+from forvalue_index.model.fidelity import Exact, among_themselves, compared
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Encoded, Fidelity, Sample
 from forvalue_index.vectors.projection import aligned
@@ -119,7 +119,7 @@ def fit_vectoriser(
     figures = None
     if exact is not None:
         vectors = np.stack([item.vector for item in like_new])
-        figures = fidelity(exact.scores, vectors, config.bits)
+        figures = among_themselves(exact.scores, vectors, config.bits)
     retained_share = float(np.mean([item.retained for item in like_new]))
     return Fitted(vectoriser, encoded, retained_share, figures)
 

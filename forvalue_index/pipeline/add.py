@@ -3,7 +3,7 @@
     rows -> checked -> those not there yet -> samples -> vectors -> store, chunk by chunk
 
 While a chunk is encoded, the samples of the next one are made and the last one is committed.
-Encoding never happens inside a transaction; `store/store.py` commits a chunk.
+Encoding never happens inside a transaction; `store/writer.py` commits a chunk.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from forvalue_index.errors import (
     RowError,
     UnreadableRowError,
 )
-from forvalue_index.model.fidelity import LEAST, MOST, measure
 from forvalue_index.model.fit import UnfitError, fit_vectoriser
+from forvalue_index.pipeline.fidelity import QUERIES, affordable, measure
 from forvalue_index.pipeline.session import Reader
 from forvalue_index.pipeline.workers import Outcome, Workers
 from forvalue_index.records import Encoded, Fidelity, Row, Sample
 from forvalue_index.search.segment import unstorable
-from forvalue_index.store import upkeep
+from forvalue_index.store import derived
 from forvalue_index.store.layout import REJECTS, storing
-from forvalue_index.store.store import Store
+from forvalue_index.store.writer import Writer
 from forvalue_index.system.prefetch import ahead
 
 CHUNK = 1024
@@ -59,13 +59,9 @@ class AddReport:
     retained: float  # share of energy that the added samples' vectors hold (1 if none was added)
     expected: float  # the same share of rows that are like those the projection was learned from
     fidelity: Fidelity | None
-    """Of the stored vectors of new rows, or where they are few, of the rows that were kept out when
-    the projection was learned; None: these were few, too."""
-    expected_fidelity: Fidelity | None  # of the rows that were kept out
-
-
-FRESH = 32
-"""One of so many new rows is read again to measure how true their vectors are."""
+    """Of the index, as new rows ask it; where they are few, `expected_fidelity`."""
+    expected_fidelity: Fidelity | None
+    """Of the index when its projection was learned; None: it had too few rows to tell."""
 
 
 def add(
@@ -80,7 +76,7 @@ def add(
     """Adds checked rows and returns what was done; see `InfluenceIndex.add`."""
     store = reader.store
     wanted = checked.contents
-    with store.lock():
+    with store.writer.lock():
         known = store.catalog.known(list(wanted))
         changed = [key for key in wanted if known.get(key, wanted[key]) != wanted[key]]
         if changed and not update:
@@ -104,7 +100,7 @@ def add(
             ready = _fit(reader, rows, wanted, missing, rejects, progress) if missing else {}
             chunks = ahead(_prepared(reader, rows, missing, rejects))
             stack.enter_context(closing(chunks))
-            commits = stack.enter_context(_Commits(store))
+            commits = stack.enter_context(_Commits(store.writer))
             for made, outcomes in workers.encode(chunks, ready, report):
                 samples, encoded = _usable(made, outcomes, rejects, store.bits)
                 if not samples:
@@ -116,17 +112,17 @@ def add(
                 added += len(samples)
                 new = [sample for sample in samples if sample.key not in ready]
                 n_fresh += len(new)
-                fresh += new[:: max(1, -(-n_fresh // MOST))]
+                fresh = sorted([*fresh, *new], key=lambda sample: sample.content_hash)[: QUERIES[1]]
                 truncated += sum(sample.truncated for sample in samples)
                 tokens += sum(len(sample.input_ids) for sample in samples)
         if added:
-            store.refresh()
-            upkeep.extend(store)
-        measured = expected = store.fidelity
-        n = min(n_fresh // FRESH, MOST)
-        if n >= LEAST:
-            some = fresh[:: len(fresh) // n][:n]
-            measured = measure(reader.lm, reader.vectoriser, some, store.bits)
+            derived.extend(store)
+        measured = store.fidelity
+        if n := affordable(n_fresh):
+            measured = measure(reader, fresh[:n]) or measured
+            if ready and measured is not None:
+                store.set_fidelity(measured)
+        expected = store.fidelity
         gone = total - added - (len(rejects) - before)
         if gone:
             raise InputError(
@@ -159,8 +155,8 @@ class _Commits:
     that was not is raised, and none after it was tried.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
         self._pool = ThreadPoolExecutor(1, "commit")
         self._last: Future[None] | None = None
 
@@ -169,7 +165,7 @@ class _Commits:
     ) -> None:
         """Begins to commit a chunk, once the one before it is."""
         self._wait()
-        self._last = self._pool.submit(self._store.commit, samples, encoded, replaced)
+        self._last = self._pool.submit(self._writer.commit, samples, encoded, replaced)
 
     def __enter__(self) -> _Commits:
         return self

@@ -16,6 +16,7 @@ from forvalue_index.data.token_text import pieces
 from forvalue_index.errors import InputError
 from forvalue_index.pipeline.session import Reader
 from forvalue_index.records import Sample
+from forvalue_index.store.rows import find
 from forvalue_index.vectors.closed_form import precise_token_influence, token_influence
 
 REPEATED = 4  # equal tokens in a row that are shown as one
@@ -65,7 +66,7 @@ class Explanation:
 
 def explain(reader: Reader, query: Sample, key: str) -> Explanation:
     """Returns the terms of a query and a training sample; see `InfluenceIndex.explain`."""
-    stored = reader.store.find(key)
+    stored = find(reader.store, key)
     [sample] = reader.training_samples([stored.id])
     encoder, terms = reader.encoder, np.zeros((query.n_scored, sample.n_scored))
     for number, part in enumerate(reader.vectoriser.parts):  # the checkpoints, mostly one

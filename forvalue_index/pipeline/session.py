@@ -21,7 +21,8 @@ from forvalue_index.model.encoder import Encoder, Refused
 from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.model.load import on_this_machine
 from forvalue_index.records import Encoded, Sample
-from forvalue_index.store.store import Store, digest
+from forvalue_index.store.store import Store
+from forvalue_index.store.vectoriser import digest
 from forvalue_index.vectors.recipe import RECIPES
 from forvalue_index.vectors.vectoriser import Vectoriser
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from math import ceil, log10
 from pathlib import Path
@@ -26,6 +27,7 @@ from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputErr
 from forvalue_index.metric import DERIVED
 from forvalue_index.search.ann_factory import Effort
 from forvalue_index.search.backend import faiss, read_index
+from forvalue_index.search.checked import CheckedFiles, state_of
 from forvalue_index.search.common import Ids, Scores, best_of, bits_of, selector_of
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.segment import SUFFIX, write_index
@@ -268,6 +270,7 @@ def open_derived(
     name: str = "dot",
     *,
     weights: ArrayLike | None = None,
+    checked: CheckedFiles | None = None,
 ) -> DerivedSearch:
     """The derived index NAME in `folder`, mapped into memory where FAISS can.
 
@@ -278,6 +281,7 @@ def open_derived(
         flat: the segments, as they are now.
         name: by convention the metric it is for.
         weights: those of the metric it was made for, one for each of `flat.ids`.
+        checked: files that need not be hashed, to which this one is added.
 
     Raises:
         IndexMissingError: there is none of this name.
@@ -286,7 +290,8 @@ def open_derived(
     info = read_info(folder, name)
     path = info.path_in(folder)
     check_current(info, flat, path)
-    return DerivedSearch(info, read_file(path, info, mapped=True), flat, weights)
+    index = read_file(path, info, mapped=True, checked=checked)
+    return DerivedSearch(info, index, flat, weights)
 
 
 def check_current(info: DerivedInfo, flat: FlatSearch, path: Path) -> None:
@@ -310,8 +315,12 @@ def check_current(info: DerivedInfo, flat: FlatSearch, path: Path) -> None:
         )
 
 
-def read_file(path: Path, info: DerivedInfo, *, mapped: bool) -> Any:
+def read_file(
+    path: Path, info: DerivedInfo, *, mapped: bool, checked: CheckedFiles | None = None
+) -> Any:
     """The FAISS index in `path`: mapped to search, or in memory to add to it.
+
+    It is hashed, unless it is among the files in `checked`, to which it is added.
 
     Raises:
         CorruptIndexError: the file is not the one that `info` describes.
@@ -319,22 +328,28 @@ def read_file(path: Path, info: DerivedInfo, *, mapped: bool) -> Any:
     lib = faiss()
     try:
         with open_own(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            sha256 = "" if size != info.bytes else hashlib.file_digest(file, "sha256").hexdigest()
+            found = os.fstat(file.fileno())
+            state = {path.name: state_of(info.sha256, found)}
+            known = checked is not None and not checked.unknown(state)
+            size, sha256 = found.st_size, info.sha256 if known else ""
+            if size == info.bytes and not known:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CorruptIndexError(f"{path} cannot be read ({error.strerror}): {_NEXT}") from error
-    if sha256 != info.sha256:
+    if size != info.bytes or sha256 != info.sha256:
         raise CorruptIndexError(
             f"{path} is damaged: {size} bytes with sha256 {sha256 or '(not taken)'}, but "
             f"{info.bytes} with {info.sha256} were written; {_NEXT}"
         )
+    if checked is not None:
+        checked.add(state, hashed=not known)
     try:
         index = read_index(path, mapped=mapped)
     except (RuntimeError, MemoryError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise CorruptIndexError(f"{path} cannot be read ({reason}): {_NEXT}") from error
-    found = index.ntotal, index.d, index.metric_type
-    if found != (info.ntotal, info.dim, lib.METRIC_INNER_PRODUCT):
+    header = index.ntotal, index.d, index.metric_type
+    if header != (info.ntotal, info.dim, lib.METRIC_INNER_PRODUCT):
         raise CorruptIndexError(f"{path} is not what {info.name}.json says: {_NEXT}")
     return index
 
@@ -370,6 +385,15 @@ def derived_names(folder: str | Path) -> list[str]:
     """The names of the derived indexes in `folder`, which need not exist."""
     files = Path(folder).glob("*.json")
     return sorted(path.stem for path in files if _is_name(path.stem) and path.is_file())
+
+
+def readable_infos(folder: str | Path) -> list[DerivedInfo]:
+    """What is derived in `folder`, without those whose description cannot be read."""
+    found = []
+    for name in derived_names(folder):
+        with suppress(CorruptIndexError):
+            found.append(read_info(folder, name))
+    return found
 
 
 def remove_derived(folder: str | Path, name: str) -> None:

@@ -30,6 +30,7 @@ from forvalue_index.search.ann import (
 )
 from forvalue_index.search.ann_factory import Effort, new_index, train
 from forvalue_index.search.backend import faiss
+from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.common import Ids, Scores, best_of
 from forvalue_index.search.flat import FlatSearch
 
@@ -144,7 +145,7 @@ def extend_derived(
     *,
     weights: ArrayLike | None = None,
     generation: int = 0,
-    progress: Progress | None = None,
+    checked: CheckedFiles | None = None,
 ) -> DerivedInfo:
     """The derived index NAME with the vectors of newer segments added; nothing is trained again.
 
@@ -156,7 +157,7 @@ def extend_derived(
         name: which one.
         weights: those of the metric it was made for, one for each of `flat.ids`.
         generation: the catalogue's, to be kept with it.
-        progress: called as the work goes on.
+        checked: as in `open_derived`.
 
     Raises:
         IndexMissingError: there is none of this name.
@@ -168,10 +169,9 @@ def extend_derived(
     newer = [segment for segment in flat.segments if segment.name not in info.segments]
     if not newer:
         return info
-    index = read_file(path, info, mapped=False)
+    index = read_file(path, info, mapped=False, checked=checked)
     table = None if weights is None else np.asarray(weights, np.float32)
-    report = progress or (lambda stage, done, total: None)
-    _add(index, flat, flat.ids_in(s.name for s in newer), table, info.scale, report)
+    _add(index, flat, flat.ids_in(s.name for s in newer), table, info.scale)
     file, size, sha256 = write_file(folder, name, index)
     info = replace(
         info,
@@ -204,7 +204,7 @@ def _add(
     ids: Ids,
     weights: NDArray[np.float32] | None,
     scale: float,
-    report: Progress,
+    report: Progress = lambda stage, done, total: None,
 ) -> None:
     done = 0
     for block, vectors in flat.blocks(ids):

@@ -5,13 +5,13 @@ Knows nothing of rows, keys or models.
 
 A score is taken in float64, so that it does not depend on what else is compared, and equal vectors
 have equal scores. Most vectors need none: candidates for one query come from the highest bits of
-the codes (`first_pass.py`), for many from products of integers (`many.py`). Where what these leave
+the codes (`first_pass.py`), for many from products of integers (`batch.py`). Where what these leave
 open could be among the best, more candidates are taken, and at last all vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -24,7 +24,7 @@ from forvalue_index.search.batch import MANY, propose_many
 from forvalue_index.search.common import Ids, Scores, best_of, on_all_cores
 from forvalue_index.search.first_pass import FirstPass
 from forvalue_index.search.gpu import Resident
-from forvalue_index.search.segment import open_segment
+from forvalue_index.search.segment import OpenSegment, open_segment
 from forvalue_index.vectors.codes import Bytes, Codes
 
 _NUMBERS = 2**24  # of vectors that `blocks` holds at a time: 64 MiB
@@ -46,18 +46,19 @@ class FlatSearch:
         bits: int,
         removed: ArrayLike = (),
         resident: Resident | None = None,
+        opened: Sequence[OpenSegment] | None = None,
     ) -> None:
-        """Maps the segments in `folder`; the ids in `removed` are in no answer.
+        """Takes the segments in `folder`; the ids in `removed` are in no answer.
 
-        `resident` has, or gets, the vectors on GPUs.
+        `resident` has, or gets, the vectors on GPUs; `opened` are the segments, mapped already.
 
         Raises:
             CorruptIndexError: a segment is not what was committed, or an id is in two of them.
         """
         self.segments = tuple(segments)
-        self.opened = opened = [
-            open_segment(folder, segment, dim, bits) for segment in self.segments
-        ]
+        if opened is None:
+            opened = [open_segment(folder, segment, dim, bits) for segment in self.segments]
+        self.opened = opened
         # Of a million ids in order, as they mostly are, np.unique and np.setdiff1d take a second.
         every = np.concatenate([np.empty(0, np.int64), *(segment.ids for segment in opened)])
         self._ids_at = every  # of the places

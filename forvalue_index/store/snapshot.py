@@ -1,16 +1,19 @@
-"""One moment of an index, as a reader sees it: vectors, the figures beside them, and rows.
+"""One consistent generation of an index, as a reader sees it: vectors, figures beside them, rows.
 
-All figures come from here, aligned with the ids of the vectors. Where a writer has changed the
-index so that they no longer fit, CorruptIndexError is raised; `Store.answer` then asks again.
-Safe to use from many threads.
+All figures come from here, aligned with the ids of the vectors. If a writer has changed the index
+so that they no longer fit, CorruptIndexError is raised; `Snapshots.answer` then asks again, with
+the newest snapshot. Both classes are safe to use from many threads.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from threading import RLock
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,10 +30,15 @@ from forvalue_index.search.ann import (
     open_derived,
     read_info,
 )
+from forvalue_index.search.checked import CheckedFiles, OpenSegments
 from forvalue_index.search.decorrelate import Decorrelation, KeptMoment, Writing
 from forvalue_index.search.flat import FlatSearch
+from forvalue_index.search.gpu import Resident
+from forvalue_index.store.layout import CHECKED, CHECKED_DERIVED, DERIVED, SEGMENTS
+from forvalue_index.store.vectoriser import dim_of, is_fitted
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Snapshot:
@@ -41,7 +49,7 @@ class Snapshot:
         generation: int,
         flat: FlatSearch,
         catalog: Catalog,
-        derived: Path,
+        derived: CheckedFiles,
         moments: KeptMoment,
         writing: Writing,
     ) -> None:
@@ -51,14 +59,14 @@ class Snapshot:
             generation: of the catalogue.
             flat: the vectors.
             catalog: the catalogue.
-            derived: the folder of derived indexes.
+            derived: the folder of derived indexes, and which of them were found intact.
             moments: where the second moment of the vectors is kept.
             writing: gives the right to write it, as long as the index is at this generation.
         """
         self.generation = generation
         self.flat = flat
         self._catalog = catalog
-        self._folder = derived
+        self._files, self._folder = derived, derived.folder
         self._moments, self._writing = moments, writing
         self._lock = RLock()
         self._figures: Figures | None = None
@@ -166,12 +174,109 @@ class Snapshot:
                 return None
             weights = self.weights(METRICS[info.metric])
             try:
-                return open_derived(self._folder, self.flat, name, weights=weights)
+                return open_derived(
+                    self._folder, self.flat, name, weights=weights, checked=self._files
+                )
             except (CorruptIndexError, IndexMissingError):
                 # A writer replaces it: its file may have gone between the two steps.
                 if name in derived_names(self._folder) and read_info(self._folder, name) == info:
                     raise
         return None
+
+
+class Snapshots:
+    """The snapshots of an index: one is kept as long as no other generation was committed.
+
+    The next one shares the mapped segments of the last whose files are the same.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        catalog: Catalog,
+        bits: int,
+        moments: KeptMoment,
+        lock_at: Callable[[int], AbstractContextManager[None]],
+    ) -> None:
+        """Takes an index's parts; `lock_at` gives the right to write at a generation."""
+        self.derived = CheckedFiles(directory / DERIVED, directory / CHECKED_DERIVED)
+        self._folder = directory / SEGMENTS
+        self._segments = OpenSegments(self._folder, directory / CHECKED)
+        self._catalog = catalog
+        self._bits = bits
+        self._moments = moments
+        self._lock_at = lock_at
+        self._opening = RLock()  # of all of the above that changes, and of the two below
+        self._current: Snapshot | None = None
+        self._resident: Resident | None = None  # outlives snapshots: they share most vectors
+
+    @property
+    def current(self) -> Snapshot:
+        """The snapshot that was opened last; the newest generation if there is none."""
+        with self._opening:
+            if self._current is None:
+                self._current = self._open()
+            return self._current
+
+    def refresh(self) -> None:
+        """Drops the current snapshot if another generation was committed since it was opened."""
+        with self._opening:
+            if self._current and self._current.generation != self._catalog.generation():
+                self._current = None
+
+    def drop(self) -> None:
+        """Drops the current snapshot, as for a new derived index, which is no new generation."""
+        with self._opening:
+            self._current = None
+
+    def close(self) -> None:
+        """Lets go of the segments, also on GPUs."""
+        with self._opening:
+            self._current = self._resident = None
+            self._segments.close()
+
+    def answer(self, ask: Callable[[Snapshot], T]) -> T:
+        """Returns what `ask` finds in the index as it is now: nothing that is removed already.
+
+        `ask` takes everything from the snapshot that it is given. It is called again, with another
+        snapshot, if a writer replaced segments and rows under it.
+        """
+        while True:
+            with self._opening:
+                self.refresh()
+                snapshot = self.current
+            try:
+                return ask(snapshot)
+            except CorruptIndexError:
+                if self._catalog.generation() == snapshot.generation:
+                    raise
+
+    def _open(self) -> Snapshot:
+        catalog = self._catalog
+        while True:
+            if not is_fitted(catalog):  # when this was opened
+                catalog.reload()
+            state, dim = catalog.snapshot(), dim_of(catalog)
+            try:
+                opened = self._segments.open(state.segments, dim, self._bits)
+                if self._resident is None:
+                    self._resident = Resident(dim)
+                flat = FlatSearch(
+                    self._folder,
+                    state.segments,
+                    dim,
+                    self._bits,
+                    state.removed,
+                    self._resident,
+                    opened,
+                )
+            except CorruptIndexError:
+                # A compaction replaces files: it may have come between the two steps.
+                if catalog.generation() == state.generation:
+                    raise
+                continue
+            lock = partial(self._lock_at, state.generation)
+            return Snapshot(state.generation, flat, catalog, self.derived, self._moments, lock)
 
 
 def _aligned(figures: Figures, ids: NDArray[np.int64]) -> Figures:

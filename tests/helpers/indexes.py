@@ -17,6 +17,7 @@ from forvalue_index.records import Row
 SMALL = VectorConfig(dim=512, sketch_dim=512)
 KEYED = FormatConfig(key_field="id")
 SETTINGS: dict[str, Any] = {"format": KEYED, "vector": SMALL}
+NEW: Row = {"id": "new", "prompt": "a", "response": "b"}
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +63,7 @@ def changed(row: Row, text: str = " otherwise") -> Row:
 
 def bytes_in(directory: Path) -> bytes:
     return b"".join(path.read_bytes() for path in directory.rglob("*") if path.is_file())
+
+
+def rejects_of(directory: Path) -> list[Row]:
+    return [json.loads(line) for line in (directory / "rejects.jsonl").read_text().splitlines()]

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import SIZES, tiny_tokenizer
 from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
@@ -27,6 +26,9 @@ from transformers import (
     Qwen2VLProcessor,
     SmolVLMConfig,
 )
+
+from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
+from helpers.models import SIZES, tiny_tokenizer
 
 FAMILIES = ("llava", "qwen2-vl", "idefics3", "smolvlm", "gemma3")
 TORCHVISION = importlib.util.find_spec("torchvision") is not None
@@ -231,3 +233,12 @@ BUILDERS = {
     "smolvlm": lambda: _idefics3(SmolVLMConfig),
     "gemma3": _gemma3,
 }
+
+
+def index_of(directory: Path, data: Path, model: Path, **settings: Any) -> InfluenceIndex:
+    format = FormatConfig(image_field="image", key_field="id")
+    vector = VectorConfig(dim=32, sketch_dim=512)
+    index, _ = InfluenceIndex.build(
+        directory, data, str(model), format=format, vector=vector, **settings
+    )
+    return index
