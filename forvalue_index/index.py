@@ -37,7 +37,7 @@ from forvalue_index.errors import (
 from forvalue_index.metric import DERIVED, Metric, metric_of
 from forvalue_index.model.generation import Sampling
 from forvalue_index.model.language_model import LanguageModel, load_model
-from forvalue_index.pipeline import add, explain, query, respond
+from forvalue_index.pipeline import add, explain, hybrid, query, respond
 from forvalue_index.pipeline.add import AddReport, Progress
 from forvalue_index.pipeline.explain import Explanation, Passage
 from forvalue_index.pipeline.session import Reader, fingerprint
@@ -322,11 +322,13 @@ class InfluenceIndex:
             k: hits per query.
             opponents: return those that most lowered it instead, the most harmful first.
             metric: "dot", the influence; "cosine", free of how large both gradients are;
-                "per-token", the influence over the scored tokens of both; or "decorrelated", the
-                influence with what many samples share damped (`search/decorrelate.py`).
+                "per-token", the influence over the scored tokens of both; "decorrelated", the
+                influence with what many samples share damped (`search/decorrelate.py`); "lexical",
+                the words that both share, by BM25; or "hybrid", words and cosine, best for finding
+                where something came from.
             where: conditions on the rows' fields, such as "source=math"; all must hold.
             exact: run the best candidates forward again, and rank and score them by the exact form
-                of the recipe; "decorrelated" has none.
+                of the recipe; "decorrelated" and metrics with words have none.
             candidates: how many are run; default: as many as hold the exact k best with a chance
                 of 99 %, as it was measured when the index was fitted (10 k if it was not).
             flat: compare every vector, even when there is a derived index (see `optimize`).
@@ -334,17 +336,20 @@ class InfluenceIndex:
 
         Raises:
             InputError: k is not positive, there is no query, a file does not exist, a condition
-                cannot be read, or the metric is not known or has no exact form.
+                cannot be read, or the metric is not known, has no exact form or no opponents.
             RowError: a query lacks a field or holds nothing to score.
             FingerprintError: the model is not the one that the index was made with.
             CorruptIndexError: a segment is not what was committed.
         """
         if k < 1:
             raise InputError(f"k is {k}, but it is a number of hits: use 1 or more")
-        metric = metric_of(metric, exact=exact)
+        metric = metric_of(metric, exact=exact, linear=opponents)
+        samples = self.samples(data, format)
+        if metric.words:
+            return hybrid.find(self.reader, samples, k, metric, where, format or self.config.format)
         return query.query(
             self.reader,
-            self.samples(data, format),
+            samples,
             k,
             opponents=opponents,
             metric=metric,
@@ -353,6 +358,20 @@ class InfluenceIndex:
             candidates=candidates,
             flat=flat,
         )
+
+    def search(
+        self, words: str | Sequence[str], k: int = 10, *, where: str | Iterable[str] = ()
+    ) -> list[Hit]:
+        """Returns the k rows that share most with each text, by BM25. Loads no model.
+
+        A row that shares no word is no hit.
+
+        Raises:
+            InputError: k is not positive, or a condition cannot be read.
+        """
+        if k < 1:
+            raise InputError(f"k is {k}, but it is a number of hits: use 1 or more")
+        return hybrid.search(self.reader, listed(words), k, where)
 
     def explain(
         self, query: Row | Sample, key: str, *, format: FormatConfig | None = None
@@ -458,7 +477,10 @@ class InfluenceIndex:
         Under the metric "dot" these are influence. As the stored vectors have it; see `influence`
         for the exact form.
         """
-        return query.scores(self.reader, samples, metric_of(metric))
+        metric = metric_of(metric)
+        if metric.words:
+            return hybrid.scores(self.reader, samples, metric, self.config.format)
+        return query.scores(self.reader, samples, metric)
 
     def influence(self, queries: list[Sample], samples: list[Sample]) -> NDArray[np.float32]:
         """Returns the exact influence of samples on queries [q, n], by running both forward."""
@@ -564,7 +586,7 @@ class InfluenceIndex:
                 metric has no derived index of its own.
             LockedError: another process is writing to the index.
         """
-        metric = metric_of(metric)
+        metric = metric_of(metric, linear=True)
         if metric.name not in DERIVED:
             raise InputError(
                 f"metric {metric.name!r} has no derived index of its own: make that for "

@@ -26,6 +26,7 @@ from forvalue_index.cli.optimize import optimize
 from forvalue_index.cli.preview import preview
 from forvalue_index.cli.query import query
 from forvalue_index.cli.score import score
+from forvalue_index.cli.search import search
 from forvalue_index.cli.select import select
 from forvalue_index.errors import ForvalueError, one_line, out_of_memory
 from forvalue_index.system.files import NO_ROOM
@@ -102,6 +103,7 @@ for _command in (
         build,
         add,
         query,
+        search,
         ask,
         explain,
         score,

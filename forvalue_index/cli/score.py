@@ -116,7 +116,7 @@ def score(
     from forvalue_index.data.writers import check_suffix, write_rows
     from forvalue_index.index import InfluenceIndex
 
-    metric_of(metric, exact=exact)
+    metric_of(metric, exact=exact, linear=True)
     if output is not None:
         check_suffix(output)
     with InfluenceIndex.open(directory, **opening) as index, build_progress() as progress:

@@ -113,7 +113,8 @@ def narrow(
         chosen = _occurrence(reader, sample, span or "")
     scored = np.zeros_like(sample.scored)
     scored[chosen] = True
-    return replace(sample, scored=scored)
+    texts = pieces(reader.lm.tokenizer, sample.input_ids.tolist())
+    return replace(sample, scored=scored, part="".join(texts[place] for place in chosen))
 
 
 def _occurrence(reader: Reader, sample: Sample, span: str) -> NDArray[np.int64]:

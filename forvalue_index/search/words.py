@@ -194,7 +194,7 @@ class Lexicon:
         return scores
 
     def _add(self, row: NDArray[np.float32], term: np.uint64, times: int) -> None:
-        columns, counts = [], []
+        columns, counts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for words, column in zip(self._segments, self._columns, strict=True):
             places, found = words.postings(term)
             there = column[places] >= 0

@@ -17,7 +17,7 @@ from forvalue_index.errors import ForvalueError, RowError
 from forvalue_index.records import Row, Segment
 from forvalue_index.search.decorrelate import Writing
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.words import SUFFIX, Lexicon, Words, words_file
+from forvalue_index.search.words import Lexicon, Words, words_file
 
 
 class KeptWords:
@@ -35,17 +35,20 @@ class KeptWords:
         `writing` gives the right to write files; where entering it fails, nothing is written.
         """
         with self._lock:
-            known = {segment.sha256: self._words(segment) for segment in flat.segments}
-            missing = [s for s in flat.segments if known[s.sha256] is None]
-            for segment in missing:
-                known[segment.sha256] = self._made(segment)
+            known, made = dict[str, Words](), dict[str, Segment]()
+            for segment in flat.segments:
+                words = self._words(segment)
+                if words is None:
+                    words = self._made(segment)
+                    made[segment.sha256] = segment
+                known[segment.sha256] = words
             with suppress(OSError, ForvalueError):
-                if missing:
+                if made:
                     with writing():
-                        for segment in missing:
-                            known[segment.sha256].write(self._folder, segment)
-            self._known = {name: words for name, words in known.items() if words is not None}
-            return Lexicon(list(self._known.values()), flat.ids)
+                        for name, segment in made.items():
+                            known[name].write(self._folder, segment)
+            self._known = known
+            return Lexicon(list(known.values()), flat.ids)
 
     def put(self, segment: Segment, ids: NDArray[np.int64], rows: Sequence[Row]) -> None:
         """Keeps the words of a new segment's rows; only the holder of the writer's lock may.
@@ -74,11 +77,6 @@ class KeptWords:
                     f"{path} is damaged, or of another segment, and counts for nothing: forvalue "
                     "verify --repair makes it again"
                 )
-
-    def strays(self, segments: Iterable[Segment]) -> list[Path]:
-        """Returns the files of segments that are gone."""
-        named = {words_file(self._folder, segment) for segment in segments}
-        return [path for path in self._folder.glob(f"*{SUFFIX}") if path not in named]
 
     def _words(self, segment: Segment) -> Words | None:
         return self._known.get(segment.sha256) or Words.read(self._folder, segment)
