@@ -15,7 +15,7 @@ from forvalue_index.data.sources import Data
 from forvalue_index.metric import Metric
 from forvalue_index.model.generation import Sampling
 from forvalue_index.model.language_model import LanguageModel as LanguageModel
-from forvalue_index.pipeline import add, build, explain, query, respond
+from forvalue_index.pipeline import add, build, explain, hybrid, query, respond
 from forvalue_index.pipeline.add import AddReport
 from forvalue_index.pipeline.build import Model
 from forvalue_index.pipeline.passes import ModelPasses
@@ -207,17 +207,20 @@ class InfluenceIndex(AnalysisVerbs):
             k: hits per query.
             opponents: return those that most lowered it instead, the most harmful first.
             metric: "dot", the influence; "cosine", free of how large both gradients are;
-                "per-token", the influence over the scored tokens of both; or "decorrelated", the
-                influence with what many samples share damped (`search/decorrelate.py`).
+                "per-token", the influence over the scored tokens of both; "decorrelated", the
+                influence with what many samples share damped (`search/decorrelate.py`); "lexical",
+                the words that both share, by BM25; or "hybrid", words and cosine, best for finding
+                where something came from.
             where: conditions on the rows' fields, such as "source=math"; all must hold.
-            exact: rank and score the best candidates by the exact form, in forward passes.
+            exact: rank and score the best candidates by the exact form, in forward passes; there is
+                none of "decorrelated" and of metrics with words.
             candidates: how many; default: as many as hold the exact k best with a chance of 99 %,
                 as measured when the index was fitted (10 k if it was not).
             flat: compare every vector, even when there is a derived index (see `optimize`).
 
         Raises:
             InputError: there is no query or file, k is not positive, a condition cannot be read, or
-                the metric is not known or has no exact form.
+                the metric is not known, has no exact form or no opponents.
             RowError: a query lacks a field or holds nothing to score.
             FingerprintError: the model is not the one that the index was made with.
             CorruptIndexError: a segment is not what was committed.
@@ -225,6 +228,18 @@ class InfluenceIndex(AnalysisVerbs):
         return query.query(
             self.session, data, k, opponents, metric, where, exact, candidates, flat, format
         )
+
+    def search(
+        self, words: str | Sequence[str], k: int = 10, *, where: str | Iterable[str] = ()
+    ) -> list[Hit]:
+        """Returns the k rows that share most with each text, by BM25. Loads no model.
+
+        A row that shares no word is no hit.
+
+        Raises:
+            InputError: k is not positive, or a condition cannot be read.
+        """
+        return hybrid.search(self.session, listed(words), k, where)
 
     def explain(
         self, query: Row | Sample, key: str, *, format: FormatConfig | None = None

@@ -55,6 +55,7 @@ class Sample:
     label: int | None = None  # the class of a classifier's sample, of which no token is scored
     token_types: NDArray[np.int32] | None = None  # t; which of two texts, where a model asks for it
     images: tuple[Picture, ...] = ()  # in the order of their tokens, of which none is scored
+    part: str | None = None  # the text of the scored tokens, where only some count (`narrow`)
 
     @property
     def n_scored(self) -> int:
@@ -112,6 +113,11 @@ class Hit:
     score: float
     sample: Row
     exact: bool = False  # whether the score is the exact form's, not the stored vectors'
+    parts: dict[str, float] | None = None
+    """What a score that words take part in is made of: "lexical" (BM25), and where vectors do too,
+    "cosine" and "influence"."""
+    shared: tuple[str, ...] | None = None
+    """Of such a hit: the runs of four words or more that it has word for word from the query."""
 
 
 def listed(values: str | Iterable[str]) -> list[str]:

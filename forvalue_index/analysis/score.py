@@ -73,7 +73,7 @@ def score(
     progress: Progress | None = None,
 ) -> Score:
     """Returns what every training sample is worth; see `InfluenceIndex.score`."""
-    metric = metric_of(metric, exact=exact)
+    metric = metric_of(metric, exact=exact, linear=True)
     samples = index.samples(targets, format)
     found = sample_values(
         index,

@@ -202,7 +202,7 @@ def flat_row(row: Row) -> Row:
 def _checked(combine: str, metric: str | Metric, *, exact: bool = False) -> Metric:
     if combine not in COMBINES:
         raise InputError(f"combine {combine!r} is not one of {', '.join(COMBINES)}")
-    return metric_of(metric, exact=exact)
+    return metric_of(metric, exact=exact, linear=True)
 
 
 def _members(samples: Sequence[Sample], name: str | None) -> dict[str, list[int]]:

@@ -30,6 +30,7 @@ from forvalue_index.cli.preview import preview
 from forvalue_index.cli.query import query
 from forvalue_index.cli.remove import remove
 from forvalue_index.cli.score import score
+from forvalue_index.cli.search import search
 from forvalue_index.cli.select import select
 from forvalue_index.cli.show import show
 from forvalue_index.cli.verify import verify
@@ -108,6 +109,7 @@ for _command in (
         build,
         add,
         query,
+        search,
         ask,
         explain,
         score,

@@ -109,7 +109,9 @@ def added(directory: Path, report: AddReport) -> None:
 
 def hit_json(hit: Hit) -> dict[str, Any]:
     """Returns a hit as JSON values."""
-    return {name: value for name, value in asdict(hit).items() if name != "exact" or value}
+    found = asdict(hit)
+    unsaid = {"exact": False, "parts": None, "shared": None}
+    return {name: value for name, value in found.items() if unsaid.get(name, ...) != value}
 
 
 def hits_table(
@@ -127,6 +129,9 @@ def hits_table(
     table.add_column("", justify="right", style="dim", no_wrap=True)
     exact = " (exact)" if hits and hits[0].exact else ""
     table.add_column(f"{METRICS[metric].heading}{exact}", justify="right", no_wrap=True)
+    extra = [name for name in ("lexical", "cosine", "influence") if _has(hits, name)]
+    for name in extra:
+        table.add_column(METRICS[name].heading if name in METRICS else name, justify="right")
     table.add_column("key", style="cyan", no_wrap=True, max_width=18)
     table.add_column("sample", ratio=1)
     for number, hit in enumerate(hits):
@@ -134,10 +139,16 @@ def hits_table(
         table.add_row(
             str(hit.rank),
             Text(f"{hit.score:+.4g}", style=sign),
+            *(Text(f"{(hit.parts or {})[name]:+.3g}") for name in extra),
             Text(one_line(hit.key)),
             sample_text(hit.sample, format) if texts is None else texts[number],
         )
     return table
+
+
+def _has(hits: Sequence[Hit], part: str) -> bool:
+    """Returns whether the scores of hits are made of several parts, and this is one of them."""
+    return bool(hits) and len(hits[0].parts or ()) > 1 and part in (hits[0].parts or ())
 
 
 def samples_table(samples: Sequence[StoredSample], format: FormatConfig) -> Table:

@@ -82,7 +82,8 @@ def part_of(
         chosen = _occurrence(session, sample, span or "")
     scored = np.zeros_like(sample.scored)
     scored[chosen] = True
-    return replace(sample, scored=scored)
+    texts = pieces(session.lm.tokenizer, sample.input_ids.tolist())
+    return replace(sample, scored=scored, part="".join(texts[place] for place in chosen))
 
 
 def _occurrence(session: Session, sample: Sample, span: str) -> NDArray[np.int64]:

@@ -66,6 +66,8 @@ def compact(store: Store, progress: Progress | None = None) -> CompactReport:
                 progress("compacting", done, total, 0)
         store.writer.sweep()
         store.snapshots.refresh()
+        with storing(store.directory):
+            store.words.put_missing(store.catalog.segments())
         for info in derived:
             remake(store, info)
         if moment is not None:

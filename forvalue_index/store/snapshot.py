@@ -30,8 +30,10 @@ from forvalue_index.search.checked import CheckedFiles, OpenSegments
 from forvalue_index.search.decorrelate import Decorrelation, KeptMoment, Writing
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.gpu import Resident
+from forvalue_index.search.words import Lexicon
 from forvalue_index.store.layout import CHECKED, CHECKED_DERIVED, DERIVED, SEGMENTS
 from forvalue_index.store.vectoriser import dim_of, is_fitted
+from forvalue_index.store.words import KeptWords
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -47,6 +49,7 @@ class Snapshot:
         catalog: Catalog,
         derived: CheckedFiles,
         moments: KeptMoment,
+        words: KeptWords,
         writing: Writing,
     ) -> None:
         """Takes what is there at `generation`.
@@ -57,18 +60,20 @@ class Snapshot:
             catalog: the catalogue.
             derived: the folder of derived indexes, and which of them were found intact.
             moments: where the second moment of the vectors is kept.
-            writing: gives the right to write it, as long as the index is at this generation.
+            words: where the words of the rows are kept.
+            writing: gives the right to write these, as long as the index is at this generation.
         """
         self.generation = generation
         self.flat = flat
         self._catalog = catalog
         self._files, self._folder = derived, derived.folder
-        self._moments, self._writing = moments, writing
+        self._moments, self._words, self._writing = moments, words, writing
         self._lock = RLock()
         self._figures: Figures | None = None
         self._weights: dict[str, NDArray[np.float32]] = {}  # metric -> [ntotal]
         self._derived: dict[str, DerivedSearch | None] = {}  # metric -> if there is one
         self._decorrelation: Decorrelation | None = None
+        self._lexicon: Lexicon | None = None
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -145,6 +150,14 @@ class Snapshot:
                 self._decorrelation = Decorrelation(self.flat, self._moments, self._writing)
         return self._decorrelation(queries)
 
+    @property
+    def lexicon(self) -> Lexicon:
+        """The words of the rows of `flat.ids`."""
+        with self._lock:
+            if self._lexicon is None:
+                self._lexicon = self._words.of(self.flat, self._writing)
+            return self._lexicon
+
     def search(
         self,
         queries: NDArray[np.float32],
@@ -212,6 +225,7 @@ class Snapshots:
         catalog: Catalog,
         bits: int,
         moments: KeptMoment,
+        words: KeptWords,
         lock_at: Callable[[int], AbstractContextManager[None]],
     ) -> None:
         """Takes an index's parts; `lock_at` gives the right to write at a generation."""
@@ -220,7 +234,7 @@ class Snapshots:
         self._segments = OpenSegments(self._folder, directory / CHECKED)
         self._catalog = catalog
         self._bits = bits
-        self._moments = moments
+        self._moments, self._words = moments, words
         self._lock_at = lock_at
         self._opening = RLock()  # of all of the above that changes, and of the two below
         self._current: Snapshot | None = None
@@ -292,7 +306,9 @@ class Snapshots:
                     raise
                 continue
             lock = partial(self._lock_at, state.generation)
-            return Snapshot(state.generation, flat, catalog, self.derived, self._moments, lock)
+            return Snapshot(
+                state.generation, flat, catalog, self.derived, self._moments, self._words, lock
+            )
 
 
 def most_similar(

@@ -137,7 +137,7 @@ class SearchOptions:
     flat: bool
 
     def __post_init__(self) -> None:
-        metric_of(self.metric, exact=self.exact)  # before a model is loaded
+        metric_of(self.metric, exact=self.exact, linear=self.opponents)  # before a model is loaded
 
     def __call__(self, index: InfluenceIndex, queries: list[Sample], k: int) -> list[Hit]:
         """Returns the hits of queries."""
