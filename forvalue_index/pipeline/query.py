@@ -99,7 +99,7 @@ def exact_scores(
 ) -> NDArray[Any]:
     """Returns the exact scores of samples for queries [q, n]; see `InfluenceIndex.influence`."""
     metric = metric_of(metric, exact=True)
-    if metric.by is None:  # as they are
+    if metric.by is None:
         return session.influence(queries, samples)
     return session.exact(queries, samples, metric)
 
