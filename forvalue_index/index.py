@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from forvalue_index.analysis.verbs import AnalysisVerbs
 from forvalue_index.config import FormatConfig, VectorConfig
@@ -16,9 +13,9 @@ from forvalue_index.metric import Metric
 from forvalue_index.model.generation import Sampling
 from forvalue_index.model.language_model import LanguageModel as LanguageModel
 from forvalue_index.pipeline import add, build, explain, hybrid, query, respond
+from forvalue_index.pipeline.accessors import IndexAccessors
 from forvalue_index.pipeline.add import AddReport
 from forvalue_index.pipeline.build import Model
-from forvalue_index.pipeline.passes import ModelPasses
 from forvalue_index.pipeline.session import Queries, Session
 from forvalue_index.records import (
     Explanation,
@@ -32,16 +29,11 @@ from forvalue_index.records import (
 )
 from forvalue_index.search.ann_files import DerivedInfo
 from forvalue_index.search.common import Ids, Scores
-from forvalue_index.search.flat import FlatSearch
 from forvalue_index.store import compact, derived, export, rows, store, verify
 from forvalue_index.store.compact import CompactReport
-from forvalue_index.store.snapshot import Snapshot
-from forvalue_index.vectors.vectoriser import Vectoriser
-
-T = TypeVar("T")
 
 
-class InfluenceIndex(AnalysisVerbs):
+class InfluenceIndex(IndexAccessors, AnalysisVerbs):
     """A persistent index of a training set that tells which of its samples drove an output.
 
     Use it in a `with` block or close it. A query answers from the samples that are there when it
@@ -50,6 +42,9 @@ class InfluenceIndex(AnalysisVerbs):
 
     A query is a row in the form of the index's own, or a sample such as `respond` and `part`
     return; `format` is how it becomes tokens, if not as the index's rows do.
+
+    More methods are in `IndexAccessors` (model, vectors, rows) and `AnalysisVerbs` (score, audit,
+    select, evaluate).
     """
 
     def __init__(self, session: Session) -> None:
@@ -297,29 +292,12 @@ class InfluenceIndex(AnalysisVerbs):
         """Returns queries as samples: tokenised, with the tokens that are scored."""
         return self.session.samples(data, format)
 
-    def vectors(self, samples: list[Sample]) -> Scores:
-        """Returns the vectors of samples, [n, dim] float32, in the scale that is stored."""
-        return self.session.vectors(samples)
-
     def scores(self, samples: list[Sample], metric: str | Metric = "dot") -> tuple[Ids, Scores]:
         """Returns the ids of all training samples [n] and their stored scores for queries [q, n].
 
         Under the metric "dot" these are influence; see `influence` for the exact form.
         """
         return query.scores(self.session, samples, metric)
-
-    def influence(
-        self, queries: list[Sample], samples: list[Sample], metric: str | Metric = "dot"
-    ) -> NDArray[Any]:
-        """Returns the exact scores of samples for queries [q, n], by running both forward.
-
-        Under the metric "dot" these are influence, float32; under others float64.
-        """
-        return query.exact_scores(self.session, queries, samples, metric)
-
-    def training_samples(self, ids: Iterable[int]) -> list[Sample]:
-        """Returns the training samples with these ids, in their order, as they were encoded."""
-        return self.session.training_samples(ids)
 
     def remove(self, keys: str | Iterable[str] = (), *, where: str | Iterable[str] = ()) -> int:
         """Removes the samples under `keys`, or that meet `where`, and returns how many.
@@ -413,47 +391,3 @@ class InfluenceIndex(AnalysisVerbs):
             SchemaError: it was written by a newer version of this package.
         """
         return store.migrate(directory)
-
-    @property
-    def dim(self) -> int:
-        """Length of a stored vector; 0 as long as the index is empty."""
-        return self.store.dim
-
-    @property
-    def flat(self) -> FlatSearch:
-        """The exact search over the stored vectors."""
-        return self.store.snapshots.current.flat
-
-    # -- what analysis stands on; `score`, `audit`, `select` and `evaluate` are AnalysisVerbs' -----
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The index at its current generation: ids, figures, vectors and search."""
-        return self.store.snapshots.current
-
-    def answer(self, ask: Callable[[Snapshot], T]) -> T:
-        """Returns what `ask` makes of a snapshot; asks again if a writer changed it meanwhile."""
-        return self.store.answer(ask)
-
-    @property
-    def passes(self) -> ModelPasses:
-        """Passes of the model over samples: losses, states, gradients, fine-tuning."""
-        return ModelPasses(self.session)
-
-    def stored(self, ids: Iterable[int] | NDArray[np.int64]) -> Iterator[StoredSample]:
-        """Yields the samples with these ids, each once, in their order."""
-        return rows.by_id(self.store, ids)
-
-    def fields(self) -> list[str]:
-        """Returns the names of the rows' fields."""
-        return self.store.catalog.fields()
-
-    @property
-    def lm(self) -> LanguageModel:
-        """The model, loaded and checked against the fingerprint when it is first needed."""
-        return self.session.lm
-
-    @property
-    def vectoriser(self) -> Vectoriser:
-        """What turns the model's tokens into this index's vectors, once rows were added."""
-        return self.session.vectoriser

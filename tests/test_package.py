@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +26,14 @@ def test_another_kind_of_system_is_refused_at_once() -> None:
     assert found.returncode == 1
     last = found.stderr.splitlines()[-1]
     assert last.startswith("ImportError: forvalue_index runs on POSIX systems") and "WSL" in last
+
+
+def test_analysis_reaches_into_no_other_layer() -> None:
+    """What it imports is for import-linter; this is about what it takes from an index."""
+    inner = {"catalog", "flat", "session", "store"}
+    files = list((Path(forvalue_index.__file__).parent / "analysis").rglob("*.py"))
+    assert len(files) > 20
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in inner, f"{path}:{node.lineno}: .{node.attr}"

@@ -12,6 +12,7 @@ import bm25s
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers.indexes import KEYED
 
 from forvalue_index import InfluenceIndex, VectorConfig
 from forvalue_index.cli import main
@@ -19,7 +20,6 @@ from forvalue_index.errors import InputError
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row, Segment
 from forvalue_index.search.words import Lexicon, Words, shared_spans, words_file, words_of
-from helpers.indexes import KEYED
 
 VECTOR = VectorConfig(dim=32, sketch_dim=256)
 

@@ -9,13 +9,13 @@ from rich.text import Text
 
 from forvalue_index.cli import render
 from forvalue_index.cli.options.data import index_option, where_option
-from forvalue_index.cli.options.output import json_option
+from forvalue_index.cli.options.output import json_option, k_option
 
 
 @click.command()
 @index_option
 @click.argument("words", nargs=-1, required=True)
-@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Hits.")
+@k_option(10, "Hits to show.")
 @where_option
 @json_option
 def search(

@@ -81,6 +81,11 @@ class Snapshot:
         return self.flat.ids
 
     @property
+    def dim(self) -> int:
+        """Length of a stored vector."""
+        return self.flat.dim
+
+    @property
     def bytes_per_vector(self) -> int:
         """How large a stored vector is."""
         return self.flat.codes.size

@@ -29,7 +29,7 @@ class UnitVectors:
     ) -> None:
         """Takes the index and the ids of the training rows; `known`: vectors of trusted rows."""
         self._view, self._ids = view, ids
-        self.count, dim = len(ids), view.flat.dim
+        self.count, dim = len(ids), view.dim
         self.known = np.zeros((0, dim), np.float32) if known is None else unit(known)
         total = np.zeros(dim)
         for _, vectors in self._blocks():

@@ -48,7 +48,7 @@ def influence_scores(
     for name, scores in by_metric(index.scores(queries)[1], lengths, n_scored):
         yield f"stored {name}", scores
     for metric in METRICS.values():
-        if not metric.has_exact:
+        if metric.linear and not metric.has_exact:  # what compares words is no influence
             yield f"stored {metric.name}", index.scores(queries, metric)[1]
     if exact:
         true = exact_scores(index, queries, np.array([item.id for item in stored]), progress)
