@@ -17,7 +17,7 @@ from helpers.indexes import SETTINGS
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.analysis.values import sample_values
-from forvalue_index.catalog import integrity
+from forvalue_index.catalog import integrity, sealed_rows
 from forvalue_index.errors import CorruptIndexError, ForvalueError
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
@@ -255,13 +255,13 @@ def test_a_flipped_bit_gives_no_other_answer(
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many segments' texts were read, each time that some were."""
     counts: list[int] = []
-    original = integrity.text_seals
+    original = sealed_rows.text_seals
 
     def count(connection: Any, segments: Any) -> Any:
         counts.append(len(segments))
         return original(connection, segments)
 
-    monkeypatch.setattr(integrity, "text_seals", count)
+    monkeypatch.setattr(sealed_rows, "text_seals", count)
     return counts
 
 
