@@ -4,28 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from forvalue_index.analysis.verbs import AnalysisVerbs
 from forvalue_index.config import FormatConfig, VectorConfig
 from forvalue_index.data.sources import Data
 from forvalue_index.metric import Metric
 from forvalue_index.model.generation import Sampling
-from forvalue_index.model.language_model import LanguageModel
-from forvalue_index.pipeline import add, build, explain, query, respond
-from forvalue_index.pipeline.add import AddReport, Progress
+from forvalue_index.model.language_model import LanguageModel as LanguageModel
+from forvalue_index.pipeline import add, build, explain, hybrid, query, respond
+from forvalue_index.pipeline.add import AddReport
 from forvalue_index.pipeline.build import Model
-from forvalue_index.pipeline.explain import Explanation, Passage
+from forvalue_index.pipeline.passes import ModelPasses
 from forvalue_index.pipeline.session import Queries, Session
-from forvalue_index.records import Hit, Row, Sample, StoredSample, listed
+from forvalue_index.records import (
+    Explanation,
+    Hit,
+    Passage,
+    Progress,
+    Row,
+    Sample,
+    StoredSample,
+    listed,
+)
 from forvalue_index.search.ann_files import DerivedInfo
 from forvalue_index.search.common import Ids, Scores
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.store import compact, derived, export, rows, store, verify
 from forvalue_index.store.compact import CompactReport
+from forvalue_index.store.snapshot import Snapshot
 from forvalue_index.vectors.vectoriser import Vectoriser
 
+T = TypeVar("T")
 
-class InfluenceIndex:
+
+class InfluenceIndex(AnalysisVerbs):
     """A persistent index of a training set that tells which of its samples drove an output.
 
     Use it in a `with` block or close it. A query answers from the samples that are there when it
@@ -191,17 +207,20 @@ class InfluenceIndex:
             k: hits per query.
             opponents: return those that most lowered it instead, the most harmful first.
             metric: "dot", the influence; "cosine", free of how large both gradients are;
-                "per-token", the influence over the scored tokens of both; or "decorrelated", the
-                influence with what many samples share damped (`search/decorrelate.py`).
+                "per-token", the influence over the scored tokens of both; "decorrelated", the
+                influence with what many samples share damped (`search/decorrelate.py`); "lexical",
+                the words that both share, by BM25; or "hybrid", words and cosine, best for finding
+                where something came from.
             where: conditions on the rows' fields, such as "source=math"; all must hold.
-            exact: rank and score the best candidates by the exact form, in forward passes.
+            exact: rank and score the best candidates by the exact form, in forward passes; there is
+                none of "decorrelated" and of metrics with words.
             candidates: how many; default: as many as hold the exact k best with a chance of 99 %,
                 as measured when the index was fitted (10 k if it was not).
             flat: compare every vector, even when there is a derived index (see `optimize`).
 
         Raises:
             InputError: there is no query or file, k is not positive, a condition cannot be read, or
-                the metric is not known or has no exact form.
+                the metric is not known, has no exact form or no opponents.
             RowError: a query lacks a field or holds nothing to score.
             FingerprintError: the model is not the one that the index was made with.
             CorruptIndexError: a segment is not what was committed.
@@ -209,6 +228,18 @@ class InfluenceIndex:
         return query.query(
             self.session, data, k, opponents, metric, where, exact, candidates, flat, format
         )
+
+    def search(
+        self, words: str | Sequence[str], k: int = 10, *, where: str | Iterable[str] = ()
+    ) -> list[Hit]:
+        """Returns the k rows that share most with each text, by BM25. Loads no model.
+
+        A row that shares no word is no hit.
+
+        Raises:
+            InputError: k is not positive, or a condition cannot be read.
+        """
+        return hybrid.search(self.session, listed(words), k, where)
 
     def explain(
         self, query: Row | Sample, key: str, *, format: FormatConfig | None = None
@@ -277,9 +308,14 @@ class InfluenceIndex:
         """
         return query.scores(self.session, samples, metric)
 
-    def influence(self, queries: list[Sample], samples: list[Sample]) -> Scores:
-        """Returns the exact influence of samples on queries [q, n], by running both forward."""
-        return self.session.influence(queries, samples)
+    def influence(
+        self, queries: list[Sample], samples: list[Sample], metric: str | Metric = "dot"
+    ) -> NDArray[Any]:
+        """Returns the exact scores of samples for queries [q, n], by running both forward.
+
+        Under the metric "dot" these are influence, float32; under others float64.
+        """
+        return query.exact_scores(self.session, queries, samples, metric)
 
     def training_samples(self, ids: Iterable[int]) -> list[Sample]:
         """Returns the training samples with these ids, in their order, as they were encoded."""
@@ -387,6 +423,30 @@ class InfluenceIndex:
     def flat(self) -> FlatSearch:
         """The exact search over the stored vectors."""
         return self.store.snapshots.current.flat
+
+    # -- what analysis stands on; `score`, `audit`, `select` and `evaluate` are AnalysisVerbs' -----
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The index at its current generation: ids, figures, vectors and search."""
+        return self.store.snapshots.current
+
+    def answer(self, ask: Callable[[Snapshot], T]) -> T:
+        """Returns what `ask` makes of a snapshot; asks again if a writer changed it meanwhile."""
+        return self.store.answer(ask)
+
+    @property
+    def passes(self) -> ModelPasses:
+        """Passes of the model over samples: losses, states, gradients, fine-tuning."""
+        return ModelPasses(self.session)
+
+    def stored(self, ids: Iterable[int] | NDArray[np.int64]) -> Iterator[StoredSample]:
+        """Yields the samples with these ids, each once, in their order."""
+        return rows.by_id(self.store, ids)
+
+    def fields(self) -> list[str]:
+        """Returns the names of the rows' fields."""
+        return self.store.catalog.fields()
 
     @property
     def lm(self) -> LanguageModel:

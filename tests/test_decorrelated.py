@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index.analysis.select import select_rows
-from forvalue_index.analysis.values import exact_values, values
+from forvalue_index.analysis.select import select
+from forvalue_index.analysis.values import exact_values, sample_values
 from forvalue_index.cli import main
 from forvalue_index.errors import InputError
 from forvalue_index.records import Row
@@ -153,7 +153,7 @@ def test_only_what_is_new_or_gone_is_read(
 ) -> None:
     for _ in range(2):
         index.query(queries, metric="decorrelated")
-        values(index, queries, metric="decorrelated")
+        sample_values(index, queries, metric="decorrelated")
     assert summed == [list(range(30))]
     with InfluenceIndex.open(index.directory) as reader:  # another process finds it
         assert_solved(reader, queries)
@@ -304,13 +304,13 @@ def test_values_are_the_mean_or_highest_score(
     index: InfluenceIndex, queries: list[Row], combine: str
 ) -> None:
     expected = getattr(np, combine)(solved(index, queries), axis=0)
-    found = values(index, queries, combine=combine, metric="decorrelated")
+    found = sample_values(index, queries, combine=combine, metric="decorrelated")
     np.testing.assert_allclose(found.value, expected, rtol=1e-3, atol=1e-5)
     places = found.best(3)
-    chosen = select_rows(
-        index, queries, 3, combine=combine, metric="decorrelated", diversity=0, dedup=None
+    chosen = select(
+        index, queries, budget=3, combine=combine, metric="decorrelated", diversity=0, dedup=None
     )
-    assert chosen.tolist() == found.ids[places].tolist()
+    assert chosen.ids.tolist() == found.ids[places].tolist()
 
 
 def test_there_is_no_exact_form(

@@ -178,11 +178,11 @@ def test_any_life_agrees_with_a_dict(model_dir: Path, monkeypatch: pytest.Monkey
     )
 
 
+@pytest.mark.usefixtures("small_chunks")
 def test_an_interrupted_add_ends_as_an_uninterrupted_one(
-    tmp_path: Path, model_dir: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model_dir: Path, rows: list[Row]
 ) -> None:
     """Killed at every fsync and commit in turn, then run again."""
-    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 8)
     lm = load_model(ModelConfig(str(model_dir)), "cpu")
 
     def whole(name: str) -> list[tuple[str, Row, float]]:

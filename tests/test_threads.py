@@ -18,7 +18,7 @@ from helpers.indexes import KEYED, SETTINGS, changed
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
 from forvalue_index.analysis.audit.audit import audit
-from forvalue_index.analysis.values import values
+from forvalue_index.analysis.values import sample_values
 from forvalue_index.data.labels import ClassFormatter
 from forvalue_index.errors import ForvalueError, IndexMissingError, LockedError
 from forvalue_index.model import head as heads
@@ -155,7 +155,7 @@ def test_mixed_work_of_threads_beside_a_writer(
             lambda r=row: found(index, r, exact=True, **only),
             lambda r=row, n=number: round(index.explain(r, str(marked[n + 1]["id"])).score, 5),
         ]
-    jobs.append(lambda: values(index, marked[:4], **only).value.round(5).tolist())
+    jobs.append(lambda: sample_values(index, marked[:4], **only).value.round(5).tolist())
     jobs.append(lambda: audit(index, **only).scores["loss"].round(5).tolist())
     expected = [job() for job in jobs]
     drawn = random.Random(0).choices(range(len(jobs)), k=1000)
@@ -241,7 +241,7 @@ def test_figures_are_of_the_rows_that_they_stand_beside(
         assert len(hits) == len(rows) - 1
         assert min(losses) not in {hit.id for hit in hits}
     else:
-        given = values(index, rows[:3]) if what == "score" else audit(index)
+        given = sample_values(index, rows[:3]) if what == "score" else audit(index)
         loss = given.loss if what == "score" else given.scores["loss"]
         assert given.ids.tolist() == sorted(losses)[1:]
         np.testing.assert_allclose(loss, [losses[id] for id in given.ids.tolist()])

@@ -418,6 +418,17 @@ def test_urls_are_fetched_only_when_that_is_allowed_and_kept(
         query = {"prompt": "what?", "response": " a cat", "image": png(1)}
         (hit,) = index.query(query, k=1, exact=True)
         assert hit.sample["image"]["path"] == "https://example.org/a.png"
+    # The commands fetch the images of what they ask about, too, if they are told to.
+    monkeypatch.setattr("forvalue_index.data.remote.open_url", answer)
+    file = tmp_path / "asked.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    for command in (["score"], ["query"], ["ask", "--max-new-tokens", "4"]):
+        arguments = [*command, "--index", str(tmp_path / "ix"), "--data", str(file), "--json"]
+        refused = CliRunner().invoke(main, arguments)
+        assert refused.exit_code == 1 and "pass --allow-remote" in refused.stderr
+        fetched = CliRunner().invoke(main, [*arguments, "--allow-remote"])
+        assert fetched.exit_code == 0, fetched.output
+        assert asked.pop() == "https://example.org/a.png"
 
 
 def test_the_commands_read_images_and_show_them(

@@ -22,7 +22,8 @@ from sqlalchemy import (
 )
 
 from forvalue_index.catalog.schema import SampleTable
-from forvalue_index.catalog.where import MISSING, Condition, value_of
+from forvalue_index.catalog.where import Condition
+from forvalue_index.records import MISSING, value_of
 
 _ESCAPED = re.compile('[\x00-\x1f"\\\\\ud800-\udfff]')  # what JSON has no plain form for
 
@@ -75,5 +76,5 @@ def fields_of(engine: Engine, conditions: Sequence[Condition]) -> list[Any]:
 
 def values_of(row: dict[str, Any], conditions: Sequence[Condition]) -> list[str | None]:
     """Returns the columns of the conditions, computed from the whole row."""
-    values = [value_of(row, condition) for condition in conditions]
+    values = [value_of(row, condition.field) for condition in conditions]
     return [None if value is MISSING else json.dumps(value) for value in values]

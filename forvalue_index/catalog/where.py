@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from forvalue_index.errors import InputError
-from forvalue_index.records import Row
 
 FORM = (
     "write FIELD=VALUE, with one of = != < <= > >= in the middle, or 'FIELD in VALUE,VALUE,...', "
@@ -68,9 +67,6 @@ class Condition:
 REMEMBERED = 10_000
 """Distinct values of a field whose answers are kept, but for those of the last page."""
 
-MISSING = object()
-"""What `value_of` returns where there is no such field; JSON's null is a value."""
-
 
 def parse_condition(text: str) -> Condition:
     """Returns the condition in a text. The first operator in it counts; `==` is `=`.
@@ -85,18 +81,6 @@ def parse_condition(text: str) -> Condition:
     field, sign, value = text[: match.start()].strip(), match[0], text[match.end() :].strip()
     values = tuple(part.strip() for part in value.split(",")) if sign == "in" else (value,)
     return Condition(field, "=" if sign == "==" else sign, values)
-
-
-def value_of(row: Row, condition: Condition) -> Any:
-    """Returns the value of the condition's field in a row, or MISSING."""
-    if condition.field in row:
-        return row[condition.field]
-    value: Any = row
-    for name in condition.path:
-        if not isinstance(value, dict) or name not in value:
-            return MISSING
-        value = value[name]
-    return value
 
 
 class Decisions:

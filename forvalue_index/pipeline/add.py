@@ -10,7 +10,7 @@ Encoding never happens inside a transaction; `store/writer.py` commits a chunk.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -30,7 +30,7 @@ from forvalue_index.model.fit import UnfitError, fit_vectoriser
 from forvalue_index.pipeline.fidelity import QUERIES, affordable, measure
 from forvalue_index.pipeline.session import Session
 from forvalue_index.pipeline.workers import EncodeResult, Workers, settle_devices
-from forvalue_index.records import Encoded, Fidelity, Row, Sample
+from forvalue_index.records import Encoded, Fidelity, Progress, Row, Sample
 from forvalue_index.search.segment import unstorable
 from forvalue_index.store import derived
 from forvalue_index.store.layout import REJECTS, storing
@@ -42,9 +42,6 @@ CHUNK = 1024
 
 SMALL = 2**32  # parameters: a GPU reads CHUNK samples with a smaller model in no time
 LARGEST = 8  # times CHUNK
-
-Progress = Callable[[str, int, int, int], None]
-"""Called with a stage ("reading" or "encoding"), rows done, rows in all (0: unknown), tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,10 @@ from forvalue_index.data.ingest import Rejects, check_rows
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.errors import IndexMissingError, InputError, LockedError
 from forvalue_index.model.language_model import LanguageModel, load_model
-from forvalue_index.pipeline.add import AddReport, Progress, add_checked
+from forvalue_index.pipeline.add import AddReport, add_checked
 from forvalue_index.pipeline.session import Session, fingerprint
 from forvalue_index.pipeline.workers import settle_devices
+from forvalue_index.records import Progress
 from forvalue_index.store.layout import is_index, require_empty, url_of
 from forvalue_index.store.store import Store
 

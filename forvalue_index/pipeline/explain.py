@@ -6,8 +6,7 @@ influence(query, sample) = sum over their scored tokens of <e_k, e_l> <h_k, h_l>
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,53 +15,9 @@ from forvalue_index.config import FormatConfig
 from forvalue_index.data.token_text import pieces
 from forvalue_index.errors import InputError
 from forvalue_index.pipeline.session import Session
-from forvalue_index.records import Hit, Row, Sample
+from forvalue_index.records import Explanation, Hit, Passage, Row, Sample
 from forvalue_index.store.rows import find
 from forvalue_index.vectors.closed_form import precise_token_influence, token_influence
-
-REPEATED = 4  # equal tokens in a row that are shown as one
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Passage:
-    """The tokens of a sample, and what each of them contributed to a score."""
-
-    texts: list[str]  # t; joined, the text as the model read it
-    scored: NDArray[np.bool_]  # t, whose predictions count
-    values: NDArray[np.float64]  # t, the contributions, which sum to the score; 0 if not scored
-
-    def shown(self) -> list[tuple[str, int, float]]:
-        """Returns each token's text, its place among the scored ones or -1, and its contribution.
-
-        Many equal tokens in a row that are not scored, such as an image's, are shown as one.
-        """
-        places = np.where(self.scored, np.cumsum(self.scored) - 1, -1).tolist()
-        tokens: list[tuple[str, int, float]] = []
-        for (text, place, value), run in groupby(
-            zip(self.texts, places, self.values.tolist(), strict=True)
-        ):
-            n = len(list(run))
-            if n >= REPEATED and text.strip():
-                tokens.append((f"{text} × {n} ", place, 0.0))
-            else:
-                tokens += [(text, place, value)] * n
-        return tokens
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Explanation:
-    """The exact influence of a training sample on a query, token by token."""
-
-    id: int  # of the training sample
-    key: str
-    query: Passage
-    sample: Passage
-    terms: NDArray[np.float64]  # [scored tokens of the query, scored tokens of the sample]
-
-    @property
-    def score(self) -> float:
-        """The influence, the sum of all terms."""
-        return float(self.terms.sum())
 
 
 def explain(
@@ -127,7 +82,8 @@ def part_of(
         chosen = _occurrence(session, sample, span or "")
     scored = np.zeros_like(sample.scored)
     scored[chosen] = True
-    return replace(sample, scored=scored)
+    texts = pieces(session.lm.tokenizer, sample.input_ids.tolist())
+    return replace(sample, scored=scored, part="".join(texts[place] for place in chosen))
 
 
 def _occurrence(session: Session, sample: Sample, span: str) -> NDArray[np.int64]:

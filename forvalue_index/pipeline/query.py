@@ -6,6 +6,7 @@ rows -> samples -> vectors -> search -> [exact form of the candidates] -> rows b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from forvalue_index.config import FormatConfig
 from forvalue_index.errors import InputError
 from forvalue_index.metric import Metric, metric_of
+from forvalue_index.pipeline import hybrid
 from forvalue_index.pipeline.session import Queries, Session
 from forvalue_index.records import Hit, Sample, listed
 from forvalue_index.store.snapshot import Snapshot
@@ -39,8 +41,10 @@ def query(
     """Returns the hits of queries; see `InfluenceIndex.query`."""
     if k < 1:
         raise InputError(f"k is {k}, but it is a number of hits: use 1 or more")
-    metric, conditions = metric_of(metric, exact=exact), listed(where)
+    metric, conditions = metric_of(metric, exact=exact, linear=opponents), listed(where)
     samples = session.samples(data, format)
+    if metric.words:
+        return hybrid.find(session, samples, k, metric, conditions, format)
     vectors = session.vectors(samples)
 
     def ask(snapshot: Snapshot) -> list[Hit]:
@@ -78,6 +82,8 @@ def scores(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Returns the ids of all training samples and their scores; see `InfluenceIndex.scores`."""
     metric = metric_of(metric)
+    if metric.words:
+        return hybrid.scores(session, samples, metric)
     vectors = session.vectors(samples)
     ids, found = session.store.answer(
         lambda snapshot: snapshot.flat.scores(
@@ -86,6 +92,16 @@ def scores(
     )
     weights = session.query_weights(samples, vectors, metric).astype(np.float32)
     return ids, found * weights[:, None]
+
+
+def exact_scores(
+    session: Session, queries: list[Sample], samples: list[Sample], metric: str | Metric
+) -> NDArray[Any]:
+    """Returns the exact scores of samples for queries [q, n]; see `InfluenceIndex.influence`."""
+    metric = metric_of(metric, exact=True)
+    if metric.by is None:
+        return session.influence(queries, samples)
+    return session.exact(queries, samples, metric)
 
 
 def _likely(

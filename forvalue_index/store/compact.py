@@ -7,13 +7,13 @@ before the step or after it, and files that count for nothing are swept by the n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from forvalue_index.errors import CorruptIndexError
-from forvalue_index.records import Segment
+from forvalue_index.records import Progress, Segment
 from forvalue_index.search.ann_files import readable_infos
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.segment import SUFFIX, verify_segment, write_codes
@@ -38,9 +38,7 @@ class CompactReport:
     bytes_after: int
 
 
-def compact(
-    store: Store, progress: Callable[[str, int, int, int], None] | None = None
-) -> CompactReport:
+def compact(store: Store, progress: Progress | None = None) -> CompactReport:
     """Rewrites segments without what was removed, merges small ones, and deletes removed rows.
 
     `progress` is called with "compacting", segments done, segments to rewrite, and 0.
@@ -68,6 +66,8 @@ def compact(
                 progress("compacting", done, total, 0)
         store.writer.sweep()
         store.snapshots.refresh()
+        with storing(store.directory):
+            store.words.put_missing(store.catalog.segments())
         for info in derived:
             remake(store, info)
         if moment is not None:

@@ -30,7 +30,7 @@ def optimize(
     progress: StageProgress | None,
 ) -> tuple[DerivedInfo | None, str]:
     """Makes a derived FAISS index over all samples; see `InfluenceIndex.optimize`."""
-    metric = metric_of(metric)
+    metric = metric_of(metric, linear=True)
     if metric.name not in DERIVED_METRICS:
         raise InputError(
             f"metric {metric.name!r} has no derived index of its own: make that for "

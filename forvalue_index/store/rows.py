@@ -9,6 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 from forvalue_index.errors import CorruptIndexError, InputError
 from forvalue_index.records import StoredSample, listed
 from forvalue_index.store.store import Store
@@ -34,6 +37,17 @@ def find(store: Store, key: str) -> StoredSample:
         except CorruptIndexError:
             if catalog.generation() == generation:
                 raise
+
+
+def by_id(store: Store, ids: Iterable[int] | NDArray[np.int64]) -> Iterator[StoredSample]:
+    """Yields the samples with these ids, each once, in their order.
+
+    Raises:
+        CorruptIndexError: an id has no row, or a row is not what was committed.
+    """
+    wanted = np.fromiter(ids, np.int64).tolist()
+    for start in range(0, len(wanted), PAGE):
+        yield from store.catalog.samples(wanted[start : start + PAGE]).values()
 
 
 def listing(

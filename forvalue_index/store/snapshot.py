@@ -8,7 +8,7 @@ the newest snapshot. Both classes are safe to use from many threads.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -25,12 +25,15 @@ from forvalue_index.metric import METRICS, Metric
 from forvalue_index.records import StoredSample
 from forvalue_index.search.ann import DerivedSearch, check_current, open_derived
 from forvalue_index.search.ann_files import derived_names, read_info
+from forvalue_index.search.backend import faiss
 from forvalue_index.search.checked import CheckedFiles, OpenSegments
 from forvalue_index.search.decorrelate import Decorrelation, KeptMoment, Writing
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.gpu import Resident
+from forvalue_index.search.words import Lexicon
 from forvalue_index.store.layout import CHECKED, CHECKED_DERIVED, DERIVED, SEGMENTS
 from forvalue_index.store.vectoriser import dim_of, is_fitted
+from forvalue_index.store.words import KeptWords
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -46,6 +49,7 @@ class Snapshot:
         catalog: Catalog,
         derived: CheckedFiles,
         moments: KeptMoment,
+        words: KeptWords,
         writing: Writing,
     ) -> None:
         """Takes what is there at `generation`.
@@ -56,18 +60,40 @@ class Snapshot:
             catalog: the catalogue.
             derived: the folder of derived indexes, and which of them were found intact.
             moments: where the second moment of the vectors is kept.
-            writing: gives the right to write it, as long as the index is at this generation.
+            words: where the words of the rows are kept.
+            writing: gives the right to write these, as long as the index is at this generation.
         """
         self.generation = generation
         self.flat = flat
         self._catalog = catalog
         self._files, self._folder = derived, derived.folder
-        self._moments, self._writing = moments, writing
+        self._moments, self._words, self._writing = moments, words, writing
         self._lock = RLock()
         self._figures: Figures | None = None
         self._weights: dict[str, NDArray[np.float32]] = {}  # metric -> [ntotal]
         self._derived: dict[str, DerivedSearch | None] = {}  # metric -> if there is one
         self._decorrelation: Decorrelation | None = None
+        self._lexicon: Lexicon | None = None
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The ids of all samples, ascending [n]."""
+        return self.flat.ids
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """How large a stored vector is."""
+        return self.flat.codes.size
+
+    def vectors(self, ids: ArrayLike) -> NDArray[np.float32]:
+        """Returns the stored vectors of samples, [m, dim]."""
+        return self.flat.vectors(ids)
+
+    def blocks(
+        self, ids: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Yields all ids, or `ids` (ascending), with their vectors, a block at a time."""
+        return self.flat.blocks(ids)
 
     def figures(self, ids: ArrayLike | None = None) -> Figures:
         """Returns the figures of `ids` (ascending, in `flat.ids`); None: of all of `flat.ids`.
@@ -123,6 +149,14 @@ class Snapshot:
             if self._decorrelation is None:
                 self._decorrelation = Decorrelation(self.flat, self._moments, self._writing)
         return self._decorrelation(queries)
+
+    @property
+    def lexicon(self) -> Lexicon:
+        """The words of the rows of `flat.ids`."""
+        with self._lock:
+            if self._lexicon is None:
+                self._lexicon = self._words.of(self.flat, self._writing)
+            return self._lexicon
 
     def search(
         self,
@@ -191,6 +225,7 @@ class Snapshots:
         catalog: Catalog,
         bits: int,
         moments: KeptMoment,
+        words: KeptWords,
         lock_at: Callable[[int], AbstractContextManager[None]],
     ) -> None:
         """Takes an index's parts; `lock_at` gives the right to write at a generation."""
@@ -199,7 +234,7 @@ class Snapshots:
         self._segments = OpenSegments(self._folder, directory / CHECKED)
         self._catalog = catalog
         self._bits = bits
-        self._moments = moments
+        self._moments, self._words = moments, words
         self._lock_at = lock_at
         self._opening = RLock()  # of all of the above that changes, and of the two below
         self._current: Snapshot | None = None
@@ -271,7 +306,21 @@ class Snapshots:
                     raise
                 continue
             lock = partial(self._lock_at, state.generation)
-            return Snapshot(state.generation, flat, catalog, self.derived, self._moments, lock)
+            return Snapshot(
+                state.generation, flat, catalog, self.derived, self._moments, self._words, lock
+            )
+
+
+def most_similar(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int
+) -> NDArray[np.int64]:
+    """Returns the positions of the k vectors with the highest inner products, [q, k].
+
+    The vectors are any, not the stored ones. The best comes first.
+    """
+    lib = faiss()
+    _, found = lib.knn(queries, vectors, k, metric=lib.METRIC_INNER_PRODUCT)
+    return np.asarray(found, np.int64)
 
 
 def _aligned(figures: Figures, ids: NDArray[np.int64]) -> Figures:

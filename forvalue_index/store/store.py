@@ -40,6 +40,7 @@ from forvalue_index.store.vectoriser import (
     read_vectoriser,
     write_vectoriser,
 )
+from forvalue_index.store.words import KeptWords
 from forvalue_index.store.writer import Writer
 from forvalue_index.system.files import atomic_write
 
@@ -55,8 +56,11 @@ class Store:
         self.catalog = catalog
         self.config = IndexConfig.from_json(catalog.config)
         self.moments = KeptMoment(directory / DERIVED)
-        self.writer = Writer(directory, catalog, self.bits)
-        self.snapshots = Snapshots(directory, catalog, self.bits, self.moments, self.writer.lock_at)
+        self.words = KeptWords(directory / DERIVED, catalog, self.config.format)
+        self.writer = Writer(directory, catalog, self.bits, self.words)
+        self.snapshots = Snapshots(
+            directory, catalog, self.bits, self.moments, self.words, self.writer.lock_at
+        )
 
     # -- making, opening, closing --------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from forvalue_index.search.ann_files import derived_names, read_info, remove_der
 from forvalue_index.search.decorrelate import MOMENT
 from forvalue_index.search.segment import verify_segment
 from forvalue_index.store.derived import derived_problem, remake
-from forvalue_index.store.layout import DERIVED, SEGMENTS
+from forvalue_index.store.layout import DERIVED, SEGMENTS, storing
 from forvalue_index.store.store import Store
 
 
@@ -54,6 +54,10 @@ def repair(store: Store) -> list[str]:
             else:
                 remake(store, info)
                 done.append(f"rebuilt the derived index {name}")
+        for problem in store.words.problems(store.catalog.segments()):
+            done.append(f"made again: {problem.split(' is ')[0]}")
+        with storing(store.directory):
+            store.words.put_missing(store.catalog.segments())
         with suppress(ForvalueError):  # of damaged segments nothing is known
             if store.moments.problem(store.snapshots.current.flat):
                 store.moments.drop()
@@ -94,6 +98,7 @@ def _problems(store: Store) -> Iterator[str]:
     if sound:
         for name in derived_names(store.directory / DERIVED):
             yield from filter(None, [derived_problem(store, name)])
+        yield from store.words.problems(catalog.segments())
         with suppress(CorruptIndexError):  # which was said above
             store.snapshots.refresh()
             yield from filter(None, [store.moments.problem(store.snapshots.current.flat)])

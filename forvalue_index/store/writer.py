@@ -21,8 +21,11 @@ from forvalue_index.records import Encoded, Sample, StoredSample
 from forvalue_index.search.ann_files import readable_infos
 from forvalue_index.search.decorrelate import MOMENT
 from forvalue_index.search.segment import SUFFIX, orphans, write_segment
+from forvalue_index.search.words import SUFFIX as WORDS
+from forvalue_index.search.words import words_file
 from forvalue_index.store.layout import DERIVED, SEGMENTS, files, storing
 from forvalue_index.store.vectoriser import is_fitted, vectoriser_file
+from forvalue_index.store.words import KeptWords
 from forvalue_index.system.files import TEMPORARY, sync_folder
 
 BY_READERS = "checked", MOMENT
@@ -32,11 +35,12 @@ BY_READERS = "checked", MOMENT
 class Writer:
     """Changes one index. The caller of `commit` and `sweep` holds the lock."""
 
-    def __init__(self, directory: Path, catalog: Catalog, bits: int) -> None:
-        """Takes the index's directory, its catalogue, and the bits of a stored number."""
+    def __init__(self, directory: Path, catalog: Catalog, bits: int, words: KeptWords) -> None:
+        """Takes the parts of an index, and the bits of a stored number."""
         self._directory = directory
         self._catalog = catalog
         self._bits = bits
+        self._words = words
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -101,6 +105,7 @@ class Writer:
             segment = write_segment(
                 self._directory / SEGMENTS, f"{first:012d}{SUFFIX}", ids, vectors, self._bits
             )
+            self._words.put(segment, ids, [sample.row for sample in samples])
         stored = [
             StoredSample(
                 id=int(id),
@@ -143,8 +148,10 @@ class Writer:
         """
         self._catalog.reload()
         own = files(self._directory)
-        found = orphans(self._directory / SEGMENTS, self._catalog.segments())
+        segments = self._catalog.segments()
+        found = orphans(self._directory / SEGMENTS, segments)
         counting = {info.file for info in readable_infos(self._directory / DERIVED)}
+        counting |= {words_file(self._directory, segment).name for segment in segments}
         if is_fitted(self._catalog):
             counting.add(vectoriser_file(self._directory, self._catalog).name)
         for path in own:
@@ -152,7 +159,7 @@ class Writer:
             if path.parent == self._directory:
                 stray = left or path.match("vectoriser-*.safetensors")
             else:
-                stray = path.parent.name == DERIVED and (left or path.suffix == SUFFIX)
+                stray = path.parent.name == DERIVED and (left or path.suffix in (SUFFIX, WORDS))
             if stray and path.name not in counting:
                 found.append(path)
         return sorted(found)

@@ -1,7 +1,6 @@
-"""Fine-tuning that is small and the same every time: what an evaluation holds predictions against.
+"""Fine-tuning for studies: small, and with the same result every time.
 
-Rows become tokens as they do in an index, and only scored tokens are in the loss, so that what is
-trained on is what was valued.
+Only scored tokens are in the loss, as in an index.
 """
 
 from __future__ import annotations
@@ -9,40 +8,21 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from forvalue_index.config import TrainConfig
 from forvalue_index.errors import InputError, ModelError
 from forvalue_index.model.batching import Batch, plan_batches
 from forvalue_index.model.head import hidden_states
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.model.model_lock import model_lock
-from forvalue_index.model.runner import TOKEN_BUDGET
-from forvalue_index.pipeline.add import Progress
-from forvalue_index.records import Sample
+from forvalue_index.records import Progress, Sample
 
 WARMUP = 0.1  # share of the steps
 CLIP = 1.0  # longest gradient
-
-
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """How a model is fine-tuned: AdamW, a short warm-up, then linearly down to nothing."""
-
-    epochs: int = 3
-    learning_rate: float = 1e-4
-    batch_size: int = 16  # samples
-    seed: int = 0  # of the order of the samples
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "learning_rate", "batch_size"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be positive")
 
 
 def fine_tune(
@@ -53,8 +33,8 @@ def fine_tune(
 ) -> LanguageModel:
     """Returns a copy of a model, in float32, fine-tuned on samples; `lm` stays as it is.
 
-    The loss of a step is the mean over its scored tokens. Nothing is dropped out: equal samples
-    and settings give equal weights, on one machine with one number of threads.
+    The loss of a step is the mean over its scored tokens. There is no dropout: equal samples and
+    settings give equal weights, on the same machine with the same number of threads.
 
     Raises:
         InputError: there is no sample.
@@ -64,7 +44,7 @@ def fine_tune(
         raise InputError("there is no row to fine-tune on")
     if lm.checkpoints[0].adapter is not None:
         raise ModelError("a model with adapters cannot be fine-tuned here: give the merged model")
-    with model_lock():  # not with the hooks of a pass
+    with model_lock():  # a forward pass adds hooks, which must not be copied
         tuned = copy.deepcopy(lm)
     weights = list(tuned.model.float().requires_grad_(True).parameters())
     order = _order(len(samples), config)
@@ -90,17 +70,18 @@ def fine_tune(
     return tuned
 
 
-def sample_losses(lm: LanguageModel, samples: Sequence[Sample]) -> NDArray[np.float64]:
-    """Returns the mean negative log-likelihood of each sample's scored tokens, [n], in nats."""
-    result = np.zeros(len(samples))
-    budget = TOKEN_BUDGET["cuda" if lm.device.type == "cuda" else "cpu"]
-    for positions in plan_batches(samples, budget, same_length=lm.length_matters, kind=lm.kind):
-        batch = lm.collate(samples, positions).to(lm.device)
-        with torch.no_grad():
-            losses = token_losses(lm, batch).double()
-        sums = losses.new_zeros(len(positions)).index_add_(0, batch.owner, losses)
-        counts = torch.bincount(batch.owner, minlength=len(positions))
-        result[positions] = (sums / counts).cpu().numpy()
+def weights_of(lm: LanguageModel) -> dict[str, Tensor]:
+    """Returns the parameters of a model by name, without their gradients."""
+    return {name: value.detach() for name, value in lm.model.named_parameters()}
+
+
+def with_weights(lm: LanguageModel, weights: dict[str, Tensor]) -> LanguageModel:
+    """Returns a copy of a model, in float32, with other weights; `lm` stays as it is."""
+    with model_lock():
+        result = copy.deepcopy(lm)
+    result.model.float()
+    for name, value in weights_of(result).items():
+        value.copy_(weights[name])
     return result
 
 

@@ -1,4 +1,4 @@
-"""How a decorator adds several options to a command: each for itself, or as one argument."""
+"""How a decorator adds several options to a command: one by one, or as a single argument."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
 Option = Callable[[Any], Any]
-"""What click.option returns, or a decorator that adds several."""
+"""What click.option returns, or a decorator that adds several options."""
 
 
 def with_options(command: F, options: Sequence[Option]) -> F:
@@ -18,22 +18,22 @@ def with_options(command: F, options: Sequence[Option]) -> F:
     return command
 
 
-def bundled(command: F, options: Sequence[Option], name: str, make: Callable[..., Any]) -> F:
-    """Returns a command with more options, whose values it gets as one argument.
+def grouped(command: F, options: Sequence[Option], name: str, make: Callable[..., Any]) -> F:
+    """Returns a command with more options, whose values are passed as one argument.
 
     Args:
         command: takes the argument.
-        options: as help lists them.
+        options: in the order in which the help lists them.
         name: of the argument.
-        make: gets the values by their names, and returns the argument. It is called before the
-            command, so that what it refuses (click.UsageError) costs no time.
+        make: takes the values by their names, and returns the argument. It is called before the
+            command, so a click.UsageError from it comes before any work.
     """
 
-    def with_bundle(*args: Any, **values: Any) -> Any:
+    def with_group(*args: Any, **values: Any) -> Any:
         values[name] = make(**{each: values.pop(each) for each in names})
         return command(*args, **values)
 
-    decorated: Any = functools.wraps(command)(with_bundle)
+    decorated: Any = functools.wraps(command)(with_group)
     before = len(getattr(command, "__click_params__", ()))
     decorated = with_options(decorated, options)
     names = [param.name for param in decorated.__click_params__[before:]]

@@ -1,4 +1,4 @@
-"""What the commands that ask share: which query, which part of it, and how hits are chosen."""
+"""Options of a query: what it is, which part of its response counts, and which hits are wanted."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from forvalue_index.cli.bundles import F, Option, bundled
-from forvalue_index.cli.options import data_options, metric_option, remote_option, where_option
+from forvalue_index.cli.options.data import DATA, DataOptions, metric_option, where_option
+from forvalue_index.cli.options.group import F, Option, grouped
 from forvalue_index.config import FormatConfig
 from forvalue_index.metric import metric_of
 
@@ -45,8 +45,7 @@ _QUERY: list[Option] = [
     click.option(
         "--data", metavar="FILE", help="Queries: a file that `build` can read, or - (stdin)."
     ),
-    data_options,
-    remote_option,
+    *DATA,
 ]
 _PART: list[Option] = [
     click.option("--span", metavar="TEXT", help="Ask about this part of the response only."),
@@ -75,8 +74,8 @@ _SEARCH: list[Option] = [
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Which queries a command was given: one that was typed, or a file of them."""
+class QueryOptions:
+    """The queries of a command: one that was typed, or a file of them."""
 
     prompt: str | None
     response: str | None
@@ -103,14 +102,12 @@ class Asked:
             )
 
     def rows(self, format: FormatConfig) -> tuple[Rows, FormatConfig]:
-        """Returns the queries as rows, and how they become tokens if the index's do by `format`."""
+        """Returns the queries as rows, and their format, given that of the index."""
         from forvalue_index.data.sources import open_rows
 
         if self.data is not None:
-            rows = open_rows(
-                self.data, split=self.split, subset=self.subset, allow_remote=self.allow_remote
-            )
-            return rows, format
+            source = DataOptions(self.split, self.subset, self.allow_remote)
+            return source.rows(self.data), format
         if (self.label is None) != (format.label_field is None):
             wanted = "give --label too" if self.label is None else "leave out --label"
             kind = "a classifier's" if self.label is None else "not a classifier's"
@@ -129,8 +126,8 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Search:
-    """Which samples are hits."""
+class SearchOptions:
+    """Which samples are hits: keywords of `InfluenceIndex.query`."""
 
     opponents: bool
     metric: str
@@ -140,7 +137,7 @@ class Search:
     flat: bool
 
     def __post_init__(self) -> None:
-        metric_of(self.metric, exact=self.exact)  # before a model is loaded
+        metric_of(self.metric, exact=self.exact, linear=self.opponents)  # before a model is loaded
 
     def __call__(self, index: InfluenceIndex, queries: list[Sample], k: int) -> list[Hit]:
         """Returns the hits of queries."""
@@ -149,8 +146,8 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Which part of a response is asked about."""
+class PartOptions:
+    """Which part of a response counts."""
 
     span: str | None
     tokens: slice | None
@@ -160,22 +157,22 @@ class Part:
             raise click.UsageError("give --span or --tokens, not both")
 
     def __call__(self, index: InfluenceIndex, sample: Sample) -> Sample:
-        """Returns the part of a query, all of it unless a part was named."""
+        """Returns the query with that part scored; as it is, if no part was named."""
         if self.span is None and self.tokens is None:
             return sample
         return index.part(sample, self.span, tokens=self.tokens)
 
 
 def query_options(command: F) -> F:
-    """Adds the options that give a query; the command gets them as `asked`."""
-    return bundled(command, _QUERY, "asked", Asked)
+    """Adds the options that give a query; the command gets `QueryOptions` as `asked`."""
+    return grouped(command, _QUERY, "asked", QueryOptions)
 
 
 def search_options(command: F) -> F:
-    """Adds the options that say which samples are hits; the command gets them as `search`."""
-    return bundled(command, _SEARCH, "search", Search)
+    """Adds the options of which samples are hits; the command gets them as `search`."""
+    return grouped(command, _SEARCH, "search", SearchOptions)
 
 
 def part_options(command: F) -> F:
     """Adds the options that name a part of a response; the command gets them as `part`."""
-    return bundled(command, _PART, "part", Part)
+    return grouped(command, _PART, "part", PartOptions)

@@ -1,15 +1,15 @@
-"""`forvalue info` and `forvalue verify`: what an index holds, and whether it is sound."""
+"""`forvalue info`: what an index holds."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from forvalue_index.cli import render
-from forvalue_index.cli.options import index_option, json_option
-from forvalue_index.errors import one_line
+from forvalue_index.cli.options.data import index_option
+from forvalue_index.cli.options.output import json_option
 
 
 @click.command()
@@ -23,13 +23,19 @@ def info(directory: Path, as_json: bool) -> None:
       forvalue info --index my.index
     """
     from forvalue_index.index import InfluenceIndex
-    from forvalue_index.records import Fidelity
 
     with InfluenceIndex.open(directory) as index:
         values = index.info()
     if as_json:
         render.json_line(values)
         return
+    render.console().print(render.properties(_shown(values)))
+
+
+def _shown(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values for people: the main settings, and figures in words."""
+    from forvalue_index.records import Fidelity
+
     config = values.pop("config")
     format = config["format"]
     values["fields"] = (
@@ -52,31 +58,4 @@ def info(directory: Path, as_json: bool) -> None:
         values[f"derived ({item['metric']})"] = (
             f"{item['factory']}, recall@10 {recalls[0]}, of opponents {recalls[1]}"
         )
-    render.console().print(render.properties(values))
-
-
-@click.command()
-@index_option
-@click.option(
-    "--repair", is_flag=True, help="Remove stray files and rebuild what is derived; nothing else."
-)
-def verify(directory: Path, repair: bool) -> None:
-    """Read the whole index and report what is wrong with it; exit code 1 if anything is.
-
-    \b
-    Example:
-      forvalue verify --index my.index
-      forvalue verify --index my.index --repair
-    """
-    from forvalue_index.index import InfluenceIndex
-
-    with InfluenceIndex.open(directory) as index:
-        for done in index.repair() if repair else []:
-            render.notes.print(one_line(done), markup=False)
-        problems = index.verify()
-        samples = len(index)
-    for problem in problems:
-        click.echo(one_line(problem))
-    if problems:
-        sys.exit(1)
-    render.notes.print(f"{samples:,} samples, all sound")
+    return values

@@ -1,8 +1,8 @@
-"""Gradients of the whole model, the costly thing that influence by one forward pass stands in for.
+"""Gradients of the whole model, which influence by one forward pass approximates.
 
-One backward pass a sample. A gradient has as many numbers as the model has weights, so it is kept
-as a CountSketch, whose inner products are those of the gradients without bias, with an error of
-about 1 / sqrt(SKETCH) of the two lengths.
+They take a backward pass for each sample. A gradient has as many numbers as the model has weights,
+so a CountSketch of it is kept: its inner products are unbiased, with an error of about
+1 / sqrt(SKETCH) of the product of the two lengths.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from forvalue_index.analysis.evaluate.training import token_losses
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.model.model_lock import model_lock
-from forvalue_index.pipeline.add import Progress
-from forvalue_index.records import Sample
+from forvalue_index.model.training import token_losses
+from forvalue_index.records import Progress, Sample
 
 SKETCH = 1 << 16
 

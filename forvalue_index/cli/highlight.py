@@ -1,4 +1,4 @@
-"""How explanations look in a terminal: texts coloured by what their tokens contributed."""
+"""Explanations in a terminal: texts whose tokens are coloured by what they contributed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from forvalue_index.cli import render
 from forvalue_index.cli.render import one_line
 
 if TYPE_CHECKING:
-    from forvalue_index.pipeline.explain import Explanation, Passage
-    from forvalue_index.records import Hit
+    from forvalue_index.records import Explanation, Hit, Passage
 
 STRENGTHS = ((0.6, "bold reverse"), (0.25, "bold"), (0.08, ""))
-"""Shares of the largest contribution, and how those that reach them look."""
+"""Least share of the largest contribution -> how a token looks."""
 
 
 def whole(passage: Passage) -> Text:
@@ -30,7 +29,7 @@ def whole(passage: Passage) -> Text:
 
 
 def snippet(passage: Passage, limit: int = 240) -> Text:
-    """Returns a passage on one line; of a long one the part that contributed most."""
+    """Returns a passage on one line; if it is long, the part that contributed most."""
     tokens = [(one_line(token), place, value) for token, place, value in _tokens(passage)]
     lengths = np.cumsum([0, *(len(token) for token, _, _ in tokens)])
     sums = np.cumsum([0, *(abs(value) for _, _, value in tokens)])
@@ -54,7 +53,7 @@ def hit_json(hit: Hit, passage: Passage) -> dict[str, Any]:
 
 
 def pairs(explanation: Explanation, n: int) -> Table:
-    """Returns the n pairs of tokens that count most, as a table."""
+    """Returns the n pairs of tokens with the largest terms, as a table."""
     table = Table(box=None, pad_edge=False)
     for column in ("share", "influence"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -74,7 +73,7 @@ def pairs(explanation: Explanation, n: int) -> Table:
 
 
 def _around(passage: Passage, number: int, room: int = 20) -> Text:
-    """Returns a scored token, bold, with a little of what is around it."""
+    """Returns a scored token in bold, with some of the text around it."""
     place = int(np.flatnonzero(passage.scored)[number])
     before = one_line("".join(passage.texts[:place]))
     after = one_line("".join(passage.texts[place + 1 :]))
@@ -87,7 +86,7 @@ def _around(passage: Passage, number: int, room: int = 20) -> Text:
 
 
 def _tokens(passage: Passage) -> list[tuple[str, int, float]]:
-    """Returns what is shown of tokens, those that share one character taken together."""
+    """Returns the tokens to show; tokens that share one character are merged."""
     tokens, waiting = [], 0.0
     for text, place, value in passage.shown():
         waiting += value
