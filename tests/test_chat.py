@@ -25,7 +25,8 @@ from chat_templates import (
 )
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatter import Formatter, texts_of
+from forvalue_index.data.formatter import Formatter
+from forvalue_index.data.row_text import texts_of
 from forvalue_index.errors import RowError
 from forvalue_index.records import Row, Sample
 

@@ -9,8 +9,9 @@ import pytest
 from chat_templates import GEMMA, QWEN25, TWO, chat, marked, sample, tokenizer
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.chat import messages_of
-from forvalue_index.data.formatter import Formatter, settled, texts_of
+from forvalue_index.data.formatter import Formatter, settled
+from forvalue_index.data.messages import messages_of
+from forvalue_index.data.row_text import texts_of
 from forvalue_index.errors import InputError, RowError
 
 # -- too long ----------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import pytest
 from conftest import tiny_tokenizer
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatter import Formatter, content_hash, key_of
+from forvalue_index.data.formatter import Formatter
+from forvalue_index.data.identity import content_hash, key_of
 from forvalue_index.data.tokens import Tokens, cut
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row, Sample

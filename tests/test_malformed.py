@@ -24,7 +24,7 @@ from test_cli import run
 from test_rejects import rejects_of
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig
-from forvalue_index.data.formatter import DEEPEST, LONGEST_KEY, content_hash
+from forvalue_index.data.identity import DEEPEST, LONGEST_KEY, content_hash
 from forvalue_index.data.ingest import Rejects, check_rows
 from forvalue_index.data.sources import open_rows
 from forvalue_index.errors import InputError, ModelError, RowError
@@ -124,7 +124,7 @@ def test_what_is_just_kept(kept: InfluenceIndex) -> None:
 
 
 def test_too_large_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forvalue_index.data.formatter.LARGEST_ROW", 100)
+    monkeypatch.setattr("forvalue_index.data.identity.LARGEST_ROW", 100)
     content_hash({"a": "x" * 80})
     with pytest.raises(RowError, match="has 108 characters as JSON, but at most 100 are stored"):
         content_hash({"a": "x" * 100})

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from forvalue_index import errors
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatter import texts_of
 from forvalue_index.data.images import of_pictures
+from forvalue_index.data.row_text import texts_of
 from forvalue_index.errors import InputError
 from forvalue_index.metric import METRICS
 from forvalue_index.picture import Picture

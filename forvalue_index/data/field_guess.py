@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatter import check_names
-from forvalue_index.data.images import looks_like_image
+from forvalue_index.data.fields import check_names
+from forvalue_index.data.image_forms import looks_like_image
 from forvalue_index.data.rows import Rows
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row

@@ -7,8 +7,6 @@ Knows the tokenizer only as something that turns text into ids; knows no model.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,24 +16,11 @@ from typing import Any
 import numpy as np
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.chat import (
-    ChatTemplate,
-    Message,
-    answers,
-    messages_of,
-    own_template,
-    plain_text,
-    weighted,
-)
-from forvalue_index.data.images import (
-    Vision,
-    bare,
-    expand,
-    pictures_of,
-    with_parts,
-    with_placeholders,
-)
-from forvalue_index.data.template import prompt_of
+from forvalue_index.data.chat import ChatTemplate, own_template
+from forvalue_index.data.identity import identity
+from forvalue_index.data.image_text import Vision, expand, with_parts, with_placeholders
+from forvalue_index.data.images import pictures_of
+from forvalue_index.data.row_text import conversation_of, texts_of, tools_of
 from forvalue_index.data.tokens import (
     Rendered,
     Tokens,
@@ -50,192 +35,8 @@ from forvalue_index.errors import InputError, RowError
 from forvalue_index.picture import Picture
 from forvalue_index.records import Row, Sample
 
-LARGEST_ROW = 1 << 28  # characters of JSON, without images: databases keep less than 1 GB
-DEEPEST = 100
-"""Levels of lists and objects: what is stored can be read again, however deep the reader's calls
-are, and databases can look into it."""
-LONGEST_KEY = 2000  # bytes: PostgreSQL's indexes take no longer ones
-
 Reject = Callable[[RowError], None]
 """Called with what is wrong with a row that is left out."""
-
-
-def content_hash(row: Row, source: str = "row", config: FormatConfig | None = None) -> str:
-    """Returns the hash of a row's content, 32 hex digits: equal rows, equal hashes.
-
-    Every field counts, their order does not. Of an image its bytes count, not where they are.
-
-    Args:
-        row: with its images settled.
-        source: where it stands.
-        config: where it may have images; None: nowhere.
-
-    Raises:
-        RowError: the row holds something that JSON has no form for, half a surrogate pair, or
-            more than can be stored.
-    """
-    row = bare(row, config) if config is not None else row
-    try:
-        text = json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise RowError(source, f"cannot be stored as JSON ({error})") from None
-    if len(text) > LARGEST_ROW:
-        raise RowError(
-            source, f"has {len(text):,} characters as JSON, but at most {LARGEST_ROW:,} are stored"
-        )
-    if text.count("[") + text.count("{") > DEEPEST and _depth(row) > DEEPEST:
-        raise RowError(
-            source, f"is nested {_depth(row)} deep, but at most {DEEPEST} levels are stored"
-        )
-    if "\\ud" in text:  # so JSON writes a surrogate, also one of a whole pair
-        for name, value in row.items():
-            _check_text(name, f"the name of field {name!r}", source)
-            whole = json.dumps(value, ensure_ascii=False)
-            _check_text(whole, f"field {name!r}", source)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
-    """Returns the prompt and the response of a row, before any chat template.
-
-    The prompt is "" for plain text. Of a conversation the response is what the assistant says
-    last, and the prompt all that comes before it, a line each.
-
-    Raises:
-        InputError: the template for prompts cannot be read.
-        RowError: a field is missing, holds no text or has no text as name, or the scored text is
-            empty.
-    """
-    check_names(row, source)
-    if config.label_field is not None:
-        label_of(row, source, config.label_field)
-    if config.text_field is not None:
-        return "", _text(row, config.text_field, source, may_be_empty=False)
-    if config.messages_field is not None:
-        messages = messages_of(row, source, config.messages_field)
-        last = [len(messages) - 1]
-        if config.score != "all":
-            last = weighted(messages, answers(messages), source)
-        if not last:
-            raise RowError(source, "no message from the assistant, so there is nothing to score")
-        before = "\n".join(plain_text(message) for message in messages[: last[-1]])
-        return before, plain_text(messages[last[-1]])
-    prompt = _prompt(row, source, config)
-    return prompt, _text(row, config.response_field, source, may_be_empty=False)
-
-
-def check_names(row: Row, source: str) -> None:
-    """Nothing, if the names of a row's fields are text, as they are in every file.
-
-    Raises:
-        RowError: one is not.
-    """
-    for name in row:
-        if not isinstance(name, str):
-            kind = type(name).__name__
-            raise RowError(source, f"the name of a field must be text, but {name!r} is {kind}")
-
-
-def label_of(row: Row, source: str, field: str) -> str | int:
-    """Returns the class of a classifier's row, as its name or number stands there.
-
-    Raises:
-        RowError: there is none.
-    """
-    value = row.get(field)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    return _text(row, field, source, may_be_empty=False)
-
-
-def _depth(value: Any) -> int:
-    """Returns how many lists and objects stand in each other."""
-    depth, level = 0, [value]
-    while level := [item for item in level if isinstance(item, dict | list | tuple)]:
-        depth += 1
-        level = [
-            inner for item in level for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-    return depth
-
-
-def key_of(row: Row, source: str, config: FormatConfig) -> str:
-    """Returns the row's own key, or its content hash when the index has no key field."""
-    if config.key_field is None:
-        return content_hash(row, source, config)
-    key = _text(row, config.key_field, source, may_be_empty=False)
-    if "\0" in key:
-        raise RowError(source, f"key {key!r} holds a NUL, which a database cannot keep")
-    if len(key.encode()) > LONGEST_KEY:
-        raise RowError(
-            source,
-            f"key {key[:40]!r}… has {len(key.encode()):,} bytes, but at most "
-            f"{LONGEST_KEY:,} can be found again: use a shorter key",
-        )
-    return key
-
-
-def identity(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
-    """Returns the row's key and its content hash."""
-    content = content_hash(row, source, config)
-    return (content if config.key_field is None else key_of(row, source, config)), content
-
-
-def _prompt(row: Row, source: str, config: FormatConfig) -> str:
-    if config.template is not None:
-        return prompt_of(row, source, config.template)
-    return _text(row, config.prompt_field, source, may_be_empty=True)
-
-
-def _text(row: Row, field: str, source: str, *, may_be_empty: bool) -> str:
-    if field not in row:
-        there = ", ".join(row) or "none"
-        raise RowError(source, f"no field {field!r}; the row's fields are: {there}")
-    value = row[field]
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            value = json.dumps(value)
-        except ValueError as error:  # too many digits
-            raise RowError(source, f"field {field!r} cannot be read as text ({error})") from None
-    if not isinstance(value, str):
-        kind = type(value).__name__
-        if isinstance(value, dict) and value.keys() == {"bytes"}:
-            kind = "bytes"  # as the reader of a table writes them
-        raise RowError(source, f"field {field!r} is {kind}, not text")
-    if not may_be_empty and not value:
-        raise RowError(source, f"field {field!r} is empty")
-    _check_text(value, f"field {field!r}", source)
-    return value
-
-
-def _check_text(text: str, what: str, source: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        # Python makes these of bytes that are not UTF-8, such as in a command's arguments.
-        byte = "\udc80" <= text[error.start] <= "\udcff"
-        wrong = "is not UTF-8 text" if byte else "holds half a surrogate pair, not text"
-        raise RowError(source, f"{what} {wrong}") from None
-
-
-def conversation_of(row: Row, source: str, config: FormatConfig) -> list[Message]:
-    """Returns the messages of a row; a prompt and a response are one of the user, one of the model.
-
-    Raises:
-        RowError: a field is missing, or holds neither text nor messages.
-    """
-    if config.messages_field is not None:
-        return messages_of(row, source, config.messages_field)
-    prompt, response = texts_of(row, source, config)
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-
-
-def tools_of(row: Row) -> list[Any] | None:
-    """Returns the tools that a conversation may use (field "tools"), for the chat template."""
-    tools = row.get("tools")
-    if isinstance(tools, list) and tools and all(isinstance(tool, dict) for tool in tools):
-        return tools
-    return None
 
 
 class Formatter:

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 
 from forvalue_index.config import ON_ERROR, FormatConfig
-from forvalue_index.data.formatter import identity, key_of, texts_of
+from forvalue_index.data.identity import identity, key_of
+from forvalue_index.data.row_text import texts_of
 from forvalue_index.data.rows import Rows
 from forvalue_index.errors import InputError, KeyConflictError, RowError
 from forvalue_index.records import Row

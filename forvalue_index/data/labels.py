@@ -8,15 +8,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatter import (
-    Formatter,
-    Reject,
-    identity,
-    label_of,
-    left_out,
-    texts_of,
-)
-from forvalue_index.data.images import Vision
+from forvalue_index.data.fields import label_of
+from forvalue_index.data.formatter import Formatter, Reject, left_out
+from forvalue_index.data.identity import identity
+from forvalue_index.data.image_text import Vision
+from forvalue_index.data.row_text import texts_of
 from forvalue_index.data.tokens import one_thread_at_a_time
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row, Sample

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.chat import messages_of
+from forvalue_index.data.messages import messages_of
 from forvalue_index.errors import InputError
 from forvalue_index.model.generation import Sampling, end_tokens, generate, text_of
 from forvalue_index.pipeline.session import Reader
