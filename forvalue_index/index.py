@@ -210,7 +210,8 @@ class InfluenceIndex:
             try:
                 if not made:
                     index._require_settings(format, vector)
-                    wanted = check_rows(rows, format, rejects, progress)
+                    rows = with_images(open_rows(data), index.config.format)
+                    wanted = check_rows(rows, index.config.format, rejects, progress)
                 if names:
                     index.reader.move(names[0])
                 if not made:
@@ -626,6 +627,7 @@ class InfluenceIndex:
         for name in ("max_length", "chat_template"):  # settled at creation
             if getattr(format, name) is None:
                 format = replace(format, **{name: getattr(self.config.format, name)})
+        format = replace(format, form=self.config.format.form)  # an index keeps its own
         wanted, found = asdict(format) | asdict(vector), asdict(self.config.format)
         found |= asdict(self.config.vector)
         differing = [f"{name}: {found[name]}" for name in wanted if wanted[name] != found[name]]

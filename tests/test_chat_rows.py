@@ -88,7 +88,7 @@ def test_bad_rows_are_left_out_when_somebody_takes_them() -> None:
     rows = [chat("u: Hi", "a: Yo"), chat("u: Hi"), chat("u: Hi", "a: No.")]
     refused: list[RowError] = []
     numbered = [(f"f:{i}", {"messages": value}) for i, value in enumerate(rows)]
-    made = formatter.samples(numbered, refused.append)
+    made = formatter.samples(numbered, lambda error, _: refused.append(error))
     assert [item.source for item in made] == ["f:0", "f:2"]
     assert [error.source for error in refused] == ["f:1"]
     assert "⟦No.<end_of_turn>⟧" in marked(made[1])

@@ -1,4 +1,4 @@
-"""The text in the fields of a row.
+"""What is in a field of a row: text, or a list.
 
 Knows no tokenizer and no conversation.
 """
@@ -6,6 +6,7 @@ Knows no tokenizer and no conversation.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from forvalue_index.errors import RowError
 from forvalue_index.records import Row
@@ -74,3 +75,41 @@ def check_text(text: str, what: str, source: str) -> None:
         byte = "\udc80" <= text[error.start] <= "\udcff"
         wrong = "is not UTF-8 text" if byte else "holds half a surrogate pair, not text"
         raise RowError(source, f"{what} {wrong}") from None
+
+
+def listed(row: Row, field: str, source: str, what: str) -> list[Any]:
+    """Returns the list in a field of a row, which may be written as JSON; it is not empty.
+
+    Raises:
+        RowError: there is no such field, or it holds no list of `what`, or an empty one.
+    """
+    if field not in row:
+        there = ", ".join(row) or "none"
+        raise RowError(source, f"no field {field!r}; the row's fields are: {there}")
+    value = row[field]
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise RowError(source, f"field {field!r} is text, not a list of {what}") from None
+    if not isinstance(value, list) or not value:
+        found = "is empty" if value == [] else f"is {type(value).__name__}, not a list of {what}"
+        raise RowError(source, f"field {field!r} {found}")
+    return value
+
+
+def is_empty(value: Any) -> bool:
+    """Returns whether a value says nothing: null, or a text, list or object without anything."""
+    return value is None or value == "" or value == [] or value == {}
+
+
+def without_nulls(value: Any) -> Any:
+    """Returns a value without the fields of objects that are null, at every depth.
+
+    Arrow, and so Parquet and `datasets`, gives every object of a column the fields of all.
+    """
+    if isinstance(value, dict):
+        return {name: without_nulls(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    return value

@@ -20,7 +20,7 @@ from forvalue_index.data.chat import ChatTemplate, own_template
 from forvalue_index.data.identity import identity
 from forvalue_index.data.image_text import Vision, expand, with_parts, with_placeholders
 from forvalue_index.data.images import pictures_of
-from forvalue_index.data.row_text import conversation_of, texts_of, tools_of
+from forvalue_index.data.row_text import conversation_of, texts_of
 from forvalue_index.data.tokens import (
     Rendered,
     Tokens,
@@ -35,8 +35,8 @@ from forvalue_index.errors import InputError, RowError
 from forvalue_index.picture import Picture
 from forvalue_index.records import Row, Sample
 
-Reject = Callable[[RowError], None]
-"""Called with what is wrong with a row that is left out."""
+Reject = Callable[[RowError, Row], None]
+"""Called with what is wrong with a row that is left out, and the row."""
 
 
 class Formatter:
@@ -71,6 +71,8 @@ class Formatter:
             self._chat = ChatTemplate(template, tokenizer, config)
         elif config.eos and tokenizer.eos_token_id is None:
             raise InputError("the tokenizer has no end-of-sequence token to add")
+        self.start = [] if self._chat else start_of(tokenizer, config)
+        self.end = [] if self._chat else end_of(tokenizer, config)
         self._tokenizer = tokenizer
         self._config = config
         self._max_length = max_length
@@ -83,77 +85,98 @@ class Formatter:
     ) -> list[Sample]:
         """Returns the samples of `rows`, in order; the texts are tokenised in one call.
 
-        A prompt and a response are the prompt's tokens followed by the response's, each tokenised
-        by itself, nothing added. A conversation is tokenised as the one text that the chat
-        template makes of it, nothing added. What is over the maximum length is cut off.
+        A prompt and a response are tokenised as one text, behind what the tokenizer adds at the
+        start; the end token follows if it is scored. A conversation is tokenised as the one text
+        that the chat template makes of it, nothing added. What is over the maximum length is cut
+        off.
 
         Args:
             rows: rows, each after its place.
-            reject: called with the error of a row that is left out; None: errors are raised.
+            reject: called with the error of a row that is left out, and the row; None: errors are
+                raised.
 
         Raises:
             RowError: a row without usable text, or with nothing to score.
         """
-        texts: list[tuple[str, Row, Rendered | tuple[str, str]]] = []
+        texts: list[tuple[str, Row, Rendered]] = []
         for source, row in rows:
-            with left_out(reject):
+            with left_out(row, reject):
                 texts.append((source, row, self._text(row, source)))
+        made: Iterator[Tokens | RowError]
+        if self._config.form == 1 and self._chat is None:
+            made = self._in_two_parts([item for _, _, item in texts])
+        else:
+            made = self._whole([(source, item) for source, _, item in texts])
         samples = []
-        for (source, row, _), tokens in zip(texts, self._tokens(texts), strict=True):
-            with left_out(reject):
+        for (source, row, _), tokens in zip(texts, made, strict=True):
+            with left_out(row, reject):
                 samples.append(self._sample(source, row, tokens))
         return samples
 
-    def _text(self, row: Row, source: str) -> Rendered | tuple[str, str]:
-        """Returns what of a row is tokenised."""
-        if self._vision is not None:
-            return self._text_with_images(row, source, self._vision)
-        if pictures_of(row, source, self._config):
-            raise InputError(
-                f"{source} has images, but the model reads text only: give a model that reads "
-                'images, or --image-field "" to leave them out'
-            )
-        if self._chat is None:
-            return texts_of(row, source, self._config)
-        messages = conversation_of(row, source, self._config)
-        return self._chat.render(messages, source, tools_of(row))
-
-    def _text_with_images(
-        self, row: Row, source: str, vision: Vision
-    ) -> Rendered | tuple[str, str]:
+    def _text(self, row: Row, source: str) -> Rendered:
         """Returns what of a row is tokenised, the tokens of its images written out."""
         pictures = pictures_of(row, source, self._config)
+        if self._vision is None:
+            if pictures:
+                raise InputError(
+                    f"{source} has images, but the model reads text only: give a model that reads "
+                    'images, or --image-field "" to leave them out'
+                )
+            if self._chat is None:
+                return self._pair(row, source)
+            return self._chat.render(conversation_of(row, source, self._config), source)
         if self._chat is not None:
-            messages = with_parts(conversation_of(row, source, self._config), len(pictures))
-            rendered = self._chat.render(messages, source, tools_of(row))
-            return expand(rendered, pictures, vision, source)
-        prompt, response = texts_of(row, source, self._config)
-        if self._config.text_field is not None and pictures:
-            rendered = with_placeholders(
-                Rendered(response, [(0, len(response))]), len(pictures), vision
-            )
-            return expand(rendered, pictures, vision, source)
-        before = with_placeholders(Rendered(prompt, []), len(pictures), vision)
-        return expand(before, pictures, vision, source).text, response
+            talk = conversation_of(row, source, self._config)
+            talk = replace(talk, messages=with_parts(talk.messages, len(pictures)))
+            rendered = self._chat.render(talk, source)
+        else:
+            rendered = with_placeholders(self._pair(row, source), len(pictures), self._vision)
+        return expand(rendered, pictures, self._vision, source)
 
-    def _tokens(
-        self, texts: Sequence[tuple[str, Row, Rendered | tuple[str, str]]]
-    ) -> Iterator[Tokens | RowError]:
+    def _pair(self, row: Row, source: str) -> Rendered:
+        """Returns the text of a prompt and a response, or a plain text."""
+        prompt, response = texts_of(row, source, self._config)
+        return Rendered(prompt + response, [(len(prompt), len(prompt) + len(response))])
+
+    def _whole(self, texts: Sequence[tuple[str, Rendered]]) -> Iterator[Tokens | RowError]:
         """Yields the tokens of texts, or what is wrong with them."""
-        rendered = [
-            (source, self._shortened(text))
-            for source, _, text in texts
-            if isinstance(text, Rendered)
-        ]
-        pairs = [
-            [self._shortened(Rendered(part, [])).text for part in text]
-            for _, _, text in texts
-            if isinstance(text, tuple)
-        ]
-        yield from tokenise(self._tokenizer, rendered)
-        ids = iter(ids_of(self._tokenizer, [text for pair in pairs for text in pair]))
-        for _ in pairs:
-            yield self._joined(next(ids), next(ids))
+        made = tokenise(
+            self._tokenizer, [(source, self._shortened(item)) for source, item in texts]
+        )
+        for tokens in made:
+            yield tokens if self._chat or isinstance(tokens, RowError) else self._bounded(tokens)
+
+    def _bounded(self, tokens: Tokens) -> Tokens:
+        """Returns the tokens of a text without a chat template, with a start and an end.
+
+        Neither is added to a text that has it.
+        """
+        ids, scored = tokens.ids.tolist(), tokens.scored
+        if self._config.score == "all":
+            scored = np.ones(len(ids), dtype=np.bool_)
+        start = self.start if ids[: len(self.start)] != self.start else []
+        end = self.end if ids[-1:] != self.end else []
+        return Tokens(
+            np.array([*start, *ids, *end], dtype=np.int32),
+            np.concatenate([np.zeros(len(start), np.bool_), scored, np.ones(len(end), np.bool_)]),
+        )
+
+    def _in_two_parts(self, texts: Sequence[Rendered]) -> Iterator[Tokens | RowError]:
+        """Yields the tokens of texts as indexes of the first form read them.
+
+        Prompt and response are tokenised each by itself, and nothing is added at the start.
+        """
+        parts = []
+        for item in texts:
+            start = item.spans[0][0]
+            for part in (item.text[:start], item.text[start:]):
+                parts.append(self._shortened(Rendered(part, [])).text)
+        ids = iter(ids_of(self._tokenizer, parts))
+        for _ in texts:
+            prompt, response = next(ids), next(ids)
+            scored = np.full(len(prompt) + len(response) + len(self.end), True)
+            scored[: len(prompt)] = self._config.score == "all"
+            yield Tokens(np.array([*prompt, *response, *self.end], dtype=np.int32), scored)
 
     def _shortened(self, item: Rendered) -> Rendered:
         """Returns a text without what is certain to be cut off; with images, as it is."""
@@ -166,18 +189,10 @@ class Formatter:
     def _splits_at_spaces(self) -> bool:
         return splits_at_spaces(self._tokenizer)
 
-    def _joined(self, prompt: list[int], response: list[int]) -> Tokens:
-        """Returns the tokens of a prompt and a response."""
-        end = [self._tokenizer.eos_token_id] if self._config.eos else []
-        ids = np.array([*prompt, *response, *end], dtype=np.int32)
-        scored = np.full(len(ids), self._config.score == "all")
-        scored[len(prompt) :] = True
-        return Tokens(ids, scored)
-
     def _sample(self, source: str, row: Row, tokens: Tokens | RowError) -> Sample:
         if isinstance(tokens, RowError):
             raise tokens
-        whole, bos = tokens, self._tokenizer.bos_token_id
+        whole, bos = tokens, (self.start or [self._tokenizer.bos_token_id])[0]
         images = pictures_of(row, source, self._config)
         if images:
             whole, tokens = self._around_images(source, tokens, images)
@@ -240,14 +255,36 @@ class Formatter:
 
 
 @contextmanager
-def left_out(reject: Reject | None) -> Iterator[None]:
+def left_out(row: Row, reject: Reject | None) -> Iterator[None]:
     """Hands what is wrong with a row to `reject`, if there is one."""
     try:
         yield
     except RowError as error:
         if reject is None:
             raise
-        reject(error)
+        reject(error, row)
+
+
+def start_of(tokenizer: Any, config: FormatConfig) -> list[int]:
+    """Returns the tokens that begin a text without a chat template: those the tokenizer adds."""
+    if not config.bos or config.form == 1 or config.is_chat:
+        return []
+    [bare] = ids_of(tokenizer, ["a"])
+    whole = tokenizer(["a"], return_attention_mask=False, verbose=False)["input_ids"][0]
+    places = range(len(whole) - len(bare) + 1)
+    place = next((i for i in places if whole[i : i + len(bare)] == bare), 0)
+    return list(whole[:place])
+
+
+def end_of(tokenizer: Any, config: FormatConfig) -> list[int]:
+    """Returns the token that ends a text without a chat template, and is scored.
+
+    Where nothing is said of it, a response has it, and a plain text has not.
+    """
+    if config.eos is False or config.is_chat or tokenizer.eos_token_id is None:
+        return []
+    wanted = config.eos or (config.form > 1 and config.text_field is None)
+    return [tokenizer.eos_token_id] if wanted else []
 
 
 def settled(config: FormatConfig, tokenizer: Any, max_length: int) -> FormatConfig:

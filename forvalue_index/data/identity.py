@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.fields import check_text, text_in
+from forvalue_index.data.fields import check_text, text_in, without_nulls
 from forvalue_index.data.images import bare
 from forvalue_index.errors import RowError
 from forvalue_index.records import Row
@@ -25,19 +25,23 @@ LONGEST_KEY = 2000  # bytes: PostgreSQL's indexes take no longer ones
 def content_hash(row: Row, source: str = "row", config: FormatConfig | None = None) -> str:
     """Returns the hash of a row's content, 32 hex digits: equal rows, equal hashes.
 
-    Every field counts, their order does not. Of an image its bytes count, not where they are.
+    Every field counts, their order does not. Of an image its bytes count, not where they are. A
+    null counts as no field, for some kinds of files have it where others have none.
 
     Args:
         row: with its images settled.
         source: where it stands.
-        config: where it may have images; None: nowhere.
+        config: where it may have images, and the form of reading rows; None: no images, and every
+            null counts.
 
     Raises:
         RowError: the row holds something that JSON has no form for, half a surrogate pair, or
             more than can be stored.
     """
-    row = bare(row, config) if config is not None else row
     try:
+        row = bare(row, config) if config is not None else row
+        if config is not None and config.form > 1:
+            row = without_nulls(row)
         text = json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise RowError(source, f"cannot be stored as JSON ({error})") from None

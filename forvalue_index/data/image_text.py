@@ -38,7 +38,10 @@ def with_parts(messages: Sequence[dict[str, Any]], images: int) -> list[dict[str
     """
     result = []
     for message in messages:
-        content = message["content"]
+        content = message.get("content")
+        if content is None:  # a call of tools
+            result.append(message)
+            continue
         if isinstance(content, str):
             content = _parts(content) if images else [{"type": "text", "text": content}]
         # A template sees that there is an image, and needs nothing of it.
@@ -49,7 +52,7 @@ def with_parts(messages: Sequence[dict[str, Any]], images: int) -> list[dict[str
             for part in content
         ]
         result.append(message | {"content": content})
-    named = [p for m in result for p in m["content"] if p.get("type") == "image"]
+    named = [p for m in result for p in m.get("content") or () if p.get("type") == "image"]
     if images and not named:
         asking = [m for m in result if m["role"] == "user"] or result
         asking[0]["content"] = [{"type": "image"}] * images + asking[0]["content"]

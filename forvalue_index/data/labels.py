@@ -54,14 +54,15 @@ class ClassFormatter:
 
         Args:
             rows: rows, each after its place.
-            reject: called with the error of a row that is left out; None: errors are raised.
+            reject: called with the error of a row that is left out, and the row; None: errors are
+                raised.
 
         Raises:
             RowError: a row without usable text, or with a class that the model does not have.
         """
         samples = []
         for source, row in rows:
-            with left_out(reject):
+            with left_out(row, reject):
                 samples.append(self._sample(source, row))
         return samples
 

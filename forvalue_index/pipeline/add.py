@@ -15,7 +15,6 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 
 from forvalue_index.data.ingest import CheckedRows, Rejects, chunks_of
-from forvalue_index.data.labels import RowFormatter
 from forvalue_index.data.rows import Rows
 from forvalue_index.errors import (
     InputError,
@@ -27,7 +26,7 @@ from forvalue_index.model.fidelity import LEAST, MOST, measure
 from forvalue_index.model.fit import UnfitError, fit_vectoriser
 from forvalue_index.pipeline.session import Reader
 from forvalue_index.pipeline.workers import Outcome, Workers
-from forvalue_index.records import Encoded, Fidelity, Row, Sample
+from forvalue_index.records import Encoded, Fidelity, Sample
 from forvalue_index.search.segment import unstorable
 from forvalue_index.store import upkeep
 from forvalue_index.store.layout import REJECTS, storing
@@ -192,7 +191,7 @@ def _prepared(
     if missing and reader.lm.device.type == "cuda":  # it is idle between two chunks
         size *= max(1, min(LARGEST, SMALL // max(1, reader.lm.n_parameters)))
     for chunk in chunks_of(rows, missing, reader.config.format, rejects, size):
-        if samples := _samples(reader.formatter(), chunk, rejects):
+        if samples := reader.formatter().samples(chunk, rejects.add):
             yield samples
 
 
@@ -225,7 +224,7 @@ def _fit(
         # Others come for those that are rejected, as if these had never been there.
         while drawn := set(itertools.islice(order, enough - len(samples))):
             for part in chunks_of(rows, drawn, reader.config.format, rejects, CHUNK):
-                samples += _samples(reader.formatter(), part, rejects)
+                samples += reader.formatter().samples(part, rejects.add)
         if not samples:
             raise InputError(f"none of the rows can be used; the first: {rejects.first}")
         samples.sort(key=lambda sample: sample.content_hash)
@@ -262,21 +261,3 @@ def _usable(
         kept.append(sample)
         encoded.append(item)
     return kept, encoded
-
-
-def _samples(
-    formatter: RowFormatter, rows: list[tuple[str, Row]], rejects: Rejects
-) -> list[Sample]:
-    """Returns the samples of those rows that make one; the others are rejected."""
-    try:
-        return formatter.samples(rows)
-    except RowError:
-        if not rejects.skip:
-            raise
-    samples: list[Sample] = []
-    for place, row in rows:
-        try:
-            samples += formatter.samples([(place, row)])
-        except RowError as error:
-            rejects.add(RowError(place, error.reason), row)
-    return samples

@@ -12,12 +12,13 @@ import numpy as np
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.messages import messages_of
+from forvalue_index.data.tokens import special_tokens
 from forvalue_index.errors import InputError
 from forvalue_index.model.generation import Sampling, end_tokens, generate, text_of
 from forvalue_index.pipeline.session import Reader
 from forvalue_index.records import Row, Sample
 
-STUB = "x"  # stands for the answer while there is none
+STUB = "x"  # stands for the answer of a chat while there is none
 
 
 def respond(
@@ -31,7 +32,7 @@ def respond(
     if reader.lm.task == "classification":
         raise InputError(f"{reader.lm.name} is a classifier and writes no answers: use query")
     row, format = _prompted(prompt, format)
-    [stub] = reader.samples([_answered(row, format, STUB)], format)
+    [stub] = reader.samples([_answered(row, format, _stub(reader, format))], format)
     if stub.truncated:
         raise InputError(
             f"the prompt has more than the {len(stub.input_ids) - 1} tokens that the index reads "
@@ -56,6 +57,15 @@ def respond(
     )
 
 
+def _stub(reader: Reader, format: FormatConfig) -> str:
+    """Returns a text that stands for the answer, and that no token shares with the prompt."""
+    if format.is_chat or format.form == 1:
+        return STUB
+    ends = end_tokens(reader.lm)
+    special = special_tokens(reader.lm.tokenizer).items()
+    return next((text for text, id in special if id not in ends), STUB)
+
+
 def _answer_start(stub: Sample) -> int:
     """Returns where the last run of scored tokens begins."""
     unscored = np.flatnonzero(~stub.scored[: np.flatnonzero(stub.scored)[-1]])
@@ -73,15 +83,18 @@ def _prompted(prompt: str | Row, format: FormatConfig) -> tuple[Row, FormatConfi
 
 def _answered(row: Row, format: FormatConfig, text: str) -> Row:
     """Returns the row with an answer."""
+    if format.messages_field is None and isinstance(row.get(format.prompt_field), list):
+        return row | {format.response_field: [{"role": "assistant", "content": text}]}
     if format.messages_field is None:
         return row | {format.response_field: text}
-    messages = messages_of(row, "the prompt", format.messages_field)
+    messages = messages_of(row, "the prompt", format.messages_field, format.form)
     return row | {format.messages_field: [*messages, {"role": "assistant", "content": text}]}
 
 
 def _with_text(row: Row, format: FormatConfig, text: str) -> Row:
     """Returns an answered row with another answer."""
-    if format.messages_field is None:
-        return row | {format.response_field: text}
-    *messages, answer = row[format.messages_field]
-    return row | {format.messages_field: [*messages, answer | {"content": text}]}
+    field = format.messages_field or format.response_field
+    if not isinstance(row[field], list):
+        return row | {field: text}
+    *messages, answer = row[field]
+    return row | {field: [*messages, answer | {"content": text}]}
