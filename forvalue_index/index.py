@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -24,10 +25,11 @@ from forvalue_index.config import (
     ModelConfig,
     VectorConfig,
 )
-from forvalue_index.data.field_guess import guess_format
+from forvalue_index.data.field_guess import format_of_rows
 from forvalue_index.data.formatter import settled
 from forvalue_index.data.images import with_images
 from forvalue_index.data.ingest import Rejects, check_rows
+from forvalue_index.data.notes import instruct_note
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.errors import (
     IndexMissingError,
@@ -52,6 +54,8 @@ from forvalue_index.store.store import Store, migrate
 from forvalue_index.store.upkeep import CompactReport
 from forvalue_index.system import machine
 from forvalue_index.vectors.vectoriser import Vectoriser
+
+log = logging.getLogger(__name__)
 
 
 class InfluenceIndex:
@@ -115,6 +119,8 @@ class InfluenceIndex:
             lm = load_model(settings, device)
         format = format or FormatConfig()
         length = lm.max_length(format.max_length)
+        if (note := instruct_note(lm.tokenizer, format)) is not None:
+            log.warning("%s", note)
         format = settled(format, lm.tokenizer, length)
         config = IndexConfig(settings, format, vector or VectorConfig())
         store = Store.create(path, config, fingerprint(config, lm), catalog)
@@ -196,7 +202,7 @@ class InfluenceIndex:
         if made:
             require_empty(path)
         rows = open_rows(data)
-        format, vector = format or guess_format(rows)[0], vector or VectorConfig()
+        format, vector = format_of_rows(rows, format), vector or VectorConfig()
         rows = with_images(rows, format)
         with Rejects(on_error) as rejects:
             if made:

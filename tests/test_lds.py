@@ -14,12 +14,12 @@ from conftest import tiny_model, tiny_tokenizer
 from forvalue_index import FormatConfig
 from forvalue_index.analysis.evaluate import subsets as module
 from forvalue_index.analysis.evaluate.lds import foretold, lds
-from forvalue_index.analysis.evaluate.methods import samples_of
 from forvalue_index.analysis.evaluate.subsets import SubsetConfig, SubsetRuns
 from forvalue_index.analysis.evaluate.training import TrainConfig, sample_losses
 from forvalue_index.config import VectorConfig
 from forvalue_index.errors import InputError
 from forvalue_index.model.language_model import LanguageModel, wrap_model
+from forvalue_index.pipeline.session import samples_of
 from forvalue_index.records import Row, Sample
 
 CONFIG = SubsetConfig(train=TrainConfig(epochs=2, learning_rate=2e-3, batch_size=4))

@@ -12,7 +12,6 @@ from conftest import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig
 from forvalue_index.analysis.evaluate.gradients import SKETCH, gradient_scores
-from forvalue_index.analysis.evaluate.methods import samples_of
 from forvalue_index.analysis.evaluate.training import (
     TrainConfig,
     fine_tune,
@@ -22,6 +21,7 @@ from forvalue_index.analysis.evaluate.training import (
 from forvalue_index.errors import InputError, ModelError
 from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.language_model import Checkpoint, LanguageModel, wrap_model
+from forvalue_index.pipeline.session import samples_of
 from forvalue_index.records import Sample
 from forvalue_index.vectors.recipe import Raw
 

@@ -89,6 +89,8 @@ def added(directory: Path, report: AddReport) -> None:
     if report.rejected:
         parts.append(f"{report.rejected:,} rejected (see {escape(str(directory / REJECTS))})")
     notes.print(f"{', '.join(parts)}; {report.samples:,} in {escape(str(directory))}")
+    if report.unused:
+        notes.print(f"Fields not used: {escape(one_line(', '.join(report.unused)))}")
     if report.fidelity is not None and report.added:
         notes.print(f"Stored vectors keep {report.fidelity} that nothing was fitted to.")
     fitted = report.expected_fidelity

@@ -61,6 +61,7 @@ class AddReport:
     """Of the stored vectors of new rows, or where they are few, of the rows that were kept out when
     the projection was learned; None: these were few, too."""
     expected_fidelity: Fidelity | None  # of the rows that were kept out
+    unused: tuple[str, ...] = ()  # fields of the rows that hold something and were not read
 
 
 FRESH = 32
@@ -148,6 +149,7 @@ def add(
         expected=float(store.fingerprint["retained"]),
         fidelity=measured,
         expected_fidelity=expected,
+        unused=checked.unused,
     )
 
 

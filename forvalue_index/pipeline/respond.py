@@ -61,9 +61,16 @@ def _stub(reader: Reader, format: FormatConfig) -> str:
     """Returns a text that stands for the answer, and that no token shares with the prompt."""
     if format.is_chat or format.form == 1:
         return STUB
-    ends = end_tokens(reader.lm)
-    special = special_tokens(reader.lm.tokenizer).items()
-    return next((text for text, id in special if id not in ends), STUB)
+    lm = reader.lm
+    known, unusable = special_tokens(lm.tokenizer), end_tokens(lm)
+    images = "" if lm.vision is None else lm.vision.placeholder
+    first = {text: known[text] for text in (lm.tokenizer.bos_token,) if text in known}
+    usable = (
+        text
+        for text, id in (first | known).items()
+        if id not in unusable and id < lm.head.vocabulary and text != images
+    )
+    return next(usable, STUB)
 
 
 def _answer_start(stub: Sample) -> int:
@@ -76,7 +83,12 @@ def _prompted(prompt: str | Row, format: FormatConfig) -> tuple[Row, FormatConfi
     """Returns the row of a prompt, and the format in which its answer alone is scored."""
     if isinstance(prompt, str):
         prompt, format = {format.prompt_field: prompt}, format.of_kind("prompt_field")
-    elif format.text_field is not None:  # a text that is gone on with is a prompt and a response
+    # A text that is gone on with is a prompt and a response.
+    elif format.text_field is not None or (
+        format.messages_field is not None
+        and format.messages_field not in prompt
+        and format.prompt_field in prompt
+    ):
         format = format.of_kind("prompt_field")
     return prompt, replace(format, score="response", last_turn=True)
 

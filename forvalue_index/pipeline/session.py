@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from forvalue_index.config import FormatConfig, IndexConfig, named
+from forvalue_index.data.field_guess import format_of_queries
+from forvalue_index.data.field_use import uses
 from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.sources import Data, open_rows
@@ -143,20 +145,18 @@ class Reader:
 
     def formatter(self, format: FormatConfig | None = None) -> RowFormatter:
         """Returns what makes samples of rows; `format`: if not as the index's rows."""
-        format, lm = format or self.config.format, self.lm
-        length = lm.max_length(format.max_length)
-        return row_formatter(
-            lm.tokenizer, format, length, lm.head.vocabulary, lm.classes, lm.vision
-        )
+        return formatter_of(self.lm, format or self.config.format)
 
     def samples(self, data: Data, format: FormatConfig | None = None) -> list[Sample]:
-        """Returns queries as samples: tokenised, with the tokens that are scored."""
-        # A query needs no key of its own.
-        format = replace(format or self.config.format, key_field=None)
-        rows = list(with_images(open_rows(data), format))
-        if not rows:
-            raise InputError("there are no queries in the data")
-        return self.formatter(format).samples(rows)
+        """Returns queries as samples: tokenised, with the tokens that are scored.
+
+        Where they lack the fields of the index, these are guessed from their names.
+        """
+        own = self.config.format
+        rows, format = open_rows(data), format or own
+        if uses(format) == uses(own):  # none is named for these rows
+            format = format_of_queries(rows, format)
+        return samples_of(self.lm, rows, format)
 
     def training_samples(self, ids: Iterable[int]) -> list[Sample]:
         """Returns the training samples with these ids, in their order, as they were encoded."""
@@ -227,6 +227,25 @@ class Reader:
             squares = self.encoder.self_influence(samples, self.vectoriser.parts)
             lengths = np.sqrt(np.maximum(squares.astype(np.float64), 0))
         return metric.sizes(lengths, np.array([sample.n_scored for sample in samples]))
+
+
+def formatter_of(lm: LanguageModel, format: FormatConfig) -> RowFormatter:
+    """Returns what makes samples of rows for a model."""
+    length = lm.max_length(format.max_length)
+    return row_formatter(lm.tokenizer, format, length, lm.head.vocabulary, lm.classes, lm.vision)
+
+
+def samples_of(lm: LanguageModel, data: Data, format: FormatConfig) -> list[Sample]:
+    """Returns queries as samples of a model; they need no key of their own.
+
+    Raises:
+        InputError: there are none.
+    """
+    format = replace(format, key_field=None)
+    rows = list(with_images(open_rows(data), format))
+    if not rows:
+        raise InputError("there are no queries in the data")
+    return formatter_of(lm, format).samples(rows)
 
 
 def fingerprint(config: IndexConfig, lm: LanguageModel) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.analysis.evaluate.baselines import require_bm25
-from forvalue_index.analysis.evaluate.methods import influences, rivals, samples_of, temporary_index
+from forvalue_index.analysis.evaluate.methods import influences, rivals, temporary_index
 from forvalue_index.analysis.evaluate.metrics import Figure, spearman
 from forvalue_index.analysis.evaluate.subsets import SubsetConfig, SubsetRuns
 from forvalue_index.analysis.evaluate.training import sample_losses
@@ -25,6 +25,7 @@ from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.errors import InputError
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.pipeline.add import Progress
+from forvalue_index.pipeline.session import samples_of
 from forvalue_index.records import Row, Sample
 
 

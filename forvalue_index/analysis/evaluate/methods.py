@@ -18,7 +18,6 @@ from forvalue_index.analysis.evaluate.baselines import baselines
 from forvalue_index.analysis.evaluate.exact import exact_scores
 from forvalue_index.analysis.evaluate.gradients import gradient_scores
 from forvalue_index.config import FormatConfig, VectorConfig
-from forvalue_index.data.sources import Data
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.metric import METRICS
 from forvalue_index.model.language_model import LanguageModel
@@ -114,15 +113,6 @@ def of_pairs(
 def stored_samples(index: InfluenceIndex, ids: NDArray[np.int64]) -> list[StoredSample]:
     """Returns the training samples with these ids, as the catalogue has them."""
     return list(index.store.catalog.samples(ids.tolist()).values())
-
-
-def samples_of(lm: LanguageModel, data: Data, format: FormatConfig) -> list[Sample]:
-    """Returns the samples that an index of a model and a format would make of rows."""
-    with (
-        tempfile.TemporaryDirectory(prefix="forvalue-") as folder,
-        InfluenceIndex.create(Path(folder) / "index", lm, format=format) as index,
-    ):
-        return index.samples(data)
 
 
 @contextmanager

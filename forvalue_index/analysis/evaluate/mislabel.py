@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from forvalue_index.analysis.audit.audit import audit_scores
 from forvalue_index.analysis.evaluate.baselines import require_bm25
-from forvalue_index.analysis.evaluate.methods import influences, rivals, samples_of, temporary_index
+from forvalue_index.analysis.evaluate.methods import influences, rivals, temporary_index
 from forvalue_index.analysis.evaluate.metrics import Figure, auc, recall
 from forvalue_index.analysis.evaluate.training import TrainConfig, fine_tune
 from forvalue_index.analysis.field_values import label
@@ -27,6 +27,7 @@ from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.pipeline.add import Progress
+from forvalue_index.pipeline.session import samples_of
 from forvalue_index.records import Row, StoredSample
 
 Values = NDArray[Any]  # [n], higher is more likely right
