@@ -35,7 +35,7 @@ def lm(request: pytest.FixtureRequest) -> LanguageModel:
 
 @pytest.fixture()
 def samples(lm: LanguageModel, rows: list[dict[str, Any]]) -> list[Sample]:
-    return samples_of(lm, rows[:20], FormatConfig())
+    return samples_of(lm, rows[:20], FormatConfig(eos=False))
 
 
 def weights(lm: LanguageModel) -> list[torch.Tensor]:

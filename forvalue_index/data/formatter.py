@@ -106,7 +106,7 @@ class Formatter:
         if self._config.form == 1 and self._chat is None:
             made = self._in_two_parts([item for _, _, item in texts])
         else:
-            made = self._whole([(source, item) for source, _, item in texts])
+            made = self._tokens([(source, item) for source, _, item in texts])
         samples = []
         for (source, row, _), tokens in zip(texts, made, strict=True):
             with left_out(row, reject):
@@ -138,7 +138,7 @@ class Formatter:
         prompt, response = texts_of(row, source, self._config)
         return Rendered(prompt + response, [(len(prompt), len(prompt) + len(response))])
 
-    def _whole(self, texts: Sequence[tuple[str, Rendered]]) -> Iterator[Tokens | RowError]:
+    def _tokens(self, texts: Sequence[tuple[str, Rendered]]) -> Iterator[Tokens | RowError]:
         """Yields the tokens of texts, or what is wrong with them."""
         made = tokenise(
             self._tokenizer, [(source, self._shortened(item)) for source, item in texts]
