@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from chat_templates import tokenizer
-from test_cli import run
+from test_cli import run, write
 from transformers import LlamaConfig
 
 FOLDER = Path(__file__).parent / "assets" / "chat"
@@ -59,3 +59,24 @@ def test_rows_that_would_lose_something_are_refused(models: dict[str, Path]) -> 
     assert len(said) == len(reasons) == len(rows.read_text().splitlines())
     for number, (line, reason) in enumerate(zip(said, reasons, strict=True), start=1):
         assert f"refused.jsonl:{number}: {reason}" in line
+
+
+def test_what_a_template_leaves_out_is_said(models: dict[str, Path], tmp_path: Path) -> None:
+    """A template like DeepSeek's writes no tools, and nothing of a role that it does not know."""
+    asked, answer = {"role": "user", "content": "Time?"}, {"role": "assistant", "content": "Noon."}
+    tool = {"type": "function", "function": {"name": "clock"}}
+    odd = {"role": "critic", "content": "Well said."}
+    call = {"function": {"name": "clock", "arguments": {}}}
+    called = {"role": "assistant", "content": "I look.", "tool_calls": [call]}
+    rows = [
+        {"messages": [asked, answer], "tools": [tool]},
+        {"messages": [asked, answer, odd]},
+        {"messages": [asked, called]},
+    ]
+    path = write(tmp_path / "rows.jsonl", rows)
+    result = run("preview", path, "--model", models["deepseek"], "-n", 3)
+    assert "rows.jsonl:1: the chat template leaves out the tool 'clock'" in result.stderr
+    assert "rows.jsonl:2: the chat template leaves out message 2 (role 'critic')" in result.stderr
+    assert "rows.jsonl:3: the chat template leaves out the call of 'clock'" in result.stderr
+    result = run("preview", path, "--model", models["deepseek"], "--ignore-field", "tools")
+    assert "<s><|user|>Time?<|assistant|>⟦Noon.</s>⟧" in result.stdout

@@ -20,7 +20,7 @@ from datetime import date
 from typing import Any
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.chat_check import require_written
+from forvalue_index.data.chat_check import require_tools, require_written
 from forvalue_index.data.messages import (
     CALL,
     Message,
@@ -112,6 +112,7 @@ class ChatTemplate:
         else:
             spans = self._scored(conversation, every, turns, whole, marks, source)
         if self._config.form > 1:
+            require_tools(conversation.tools or [], whole, source)
             require_written(messages, whole, source)
         return Rendered(whole, [span for span in spans if span[0] < span[1]])
 

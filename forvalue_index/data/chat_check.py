@@ -39,8 +39,23 @@ def require_written(messages: Sequence[Message], whole: str, source: str) -> Non
                 place = found
 
 
-def _names_called(calls: list[Message]) -> list[str]:
-    """Returns the names of the functions that are called, in order."""
+def require_tools(tools: Sequence[Message], whole: str, source: str) -> None:
+    """Checks that a template wrote the tools that a conversation may use.
+
+    Raises:
+        RowError: it left one out.
+    """
+    for name in _names_called(tools):
+        if _called(whole, name, 0) is None:
+            raise RowError(
+                source,
+                f"the chat template leaves out the tool {name!r}: use one that writes tools "
+                "(--chat-template FILE), or --ignore-field tools if it was trained without them",
+            )
+
+
+def _names_called(calls: Sequence[Message]) -> list[str]:
+    """Returns the names of functions in calls or in tools, in order."""
     functions = [call.get("function", call) for call in calls]
     names = [function.get("name") for function in functions if isinstance(function, dict)]
     return [name for name in names if isinstance(name, str)]
