@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_templates import tokenizer
-from test_cli import run, write
+from helpers.chat_templates import tokenizer
+from helpers.cli import run, write
 from transformers import LlamaConfig
 
 FOLDER = Path(__file__).parent / "assets" / "chat"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_templates import tokenizer as of_bytes
-from conftest import SIZES, tiny_model, tiny_tokenizer
-from indexes import SMALL
-from test_cli import run, run_well, write
+from helpers.chat_templates import tokenizer as of_bytes
+from helpers.cli import run, run_well, write
+from helpers.indexes import SMALL
+from helpers.models import SIZES, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 

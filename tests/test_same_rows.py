@@ -13,10 +13,10 @@ import pandas
 import pyarrow as pa
 import pytest
 import torch
-from chat_templates import tokenizer
-from conftest import SIZES
-from indexes import SMALL
-from row_files import WRITERS, to_csv, to_jsonl
+from helpers.chat_templates import tokenizer
+from helpers.indexes import SMALL
+from helpers.models import SIZES
+from helpers.row_files import WRITERS, to_csv, to_jsonl
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from forvalue_index import FormatConfig, InfluenceIndex, wrap_model
@@ -100,7 +100,7 @@ def read(folder: Path, data: Any, lm: LanguageModel, **settings: Any) -> Found:
     format = FormatConfig(**settings) if settings else None
     index, _ = InfluenceIndex.build(folder / "index", data, lm, format=format, vector=SMALL)
     with index:
-        ids = sorted(index.store.catalog.samples(index.flat.ids.tolist()))
+        ids = sorted(index.store.catalog.samples(index.snapshot.ids.tolist()))
         samples = index.training_samples(ids)
         keys = [sample.key for sample in samples]
         order = np.argsort(keys)

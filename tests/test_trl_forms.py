@@ -8,8 +8,8 @@ from typing import Any
 
 import datasets
 import pytest
-from chat_templates import tokenizer
-from conftest import SIZES
+from helpers.chat_templates import tokenizer
+from helpers.models import SIZES
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from forvalue_index.config import FormatConfig

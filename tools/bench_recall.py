@@ -44,7 +44,7 @@ from make_facts import STYLES, make_study, write_jsonl
 from forvalue_index import FormatConfig
 from forvalue_index.analysis.evaluate.metrics import auc
 from forvalue_index.analysis.evaluate.mislabel import corrupt
-from forvalue_index.analysis.evaluate.recall import found, gold_of
+from forvalue_index.analysis.evaluate.recall import gold_of, source_figures
 from forvalue_index.config import RECIPES, ModelConfig, VectorConfig
 from forvalue_index.data.sources import open_rows
 from forvalue_index.model.language_model import LanguageModel, load_model
@@ -107,7 +107,7 @@ def judge_sources(
         gold = gold_of(queries, stored, field)
 
         def figures(scores: Scores) -> Figures:
-            result = asdict(found(scores, gold))
+            result = asdict(source_figures(scores, gold))
             return {name: result[name]["mean"] for name in names}
 
         return figures

@@ -22,7 +22,7 @@ from rich.table import Table
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.evaluate.baselines import baselines
 from forvalue_index.analysis.evaluate.exact import exact_scores, reranked
-from forvalue_index.analysis.evaluate.methods import of_pairs, stored_samples
+from forvalue_index.analysis.evaluate.methods import all_stored, by_metric
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row, Sample, StoredSample
 
@@ -100,13 +100,13 @@ def measure(
             ):
                 queries = index.samples(task.queries)
                 ids, scores = index.scores(queries)
-                rows = stored_samples(index, ids)
+                rows = all_stored(index)
                 judge = task.judge(queries, rows)
                 n_scored = np.array([row.n_scored for row in rows])
-                stored = dict(of_pairs(scores, np.array([row.norm for row in rows]), n_scored))
+                stored = dict(by_metric(scores, np.array([row.norm for row in rows]), n_scored))
                 if not exact:  # the same for every size
                     true = exact_scores(index, queries, ids)
-                    exact = dict(of_pairs(true.scores, true.sample_lengths, n_scored))
+                    exact = dict(by_metric(true.scores, true.sample_lengths, n_scored))
                     yield from (result(recipe, EXACT, metric, exact[metric]) for metric in wanted)
                     if recipe == recipes[0]:
                         for name, others in _baselines(task, index, queries, rows):

@@ -1,4 +1,4 @@
-"""What the model itself answers, as a query: the very tokens that it made are those scored.
+"""The model's own answer as a query: the tokens that it generated are scored.
 
 row -> prompt tokens -> generation -> sample
 """
@@ -15,24 +15,25 @@ from forvalue_index.data.messages import messages_of
 from forvalue_index.data.tokens import special_tokens
 from forvalue_index.errors import InputError
 from forvalue_index.model.generation import Sampling, end_tokens, generate, text_of
-from forvalue_index.pipeline.session import Reader
+from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Row, Sample
 
-STUB = "x"  # stands for the answer of a chat while there is none
+STUB = "x"  # the answer of a chat, before there is one
 
 
 def respond(
-    reader: Reader,
+    session: Session,
     prompt: str | Row,
-    format: FormatConfig,
-    sampling: Sampling,
+    sampling: Sampling | None,
+    format: FormatConfig | None,
     report: Callable[[str], None] | None,
 ) -> Sample:
     """Returns a row with the model's answer; see `InfluenceIndex.respond`."""
-    if reader.lm.task == "classification":
-        raise InputError(f"{reader.lm.name} is a classifier and writes no answers: use query")
-    row, format = _prompted(prompt, format)
-    [stub] = reader.samples([_answered(row, format, _stub(reader, format))], format)
+    if session.lm.task == "classification":
+        raise InputError(f"{session.lm.name} is a classifier and writes no answers: use query")
+    row, format = _prompted(prompt, format or session.config.format)
+    stand_in = _stub(session, format)
+    [stub] = session.samples([_answered(row, format, stand_in)], format)
     if stub.truncated:
         raise InputError(
             f"the prompt has more than the {len(stub.input_ids) - 1} tokens that the index reads "
@@ -40,10 +41,10 @@ def respond(
         )
     ids = stub.input_ids[: _answer_start(stub)]
     unanswered = replace(stub, input_ids=ids, scored=np.zeros(len(ids), np.bool_))
-    made = generate(reader.lm, unanswered, sampling, report)
-    text = text_of(reader.lm, unanswered, made)
+    made = generate(session.lm, unanswered, sampling or Sampling(), report)
+    text = text_of(session.lm, unanswered, made)
     # The end of an answer counts where it counts in the rows of the index.
-    if made[-1] in end_tokens(reader.lm) and made[-1] not in stub.input_ids[stub.scored]:
+    if made[-1] in end_tokens(session.lm) and made[-1] not in stub.input_ids[stub.scored]:
         made = made[:-1]
     if not text:
         raise InputError(
@@ -57,11 +58,11 @@ def respond(
     )
 
 
-def _stub(reader: Reader, format: FormatConfig) -> str:
+def _stub(session: Session, format: FormatConfig) -> str:
     """Returns a text that stands for the answer, and that no token shares with the prompt."""
     if format.is_chat or format.form == 1:
         return STUB
-    lm = reader.lm
+    lm = session.lm
     known, unusable = special_tokens(lm.tokenizer), end_tokens(lm)
     images = "" if lm.vision is None else lm.vision.placeholder
     first = {text: known[text] for text in (lm.tokenizer.bos_token,) if text in known}
