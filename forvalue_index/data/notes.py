@@ -30,6 +30,8 @@ def reading_notes(tokenizer: Any, config: FormatConfig) -> list[str]:
     if end := end_of(tokenizer, config):
         added = tokenizer.decode(end)
         notes.append(f"{added} is added at the end of each row and scored: --no-eos leaves it out")
+    elif config.text_field is not None and config.eos is None:
+        notes.append("No end token is added to plain text: --add-eos adds it, as TRL does")
     if (note := instruct_note(tokenizer, config)) is not None:
         notes.append(note)
     return notes

@@ -93,7 +93,9 @@ def _opened(data: Data, split: str | None, subset: str | None) -> Rows:
         return DatasetRows(choose_split(data, "the data set", split))
     if isinstance(data, dict):
         return MemoryRows([data])
-    if hasattr(data, "iloc"):  # a DataFrame of pandas, whose own kinds of nothing become None
+    if hasattr(data, "iloc") and hasattr(
+        data, "columns"
+    ):  # a DataFrame of pandas, whose own kinds of nothing become None
         frame: Any = data
         require_distinct(list(frame.columns), "the data frame")
         return MemoryRows(frame.astype(object).where(frame.notna(), None).to_dict("records"))
