@@ -124,7 +124,14 @@ class Formatter:
                 )
             if self._chat is None:
                 return self._pair(row, source)
-            return self._chat.render(conversation_of(row, source, self._config), source)
+            talk = conversation_of(row, source, self._config)
+            if self._config.form > 1 and any(
+                isinstance(message.get("content"), list) for message in talk.messages
+            ):
+                raise RowError(
+                    source, "a message has an image in it, but the model reads text only"
+                )
+            return self._chat.render(talk, source)
         if self._chat is not None:
             talk = conversation_of(row, source, self._config)
             talk = replace(talk, messages=with_parts(talk.messages, len(pictures)))

@@ -41,6 +41,9 @@ ROLES = {
 SAYING = ("tool_calls", "reasoning_content", "reasoning", "thinking")
 """What a turn without content may have instead."""
 
+IMAGE_PARTS = ("image", "image_url")
+"""Types of parts of a content that are images."""
+
 _FIRST_FORM = ("human", "gpt", "chatgpt", "model", "function", "function_response", "observation")
 
 
@@ -97,6 +100,9 @@ def _content(content: Any, source: str, place: str) -> str | list[Any]:
     if isinstance(content, list) and all(is_text(part) for part in content):
         return "".join(part["text"] for part in content)
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        unread = [part.get("type") for part in content if not is_text(part)]
+        if wrong := [kind for kind in unread if kind not in IMAGE_PARTS]:
+            raise RowError(source, f"{place} has a part of type {wrong[0]!r}, which is not read")
         return content
     if not isinstance(content, str):
         raise RowError(source, f"the content of {place} is {type(content).__name__}, not text")
