@@ -17,6 +17,7 @@ TRUNCATIONS = ("unscored", "start", "end")  # what goes first when a row is too 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ON_ERROR = ("stop", "skip")  # what is done about a row that cannot be used
 TASKS = ("auto", "causal", "classification", "image-text")
+FORMS = (1, 2)  # of reading rows: an index keeps the one that it was made with
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +82,25 @@ class FormatConfig:
     chat_template: str | None = None  # Jinja; None: the tokenizer's own, as it is at creation
     score: str = "response"
     last_turn: bool = False  # of the assistant's turns only the last is scored
-    eos: bool | None = None  # the end is scored; None: as the chat template has it, else not
+    eos: bool | None = None
+    """Whether the end of a response is scored. None: in a chat, as the template has it; of a prompt
+    and a response, yes, as trainers do; of plain text, no."""
     truncate: str = "unscored"
     max_length: int | None = None  # in tokens; None: the model's own limit, at most 2048
+    bos: bool = True  # without a chat template: what the tokenizer adds at the start is there
+    template_args: tuple[str, ...] = ()  # NAME=VALUE, for the chat template; JSON, or else text
+    ignored_fields: tuple[str, ...] = ()  # that have a meaning for trainers and are left out
+    form: int = field(default=2, metadata={"before": 1})
+    """2: a prompt and a response are one text to the tokenizer, its start token is added, the end
+    is scored, nulls in nested values are as if they were not there, and fields that have a meaning
+    are honoured or refused. 1: none of these."""
 
     def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise InputError(f"form {self.form!r} of reading rows is not one of {FORMS}")
+        for argument in self.template_args:
+            if not argument.partition("=")[1]:
+                raise InputError(f"template argument {argument!r} is not NAME=VALUE")
         if self.score not in SCORES:
             raise InputError(f"score {self.score!r} is not one of {', '.join(SCORES)}")
         if self.truncate not in TRUNCATIONS:
@@ -107,9 +122,12 @@ class FormatConfig:
 
         Which field that is, is left as it is. A prompt and a response go through the chat template
         where conversations do, and a template for prompts is for the rows that it was made for.
+        The end of a response is scored where the ends of the index's own rows are.
         """
+        endless = self.text_field is not None and field == "prompt_field" and self.eos is None
         return replace(
             self,
+            eos=False if endless and self.form > 1 else self.eos,
             text_field=self.text_field if field == "text_field" else None,
             messages_field=self.messages_field if field == "messages_field" else None,
             template=None,

@@ -110,15 +110,16 @@ def test_draws_depend_on_the_seed_alone(index: InfluenceIndex) -> None:
     assert draw(3, temperature=1e-4) == greedy
 
 
-@pytest.mark.parametrize("eos", [None, True])
+@pytest.mark.parametrize("eos", [None, False, True])
 def test_the_end_counts_where_it_counts_in_the_rows(
     tmp_path: Path, rows: list[Row], eos: bool | None
 ) -> None:
     with build(tmp_path / "i", rows, language_model(end_after=4), eos=eos) as index:
         sample = index.respond(PROMPT)
-        assert sample.n_scored == (5 if eos else 4)
+        scored = eos is not False
+        assert sample.n_scored == (5 if scored else 4)
         end = index.lm.tokenizer.eos_token_id
-        assert (sample.input_ids[-1] == end) == bool(eos)
+        assert (sample.input_ids[-1] == end) == scored
         assert "</s>" not in sample.row["response"]
 
 
@@ -196,7 +197,7 @@ def built(tmp_path: Path, rows: list[Row], model_dir: Path) -> Path:
     train = write(tmp_path / "train.jsonl", rows)
     run_well(
         *("build", train, "--index", path, "--model", model_dir),
-        *("--key-field", "id", "--dim", 32, "--sketch-dim", 256),
+        *("--key-field", "id", "--dim", 32, "--sketch-dim", 256, "--no-eos"),
     )
     return path
 
@@ -242,7 +243,7 @@ def test_ask_says_what_is_wrong(built: Path, tmp_path: Path) -> None:
     assert_one_line(run(*ask, "--prompt", "a" * 70), "the prompt has more than the 63 tokens")
     two = write(tmp_path / "two.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
     assert_one_line(run(*ask, "--data", two), "holds 2 rows: ask takes one at a time")
-    other = write(tmp_path / "other.jsonl", [{"question": "a"}])
+    other = write(tmp_path / "other.jsonl", [{"q": "a"}])
     assert_one_line(run(*ask, "--data", other), "no field 'prompt'")
     for wrong in ([], ["--prompt", "a", "--data", "b"], ["--prompt", "a", "--tokens", "x:1"]):
         assert run(*ask, *wrong).exit_code == 2

@@ -25,7 +25,8 @@ from helpers.chat_templates import (
 )
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatter import Formatter, texts_of
+from forvalue_index.data.formatter import Formatter
+from forvalue_index.data.row_text import texts_of
 from forvalue_index.errors import RowError
 from forvalue_index.records import Row, Sample
 
@@ -39,7 +40,7 @@ ZEPHYR = """\
 
 PLAIN = """\
 {%- for message in messages %}
-{{- '### ' + message.role + ':\\n' + message.content }}
+{{- '### ' + message.role + ':\\n' + (message.content or '') }}
 {{- message.tool_calls | tojson if message.tool_calls else '' }}
 {{- '\\n' }}
 {%- endfor %}"""
@@ -320,7 +321,7 @@ def test_a_system_prompt_that_moves_is_noticed() -> None:
 def test_tool_calls_are_the_assistants_and_results_are_not() -> None:
     template = QWEN25.replace(
         "message.content + '<|im_end|>",
-        "message.content + (message.tool_calls | tojson if message.tool_calls else '') "
+        "(message.content or '') + (message.tool_calls | tojson if message.tool_calls else '') "
         "+ '<|im_end|>",
     )
     called = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}
@@ -333,7 +334,8 @@ def test_tools_of_a_row_reach_the_template() -> None:
     tokens = tokenizer("{{ tools | tojson if tools else 'none' }}" + LLAMA3)
     formatter = Formatter(tokens, FormatConfig(messages_field="messages"), 512)
     row: Row = {"messages": chat("u: Hi", "a: Yo"), "tools": [{"name": "f"}]}
-    with_tools, without = formatter.samples([("f:1", row), ("f:2", row | {"tools": "hammer"})])
+    other = row | {"tools": []}
+    with_tools, without = formatter.samples([("f:1", row), ("f:2", other)])
     assert marked(with_tools).startswith('[{"name": "f"}]')
     assert marked(without).startswith("none")
 

@@ -9,8 +9,9 @@ import pytest
 from helpers.chat_templates import GEMMA, QWEN25, TWO, chat, marked, sample, tokenizer
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.chat import messages_of
-from forvalue_index.data.formatter import Formatter, settled, texts_of
+from forvalue_index.data.formatter import Formatter, settled
+from forvalue_index.data.messages import messages_of
+from forvalue_index.data.row_text import texts_of
 from forvalue_index.errors import InputError, RowError
 
 # -- too long ----------------------------------------------------------------------------------
@@ -87,7 +88,7 @@ def test_bad_rows_are_left_out_when_somebody_takes_them() -> None:
     rows = [chat("u: Hi", "a: Yo"), chat("u: Hi"), chat("u: Hi", "a: No.")]
     refused: list[RowError] = []
     numbered = [(f"f:{i}", {"messages": value}) for i, value in enumerate(rows)]
-    made = formatter.samples(numbered, refused.append)
+    made = formatter.samples(numbered, lambda error, _: refused.append(error))
     assert [item.source for item in made] == ["f:0", "f:2"]
     assert [error.source for error in refused] == ["f:1"]
     assert "⟦No.<end_of_turn>⟧" in marked(made[1])

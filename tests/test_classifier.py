@@ -212,7 +212,8 @@ def test_an_unknown_class_says_which_there_are() -> None:
 def test_a_bad_row_can_be_left_out() -> None:
     rows = [("f:1", {"text": "ab", "label": "best"}), ("f:2", {"text": "ab", "label": "bad"})]
     left: list[RowError] = []
-    assert [sample.source for sample in formatter().samples(rows, left.append)] == ["f:2"]
+    made = formatter().samples(rows, lambda error, _: left.append(error))
+    assert [sample.source for sample in made] == ["f:2"]
     assert [error.source for error in left] == ["f:1"]
 
 

@@ -36,7 +36,7 @@ def build(path: Path, rows: list[Row], recipe: str = "balanced") -> InfluenceInd
     index = InfluenceIndex.create(
         path,
         wrap_model(tiny_model("llama"), tiny_tokenizer()),
-        format=FormatConfig(key_field="id"),
+        format=FormatConfig(key_field="id", eos=False),
         vector=VectorConfig(recipe=recipe, dim=32, sketch_dim=256),
     )
     index.add(rows)
@@ -325,7 +325,7 @@ def built(tmp_path: Path, rows: list[Row], model_dir: Path) -> Path:
     train = write(tmp_path / "train.jsonl", rows)
     run_well(
         *("build", train, "--index", path, "--model", model_dir),
-        *("--key-field", "id", "--dim", 32, "--sketch-dim", 256),
+        *("--key-field", "id", "--dim", 32, "--sketch-dim", 256, "--no-eos"),
     )
     return path
 

@@ -10,7 +10,8 @@ import pytest
 from helpers.models import tiny_tokenizer
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatter import Formatter, content_hash, key_of
+from forvalue_index.data.formatter import Formatter
+from forvalue_index.data.identity import content_hash, key_of
 from forvalue_index.data.tokens import Tokens, cut
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row, Sample
@@ -19,7 +20,9 @@ TOKENIZER = tiny_tokenizer()
 
 
 def sample_of(row: Row, max_length: int = 64, **settings: Any) -> Sample:
-    return Formatter(TOKENIZER, FormatConfig(**settings), max_length).samples([("f:1", row)])[0]
+    """The sample of a row; without an end token, unless a test says otherwise."""
+    config = FormatConfig(**{"eos": False} | settings)
+    return Formatter(TOKENIZER, config, max_length).samples([("f:1", row)])[0]
 
 
 def text_of(sample: Sample) -> str:
@@ -45,9 +48,13 @@ def test_a_response_without_a_prompt_is_scored_after_its_first_token() -> None:
     assert scored_text(sample_of({"prompt": "", "response": "abcd"})) == "bcd"
 
 
-def test_end_token_is_added_and_scored_when_asked() -> None:
-    sample = sample_of({"prompt": "ab", "response": "cd"}, eos=True)
-    assert scored_text(sample) == "cd</s>"
+def test_the_end_of_a_response_is_scored_and_that_of_plain_text_when_asked() -> None:
+    for eos in (None, True):
+        assert scored_text(sample_of({"prompt": "ab", "response": "cd"}, eos=eos)) == "cd</s>"
+        written = {"prompt": "ab", "response": "cd</s>"}  # it is there already
+        assert scored_text(sample_of(written, eos=eos)) == "cd</s>"
+    assert scored_text(sample_of({"text": "ab"}, text_field="text", eos=None)) == "b"
+    assert scored_text(sample_of({"text": "ab"}, text_field="text", eos=True)) == "b</s>"
 
 
 def test_numbers_are_text() -> None:
@@ -211,7 +218,7 @@ def test_a_pad_token_is_never_needed() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.pad_token = None
     rows = [("f:1", {"prompt": "a", "response": "b"}), ("f:2", {"prompt": "abc", "response": "d"})]
-    samples = Formatter(tokenizer, FormatConfig(), 8).samples(rows)
+    samples = Formatter(tokenizer, FormatConfig(eos=False), 8).samples(rows)
     assert [len(sample.input_ids) for sample in samples] == [2, 4]
 
 

@@ -15,6 +15,7 @@ from forvalue_index.data.field_guess import guess, guess_format
 from forvalue_index.data.sources import open_rows
 from forvalue_index.errors import InputError
 from forvalue_index.model.language_model import LanguageModel
+from forvalue_index.pipeline.hybrid import text_of
 from forvalue_index.records import Row
 
 
@@ -121,3 +122,73 @@ def test_the_guess_is_printed_kept_and_overridden(
     result = run("build", path, "--index", tmp_path / "k", *made)
     assert result.exit_code == 1
     assert "do not tell which to read (a, b): give --prompt-field" in result.stderr
+
+
+# -- formats and queries in Python, as on the command line --------------------------------------
+
+
+def test_a_format_that_names_no_fields_has_them_guessed(
+    tmp_path: Path, lm: LanguageModel, rows: list[Row]
+) -> None:
+    renamed = [{"question": r["prompt"], "answer": r["response"], "id": r["id"]} for r in rows]
+    format = FormatConfig(key_field="id", eos=False)
+    index, _ = InfluenceIndex.build(tmp_path / "i", renamed, lm, format=format, vector=SMALL)
+    with index:
+        found = index.config.format
+        assert (found.prompt_field, found.response_field) == ("question", "answer")
+        assert (found.key_field, found.eos) == ("id", False)
+    named = FormatConfig(prompt_field="ask")
+    with pytest.raises(InputError, match="no field 'ask'"):
+        InfluenceIndex.build(tmp_path / "j", renamed, lm, format=named, vector=SMALL)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "text", "chat"])
+def test_queries_that_lack_the_fields_of_an_index_are_guessed(
+    kind: str, tmp_path: Path, lm: LanguageModel, rows: list[Row]
+) -> None:
+    template = "{% for m in messages %}{{ m.role[0] + m.content }}{% endfor %}"
+    template += "{% if add_generation_prompt %}a{% endif %}"
+    data: list[Row] = [{"ask": r["prompt"], "say": r["response"]} for r in rows]
+    format = FormatConfig(prompt_field="ask", response_field="say")
+    if kind == "text":
+        data, format = [{"text": r["prompt"] + r["response"]} for r in rows], None
+    if kind == "chat":
+        data = [{"messages": pair(r["prompt"], r["response"])} for r in rows]
+        format = FormatConfig(messages_field="messages", chat_template=template)
+    index, _ = InfluenceIndex.build(tmp_path / "i", data, lm, format=format, vector=SMALL)
+    asked, said = rows[3]["prompt"], rows[3]["response"]
+    with index:
+        [sample] = index.samples({"question": asked, "answer": said})
+        text = lm.tokenizer.decode(sample.input_ids)
+        scored = lm.tokenizer.decode(sample.input_ids[sample.scored])
+        expected = {
+            "pairs": (f"{asked}{said}</s>", f"{said}</s>"),
+            "text": (asked + said, said),  # the rows have no end
+            "chat": (f"u{asked}a{said}", said),
+        }
+        assert (text, scored) == expected[kind]
+        path = to_jsonl(tmp_path / "q.jsonl", [{"question": asked, "answer": said}])
+        assert [hit.key for hit in index.query(path, 3)] == [h.key for h in index.query(sample, 3)]
+        assert said.strip() in text_of(sample, index.config.format)  # for its words
+        with pytest.raises(InputError, match="no field"):
+            index.samples({"a": asked, "b": said})
+
+
+def pair(asked: str, said: str) -> list[Row]:
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+
+
+def test_trls_conversational_form_is_a_chat() -> None:
+    row = {"prompt": pair("a", "b")[:1], "completion": pair("a", "b")[1:]}
+    settings, words = guess(row)
+    assert settings["chat"] is True and words.startswith("messages of the prompt")
+
+
+def test_data_that_is_no_rows_says_what_is(tmp_path: Path, lm: LanguageModel) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list([{"prompt": "a", "response": "b"}])
+    several = datasets.DatasetDict(train=rows, test=rows)
+    with pytest.raises(InputError, match=r"splits train, test; .* split"):
+        InfluenceIndex.build(tmp_path / "i", several, lm)
+    with pytest.raises(InputError, match="data is int, but must be paths, rows"):
+        open_rows(5)  # type: ignore[arg-type]

@@ -27,7 +27,8 @@ from PIL import EpsImagePlugin, Image
 from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.cli import main
 from forvalue_index.data import images
-from forvalue_index.data.formatter import Formatter, content_hash
+from forvalue_index.data.formatter import Formatter
+from forvalue_index.data.identity import content_hash
 from forvalue_index.data.images import Known, settle
 from forvalue_index.errors import CorruptIndexError, RowError
 from forvalue_index.model import vision

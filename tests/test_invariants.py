@@ -11,7 +11,8 @@ from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.config import RECIPES, SKETCHES
-from forvalue_index.data.formatter import Formatter, content_hash
+from forvalue_index.data.formatter import Formatter
+from forvalue_index.data.identity import content_hash
 from forvalue_index.model.batching import collate
 from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.fit import fit_vectoriser

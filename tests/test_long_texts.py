@@ -17,6 +17,7 @@ from forvalue_index.config import TRUNCATIONS, FormatConfig
 from forvalue_index.data import formatter as formatter_module
 from forvalue_index.data.formatter import Formatter
 from forvalue_index.data.tokens import Rendered, cut, shortened, splits_at_spaces, tokenise
+from forvalue_index.errors import RowError
 from forvalue_index.records import Row, Sample
 
 CHATML = (
@@ -145,7 +146,7 @@ def test_a_long_row_is_the_same_sample_and_costs_no_more_tokens(
         monkeypatch.setattr(formatter, "_tokens", noted)
         try:
             return formatter.samples([("f:1", row)])[0]
-        except formatter_module.RowError as error:
+        except RowError as error:
             return str(error)
 
     short = sample()

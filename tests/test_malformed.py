@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig
-from forvalue_index.data.formatter import DEEPEST, LONGEST_KEY, content_hash
+from forvalue_index.data.identity import DEEPEST, LONGEST_KEY, content_hash
 from forvalue_index.data.ingest import Rejects, check_rows
 from forvalue_index.data.sources import open_rows
 from forvalue_index.errors import InputError, ModelError, RowError
@@ -123,7 +123,7 @@ def test_what_is_just_kept(kept: InfluenceIndex) -> None:
 
 
 def test_too_large_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forvalue_index.data.formatter.LARGEST_ROW", 100)
+    monkeypatch.setattr("forvalue_index.data.identity.LARGEST_ROW", 100)
     content_hash({"a": "x" * 80})
     with pytest.raises(RowError, match="has 108 characters as JSON, but at most 100 are stored"):
         content_hash({"a": "x" * 100})

@@ -16,6 +16,7 @@ from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.data.formatter import Formatter
+from forvalue_index.data.tokens import Rendered
 from forvalue_index.errors import ModelError, RowError, StorageError
 from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.fit import fit_vectoriser
@@ -387,15 +388,14 @@ def test_an_interruption_while_encoding_lets_the_last_commit_end(
 def test_a_row_that_cannot_be_tokenised_stops_after_the_chunks_before_it(
     index: InfluenceIndex, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    samples = Formatter.samples
+    text = Formatter._text
 
-    def picky(self: Formatter, found: list[tuple[str, Row]]) -> list[Sample]:
-        for place, row in found:
-            if row["n"] == 15:
-                raise RowError(place, "unwanted")
-        return samples(self, found)
+    def picky(self: Formatter, row: Row, source: str) -> Rendered:
+        if row["n"] == 15:
+            raise RowError(source, "unwanted")
+        return text(self, row, source)
 
-    monkeypatch.setattr(Formatter, "samples", picky)
+    monkeypatch.setattr(Formatter, "_text", picky)
     with pytest.raises(RowError, match="row 16: unwanted"):
         index.add(rows)
     assert not working("ahead", "commit")

@@ -142,14 +142,15 @@ def test_a_model_or_length_that_is_not_there(rows: list[Row], model_dir: Path) -
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--prompt-field", "q", "--response-field", "r"), "Hi⟦Yo⟧"),
+        (("--prompt-field", "q", "--response-field", "r"), "Hi⟦Yo</s>⟧"),
+        (("--prompt-field", "q", "--response-field", "r", "--no-eos"), "Hi⟦Yo⟧"),
         (("--prompt-field", "q", "--response-field", "r", "--add-eos"), "Hi⟦Yo</s>⟧"),
-        (("--prompt-field", "q", "--response-field", "r", "--score", "all"), "H⟦iYo⟧"),
+        (("--prompt-field", "q", "--response-field", "r", "--score", "all"), "H⟦iYo</s>⟧"),
         (("--prompt-field", "q", "--response-field", "r", "--chat"), "<s>u:Hia:⟦Yo</s>⟧"),
         (("--text-field", "q"), "H⟦i⟧"),
         (("--messages-field", "m"), "<s>u:Aa:⟦B</s>⟧u:Ca:⟦D</s>⟧"),
         (("--messages-field", "m", "--last-turn", "--no-eos"), "<s>u:Aa:B</s>u:Ca:⟦D⟧</s>"),
-        (("--response-field", "r", "--template", "{{ q }}, {{ r }}?"), "Hi,<unk>Yo?⟦Yo⟧"),
+        (("--response-field", "r", "--template", "{{ q }}, {{ r }}?"), "Hi,<unk>Yo?⟦Yo</s>⟧"),
         (("--messages-field", "m", "--chat-template", "{{ messages[-1].content }}"), None),
         (("--text-field", "q", "--max-length", 2, "--truncate", "end"), "H⟦i⟧"),
     ],
@@ -190,7 +191,7 @@ def test_a_template_goes_with_guessed_fields(chat_model: Path, tmp_path: Path) -
     data = write(tmp_path / "rows.jsonl", [{"instruction": "Add", "input": "1", "output": "2"}])
     file = tmp_path / "template.jinja"
     file.write_text("{{ instruction }}({{ input }})")
-    assert "Add(1)⟦2⟧" in run_well("preview", data, "--model", chat_model, "--template", file)
+    assert "Add(1)⟦2</s>⟧" in run_well("preview", data, "--model", chat_model, "--template", file)
 
 
 # -- an index of conversations -----------------------------------------------------------------

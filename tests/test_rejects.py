@@ -17,9 +17,10 @@ from helpers.indexes import KEYED, SMALL, exported, rejects_of
 from forvalue_index import InfluenceIndex, VectorConfig
 from forvalue_index.data.formatter import Formatter
 from forvalue_index.data.ingest import Rejects
+from forvalue_index.data.tokens import Rendered
 from forvalue_index.errors import InputError, KeyConflictError, RowError, StorageError
 from forvalue_index.model.language_model import LanguageModel
-from forvalue_index.records import Row, Sample
+from forvalue_index.records import Row
 
 
 def bad_lines(rows: list[Row]) -> tuple[str, list[tuple[int, str]]]:
@@ -76,11 +77,10 @@ def test_skipped_rows_are_listed_and_the_rest_is_as_if_they_had_never_been(
 class Fussy(Formatter):
     """Refuses some rows only when it comes to tokens, as a chat template or an image may."""
 
-    def samples(self, rows: Any) -> list[Sample]:
-        for source, row in rows:
-            if "bad" in row:
-                raise RowError(source, "no such picture")
-        return super().samples(rows)
+    def _text(self, row: Row, source: str) -> Rendered:
+        if "bad" in row:
+            raise RowError(source, "no such picture")
+        return super()._text(row, source)
 
 
 @pytest.mark.parametrize("fit_samples", [5, 4096])

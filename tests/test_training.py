@@ -31,7 +31,7 @@ def lm(request: pytest.FixtureRequest) -> LanguageModel:
 
 @pytest.fixture()
 def samples(lm: LanguageModel, rows: list[dict[str, Any]]) -> list[Sample]:
-    with empty_index(lm, FormatConfig()) as index:
+    with empty_index(lm, FormatConfig(eos=False)) as index:
         return index.samples(rows[:20])
 
 

@@ -177,7 +177,7 @@ def test_a_new_field_is_named_and_hashed_where_it_is_used(
 def test_what_the_first_version_hashed_stays() -> None:
     names = [name for part in FIRST.values() for name in part]
     assert names == [own.name for part in FIRST for own in fields(part) if own.name in FIRST[part]]
-    assert digest(named(FormatConfig(key_field="id", max_length=64))) == "46df2b666fe253c0"
+    assert digest(named(FormatConfig(key_field="id", max_length=64, form=1))) == "46df2b666fe253c0"
     assert (
         digest(named(VectorConfig(dim=48, sketch_dim=256, fit_samples=4096))) == "307819a4ec41a218"
     )
@@ -266,4 +266,6 @@ def test_settings_that_are_not_known_are_refused(wrong: dict[str, Any]) -> None:
 def test_settings_come_back_and_those_that_are_missing_are_as_they_always_were() -> None:
     stored = json.loads(json.dumps(SETTINGS.to_json()))
     assert IndexConfig.from_json(stored) == SETTINGS
-    assert IndexConfig.from_json({"model": {"name": "m"}}) == IndexConfig(ModelConfig("m"))
+    assert IndexConfig.from_json({"model": {"name": "m"}}) == IndexConfig(
+        ModelConfig("m"), FormatConfig(form=1)
+    )

@@ -33,7 +33,7 @@ from forvalue_index.picture import Picture
 from forvalue_index.records import Row, Sample
 from forvalue_index.vectors.recipe import Raw
 
-FORMAT = FormatConfig(image_field="images", max_length=400)
+FORMAT = FormatConfig(image_field="images", max_length=400, eos=False)
 SIZES = [(40, 30), (30, 60), (24, 24)]
 
 

@@ -75,19 +75,30 @@ def preview(
             format = format_of(index.config.format, fields)
     else:
         format = format_for(rows, fields)
-    console, usable = render.console(), 0
+    console, usable, said = render.console(), 0, list[str]()
     colour = console.color_system is not None and not console.no_color
     for shown in preview(rows, model, n=n, format=format):
         if isinstance(shown, RowError):
             render.notes.print(str(shown), style="red", markup=False, soft_wrap=True)
             continue
         usable += 1
+        for note in (*shown.notes, _fields(shown)):
+            if note not in said:
+                said.append(note)
+                render.notes.print(note, markup=False, soft_wrap=True)
         if as_json:
             render.json_line(asdict(shown))
         else:
             console.print(_head(shown), _body(shown, colour), "", sep="\n", soft_wrap=True)
     if not usable:
         raise click.ClickException("none of these rows can be used")
+
+
+def _fields(shown: Preview) -> str:
+    """Returns which fields of a row are read as what, and which are not."""
+    read = "; ".join(f"{name} as {use}" for name, use in shown.read.items())
+    unused = f"; not used: {', '.join(shown.unused)}" if shown.unused else ""
+    return render.one_line(f"Fields: {read}{unused}")
 
 
 def _head(shown: Preview) -> Text:

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from forvalue_index import errors
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatter import texts_of
 from forvalue_index.data.images import of_pictures
+from forvalue_index.data.row_text import texts_of
 from forvalue_index.errors import InputError
 from forvalue_index.metric import METRICS
 from forvalue_index.picture import Picture
@@ -89,6 +89,8 @@ def added(directory: Path, report: AddReport) -> None:
     if report.rejected:
         parts.append(f"{report.rejected:,} rejected (see {escape(str(directory / REJECTS))})")
     notes.print(f"{', '.join(parts)}; {report.samples:,} in {escape(str(directory))}")
+    if report.unused:
+        notes.print(f"Fields not used: {escape(one_line(', '.join(report.unused)))}")
     if report.fidelity is not None and report.added:
         notes.print(f"Stored vectors keep {report.fidelity} that nothing was fitted to.")
     fitted = report.expected_fidelity

@@ -6,8 +6,9 @@ A row is kept as JSON, so what JSON has no form for gets one here (`json_value`)
 from __future__ import annotations
 
 import base64
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -82,11 +83,13 @@ def dataset_rows(dataset: Any, name: str) -> Iterator[Outcome]:
 def table_rows(batches: Iterable[Any], name: str) -> Iterator[Outcome]:
     """Yields the rows of Arrow record batches or tables, counted from 1.
 
-    What a damaged file says of lengths and offsets is not believed before it is checked.
+    What a damaged file says of lengths and offsets is not believed before it is checked. Values of
+    Arrow's type for JSON (`Json` of `datasets`) are what they say.
     """
     number = 0
     for batch in batches:
         batch.validate()
+        readers = {field.name: _json_reader(field.type) for field in batch.schema}
         whole = _is_valid(batch)
         for start in range(0, batch.num_rows, BATCH):
             part = batch.slice(start, BATCH)
@@ -94,7 +97,44 @@ def table_rows(batches: Iterable[Any], name: str) -> Iterator[Outcome]:
             for row in rows:
                 number += 1
                 place = f"{name}:row {number}"
-                yield place, json_row(row, place) if isinstance(row, dict) else RowError(place, row)
+                yield place, _row(row, readers, place)
+
+
+def _row(
+    row: dict[str, Any] | str, readers: dict[str, Callable[[Any], Any] | None], place: str
+) -> Row | RowError:
+    """Returns a row of a batch; text is why it cannot be read."""
+    if isinstance(row, str):
+        return RowError(place, row)
+    for name, read in readers.items():
+        if read is not None:
+            try:
+                row[name] = read(row[name])
+            except (ValueError, RecursionError) as error:
+                return RowError(place, f"field {name!r} is not readable JSON ({one_line(error)})")
+    return json_row(row, place)
+
+
+def _json_reader(kind: Any) -> Callable[[Any], Any] | None:
+    """Returns what reads the JSON in values of an Arrow type; None: there is none in them."""
+    if getattr(kind, "extension_name", None) == "arrow.json":
+        return lambda value: None if value is None else json.loads(value)
+    types = require_arrow("a table").types
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        read = _json_reader(kind.value_type)
+        if read is not None:
+            return lambda value: None if value is None else [read(item) for item in value]
+    elif types.is_struct(kind):
+        fields = [kind.field(number) for number in range(kind.num_fields)]
+        found = {field.name: _json_reader(field.type) for field in fields}
+        readers = {name: read for name, read in found.items() if read is not None}
+        if readers:
+            return lambda value: (
+                None
+                if value is None
+                else value | {name: read(value[name]) for name, read in readers.items()}
+            )
+    return None
 
 
 def _is_valid(batch: Any) -> bool:

@@ -1,6 +1,6 @@
 """Conversations to text: a chat template writes them out, and what the assistant says is found.
 
-    row -> messages -> rendered text + the spans that are the assistant's
+    conversation -> rendered text + the spans that are scored
 
 Where the template marks the assistant's parts ({% generation %}), its marks are the spans. Where it
 does not, a turn is what the text up to it, with the header that asks for an answer, lacks of the
@@ -14,120 +14,31 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
 from forvalue_index.config import FormatConfig
+from forvalue_index.data.chat_check import require_tools, require_written
+from forvalue_index.data.messages import (
+    CALL,
+    Message,
+    answers,
+    as_calls,
+    plain_text,
+    weighted,
+)
+from forvalue_index.data.row_text import Conversation
 from forvalue_index.data.tokens import Rendered, Span, special_tokens
 from forvalue_index.errors import InputError, RowError
-from forvalue_index.records import Row
 from forvalue_index.rendering import RenderError, TemplateReadError, read_chat, render_chat
-
-Message = dict[str, Any]
-"""One turn: "role", "content", and whatever else the template asks for."""
-
-ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "function": "tool",
-    "function_response": "tool",
-    "observation": "tool",
-}
-"""What ShareGPT calls the roles; others are called the same."""
 
 PROBE = "Qx7Zk"
 """An answer that no template writes by itself, to see what stands before an answer."""
 
 TODAY = date(2024, 7, 26)
 """The day that a template is told when it asks: vectors of two days must meet."""
-
-
-def messages_of(row: Row, source: str, field: str) -> list[Message]:
-    """Returns the messages in a field, in the form of role and content.
-
-    ShareGPT's "from" and "value" are renamed; parts of a content that are all text become one
-    text; JSON text is read as what it says.
-
-    Raises:
-        RowError: there is no such field, or it holds no messages.
-    """
-    if field not in row:
-        there = ", ".join(row) or "none"
-        raise RowError(source, f"no field {field!r}; the row's fields are: {there}")
-    value = row[field]
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise RowError(source, f"field {field!r} is text, not a list of messages") from None
-    if not isinstance(value, list) or not value:
-        what = "is empty" if value == [] else f"is {type(value).__name__}, not a list of messages"
-        raise RowError(source, f"field {field!r} {what}")
-    return [_message(item, source, f"{field}[{i}]") for i, item in enumerate(value)]
-
-
-def _message(value: Any, source: str, place: str) -> Message:
-    if not isinstance(value, dict):
-        raise RowError(source, f"{place} is {type(value).__name__}, not a message")
-    message = {name: item for name, item in value.items() if item is not None}
-    if "role" not in message and "from" in message:
-        role = message.pop("from")
-        message["role"] = ROLES.get(role, role) if isinstance(role, str) else role
-        message["content"] = message.pop("value", "")
-    if not isinstance(message.get("role"), str):
-        raise RowError(source, f'{place} has no role: a message is {{"role": ..., "content": ...}}')
-    content = message.setdefault("content", "")
-    if isinstance(content, list) and all(_is_text(part) for part in content):
-        content = message["content"] = "".join(part["text"] for part in content)
-    if not isinstance(content, str | list):
-        raise RowError(source, f"the content of {place} is {type(content).__name__}, not text")
-    try:
-        json.dumps(message, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise RowError(source, f"{place} holds half a surrogate pair, not text") from None
-    except (TypeError, ValueError) as error:
-        raise RowError(source, f"{place} cannot be stored as JSON ({error})") from None
-    return message
-
-
-def _is_text(part: Any) -> bool:
-    return (
-        isinstance(part, dict)
-        and part.get("type", "text") == "text"
-        and isinstance(part.get("text"), str)
-    )
-
-
-def answers(messages: Sequence[Message]) -> list[int]:
-    """Returns the positions of the assistant's turns that say something."""
-    return [
-        i
-        for i, message in enumerate(messages)
-        if message["role"] == "assistant"
-        and (message["content"] or message.keys() - {"role", "content", "weight"})
-    ]
-
-
-def weighted(messages: Sequence[Message], turns: Sequence[int], source: str) -> list[int]:
-    """Returns those of the turns that count: the form of OpenAI gives the others a weight of 0.
-
-    Raises:
-        RowError: a weight is neither 0 nor 1.
-    """
-    for i in turns:
-        if messages[i].get("weight", 1) not in (0, 1):
-            raise RowError(source, f"the weight of message {i} is neither 0 nor 1")
-    return [i for i in turns if messages[i].get("weight", 1)]
-
-
-def plain_text(message: Message) -> str:
-    """Returns what a message says, without what is not text."""
-    content = message["content"]
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content if _is_text(part))
 
 
 def own_template(tokenizer: Any) -> str:
@@ -167,86 +78,146 @@ class ChatTemplate:
         except TemplateReadError as error:
             raise InputError(f"the chat template cannot be read: {error}") from None
 
-    def render(
-        self, messages: Sequence[Message], source: str, tools: list[Any] | None = None
-    ) -> Rendered:
-        """Returns a conversation as text, with the spans of the assistant's turns.
+    def render(self, conversation: Conversation, source: str) -> Rendered:
+        """Returns a conversation as text, with the spans of what is scored.
+
+        These are the assistant's turns, or of TRL's prompt and completion all behind the prompt.
+        A turn without content has none for the template, or where the template needs it, null.
 
         Raises:
-            RowError: the template refuses the messages, the assistant says nothing, or its turns
-                cannot be told from the rest with certainty.
+            RowError: the template refuses the messages or leaves one out, the assistant says
+                nothing, or its turns cannot be told from the rest with certainty.
         """
+        messages = self._settled(conversation.messages)
+        conversation = replace(conversation, messages=messages)
+        try:
+            return self._render(conversation, source)
+        except RowError:
+            if all("content" in message for message in messages):
+                raise
+            named = [{"content": None} | message for message in messages]
+            with suppress(RowError):
+                return self._render(replace(conversation, messages=named), source)
+            raise
+
+    def _render(self, conversation: Conversation, source: str) -> Rendered:
+        messages = conversation.messages
         every = answers(messages)
         turns = weighted(messages, every, source)
-        silent = set(every) - set(turns)
-        whole, marks = self._write(messages, source, tools)
+        whole, marks = self._write(conversation, len(messages), source)
         if self._config.score == "all":
-            return Rendered(whole, [(0, len(whole))])
-        if not turns:
+            spans = [(0, len(whole))]
+        elif not turns:
             raise RowError(source, "no message from the assistant, so there is nothing to score")
-        if self._config.last_turn:
-            turns = turns[-1:]
-        if not self._marked:
-            spans = [self._turn(messages, i, whole, source, tools) for i in turns]
         else:
-            start = 0
-            if self._config.last_turn:
-                start = self._end_before(messages, turns[0], whole, source, tools)
-            spans = [span for span in marks if start <= span[0] < span[1]]
-            for i in silent:
-                start = self._end_before(messages, i, whole, source, tools)
-                end = self._end_before(messages, i + 1, whole, source, tools)
-                spans = [span for span in spans if not start <= span[0] < end]
-        spans = [self._with_end(whole, span) for span in spans]
+            spans = self._scored(conversation, every, turns, whole, marks, source)
+        if self._config.form > 1:
+            require_tools(conversation.tools or [], whole, source)
+            require_written(messages, whole, source)
         return Rendered(whole, [span for span in spans if span[0] < span[1]])
 
-    def prompt(
-        self, messages: Sequence[Message], source: str, tools: list[Any] | None = None
-    ) -> str:
-        """Returns a conversation as text, up to where the assistant's next turn begins."""
-        return self._write(messages, source, tools, ask=True)[0]
+    def _scored(
+        self,
+        conversation: Conversation,
+        every: list[int],
+        turns: list[int],
+        whole: str,
+        marks: list[Span],
+        source: str,
+    ) -> list[Span]:
+        """Returns what is scored: the turns, or all of a completion that has no silent turn."""
+        first = conversation.completion
+        if first is not None:
+            turns, every = ([i for i in found if i >= first] for found in (turns, every))
+            if not turns:
+                raise RowError(source, "the completion holds nothing that the assistant says")
+            if turns == every and not self._config.last_turn:
+                before, _ = self._write(conversation, first, source, ask=True)
+                if whole.startswith(before):
+                    return self._completion(whole, len(before))
+        if self._config.last_turn:
+            turns = turns[-1:]
+        spans = self._spans(conversation, every, turns, whole, marks, source)
+        return [self._with_end(whole, span) for span in spans]
+
+    def _settled(self, messages: list[Message]) -> list[Message]:
+        """Returns messages with what the model calls in the form that the template asks for.
+
+        That is "tool_calls" where the template knows them, and else the text of the call.
+        """
+        if self._config.form == 1:
+            return messages
+        change = as_calls if "tool_calls" in self._template else _as_said
+        return [change(message) if message["role"] == CALL else message for message in messages]
+
+    def _completion(self, whole: str, start: int) -> list[Span]:
+        """Returns the span of a completion: to the end of the text, as TRL scores it.
+
+        Without the end of its last turn, where that is not to be scored.
+        """
+        end = len(whole)
+        if self._config.eos is False:
+            end = self._with_end(whole, (start, self._trimmed(whole, start, end)))[1]
+        return [(start, end)]
+
+    def _spans(
+        self,
+        conversation: Conversation,
+        every: Sequence[int],
+        turns: Sequence[int],
+        whole: str,
+        marks: list[Span],
+        source: str,
+    ) -> list[Span]:
+        """Returns where turns are in the whole text; `every` are all of the assistant's."""
+        if not self._marked:
+            return [self._turn(conversation, i, whole, source) for i in turns]
+        start = 0
+        if conversation.completion is not None or self._config.last_turn:
+            start = self._end_before(conversation, turns[0], whole, source)
+        spans = [span for span in marks if start <= span[0] < span[1]]
+        for i in sorted(set(every) - set(turns)):
+            if i < turns[0] and start:
+                continue
+            start_of = self._end_before(conversation, i, whole, source)
+            end = self._end_before(conversation, i + 1, whole, source)
+            spans = [span for span in spans if not start_of <= span[0] < end]
+        return spans
 
     def _write(
-        self,
-        messages: Sequence[Message],
-        source: str,
-        tools: list[Any] | None,
-        ask: bool = False,
+        self, conversation: Conversation, n: int, source: str, ask: bool = False
     ) -> tuple[str, list[Span]]:
-        """Returns the text of messages and the spans that the template marks."""
+        """Returns the text of the first n messages and the spans that the template marks.
+
+        `ask`: up to where the assistant's next turn begins.
+        """
         try:
             return render_chat(
                 self._template,
-                conversations=[list(messages)],
-                tools=tools,
+                conversations=[conversation.messages[:n]],
+                tools=conversation.tools,
                 return_assistant_tokens_mask=self._marked,
                 add_generation_prompt=ask,
-                **self._names,
+                **(self._names | conversation.arguments),
             )
         except RenderError as error:
             raise RowError(source, f"the chat template refuses the messages ({error})") from None
 
-    def _turn(
-        self,
-        messages: Sequence[Message],
-        i: int,
-        whole: str,
-        source: str,
-        tools: list[Any] | None,
-    ) -> Span:
+    def _turn(self, conversation: Conversation, i: int, whole: str, source: str) -> Span:
         """Returns where turn i is in the whole text, its end-of-turn token included."""
-        before, _ = self._write(messages[:i], source, tools, ask=True)
-        after, _ = self._write(messages[: i + 1], source, tools)
+        messages = conversation.messages
+        before, _ = self._write(conversation, i, source, ask=True)
+        after, _ = self._write(conversation, i + 1, source)
         if whole.startswith(after) and after.startswith(before):
-            start = len(before) + self._header(messages, i, before, after, source, tools)
+            start = len(before) + self._header(conversation, i, before, after, source)
             return start, self._trimmed(whole, start, len(after))
         # The template writes the turn in another way once others follow, or begins it otherwise
         # than it asks for it (reasoning that is left out): then what the message says must stand
         # right behind its header, with a special token right behind it.
         start = _common(before, whole)
-        said = messages[i]["content"]
+        said = messages[i].get("content")
         if (
-            start >= self._end_before(messages, i, whole, source, tools)
+            start >= self._end_before(conversation, i, whole, source)
             and messages[i].keys() - {"weight"} == {"role", "content"}
             and isinstance(said, str)
         ):
@@ -257,13 +228,7 @@ class ChatTemplate:
         raise RowError(source, _unclear(i))
 
     def _header(
-        self,
-        messages: Sequence[Message],
-        i: int,
-        before: str,
-        after: str,
-        source: str,
-        tools: list[Any] | None,
+        self, conversation: Conversation, i: int, before: str, after: str, source: str
     ) -> int:
         """Returns how long the header of turn i is that `after` has, and `before` has not yet.
 
@@ -273,20 +238,22 @@ class ChatTemplate:
         Raises:
             RowError: there is one, and the message does not stand right behind it.
         """
+        messages = conversation.messages
         added, message = after[len(before) :], messages[i]
         ways = [way for way in _ways_of_saying(plain_text(message)) if way.strip()]
         bare = added.lstrip()
         if any(bare.startswith(way) and bare.find(way, 1) < 0 for way in ways):
             return 0
-        unasked, _ = self._write(messages[:i], source, tools)
+        unasked, _ = self._write(conversation, i, source)
         if before[_common(before, unasked) :].strip():
             return 0
-        is_text = isinstance(message["content"], str)
+        is_text = not isinstance(message.get("content"), list)
         content = PROBE if is_text else [{"type": "text", "text": PROBE}]
         probe = {"role": message["role"], "content": content}
         refused = RowError(source, _unmarked(i))
         try:
-            other, _ = self._write([*messages[:i], probe], source, tools)
+            probed = replace(conversation, messages=[*messages[:i], probe])
+            other, _ = self._write(probed, i + 1, source)
         except RowError:  # such an answer may not follow, where a call may
             raise refused from None
         header, *rest = other[len(before) :].split(PROBE)
@@ -303,16 +270,9 @@ class ChatTemplate:
             raise refused
         return len(header)
 
-    def _end_before(
-        self,
-        messages: Sequence[Message],
-        i: int,
-        whole: str,
-        source: str,
-        tools: list[Any] | None,
-    ) -> int:
+    def _end_before(self, conversation: Conversation, i: int, whole: str, source: str) -> int:
         """Returns where the text of the messages before i ends in the whole text."""
-        before, _ = self._write(messages[:i], source, tools)
+        before, _ = self._write(conversation, i, source)
         if not whole.startswith(before):
             raise RowError(source, _unclear(i))
         return len(before)
@@ -358,6 +318,10 @@ def _unmarked(i: int) -> str:
         f"says in message {i} cannot be determined with certainty from the header there: use a "
         "template with {% generation %} marks (--chat-template FILE)"
     )
+
+
+def _as_said(message: Message) -> Message:
+    return message | {"role": "assistant"}
 
 
 def _common(one: str, other: str) -> int:

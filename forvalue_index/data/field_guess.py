@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatter import check_names
-from forvalue_index.data.images import looks_like_image
+from forvalue_index.data.fields import check_names
+from forvalue_index.data.image_forms import looks_like_image
 from forvalue_index.data.rows import Rows
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row
+
+log = logging.getLogger(__name__)
 
 MESSAGES = ("messages", "conversations", "conversation")
 TEXT = ("text", "content")
@@ -33,7 +36,7 @@ CONTEXT = ("input", "context")
 """Fields that belong to an instruction, and may be empty."""
 
 
-def guess(row: Row) -> tuple[dict[str, str], str]:
+def guess(row: Row) -> tuple[dict[str, Any], str]:
     """Returns settings of a `FormatConfig` that suit a row's fields, and the guess in words.
 
     Raises:
@@ -46,7 +49,7 @@ def guess(row: Row) -> tuple[dict[str, str], str]:
             return {"messages_field": name}, f"messages from {name!r}"
     for prompt, response in PAIRS:
         if prompt in names and response in names:
-            return _pair(names, prompt, response)
+            return _pair(row, names, prompt, response)
     for text in TEXT:
         if text in names:
             return {"text_field": names[text]}, f"plain text from {names[text]!r}"
@@ -61,10 +64,14 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list) or (isinstance(value, str) and value.startswith("["))
 
 
-def _pair(names: dict[str, str], prompt: str, response: str) -> tuple[dict[str, str], str]:
+def _pair(
+    row: Row, names: dict[str, str], prompt: str, response: str
+) -> tuple[dict[str, Any], str]:
     first, last = names[prompt], names[response]
-    settings = {"prompt_field": first, "response_field": last}
+    settings: dict[str, Any] = {"prompt_field": first, "response_field": last}
     words = f"prompt from {first!r}, response from {last!r}"
+    if isinstance(row[first], list):  # TRL's conversational form
+        return settings | {"chat": True}, f"messages of the {words}"
     context = [names[name] for name in CONTEXT if name in names]
     if prompt != "instruction" or not context:
         return settings, words
@@ -100,7 +107,59 @@ def guess_format(
     if field is not None:
         settings |= {"image_field": field}
         words += f", images from {field!r}"
-    return replace(base or FormatConfig(), **settings), words  # type: ignore[arg-type]
+    return replace(base or FormatConfig(), **settings), words
+
+
+def format_of_rows(rows: Rows, format: FormatConfig | None) -> FormatConfig:
+    """Returns a format for a new index of rows; fields are guessed where none are named.
+
+    None are named where a format has those of the default, a prompt and a response, and the first
+    row lacks one of them.
+
+    Raises:
+        InputError: there is no format, and the names of the first row's fields do not tell.
+    """
+    if format is None:
+        return guess_format(rows)[0]
+    default = FormatConfig()
+    named = (format.text_field, format.messages_field, format.template) != (None, None, None)
+    fields = format.prompt_field, format.response_field
+    if named or fields != (default.prompt_field, default.response_field):
+        return format
+    try:
+        lacking = _lacks_fields(_first(rows), format)
+        images = format.image_field is None
+        return guess_format(rows, format, images=images)[0] if lacking else format
+    except InputError:  # which is said of each row, under its place
+        return format
+
+
+def format_of_queries(rows: Rows, format: FormatConfig) -> FormatConfig:
+    """Returns the format of queries: an index's, or where they lack its fields, what is guessed.
+
+    Queries of another kind go through the chat template where the index's rows do.
+    """
+    try:
+        row = _first(rows)
+        if not _lacks_fields(row, format):
+            return format
+        settings, words = guess(row)
+    except InputError:  # which is said of each row, under its place
+        return format
+    log.info("Reading queries: %s, as the field names suggest", words)
+    kinds = ("messages_field", "text_field", "prompt_field")
+    kind = next(name for name in kinds if name in settings)
+    return replace(format.of_kind(kind), **settings)
+
+
+def _lacks_fields(row: Row, format: FormatConfig) -> bool:
+    """Returns whether a row lacks a field that a format reads its text from."""
+    if format.messages_field is not None:
+        return format.messages_field not in row
+    if format.text_field is not None:
+        return format.text_field not in row
+    prompted = format.template is not None or format.prompt_field in row
+    return not prompted or format.response_field not in row
 
 
 def _first(rows: Rows) -> Row:

@@ -60,7 +60,10 @@ def choose_split(loaded: Any, name: str, split: str | None) -> Any:
         return next(iter(loaded.values()))
     if split not in loaded:
         missing = "choose one" if split is None else f"{split!r} is not one of them: choose another"
-        raise InputError(f"{name} has the splits {', '.join(loaded)}; {missing} with --split")
+        raise InputError(
+            f"{name} has the splits {', '.join(loaded)}; {missing} with --split "
+            '(in Python, data["train"] or open_rows(data, split="train"))'
+        )
     return loaded[split]
 
 

@@ -17,7 +17,9 @@ from pathlib import Path
 from types import TracebackType
 
 from forvalue_index.config import ON_ERROR, FormatConfig
-from forvalue_index.data.formatter import identity, key_of, texts_of
+from forvalue_index.data.field_use import unread
+from forvalue_index.data.identity import identity, key_of
+from forvalue_index.data.row_text import texts_of
 from forvalue_index.data.rows import Rows
 from forvalue_index.errors import InputError, KeyConflictError, RowError
 from forvalue_index.records import Row
@@ -111,6 +113,7 @@ class CheckedRows:
 
     contents: dict[str, str]  # key -> content hash, in the order of the rows
     repeated: int  # rows that are the same as another in every field
+    unused: tuple[str, ...]  # fields that hold something and are not read, in order
 
 
 def check_rows(
@@ -132,6 +135,7 @@ def check_rows(
     """
     contents: dict[str, str] = {}
     places: dict[str, str] = {}
+    unused: dict[str, None] = {}
     number = 0
     for number, (source, row) in enumerate(rows.outcomes(), start=1):
         if progress is not None and number % 1000 == 0:
@@ -154,11 +158,13 @@ def check_rows(
                 continue
             places[key] = source
         contents[key] = content
+        unused |= dict.fromkeys(unread(row, format))
     if not number:
         raise InputError("there are no rows in the data")
     if not contents:
         raise InputError(f"none of the {number} rows can be used; the first: {rejects.first}")
-    return CheckedRows(contents, number - len(contents) - len(rejects))
+    repeated = number - len(contents) - len(rejects)
+    return CheckedRows(contents, repeated, tuple(unused))
 
 
 def chunks_of(

@@ -8,15 +8,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatter import (
-    Formatter,
-    Reject,
-    identity,
-    label_of,
-    left_out,
-    texts_of,
-)
-from forvalue_index.data.images import Vision
+from forvalue_index.data.fields import label_of
+from forvalue_index.data.formatter import Formatter, Reject, left_out
+from forvalue_index.data.identity import identity
+from forvalue_index.data.image_text import Vision
+from forvalue_index.data.row_text import texts_of
 from forvalue_index.data.tokens import one_thread_at_a_time
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row, Sample
@@ -58,14 +54,15 @@ class ClassFormatter:
 
         Args:
             rows: rows, each after its place.
-            reject: called with the error of a row that is left out; None: errors are raised.
+            reject: called with the error of a row that is left out, and the row; None: errors are
+                raised.
 
         Raises:
             RowError: a row without usable text, or with a class that the model does not have.
         """
         samples = []
         for source, row in rows:
-            with left_out(reject):
+            with left_out(row, reject):
                 samples.append(self._sample(source, row))
         return samples
 

@@ -26,6 +26,7 @@ from forvalue_index.data.arrow import (
     parquet_rows,
     require_arrow,
     require_distinct,
+    table_rows,
 )
 from forvalue_index.data.hub import choose_split, is_dataset, load_folder, load_hub
 from forvalue_index.data.rows import Outcome, Rows
@@ -39,7 +40,8 @@ Data: TypeAlias = "Rows | str | Path | Row | Iterable[str | Path] | Iterable[Row
 """What a caller may give as data: a path, paths, a row, rows, or opened rows.
 
 A path may be a pattern ("train-*.parquet"), a folder that `save_to_disk` wrote, or the id of a
-data set on the hub; a `datasets.Dataset` and a `pandas.DataFrame` are rows.
+data set on the hub; a `datasets.Dataset`, a frame of pandas or polars, a table of pyarrow and what
+a generator yields are rows.
 """
 
 TEXT = {
@@ -91,14 +93,38 @@ def _opened(data: Data, split: str | None, subset: str | None) -> Rows:
         return DatasetRows(choose_split(data, "the data set", split))
     if isinstance(data, dict):
         return MemoryRows([data])
-    if hasattr(data, "iloc"):  # a DataFrame of pandas, whose own kinds of nothing become None
+    if hasattr(data, "iloc") and hasattr(
+        data, "columns"
+    ):  # a DataFrame of pandas, whose own kinds of nothing become None
         frame: Any = data
         require_distinct(list(frame.columns), "the data frame")
         return MemoryRows(frame.astype(object).where(frame.notna(), None).to_dict("records"))
-    items: list[Any] = list(data)
+    if (table := _table(data)) is not None:
+        require_distinct(list(table.schema.names), "the table")
+        return TableRows(table)
+    try:
+        items: list[Any] = list(data)
+    except TypeError:
+        kind = type(data).__name__
+        raise InputError(
+            f"data is {kind}, but must be paths, rows, a data set or a frame"
+        ) from None
     if items and all(isinstance(item, str | Path) for item in items):
         return Sources(items, split, subset)
     return MemoryRows(items)
+
+
+def _table(data: Any) -> Any:
+    """Returns a table of pyarrow or a frame of polars as a table of pyarrow; None: it is none."""
+    if hasattr(data, "collect_schema"):  # a frame of polars, which may be lazy
+        data = data.collect() if hasattr(data, "collect") else data
+        require_arrow("a frame of polars")
+        return data.to_arrow()
+    if hasattr(data, "schema") and hasattr(data, "read_all"):  # a reader of record batches
+        return data.read_all()
+    if hasattr(data, "schema") and hasattr(data, "to_pylist"):
+        return data
+    return None
 
 
 class MemoryRows(Rows):
@@ -126,6 +152,18 @@ class DatasetRows(Rows):
     def outcomes(self) -> Iterator[Outcome]:
         """Yields the rows, placed as "data set:row 1" …"""
         return dataset_rows(self._dataset, "data set")
+
+
+class TableRows(Rows):
+    """The rows of a table of pyarrow that a program hands over."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yields the rows, placed as "table:row 1" …"""
+        batches = self._table.to_batches() if hasattr(self._table, "to_batches") else [self._table]
+        return table_rows(batches, "table")
 
 
 class Sources(Rows):

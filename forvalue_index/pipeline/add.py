@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 
 from forvalue_index.data.images import with_images
 from forvalue_index.data.ingest import CheckedRows, Rejects, check_rows, chunks_of
-from forvalue_index.data.labels import RowFormatter
 from forvalue_index.data.rows import Rows
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.errors import (
@@ -30,7 +29,7 @@ from forvalue_index.model.fit import UnfitError, fit_vectoriser
 from forvalue_index.pipeline.fidelity import QUERIES, affordable, measure
 from forvalue_index.pipeline.session import Session
 from forvalue_index.pipeline.workers import EncodeResult, Workers, settle_devices
-from forvalue_index.records import Encoded, Fidelity, Progress, Row, Sample
+from forvalue_index.records import Encoded, Fidelity, Progress, Sample
 from forvalue_index.search.segment import unstorable
 from forvalue_index.store import derived
 from forvalue_index.store.layout import REJECTS, storing
@@ -62,6 +61,7 @@ class AddReport:
     """Of the index, as new rows ask it; where they are few, `expected_fidelity`."""
     expected_fidelity: Fidelity | None
     """Of the index when its projection was learned; None: it had too few rows to tell."""
+    unused: tuple[str, ...] = ()  # fields of the rows that hold something and were not read
 
 
 def add(
@@ -163,6 +163,7 @@ def add_checked(
         expected=float(store.fingerprint["retained"]),
         fidelity=measured,
         expected_fidelity=expected,
+        unused=checked.unused,
     )
 
 
@@ -206,7 +207,7 @@ def _prepared(
     if missing and session.lm.device.type == "cuda":  # it is idle between two chunks
         size *= max(1, min(LARGEST, SMALL // max(1, session.lm.n_parameters)))
     for chunk in chunks_of(rows, missing, session.config.format, rejects, size):
-        if samples := _samples(session.formatter(), chunk, rejects):
+        if samples := session.formatter().samples(chunk, rejects.add):
             yield samples
 
 
@@ -239,7 +240,7 @@ def _fit(
         # Rejected samples are replaced by others.
         while drawn := set(itertools.islice(order, enough - len(samples))):
             for part in chunks_of(rows, drawn, session.config.format, rejects, CHUNK):
-                samples += _samples(session.formatter(), part, rejects)
+                samples += session.formatter().samples(part, rejects.add)
         if not samples:
             raise InputError(f"none of the rows can be used; the first: {rejects.first}")
         samples.sort(key=lambda sample: sample.content_hash)
@@ -276,21 +277,3 @@ def _usable(
         kept.append(sample)
         encoded.append(item)
     return kept, encoded
-
-
-def _samples(
-    formatter: RowFormatter, rows: list[tuple[str, Row]], rejects: Rejects
-) -> list[Sample]:
-    """Returns the samples of those rows that make one; the others are rejected."""
-    try:
-        return formatter.samples(rows)
-    except RowError:
-        if not rejects.skip:
-            raise
-    samples: list[Sample] = []
-    for place, row in rows:
-        try:
-            samples += formatter.samples([(place, row)])
-        except RowError as error:
-            rejects.add(RowError(place, error.reason), row)
-    return samples

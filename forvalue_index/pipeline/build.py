@@ -7,6 +7,7 @@ build  : create, or open what an interrupted build left, then add
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -15,10 +16,11 @@ from typing import TypeAlias
 
 from forvalue_index.catalog.address import name_catalog, parse_url, shown
 from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
-from forvalue_index.data.field_guess import guess_format
+from forvalue_index.data.field_guess import format_of_rows
 from forvalue_index.data.formatter import settled
 from forvalue_index.data.images import with_images
 from forvalue_index.data.ingest import Rejects, check_rows
+from forvalue_index.data.notes import instruct_note
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.errors import IndexMissingError, InputError, LockedError
 from forvalue_index.model.language_model import LanguageModel, load_model
@@ -28,6 +30,8 @@ from forvalue_index.pipeline.workers import settle_devices
 from forvalue_index.records import Progress
 from forvalue_index.store.layout import is_index, require_empty, url_of
 from forvalue_index.store.store import Store
+
+log = logging.getLogger(__name__)
 
 Model: TypeAlias = str | Path | ModelConfig | LanguageModel
 """A path, a hub id, how to read one, or a model that is loaded already."""
@@ -55,6 +59,8 @@ def create(
         )
         lm = load_model(settings, device)
     format = format or FormatConfig()
+    if (note := instruct_note(lm.tokenizer, format)) is not None:
+        log.warning("%s", note)
     format = settled(format, lm.tokenizer, lm.max_length(format.max_length))
     config = IndexConfig(settings, format, vector or VectorConfig())
     store = Store.create(path, config, fingerprint(config, lm), catalog)
@@ -113,7 +119,7 @@ def build(
     if new:
         require_empty(path)
     rows = open_rows(data)
-    format, vector = format or guess_format(rows)[0], vector or VectorConfig()
+    format, vector = format_of_rows(rows, format), vector or VectorConfig()
     rows = with_images(rows, format)
     with Rejects(on_error) as rejects:
         if new:  # the rows are checked before the model takes its time and memory
@@ -125,7 +131,8 @@ def build(
         try:
             if not new:
                 _require_settings(session, format, vector)
-                checked = check_rows(rows, format, rejects, progress)
+                rows = with_images(open_rows(data), session.config.format)
+                checked = check_rows(rows, session.config.format, rejects, progress)
             if names:
                 session.move(names[0])
             if not new:
@@ -153,6 +160,7 @@ def _require_settings(session: Session, format: FormatConfig, vector: VectorConf
     for name in ("max_length", "chat_template"):  # settled at creation
         if wanted[name] is None:
             wanted[name] = found[name]
+    wanted["form"] = found["form"]  # an index keeps its own
     differing = [f"{name}: {found[name]}" for name in wanted if wanted[name] != found[name]]
     if differing:
         raise IndexMissingError(

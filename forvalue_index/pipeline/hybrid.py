@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatter import texts_of
+from forvalue_index.data.field_guess import format_of_queries
+from forvalue_index.data.row_text import texts_of
+from forvalue_index.data.sources import open_rows
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.metric import METRICS, Metric
 from forvalue_index.pipeline.session import Session
@@ -83,6 +85,7 @@ def text_of(sample: Sample, format: FormatConfig) -> str:
     if sample.part is not None:
         return sample.part
     try:
+        format = format_of_queries(open_rows(sample.row), format)  # as it became a sample
         return "\n".join(texts_of(sample.row, sample.source, format))
     except RowError:  # a row that holds no text, such as one of tokens
         return ""

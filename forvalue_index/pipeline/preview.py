@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from forvalue_index.config import FormatConfig, ModelConfig
-from forvalue_index.data.field_guess import guess_format
+from forvalue_index.data.field_guess import format_of_rows
+from forvalue_index.data.field_use import read_as, unread
 from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
+from forvalue_index.data.notes import reading_notes
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_text import pieces
 from forvalue_index.errors import RowError
@@ -26,6 +28,9 @@ class Preview:
     ids: list[int]
     scored: list[bool]
     cut: int  # tokens beyond the maximum length, which are left out
+    read: dict[str, str]  # the fields that are read, and what each is read as
+    unused: list[str]  # fields that hold something and are not read
+    notes: list[str]  # what is added to the text, and what else to know, a sentence each
 
 
 def preview(
@@ -48,10 +53,11 @@ def preview(
         ModelError: the tokenizer cannot be loaded, or the model has fewer positions than wanted.
     """
     rows = open_rows(data)
-    format = format or guess_format(rows)[0]
+    format = format_of_rows(rows, format)
     rows = with_images(rows, format)
     side = load_text_side(ModelConfig(model) if isinstance(model, str) else model)
     cut, whole = _formatter(side, format), _formatter(side, format, sys.maxsize)
+    notes = reading_notes(side.tokenizer, format)
     for source, row in itertools.islice(rows.outcomes(), n):
         try:
             if isinstance(row, RowError):
@@ -67,6 +73,9 @@ def preview(
             ids=ids,
             scored=sample.scored.tolist(),
             cut=len(uncut.input_ids) - len(ids),
+            read=read_as(row, format),
+            unused=unread(row, format),
+            notes=notes,
         )
 
 

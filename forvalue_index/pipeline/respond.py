@@ -11,13 +11,14 @@ from dataclasses import replace
 import numpy as np
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.chat import messages_of
+from forvalue_index.data.messages import messages_of
+from forvalue_index.data.tokens import special_tokens
 from forvalue_index.errors import InputError
 from forvalue_index.model.generation import Sampling, end_tokens, generate, text_of
 from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Row, Sample
 
-STUB = "x"  # the answer, before there is one
+STUB = "x"  # the answer of a chat, before there is one
 
 
 def respond(
@@ -31,7 +32,8 @@ def respond(
     if session.lm.task == "classification":
         raise InputError(f"{session.lm.name} is a classifier and writes no answers: use query")
     row, format = _prompted(prompt, format or session.config.format)
-    [stub] = session.samples([_answered(row, format, STUB)], format)
+    stand_in = _stub(session, format)
+    [stub] = session.samples([_answered(row, format, stand_in)], format)
     if stub.truncated:
         raise InputError(
             f"the prompt has more than the {len(stub.input_ids) - 1} tokens that the index reads "
@@ -56,6 +58,22 @@ def respond(
     )
 
 
+def _stub(session: Session, format: FormatConfig) -> str:
+    """Returns a text that stands for the answer, and that no token shares with the prompt."""
+    if format.is_chat or format.form == 1:
+        return STUB
+    lm = session.lm
+    known, unusable = special_tokens(lm.tokenizer), end_tokens(lm)
+    images = "" if lm.vision is None else lm.vision.placeholder
+    first = {text: known[text] for text in (lm.tokenizer.bos_token,) if text in known}
+    usable = (
+        text
+        for text, id in (first | known).items()
+        if id not in unusable and id < lm.head.vocabulary and text != images
+    )
+    return next(usable, STUB)
+
+
 def _answer_start(stub: Sample) -> int:
     """Returns where the last run of scored tokens begins."""
     unscored = np.flatnonzero(~stub.scored[: np.flatnonzero(stub.scored)[-1]])
@@ -66,22 +84,30 @@ def _prompted(prompt: str | Row, format: FormatConfig) -> tuple[Row, FormatConfi
     """Returns the row of a prompt, and the format in which its answer alone is scored."""
     if isinstance(prompt, str):
         prompt, format = {format.prompt_field: prompt}, format.of_kind("prompt_field")
-    elif format.text_field is not None:  # its start becomes the prompt
+    # A text that is gone on with is a prompt and a response.
+    elif format.text_field is not None or (
+        format.messages_field is not None
+        and format.messages_field not in prompt
+        and format.prompt_field in prompt
+    ):
         format = format.of_kind("prompt_field")
     return prompt, replace(format, score="response", last_turn=True)
 
 
 def _answered(row: Row, format: FormatConfig, text: str) -> Row:
     """Returns the row with an answer."""
+    if format.messages_field is None and isinstance(row.get(format.prompt_field), list):
+        return row | {format.response_field: [{"role": "assistant", "content": text}]}
     if format.messages_field is None:
         return row | {format.response_field: text}
-    messages = messages_of(row, "the prompt", format.messages_field)
+    messages = messages_of(row, "the prompt", format.messages_field, format.form)
     return row | {format.messages_field: [*messages, {"role": "assistant", "content": text}]}
 
 
 def _with_text(row: Row, format: FormatConfig, text: str) -> Row:
     """Returns an answered row with another answer."""
-    if format.messages_field is None:
-        return row | {format.response_field: text}
-    *messages, answer = row[format.messages_field]
-    return row | {format.messages_field: [*messages, answer | {"content": text}]}
+    field = format.messages_field or format.response_field
+    if not isinstance(row[field], list):
+        return row | {field: text}
+    *messages, answer = row[field]
+    return row | {field: [*messages, answer | {"content": text}]}

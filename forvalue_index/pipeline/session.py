@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from forvalue_index.config import FormatConfig, IndexConfig, named
+from forvalue_index.data.field_guess import format_of_queries
+from forvalue_index.data.field_use import uses
 from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.sources import Data, open_rows
@@ -162,7 +164,8 @@ class Session:
     def samples(self, data: Queries, format: FormatConfig | None = None) -> list[Sample]:
         """Returns queries as samples: tokenised, with the tokens that are scored.
 
-        What is a sample already stays as it is.
+        What is a sample already stays as it is. Where rows lack the fields of the index, these are
+        guessed from their names.
 
         Raises:
             InputError: there is no query, or a file does not exist.
@@ -172,9 +175,12 @@ class Session:
             return [data]
         if isinstance(data, list) and data and all(isinstance(item, Sample) for item in data):
             return cast("list[Sample]", data)
-        # A query needs no key of its own.
-        format = replace(format or self.config.format, key_field=None)
-        rows = list(with_images(open_rows(cast(Data, data)), format))
+        own = self.config.format
+        opened, format = open_rows(cast(Data, data)), format or own
+        if uses(format) == uses(own):  # none is named for these rows
+            format = format_of_queries(opened, format)
+        format = replace(format, key_field=None)  # a query needs no key of its own
+        rows = list(with_images(opened, format))
         if not rows:
             raise InputError("there are no queries in the data")
         return self.formatter(format).samples(rows)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatter import texts_of
+from forvalue_index.data.row_text import texts_of
 from forvalue_index.errors import ForvalueError, RowError
 from forvalue_index.records import Row, Segment
 from forvalue_index.search.decorrelate import Writing

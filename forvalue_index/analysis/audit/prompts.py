@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from forvalue_index.analysis.audit.agreement import unit
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatter import texts_of
+from forvalue_index.data.row_text import texts_of
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.records import Progress, Sample
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from forvalue_index.analysis.audit.scores import Audit
 from forvalue_index.analysis.page import fill
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.formatter import texts_of
+from forvalue_index.data.row_text import texts_of
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.records import Row, StoredSample

@@ -43,6 +43,13 @@ _FIELDS: list[Option] = [
         metavar="NAME",
         help="Field of the class, for a sequence classifier: the class is scored, not the tokens.",
     ),
+    click.option(
+        "--ignore-field",
+        "ignored_fields",
+        multiple=True,
+        metavar="NAME",
+        help="Leave out a field that has a meaning for trainers, such as system (repeatable).",
+    ),
 ]
 
 _FORMAT: list[Option] = [
@@ -82,7 +89,19 @@ _FORMAT: list[Option] = [
         "eos",
         default=None,
         help="Score the end of a response, here and in queries.  [default: as in the chat "
-        "template; without one, no end is added]",
+        "template; without one, the end of a response is added, and that of plain text is not]",
+    ),
+    click.option(
+        "--bos/--no-bos",
+        default=None,
+        help="Without a chat template: begin as the tokenizer begins a text.  [default: --bos]",
+    ),
+    click.option(
+        "--template-arg",
+        "template_args",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Argument of the chat template, such as enable_thinking=false (repeatable).",
     ),
     click.option(
         "--truncate",
@@ -119,7 +138,7 @@ def _named(**values: Any) -> dict[str, Any]:
     Raises:
         click.UsageError: they name fields of two kinds of rows.
     """
-    fields = {name: value for name, value in values.items() if value is not None}
+    fields = {name: value for name, value in values.items() if value is not None and value != ()}
     kinds = _kinds(fields)
     if len(kinds) > 1:
         options = " or ".join(f"--{kind[0].replace('_', '-')}" for kind in kinds)
@@ -137,6 +156,8 @@ def format_of(base: FormatConfig, fields: dict[str, Any]) -> FormatConfig:
     for kind in _kinds(fields):
         base = base.of_kind(kind[0])
     given = fields | {"image_field": fields.get("image_field", base.image_field) or None}
+    if fields.get("image_field") == "":  # left out on purpose
+        given["ignored_fields"] = (*fields.get("ignored_fields", base.ignored_fields), "images")
     return replace(base, **given)
 
 

@@ -1,0 +1,100 @@
+"""Which fields of a row are read, and as what; a field that matters and is not read is an error."""
+
+from __future__ import annotations
+
+import re
+
+from forvalue_index.config import FormatConfig
+from forvalue_index.data.fields import is_empty
+from forvalue_index.errors import RowError
+from forvalue_index.records import Row
+
+_CHAT = "give --chat, so that prompt and response go through the chat template with it"
+_NONE = "nothing here reads it"
+
+MEANT = {
+    "system": _CHAT,
+    "history": _CHAT,
+    "tools": _CHAT,
+    "chat_template_kwargs": _CHAT,
+    "images": "name it with --image-field",
+    "label": "for a sequence classifier, name it with --label-field",
+    "chosen": _NONE,
+    "rejected": _NONE,
+    "weight": _NONE,
+    "train": _NONE,
+    "input_ids": _NONE,
+    "labels": _NONE,
+    "completion_mask": _NONE,
+    "assistant_masks": _NONE,
+}
+"""Fields that trainers give a meaning, and what to do where they are not read."""
+
+WITH_MESSAGES = {
+    "system": "system message",
+    "tools": "tools",
+    "chat_template_kwargs": "arguments of the chat template",
+}
+"""Fields that are read where rows go through a chat template."""
+
+
+def uses(config: FormatConfig) -> dict[str, str]:
+    """Returns the fields that a configuration reads, and what each is read as."""
+    found: dict[str, str] = {}
+    if config.is_chat:
+        found |= WITH_MESSAGES
+    if config.messages_field is not None:
+        found[config.messages_field] = "messages"
+    elif config.text_field is not None:
+        found[config.text_field] = "plain text"
+    else:
+        if config.is_chat:
+            found["history"] = "earlier turns"
+        if config.template is None:
+            found[config.prompt_field] = "prompt"
+        found[config.response_field] = "response"
+    for field, use in (
+        (config.label_field, "class"),
+        (config.image_field, "images"),
+        (config.key_field, "key"),
+    ):
+        if field is not None:
+            found[field] = use
+    return {name: use for name, use in found.items() if name not in config.ignored_fields}
+
+
+def read_as(row: Row, config: FormatConfig) -> dict[str, str]:
+    """Returns the fields of a row that are read, and what each is read as."""
+    of_all = uses(config)
+    words = set(re.findall(r"\w+", config.template or ""))
+    return {
+        name: of_all.get(name, "part of the prompt")
+        for name, value in row.items()
+        if (name in of_all and not is_empty(value)) or name in words
+    }
+
+
+def unread(row: Row, config: FormatConfig) -> list[str]:
+    """Returns the fields of a row that hold something and are not read."""
+    read = read_as(row, config)
+    return [name for name, value in row.items() if name not in read and not is_empty(value)]
+
+
+def require_read(row: Row, source: str, config: FormatConfig) -> None:
+    """Checks that each field that trainers give a meaning is read, or left out on purpose.
+
+    Raises:
+        RowError: one is not.
+    """
+    if config.form < 2 or MEANT.keys().isdisjoint(row):
+        return
+    for name in unread(row, config):
+        if name in MEANT and name not in config.ignored_fields:
+            instead = MEANT[name]
+            if instead == _CHAT and config.is_chat:
+                instead = _NONE
+            raise RowError(
+                source,
+                f"field {name!r} has a meaning for trainers, but would be left out: "
+                f"{instead}; --ignore-field {name} leaves it out on purpose",
+            )
