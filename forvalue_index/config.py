@@ -69,6 +69,8 @@ class FormatConfig:
     eos: bool | None = None  # the end is scored; None: as the chat template has it, else not
     truncate: str = "unscored"
     max_length: int | None = None  # in tokens; None: the model's own limit, at most 2048
+    tokens_field: str | None = None
+    """Token ids as they are: the other fields are for reading, and for queries."""
 
     def __post_init__(self) -> None:
         if self.score not in SCORES:
@@ -98,6 +100,7 @@ class FormatConfig:
             text_field=self.text_field if field == "text_field" else None,
             messages_field=self.messages_field if field == "messages_field" else None,
             template=None,
+            tokens_field=None,
             chat=self.is_chat and field == "prompt_field",
         )
 

@@ -29,6 +29,7 @@ from forvalue_index.data.formatter import settled
 from forvalue_index.data.images import with_images
 from forvalue_index.data.ingest import Rejects, check_rows
 from forvalue_index.data.sources import Data, open_rows
+from forvalue_index.data.token_rows import parted
 from forvalue_index.errors import (
     IndexMissingError,
     InputError,
@@ -197,7 +198,7 @@ class InfluenceIndex:
             require_empty(path)
         rows = open_rows(data)
         format, vector = format or guess_format(rows)[0], vector or VectorConfig()
-        rows = with_images(rows, format)
+        rows = parted(with_images(rows, format), format)
         with Rejects(on_error) as rejects:
             if made:
                 wanted = check_rows(rows, format, rejects, progress)
@@ -289,7 +290,7 @@ class InfluenceIndex:
         names = settle_devices(devices) if devices is not None else []
         if names:
             self.reader.move(names[0])
-        rows = with_images(open_rows(data), self.config.format)
+        rows = parted(with_images(open_rows(data), self.config.format), self.config.format)
         with Rejects(on_error) as rejects:
             checked = check_rows(rows, self.config.format, rejects, progress)
             return add.add(self.reader, rows, checked, rejects, progress, update, names)

@@ -105,12 +105,14 @@ class Asked:
     def rows(self, format: FormatConfig) -> tuple[Rows, FormatConfig]:
         """Returns the queries as rows, and how they become tokens if the index's do by `format`."""
         from forvalue_index.data.sources import open_rows
+        from forvalue_index.data.token_rows import query_format
 
         if self.data is not None:
             rows = open_rows(
                 self.data, split=self.split, subset=self.subset, allow_remote=self.allow_remote
             )
-            return rows, format
+            first = next((row for _, row in rows.outcomes() if isinstance(row, dict)), {})
+            return rows, query_format(first, format)
         if (self.label is None) != (format.label_field is None):
             wanted = "give --label too" if self.label is None else "leave out --label"
             kind = "a classifier's" if self.label is None else "not a classifier's"

@@ -169,6 +169,11 @@ _FIELDS: list[Option] = [
         help="Field of a conversation instead: what the assistant says is scored.",
     ),
     click.option(
+        "--tokens-field",
+        metavar="NAME",
+        help="Field of token ids instead; labels or masks beside it say which are scored.",
+    ),
+    click.option(
         "--image-field",
         metavar="NAME",
         help='Field of one or more images.  [default: image or images, if it holds any; "": none]',
@@ -321,7 +326,7 @@ def format_for(rows: Rows, fields: dict[str, Any]) -> FormatConfig:
     from forvalue_index.data.field_guess import guess_format
 
     format = format_of(FormatConfig(), fields)
-    if _kinds(fields):
+    if _kinds(fields) or "tokens_field" in fields:
         return format if "image_field" in fields else _with_images(format, rows)
     guessed, words = guess_format(rows, format, images="image_field" not in fields)
     if guessed != format:  # not the names that are there by default

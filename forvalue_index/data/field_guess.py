@@ -9,11 +9,13 @@ from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatter import check_names
 from forvalue_index.data.images import looks_like_image
 from forvalue_index.data.rows import Rows
+from forvalue_index.data.token_rows import MASKS
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row
 
 MESSAGES = ("messages", "conversations", "conversation")
 TEXT = ("text", "content")
+TOKENS = "input_ids"
 IMAGES = ("image", "images")
 PAIRS = (
     ("prompt", "response"),
@@ -39,6 +41,26 @@ def guess(row: Row) -> tuple[dict[str, str], str]:
     Raises:
         InputError: the fields have no names that tell.
     """
+    if TOKENS in row and _is_list(row[TOKENS]):
+        return _tokens(row)
+    return _texts(row)
+
+
+def _tokens(row: Row) -> tuple[dict[str, str], str]:
+    """Returns the guess of a row that holds its tokens, maybe beside the text that they are of."""
+    masks = [name for name in ("labels", *MASKS) if row.get(name) is not None]
+    words = f"tokens from {TOKENS!r}, scored by {' and '.join(map(repr, masks))}"
+    if not masks:
+        words = f"tokens from {TOKENS!r}, all of them scored"
+    settings = {"tokens_field": TOKENS}
+    try:
+        return _texts(row)[0] | settings, words
+    except InputError:
+        return settings, words
+
+
+def _texts(row: Row) -> tuple[dict[str, str], str]:
+    """Returns the guess of a row's texts."""
     names = {name.casefold(): name for name in reversed(row)}  # of two, the first
     for messages in MESSAGES:
         name = names.get(messages)

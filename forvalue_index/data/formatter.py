@@ -36,6 +36,7 @@ from forvalue_index.data.images import (
     with_placeholders,
 )
 from forvalue_index.data.template import prompt_of
+from forvalue_index.data.token_rows import given_tokens, tokens_in_words
 from forvalue_index.data.tokens import (
     Rendered,
     Tokens,
@@ -107,6 +108,8 @@ def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
             empty.
     """
     check_names(row, source)
+    if config.tokens_field is not None:
+        return _texts_beside_tokens(row, source, config, config.tokens_field)
     if config.label_field is not None:
         label_of(row, source, config.label_field)
     if config.text_field is not None:
@@ -122,6 +125,17 @@ def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
         return before, plain_text(messages[last[-1]])
     prompt = _prompt(row, source, config)
     return prompt, _text(row, config.response_field, source, may_be_empty=False)
+
+
+def _texts_beside_tokens(
+    row: Row, source: str, config: FormatConfig, field: str
+) -> tuple[str, str]:
+    """Returns the texts that a row of tokens has too, or its tokens in words."""
+    given_tokens(row, source, field)
+    try:
+        return texts_of(row, source, replace(config, tokens_field=None))
+    except RowError:
+        return "", tokens_in_words(row, field)
 
 
 def check_names(row: Row, source: str) -> None:

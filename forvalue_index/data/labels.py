@@ -17,6 +17,7 @@ from forvalue_index.data.formatter import (
     texts_of,
 )
 from forvalue_index.data.images import Vision
+from forvalue_index.data.token_formatter import TokenFormatter
 from forvalue_index.data.tokens import one_thread_at_a_time
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row, Sample
@@ -37,9 +38,9 @@ class ClassFormatter:
             raise InputError(
                 "the model is a sequence classifier: name the field of the class with --label-field"
             )
-        if config.is_chat or config.template is not None:
+        if config.is_chat or config.template is not None or config.tokens_field is not None:
             raise InputError(
-                "a classifier reads plain texts: chats and templates do not work with it"
+                "a classifier reads plain texts: chats, templates and tokens do not work with it"
             )
         self._tokenizer = tokenizer
         self._config = config
@@ -145,4 +146,6 @@ def row_formatter(
             "a label field is for sequence classifiers, and the model is not one: leave it out, "
             "or give --task classification to read the model as one"
         )
+    if config.tokens_field is not None:
+        return TokenFormatter(tokenizer, config, max_length, vocabulary)
     return Formatter(tokenizer, config, max_length, vocabulary, vision)

@@ -12,6 +12,7 @@ from forvalue_index.data.field_guess import guess_format
 from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.sources import Data, open_rows
+from forvalue_index.data.token_rows import parted
 from forvalue_index.data.token_text import pieces
 from forvalue_index.errors import RowError
 from forvalue_index.model.tokenizer import TextSide, load_text_side, max_length
@@ -49,7 +50,7 @@ def preview(
     """
     rows = open_rows(data)
     format = format or guess_format(rows)[0]
-    rows = with_images(rows, format)
+    rows = parted(with_images(rows, format), format)
     side = load_text_side(ModelConfig(model) if isinstance(model, str) else model)
     cut, whole = _formatter(side, format), _formatter(side, format, sys.maxsize)
     for source, row in itertools.islice(rows.outcomes(), n):

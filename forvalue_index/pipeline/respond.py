@@ -68,7 +68,7 @@ def _prompted(prompt: str | Row, format: FormatConfig) -> tuple[Row, FormatConfi
         prompt, format = {format.prompt_field: prompt}, format.of_kind("prompt_field")
     elif format.text_field is not None:  # a text that is gone on with is a prompt and a response
         format = format.of_kind("prompt_field")
-    return prompt, replace(format, score="response", last_turn=True)
+    return prompt, replace(format, score="response", last_turn=True, tokens_field=None)
 
 
 def _answered(row: Row, format: FormatConfig, text: str) -> Row:

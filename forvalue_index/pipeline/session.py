@@ -15,6 +15,7 @@ from forvalue_index.config import FormatConfig, IndexConfig, named
 from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.sources import Data, open_rows
+from forvalue_index.data.token_rows import parted, query_format
 from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError
 from forvalue_index.metric import Metric
 from forvalue_index.model.encoder import Encoder, Refused
@@ -153,9 +154,10 @@ class Reader:
         """Returns queries as samples: tokenised, with the tokens that are scored."""
         # A query needs no key of its own.
         format = replace(format or self.config.format, key_field=None)
-        rows = list(with_images(open_rows(data), format))
+        rows = list(parted(with_images(open_rows(data), format), format))
         if not rows:
             raise InputError("there are no queries in the data")
+        format = query_format(rows[0][1], format)
         return self.formatter(format).samples(rows)
 
     def training_samples(self, ids: Iterable[int]) -> list[Sample]:
