@@ -41,6 +41,7 @@ from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.pipeline import add, explain, query, respond
 from forvalue_index.pipeline.add import AddReport, Progress
 from forvalue_index.pipeline.explain import Explanation, Passage
+from forvalue_index.pipeline.from_trainer import trained
 from forvalue_index.pipeline.session import Reader, fingerprint
 from forvalue_index.pipeline.workers import settle_devices
 from forvalue_index.records import Hit, Row, Sample, StoredSample, listed
@@ -226,6 +227,52 @@ class InfluenceIndex:
                         index.store.destroy(itself=not existed)
                 index.close()
                 raise
+
+    @classmethod
+    def from_trainer(
+        cls,
+        trainer: Any,
+        directory: str | Path,
+        *,
+        checkpoints: Sequence[str | Path] = (),
+        format: FormatConfig | None = None,
+        vector: VectorConfig | None = None,
+        catalog: str | None = None,
+        on_error: str = "stop",
+        progress: Progress | None = None,
+    ) -> tuple[InfluenceIndex, AddReport]:
+        """Returns a new index of what a trainer was trained on, and what was added: `build`.
+
+        The model is the one in memory, as it is now, and stays as it is. The tokens of a sample,
+        and which of them are scored, are what the trainer's own collator makes of its train set;
+        what else the train set has of a row is kept with it. Later, `open` looks for the model
+        where the trainer saves it (its output_dir).
+
+        Args:
+            trainer: a `transformers.Trainer`, or one that is made from it, such as TRL's
+                `SFTTrainer`; with its tokenizer (`processing_class`).
+            directory: where the index will be.
+            checkpoints: folders of adapters that it saved, whose influences are added up; they and
+                their base are read instead of the model in memory.
+            format: how rows are shown and queries become tokens; default: guessed from the
+                fields of the train set.
+            vector: as in `build`, as are the others.
+
+        Raises:
+            InputError: the trainer has no train set, no tokenizer, or makes no labels.
+            ModelError: its model is spread over several processes, or its head is not understood.
+        """
+        found = trained(trainer, format, checkpoints)
+        return cls.build(
+            directory,
+            found.rows,
+            found.model,
+            format=found.format,
+            vector=vector,
+            catalog=catalog,
+            on_error=on_error,
+            progress=progress,
+        )
 
     def close(self) -> None:
         """Lets go of the catalogue, the segments and the model."""

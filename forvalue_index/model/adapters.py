@@ -20,6 +20,12 @@ def no_adapters() -> AdapterSet:
     return [(None, 1.0)]
 
 
+def switch(model: Any, name: str) -> None:
+    """Has a model read with one of its adapters; nothing is touched if it is already."""
+    if list(model.active_adapters) != [name]:
+        model.set_adapter(name)
+
+
 def load_adapters(
     model: Any, paths: Sequence[str], weights: Sequence[float]
 ) -> tuple[Any, AdapterSet]:
