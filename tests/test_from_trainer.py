@@ -14,7 +14,7 @@ from conftest import tiny_model, tiny_tokenizer
 from peft import LoraConfig, get_peft_model
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
-from forvalue_index import IndexCallback, InfluenceIndex, VectorConfig, wrap_model
+from forvalue_index import IndexCallback, InfluenceIndex, ModelConfig, VectorConfig, wrap_model
 from forvalue_index.errors import InputError, ModelError
 
 try:
@@ -23,7 +23,7 @@ except ImportError:
     trl = None
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore"),  # the trainers' own
+    pytest.mark.filterwarnings("ignore"),  # the trainers' own, which change with their versions
 ]
 needs_trl = pytest.mark.skipif(trl is None, reason="TRL is not installed: pip install trl")
 
@@ -173,11 +173,10 @@ def test_an_index_leaves_the_model_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_model_is_read_without_dropout_and_mixed_precision(tmp_path: Path) -> None:
-    rows = datasets.Dataset.from_list([{"text": "one two"}, {"text": "three four"}])
     tokenizer = tiny_tokenizer()
     trainer = plain_trainer(tmp_path / "out", bf16=True)
     trainer.train()
-    trainer.model.train()
+    assert trainer.model.train().forward.__wrapped__  # autocast is around it
     index, _ = InfluenceIndex.from_trainer(trainer, tmp_path / "i", vector=SMALL)
     with index:
         sample = index.samples({"text": "one two"})
@@ -187,7 +186,6 @@ def test_a_model_is_read_without_dropout_and_mixed_precision(tmp_path: Path) -> 
         index.reader.adopt(wrap_model(copy, tokenizer))
         index.reader._encoder = None
         np.testing.assert_array_equal(found, index.vectors(sample))
-    assert len(rows) == 2
 
 
 def test_an_adapter_in_memory_is_the_one_that_is_saved(tmp_path: Path) -> None:
@@ -209,8 +207,6 @@ def test_an_adapter_in_memory_is_the_one_that_is_saved(tmp_path: Path) -> None:
         expected = index.query({"text": "ask 1"}, 3)
     assert [value.requires_grad for value in model.parameters()] == wanted
     last = max((tmp_path / "out").glob("checkpoint-*"), key=lambda path: path.stat().st_mtime_ns)
-    from forvalue_index import ModelConfig
-
     saved = ModelConfig(str(tmp_path / "base"), adapters=(str(last),))
     with InfluenceIndex.open(tmp_path / "i", model=saved) as index:
         found = index.query({"text": "ask 1"}, 3)

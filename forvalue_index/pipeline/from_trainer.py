@@ -194,7 +194,8 @@ def _kept(example: Any, place: str) -> Row:
             json.dumps(settled, allow_nan=False)
         except (TypeError, ValueError):
             continue
-        row.update(settled)
+        if isinstance(settled, dict):
+            row.update(settled)
     return row
 
 
