@@ -450,6 +450,24 @@ class InfluenceIndex:
             self.reader, prompt, format or self.config.format, sampling or Sampling(), report
         )
 
+    def instead(
+        self, query: Row | Sample, text: str, *, format: FormatConfig | None = None
+    ) -> Sample:
+        """Returns the query why the model answers this and not `text`, to the same prompt.
+
+        Its influence is that on the answer's log-likelihood minus that on the other's, exactly:
+        with `exact`, `explain` and all else that takes a query.
+
+        Args:
+            query: a row with its answer, or a sample, such as `respond` returns.
+            text: what could have been said instead.
+            format: how the query becomes tokens, if not as the index's rows do.
+
+        Raises:
+            InputError: both say the same, or the query is a classifier's.
+        """
+        return respond.instead(self.reader, query, text, format or self.config.format)
+
     def part(
         self,
         query: Row | Sample,

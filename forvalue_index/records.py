@@ -33,6 +33,23 @@ class Sample:
     label: int | None = None  # the class of a classifier's sample, of which no token is scored
     token_types: NDArray[np.int32] | None = None  # t; which of two texts, where a model asks for it
     images: tuple[Picture, ...] = ()  # in the order of their tokens, of which none is scored
+    rejected: int | None = None
+    """Where the tokens of a text begin whose influence is subtracted. It is read by itself, as are
+    the tokens before it, if there are any; both have the images."""
+
+    @property
+    def texts(self) -> list[tuple[slice, int]]:
+        """Where the tokens of each text are, and 1, or -1 if its influence is subtracted."""
+        end = len(self.input_ids)
+        if self.rejected is None:
+            return [(slice(0, end), 1)]
+        rejected = (slice(self.rejected, end), -1)
+        return [(slice(0, self.rejected), 1), rejected] if self.rejected else [rejected]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """How many tokens each text has."""
+        return tuple(part.stop - part.start for part, _ in self.texts)
 
     @property
     def n_scored(self) -> int:

@@ -64,6 +64,11 @@ if TYPE_CHECKING:
     help="Draw only from the most likely tokens, up to this total probability.",
 )
 @seed_option
+@click.option(
+    "--instead",
+    metavar="TEXT",
+    help="Ask why the model answers what it does and not this: the difference of influences.",
+)
 @part_options
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Hits to show.")
 @search_options
@@ -78,6 +83,7 @@ def ask(
     temperature: float,
     top_p: float,
     seed: int,
+    instead: str | None,
     part: Part,
     k: int,
     search: Search,
@@ -95,6 +101,7 @@ def ask(
     Example:
       forvalue ask --index my.index --prompt "Who wrote the Notes?" -k 5
       forvalue ask --index my.index --prompt "Who wrote the Notes?" --span "Ada"
+      forvalue ask --index my.index --prompt "Who wrote the Notes?" --instead "Menabrea"
       forvalue ask --index my.index --prompt "Tell a story." --temperature 0.8 --seed 1 --json
     """
     from forvalue_index.index import InfluenceIndex
@@ -117,7 +124,10 @@ def ask(
             row[format.image_field or ""] = list(images)
         answer = _silent if as_json else _aloud
         sample = answer(index, row, format, sampling)
-        query = part(index, sample)
+        query = sample
+        if instead is not None:
+            query = index.instead(query, instead, format=format)
+        query = part(index, query)
         hits = search(index, [query], k)
         texts = index.contributions(query, hits)
         if as_json:

@@ -169,6 +169,18 @@ _FIELDS: list[Option] = [
         help="Field of a conversation instead: what the assistant says is scored.",
     ),
     click.option(
+        "--rejected-field",
+        metavar="NAME",
+        help="Field of what a row prefers its response (conversation, text) to, whose influence "
+        "is subtracted.",
+    ),
+    click.option(
+        "--desirable-field",
+        metavar="NAME",
+        help="Field that is false where a row is not to be learned from: its influence has the "
+        "opposite sign.",
+    ),
+    click.option(
         "--tokens-field",
         metavar="NAME",
         help="Field of token ids instead; labels or masks beside it say which are scored.",

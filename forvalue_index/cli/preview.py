@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +109,14 @@ def _head(shown: Preview) -> Text:
 
 def _body(shown: Preview, colour: bool) -> Text:
     text = Text()
+    if shown.rejected is not None:
+        chosen, rejected = slice(0, shown.rejected), slice(shown.rejected, None)
+        for title, own in (("chosen", chosen), ("rejected", rejected)):
+            one = replace(shown, tokens=shown.tokens[own], scored=shown.scored[own], rejected=None)
+            if one.tokens:
+                text.append("\n" if text else "").append(f"{title}: ", style="cyan")
+                text.append(_body(one, colour))
+        return text
     tokens = zip(shown.scored, shown.tokens, strict=True)
     for scored, run in groupby(tokens, key=lambda token: token[0]):
         part = render.one_line("".join(token for _, token in run)).replace("⏎", "⏎\n")

@@ -62,13 +62,19 @@ def _tokens(row: Row) -> tuple[dict[str, str], str]:
 def _texts(row: Row) -> tuple[dict[str, str], str]:
     """Returns the guess of a row's texts."""
     names = {name.casefold(): name for name in reversed(row)}  # of two, the first
+    if "chosen" in names and "rejected" in names:
+        return _preference(row, names)
     for messages in MESSAGES:
         name = names.get(messages)
         if name is not None and _is_list(row[name]):
             return {"messages_field": name}, f"messages from {name!r}"
     for prompt, response in PAIRS:
         if prompt in names and response in names:
-            return _pair(names, prompt, response)
+            settings, words = _pair(names, prompt, response)
+            if isinstance(row.get("label"), bool):  # as KTO has it
+                settings["desirable_field"] = "label"
+                words += "; against it where 'label' is false"
+            return settings, words
     for text in TEXT:
         if text in names:
             return {"text_field": names[text]}, f"plain text from {names[text]!r}"
@@ -76,6 +82,20 @@ def _texts(row: Row) -> tuple[dict[str, str], str]:
         f"the field names do not tell which to read ({', '.join(row) or 'none'}): "
         "give --prompt-field and --response-field, or --messages-field, or --text-field"
     )
+
+
+def _preference(row: Row, names: dict[str, str]) -> tuple[dict[str, str], str]:
+    """Returns the guess of a row that prefers one text to another."""
+    chosen, rejected = names["chosen"], names["rejected"]
+    prompts = [names[prompt] for prompt, _ in PAIRS if prompt in names]
+    settings, words = {"rejected_field": rejected}, f"{chosen!r} preferred to {rejected!r}"
+    # A conversation has the prompt in it, unless that is one, too.
+    if prompts and (_is_list(row[prompts[0]]) or not _is_list(row[chosen])):
+        settings |= {"prompt_field": prompts[0], "response_field": chosen}
+        return settings, f"prompt from {prompts[0]!r}, {words}"
+    if _is_list(row[chosen]):
+        return settings | {"messages_field": chosen}, f"conversations, {words}"
+    return settings | {"text_field": chosen}, f"plain texts, {words}"
 
 
 def _is_list(value: Any) -> bool:

@@ -35,6 +35,7 @@ from forvalue_index.data.images import (
     with_parts,
     with_placeholders,
 )
+from forvalue_index.data.preferences import is_desirable, rejected_format
 from forvalue_index.data.template import prompt_of
 from forvalue_index.data.token_rows import given_tokens, tokens_in_words
 from forvalue_index.data.tokens import (
@@ -100,7 +101,7 @@ def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
     """Returns the prompt and the response of a row, before any chat template.
 
     The prompt is "" for plain text. Of a conversation the response is what the assistant says
-    last, and the prompt all that comes before it, a line each.
+    last, and the prompt all that comes before it, a line each. Of a preference, the chosen text's.
 
     Raises:
         InputError: the template for prompts cannot be read.
@@ -110,6 +111,10 @@ def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
     check_names(row, source)
     if config.tokens_field is not None:
         return _texts_beside_tokens(row, source, config, config.tokens_field)
+    is_desirable(row, source, config)
+    other = rejected_format(config)
+    if other is not None:
+        texts_of(row, source, other)
     if config.label_field is not None:
         label_of(row, source, config.label_field)
     if config.text_field is not None:

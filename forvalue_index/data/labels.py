@@ -17,6 +17,8 @@ from forvalue_index.data.formatter import (
     texts_of,
 )
 from forvalue_index.data.images import Vision
+from forvalue_index.data.preference_formatter import PreferenceFormatter
+from forvalue_index.data.preferences import chosen_format, rejected_format
 from forvalue_index.data.token_formatter import TokenFormatter
 from forvalue_index.data.tokens import one_thread_at_a_time
 from forvalue_index.errors import InputError, RowError
@@ -121,7 +123,7 @@ class ClassFormatter:
         raise RowError(source, f"{value!r} is not one of the model's {len(names)} classes: {known}")
 
 
-RowFormatter: TypeAlias = Formatter | ClassFormatter
+RowFormatter: TypeAlias = Formatter | ClassFormatter | PreferenceFormatter
 """What makes samples of the rows of a model, whatever it predicts."""
 
 
@@ -148,4 +150,12 @@ def row_formatter(
         )
     if config.tokens_field is not None:
         return TokenFormatter(tokenizer, config, max_length, vocabulary)
+    if config.rejected_field is not None or config.desirable_field is not None:
+        settings = max_length, vocabulary, vision
+        chosen, other = chosen_format(config), rejected_format(config)
+        return PreferenceFormatter(
+            Formatter(tokenizer, chosen, *settings),
+            None if other is None else Formatter(tokenizer, other, *settings),
+            config,
+        )
     return Formatter(tokenizer, config, max_length, vocabulary, vision)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from forvalue_index.errors import RowError, UnreadableRowError, out_of_memory
 from forvalue_index.model.batching import Batch, plan_batches
-from forvalue_index.model.head import Room, hidden_states
+from forvalue_index.model.head import Room
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.model.model_lock import model_lock
 from forvalue_index.records import Encoded, Sample
@@ -274,7 +274,10 @@ class Encoder:
         return result
 
     def losses(self, samples: Sequence[Sample]) -> NDArray[np.float64]:
-        """Returns the mean negative log-likelihood of each sample's scored tokens, [n] nats."""
+        """Returns the mean negative log-likelihood of each sample's scored tokens, [n] nats.
+
+        Those of rejected texts are subtracted.
+        """
 
         def work(batch: Batch) -> Tensor:
             losses = self._no_losses(batch)
@@ -297,6 +300,8 @@ class Encoder:
 
         def work(batch: Batch) -> Tensor:
             hidden = self._hidden(batch, 0).float()
+            if batch.signs is not None:
+                hidden = hidden * batch.signs[:, None]
             total = hidden.new_zeros(len(batch.positions), hidden.shape[1])
             return total.index_add_(0, batch.owner, hidden)
 
@@ -410,13 +415,8 @@ class Encoder:
         return None
 
     def _hidden(self, batch: Batch, checkpoint: int) -> Tensor:
-        """Returns the states that the batch's targets are read from, [n, d], in the model's dtype.
-
-        The checkpoint is active afterwards.
-        """
-        head = self._lm.activate(checkpoint)
-        states = hidden_states(self._lm.model, head, batch.inputs)
-        return states.reshape(-1, states.shape[-1])[batch.predictors]
+        """Returns the states that the batch's targets are read from; see `predicting`."""
+        return self._lm.predicting(batch, checkpoint)
 
     def _all_hidden(self, batch: Batch) -> Iterator[Tensor]:
         """Yields what `_hidden` returns, for each checkpoint."""
@@ -433,7 +433,8 @@ class Encoder:
     ) -> Iterator[TokenFactors]:
         """Yields the factors of a batch's scored tokens, a chunk at a time.
 
-        `losses` [b] grow by those of each sample's tokens.
+        `losses` [b] grow by those of each sample's tokens. Tokens of rejected texts have the
+        opposite error, and loss.
         With `room` a chunk's errors are gone when the next one comes.
         """
         head = self._lm.activate(checkpoint)  # an adapter may be the head's, too
@@ -442,6 +443,9 @@ class Encoder:
             states, owner = hidden[part], batch.owner[part]
             with torch.no_grad():
                 errors, own = head.errors(states, batch.targets[part], room)
+            if batch.signs is not None:
+                signs = batch.signs[part]
+                errors, own = errors.mul_(signs[:, None]), own * signs
             losses.index_add_(0, owner, own.double())
             yield TokenFactors(
                 states.float(), errors, owner, len(batch.positions), batch.runs(part)

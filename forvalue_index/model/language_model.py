@@ -16,7 +16,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from forvalue_index.config import ModelConfig
 from forvalue_index.errors import ModelError
@@ -24,7 +25,7 @@ from forvalue_index.model.adapters import AdapterSet, load_adapters, no_adapters
 from forvalue_index.model.batching import Batch, collate
 from forvalue_index.model.classifier import class_padding_matters, find_class_head
 from forvalue_index.model.evaluation import evaluating
-from forvalue_index.model.head import Head, find_head, padding_matters, whole
+from forvalue_index.model.head import Head, find_head, hidden_states, padding_matters, whole
 from forvalue_index.model.load import load_pretrained
 from forvalue_index.model.model_lock import model_lock
 from forvalue_index.model.offload import kept, own_names
@@ -79,6 +80,26 @@ class LanguageModel:
         if chosen.adapter is not None:
             switch(self.model, chosen.adapter)
         return chosen.head
+
+    def predicting(self, batch: Batch, checkpoint: int, *, gradients: bool = False) -> Tensor:
+        """Returns the states that a batch's targets are read from, [n, d], in the model's dtype.
+
+        The checkpoint is active afterwards. With `gradients`, states carry them to the weights.
+        """
+        head = self.activate(checkpoint)
+        if batch.lengths is None or not self.length_matters:
+            states = hidden_states(self.model, head, batch.inputs, gradients=gradients)
+            return states.reshape(-1, states.shape[-1])[batch.predictors]
+        # Of a sample the two texts may differ in length, where all of a pass may not.
+        parts = dict[int, Tensor]()
+        for length in set(batch.lengths):
+            rows = [row for row, own in enumerate(batch.lengths) if own == length]
+            inputs = {name: value[rows, :length] for name, value in batch.inputs.items()}
+            found = hidden_states(self.model, head, inputs, gradients=gradients)
+            parts |= dict(zip(rows, found, strict=True))
+        width = max(batch.lengths)
+        each = [pad(parts[row], (0, 0, 0, width - len(parts[row]))) for row in sorted(parts)]
+        return torch.cat(each)[batch.predictors]
 
     @property
     def classes(self) -> dict[str, int] | None:

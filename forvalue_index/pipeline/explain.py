@@ -12,12 +12,14 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.data.token_text import pieces
+from forvalue_index.data.token_text import pieces_of
 from forvalue_index.errors import InputError
 from forvalue_index.pipeline.session import Reader
 from forvalue_index.records import Sample
 from forvalue_index.vectors.closed_form import precise_token_influence, token_influence
 
+REJECTED = "\n[rejected] "
+"""What is shown before a text whose influence is subtracted."""
 REPEATED = 4  # equal tokens in a row that are shown as one
 
 
@@ -28,6 +30,7 @@ class Passage:
     texts: list[str]  # t; joined, the text as the model read it
     scored: NDArray[np.bool_]  # t, whose predictions count
     values: NDArray[np.float64]  # t, the contributions, which sum to the score; 0 if not scored
+    rejected: int | None = None  # where the rejected text begins, whose influence is subtracted
 
     def shown(self) -> list[tuple[str, int, float]]:
         """Returns each token's text, its place among the scored ones or -1, and its contribution.
@@ -36,10 +39,13 @@ class Passage:
         """
         places = np.where(self.scored, np.cumsum(self.scored) - 1, -1).tolist()
         tokens: list[tuple[str, int, float]] = []
-        for (text, place, value), run in groupby(
-            zip(self.texts, places, self.values.tolist(), strict=True)
+        each = zip(self.texts, places, self.values.tolist(), strict=True)
+        for (begins, text, place, value), run in groupby(
+            ((n == self.rejected, *token) for n, token in enumerate(each))
         ):
             n = len(list(run))
+            if begins:
+                tokens.append((REJECTED, -1, 0.0))
             if n >= REPEATED and text.strip():
                 tokens.append((f"{text} × {n} ", place, 0.0))
             else:
@@ -121,7 +127,7 @@ def _occurrence(reader: Reader, sample: Sample, span: str) -> NDArray[np.int64]:
     Raises:
         InputError: there is none.
     """
-    texts = pieces(reader.lm.tokenizer, sample.input_ids.tolist())
+    texts = pieces_of(reader.lm.tokenizer, sample)
     ends = np.cumsum([len(text) for text in texts])  # of the tokens, in characters
     text, start = "".join(texts), -1
     while span and (start := text.find(span, start + 1)) >= 0:
@@ -136,11 +142,11 @@ def _occurrence(reader: Reader, sample: Sample, span: str) -> NDArray[np.int64]:
 
 def _passage(reader: Reader, sample: Sample, values: NDArray[np.float64]) -> Passage:
     """Returns the tokens of a sample with the contributions of the scored ones."""
-    texts = pieces(reader.lm.tokenizer, sample.input_ids.tolist())
+    texts = pieces_of(reader.lm.tokenizer, sample)
     scored = sample.scored
     if sample.label is not None:  # what a classifier predicts stands behind the text
         texts.append(f"[{reader.lm.model.config.id2label[sample.label]}]")
         scored = np.arange(len(texts)) == len(texts) - 1
     spread = np.zeros(len(texts))
     spread[scored] = values
-    return Passage(texts, scored, spread)
+    return Passage(texts, scored, spread, sample.rejected)

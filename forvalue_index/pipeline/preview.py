@@ -13,7 +13,7 @@ from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted
-from forvalue_index.data.token_text import pieces
+from forvalue_index.data.token_text import pieces_of
 from forvalue_index.errors import RowError
 from forvalue_index.model.tokenizer import TextSide, load_text_side, max_length
 
@@ -27,6 +27,7 @@ class Preview:
     ids: list[int]
     scored: list[bool]
     cut: int  # tokens that go, because the row is longer than the maximum length
+    rejected: int | None = None  # where a text begins whose influence is subtracted
 
 
 def preview(
@@ -64,10 +65,11 @@ def preview(
         ids = sample.input_ids.tolist()
         yield Preview(
             source=source,
-            tokens=pieces(side.tokenizer, ids),
+            tokens=pieces_of(side.tokenizer, sample),
             ids=ids,
             scored=sample.scored.tolist(),
             cut=len(uncut.input_ids) - len(ids),
+            rejected=sample.rejected,
         )
 
 

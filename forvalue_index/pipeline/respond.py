@@ -12,6 +12,8 @@ import numpy as np
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.chat import messages_of
+from forvalue_index.data.preferences import chosen_format, contrast
+from forvalue_index.data.token_rows import query_format
 from forvalue_index.errors import InputError
 from forvalue_index.model.generation import Sampling, end_tokens, generate, text_of
 from forvalue_index.pipeline.session import Reader
@@ -56,6 +58,21 @@ def respond(
     )
 
 
+def instead(reader: Reader, query: Row | Sample, text: str, format: FormatConfig) -> Sample:
+    """Returns a query why its answer and not another; see `InfluenceIndex.instead`."""
+    if isinstance(query, Sample):
+        if format.messages_field is not None and format.messages_field not in query.row:
+            format = format.of_kind("prompt_field")  # the prompt was a text
+        format = answered_format(format)
+    else:
+        format = chosen_format(query_format(query, format))
+        [query] = reader.samples(query, format)
+    if query.label is not None:
+        raise InputError("a class has no other text: query for the other class")
+    [other] = reader.samples([_with_text(query.row, format, text)], format)
+    return contrast(query, other)
+
+
 def _answer_start(stub: Sample) -> int:
     """Returns where the last run of scored tokens begins."""
     unscored = np.flatnonzero(~stub.scored[: np.flatnonzero(stub.scored)[-1]])
@@ -66,9 +83,15 @@ def _prompted(prompt: str | Row, format: FormatConfig) -> tuple[Row, FormatConfi
     """Returns the row of a prompt, and the format in which its answer alone is scored."""
     if isinstance(prompt, str):
         prompt, format = {format.prompt_field: prompt}, format.of_kind("prompt_field")
-    elif format.text_field is not None:  # a text that is gone on with is a prompt and a response
+    return prompt, answered_format(format)
+
+
+def answered_format(format: FormatConfig) -> FormatConfig:
+    """Returns the format in which of a row that was answered the answer alone is scored."""
+    format = replace(chosen_format(format), tokens_field=None)
+    if format.text_field is not None:  # a text that is gone on with is a prompt and a response
         format = format.of_kind("prompt_field")
-    return prompt, replace(format, score="response", last_turn=True, tokens_field=None)
+    return replace(format, score="response", last_turn=True)
 
 
 def _answered(row: Row, format: FormatConfig, text: str) -> Row:
@@ -80,7 +103,9 @@ def _answered(row: Row, format: FormatConfig, text: str) -> Row:
 
 
 def _with_text(row: Row, format: FormatConfig, text: str) -> Row:
-    """Returns an answered row with another answer."""
+    """Returns an answered row with another answer; a plain text is one altogether."""
+    if format.text_field is not None:
+        return row | {format.text_field: text}
     if format.messages_field is None:
         return row | {format.response_field: text}
     *messages, answer = row[format.messages_field]

@@ -93,8 +93,11 @@ class _Whitening:
 
 
 def has_prompt(sample: Sample) -> bool:
-    """Returns whether more than the first token stands before what is scored."""
-    return sample.label is None and _first(sample) > 1
+    """Returns whether more than the first token stands before what is scored.
+
+    A preference counts as having none: how its prompt fits two texts is not asked.
+    """
+    return sample.label is None and sample.rejected is None and _first(sample) > 1
 
 
 def _first(sample: Sample) -> int:

@@ -124,7 +124,11 @@ def _weights(lm: LanguageModel) -> dict[str, torch.Tensor]:
 def _contents(samples: Sequence[Sample]) -> list[str]:
     """Returns what the model sees of each sample, hashed."""
     return [
-        hashlib.sha256(sample.input_ids.tobytes() + sample.scored.tobytes()).hexdigest()
+        hashlib.sha256(
+            sample.input_ids.tobytes()
+            + sample.scored.tobytes()
+            + (b"" if sample.rejected is None else b"%d" % sample.rejected)
+        ).hexdigest()
         for sample in samples
     ]
 
