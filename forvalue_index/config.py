@@ -30,6 +30,7 @@ class ModelConfig:
     adapters: tuple[str, ...] = ()  # PEFT checkpoints, whose influences are added up
     adapter_weights: tuple[float, ...] = ()  # of each in the sum; none: 1 each
     task: str = "auto"  # auto: what the checkpoint's configuration says
+    gguf_file: str | None = None  # in the folder or on the hub; a file's own path needs none
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

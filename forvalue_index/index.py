@@ -645,6 +645,7 @@ class InfluenceIndex:
         """Returns what the index holds and what it was made with, as JSON values."""
         return self.store.info() | {
             "model": self.config.model.name,
+            "adapters": list(self.config.model.adapters),
             "config": self.config.to_json(),
         }
 

@@ -31,6 +31,9 @@ def info(directory: Path, as_json: bool) -> None:
         render.json_line(values)
         return
     config = values.pop("config")
+    values["adapters"] = ", ".join(values["adapters"])
+    if not values["adapters"]:
+        del values["adapters"]
     format = config["format"]
     values["fields"] = (
         format["text_field"]

@@ -283,6 +283,9 @@ _READING: list[Option] = [
         help="Weight of each adapter in the sum, in the same order.  [default: 1 each]",
     ),
     dtype_option,
+    click.option(
+        "--gguf-file", metavar="NAME", help="GGUF file in the model's folder, if it has several."
+    ),
     trust_option,
 ]
 

@@ -34,6 +34,13 @@ OPEN, CLOSE = "⟦", "⟧"
 @click.option("--model", metavar="PATH_OR_ID", help="The model whose tokenizer reads the rows.")
 @click.option("--revision", metavar="REV", help="Revision of a model on the hub.")
 @click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="PATH",
+    help="PEFT adapter of the model, whose own tokenizer is used if it has one.",
+)
+@click.option(
     "--index",
     "directory",
     type=click.Path(path_type=Path),
@@ -49,6 +56,7 @@ def preview(
     data: tuple[str, ...],
     model: str | None,
     revision: str | None,
+    adapters: tuple[str, ...],
     directory: Path | None,
     n: int,
     split: str | None,
@@ -75,17 +83,18 @@ def preview(
     if (model is None) == (directory is None):
         raise click.UsageError("give --model or --index")
     rows = open_rows(data, split=split, subset=subset)
+    config = ModelConfig(
+        model or "", revision, trust_remote_code=trust_remote_code, adapters=adapters
+    )
     if directory is not None:
         from forvalue_index.index import InfluenceIndex
 
         with InfluenceIndex.open(directory) as index:
-            model, revision = index.config.model.name, index.config.model.revision
+            config = replace(index.config.model, trust_remote_code=trust_remote_code)
             format = format_of(index.config.format, fields)
+        config = on_this_machine(config)
     else:
         format = format_for(rows, fields)
-    config = ModelConfig(model or "", revision, trust_remote_code=trust_remote_code)
-    if directory is not None:
-        config = on_this_machine(config)
     console, usable = render.console(), 0
     colour = console.color_system is not None and not console.no_color
     for shown in preview(rows, config, n=n, format=format):

@@ -153,10 +153,10 @@ def load_model(config: ModelConfig, device: str | None = None) -> LanguageModel:
         ModelError: there is no such model, it cannot be read, or its head is not understood.
     """
     with model_lock():
-        model, tokenizer, processor = load_pretrained(config, find_device(device))
+        model, tokenizer, processor, paths = load_pretrained(config, find_device(device))
         adapters = no_adapters()
-        if config.adapters:
-            model, adapters = load_adapters(model, config.adapters, config.adapter_weights)
+        if paths:
+            model, adapters = load_adapters(model, paths, config.adapter_weights)
         return wrap_model(model, tokenizer, adapters, processor)
 
 
