@@ -14,6 +14,7 @@ from forvalue_index.errors import DependencyError, ForvalueError, ModelError
 from forvalue_index.model.tokenizer import PICKLED, first_line
 from forvalue_index.system.files import require_no_special
 
+COPY = ".modules_to_save."
 LEAVES = ("weight", "base_layer.weight")
 """Names of an embedding's weights in an adapter that brings them."""
 
@@ -78,8 +79,11 @@ def load_adapters(
             found = model.load_adapter(path, adapter_name=name, torch_device="cpu")
             lost = [key for key in found.missing_keys if name in key]
             # With resized embeddings PEFT saves a trained copy twice.
-            copied = {key for key in brought if key.replace(".modules_to_save.", ".") in brought}
-            lost += [key for key in found.unexpected_keys if key not in copied]
+            lost += [
+                key
+                for key in found.unexpected_keys
+                if COPY not in key or key.replace(COPY, ".") not in brought
+            ]
             if lost:
                 raise ValueError(
                     f"it was made for another base model ({lost[0]} has no counterpart)"
