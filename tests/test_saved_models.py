@@ -174,5 +174,72 @@ def test_which_gguf_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_what_reads_gguf_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forvalue_index.model.locate.find_spec", lambda name: None)
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    with pytest.raises(DependencyError, match="pip install accelerate gguf"):
+    with pytest.raises(
+        DependencyError, match=r"needs accelerate and gguf: pip install .forvalue-index\[gguf\]"
+    ):
         load_model(ModelConfig(str(tmp_path)), "cpu")
+
+
+def write_gguf(path: Path) -> None:
+    """A tiny Llama and its tokenizer, as llama.cpp's converter writes them."""
+    gguf = pytest.importorskip("gguf", reason="GGUF is not installed: pip install gguf")
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    config, weights = model.config, model.state_dict()
+    heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
+    file = gguf.GGUFWriter(str(path), "llama")
+    file.add_block_count(config.num_hidden_layers)
+    file.add_context_length(config.max_position_embeddings)
+    file.add_embedding_length(config.hidden_size)
+    file.add_feed_forward_length(config.intermediate_size)
+    file.add_head_count(config.num_attention_heads)
+    file.add_head_count_kv(config.num_key_value_heads)
+    file.add_layer_norm_rms_eps(config.rms_norm_eps)
+    file.add_vocab_size(config.vocab_size)
+    file.add_tokenizer_model("gpt2")
+    tokens = tokenizer.convert_ids_to_tokens(range(config.vocab_size))
+    file.add_token_list(["yz" if token == "{" else token for token in tokens])
+    file.add_token_types([3] * 4 + [1] * (config.vocab_size - 4))  # control, normal
+    file.add_token_merges(["y z"])  # the reader wants one
+    file.add_bos_token_id(1)
+    file.add_eos_token_id(2)
+    names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+    for number in range(config.num_hidden_layers):
+        layer, block = f"model.layers.{number}", f"blk.{number}"
+        names |= {f"{layer}.self_attn.{x}_proj": f"{block}.attn_{x}" for x in "qkv"}
+        names |= {f"{layer}.mlp.{x}_proj": f"{block}.ffn_{x}" for x in ("gate", "up", "down")}
+        names |= {
+            f"{layer}.self_attn.o_proj": f"{block}.attn_output",
+            f"{layer}.input_layernorm": f"{block}.attn_norm",
+            f"{layer}.post_attention_layernorm": f"{block}.ffn_norm",
+        }
+    for name, theirs in names.items():
+        value = weights[f"{name}.weight"].float()
+        if theirs.endswith(("attn_q", "attn_k")):  # rotated as llama.cpp has it
+            n = heads[theirs[-1]]
+            value = value.reshape(n, 2, -1, value.shape[1]).swapaxes(1, 2).reshape(value.shape)
+        file.add_tensor(f"{theirs}.weight", value.contiguous().numpy())
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+
+
+@pytest.mark.filterwarnings("ignore")  # those of the reader, which change with its versions
+def test_a_gguf_file_is_the_model_that_it_was_made_of(tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base", "llama", 0)
+    (tmp_path / "gguf").mkdir()
+    write_gguf(tmp_path / "gguf" / "tiny.gguf")
+    rows, found = [{"prompt": "a b", "response": "c"}, {"prompt": "d", "response": " e f"}], []
+    for number, name in enumerate((base, tmp_path / "gguf", tmp_path / "gguf" / "tiny.gguf")):
+        index, _ = InfluenceIndex.build(tmp_path / "i" / str(number), rows, str(name), vector=SMALL)
+        with index:
+            sample = index.samples(rows[0])[0]
+            hits = index.query(sample, 2, exact=True)
+            found.append((sample.input_ids.tolist(), [hit.key for hit in hits]))
+            scores = [hit.score for hit in hits]
+            if number == 0:
+                expected = scores
+            assert scores == [pytest.approx(score, rel=1e-4) for score in expected]
+    assert found[0] == found[1] == found[2]
+    with InfluenceIndex.open(tmp_path / "i" / "2") as index:  # found again by the file's path
+        assert index.query(rows[0], 1)

@@ -116,7 +116,9 @@ def _gguf(config: ModelConfig) -> tuple[ModelConfig, str | None]:
     if file is not None:
         lacking = [name for name in ("accelerate", "gguf") if find_spec(name) is None]
         if lacking:
-            raise DependencyError(f"reading GGUF files needs: pip install {' '.join(lacking)}")
+            raise DependencyError(
+                f'a GGUF file needs {" and ".join(lacking)}: pip install "forvalue-index[gguf]"'
+            )
     return config, file
 
 
