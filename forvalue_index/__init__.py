@@ -22,13 +22,12 @@ if TYPE_CHECKING:
     from forvalue_index.model.generation import Sampling
     from forvalue_index.model.language_model import wrap_model
     from forvalue_index.pipeline.add import AddReport
-    from forvalue_index.pipeline.explain import Explanation, Passage
     from forvalue_index.pipeline.preview import preview
-    from forvalue_index.records import Hit
+    from forvalue_index.records import Explanation, Hit, Passage
 
 _HOMES = {
     "AddReport": "pipeline.add",
-    "Explanation": "pipeline.explain",
+    "Explanation": "records",
     "ForvalueError": "errors",
     "FormatConfig": "config",
     "Hit": "records",
@@ -36,7 +35,7 @@ _HOMES = {
     "IndexConfig": "config",
     "InfluenceIndex": "index",
     "ModelConfig": "config",
-    "Passage": "pipeline.explain",
+    "Passage": "records",
     "Sampling": "model.generation",
     "VectorConfig": "config",
     "open_rows": "data.sources",

@@ -47,6 +47,21 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How a study fine-tunes a model: AdamW, a short warm-up, then linear decay to zero."""
+
+    epochs: int = 3
+    learning_rate: float = 1e-4  # the highest
+    batch_size: int = 16  # samples
+    seed: int = 0  # of the order of the samples
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate", "batch_size"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} is {getattr(self, name)}, but must be positive")
+
+
+@dataclass(frozen=True, slots=True)
 class FormatConfig:
     """How a row becomes tokens, and which of them are scored.
 

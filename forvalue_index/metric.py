@@ -29,12 +29,19 @@ class Metric:
     name: str
     by: Literal["length", "tokens"] | None = None  # what a size is; None: it is 1
     decorrelates: bool = False  # queries are turned: see `search/decorrelate.py`
+    words: bool = False  # words are compared: see `search/words.py`
+    vectors: bool = True  # vectors are compared
     heading: str = ""  # of a column of scores
 
     @property
     def has_exact(self) -> bool:
         """Whether there is an exact form: a score is of two samples, whatever the others are."""
-        return not self.decorrelates
+        return self.linear and not self.decorrelates
+
+    @property
+    def linear(self) -> bool:
+        """Whether a score is an inner product, so that it has a sign and can be summed."""
+        return not self.words
 
     @property
     def derived(self) -> str:
@@ -86,18 +93,20 @@ METRICS = {
         Metric("cosine", by="length", heading="cosine"),
         Metric("per-token", by="tokens", heading="per-token"),
         Metric("decorrelated", decorrelates=True, heading="decorrelated"),
+        Metric("lexical", words=True, vectors=False, heading="words"),
+        Metric("hybrid", by="length", words=True, heading="hybrid"),
     )
 }
 
-DERIVED = tuple(name for name, metric in METRICS.items() if metric.derived == name)
+DERIVED = tuple(name for name, m in METRICS.items() if m.linear and m.derived == name)
 """The metrics that can have a derived index of their own."""
 
 
-def metric_of(metric: str | Metric, *, exact: bool = False) -> Metric:
-    """Returns the metric of a name; `exact`: it must have an exact form.
+def metric_of(metric: str | Metric, *, exact: bool = False, linear: bool = False) -> Metric:
+    """Returns the metric of a name; `exact`: it must have an exact form; `linear`: be linear.
 
     Raises:
-        InputError: there is none of this name, or it has no exact form.
+        InputError: there is none of this name, or it is not what it must be.
     """
     found = metric if isinstance(metric, Metric) else METRICS.get(metric)
     if found is None:
@@ -107,5 +116,10 @@ def metric_of(metric: str | Metric, *, exact: bool = False) -> Metric:
         raise InputError(
             f"metric {found.name!r} is for stored vectors only and has no exact form: leave out "
             f"exact, or use {others}"
+        )
+    if linear and not found.linear:
+        others = ", ".join(name for name, other in METRICS.items() if other.linear)
+        raise InputError(
+            f"metric {found.name!r} finds rows and does not say what they did: use {others}"
         )
     return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,27 @@ from forvalue_index.picture import Picture
 
 Row = dict[str, Any]
 """A row as it was read: field name -> JSON value."""
+
+Progress = Callable[[str, int, int, int], None]
+"""Called with a stage such as "encoding", the rows done, rows in all (0: unknown), tokens done."""
+
+MISSING = object()
+"""What `value_of` returns where a row lacks the field; JSON's null is a value."""
+
+
+def value_of(row: Row, field: str) -> Any:
+    """Returns the value of a field of a row, or MISSING.
+
+    `meta.lang` is the field of that very name, or else the field `lang` of the object `meta`.
+    """
+    if field in row:
+        return row[field]
+    value: Any = row
+    for name in field.split("."):
+        if not isinstance(value, dict) or name not in value:
+            return MISSING
+        value = value[name]
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +55,7 @@ class Sample:
     label: int | None = None  # the class of a classifier's sample, of which no token is scored
     token_types: NDArray[np.int32] | None = None  # t; which of two texts, where a model asks for it
     images: tuple[Picture, ...] = ()  # in the order of their tokens, of which none is scored
+    part: str | None = None  # the text of the scored tokens, where only some count (`narrow`)
     rejected: int | None = None
     """Where the tokens of a text begin whose influence is subtracted. It is read by itself, as are
     the tokens before it, if there are any; both have the images."""
@@ -107,6 +130,11 @@ class Hit:
     score: float
     sample: Row
     exact: bool = False  # whether the score is the exact form's, not the stored vectors'
+    parts: dict[str, float] | None = None
+    """What a score that words take part in is made of: "lexical" (BM25), and where vectors do too,
+    "cosine" and "influence"."""
+    shared: tuple[str, ...] | None = None
+    """Of such a hit: the runs of four words or more that it has word for word from the query."""
 
 
 def listed(values: str | Iterable[str]) -> list[str]:
@@ -140,3 +168,54 @@ class Fidelity:
             f"{self.top_10:.1%} (±{self.error:.1%}) of the exact top {TOP}, "
             f"{self.queries} queries against {self.rows} rows"
         )
+
+
+REJECTED = "\n[rejected] "
+"""What is shown before a text whose influence is subtracted."""
+REPEATED = 4  # equal tokens in a row that are shown as one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Passage:
+    """The tokens of a sample, and what each of them contributed to a score."""
+
+    texts: list[str]  # t; joined, the text as the model read it
+    scored: NDArray[np.bool_]  # t, whose predictions count
+    values: NDArray[np.float64]  # t, the contributions, which sum to the score; 0 if not scored
+    rejected: int | None = None  # where the rejected text begins, whose influence is subtracted
+
+    def shown(self) -> list[tuple[str, int, float]]:
+        """Returns each token's text, its place among the scored ones or -1, and its contribution.
+
+        Many equal tokens in a row that are not scored, such as an image's, are shown as one.
+        """
+        places = np.where(self.scored, np.cumsum(self.scored) - 1, -1).tolist()
+        tokens: list[tuple[str, int, float]] = []
+        each = zip(self.texts, places, self.values.tolist(), strict=True)
+        for (begins, text, place, value), run in groupby(
+            ((n == self.rejected, *token) for n, token in enumerate(each))
+        ):
+            n = len(list(run))
+            if begins:
+                tokens.append((REJECTED, -1, 0.0))
+            if n >= REPEATED and text.strip():
+                tokens.append((f"{text} × {n} ", place, 0.0))
+            else:
+                tokens += [(text, place, value)] * n
+        return tokens
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Explanation:
+    """The exact influence of a training sample on a query, token by token."""
+
+    id: int  # of the training sample
+    key: str
+    query: Passage
+    sample: Passage
+    terms: NDArray[np.float64]  # [scored tokens of the query, scored tokens of the sample]
+
+    @property
+    def score(self) -> float:
+        """The influence, the sum of all terms."""
+        return float(self.terms.sum())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import SIZES, save_model, tiny_model, tiny_tokenizer
+from helpers.models import SIZES, save_model, tiny_model, tiny_tokenizer
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 

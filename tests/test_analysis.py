@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from helpers.models import tiny_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index.analysis.evaluate.baselines import bm25, embedding
+from forvalue_index.analysis.evaluate.baselines import bm25
 from forvalue_index.analysis.evaluate.exact import exact_scores, reranked
 from forvalue_index.analysis.evaluate.fidelity import fidelity
-from forvalue_index.analysis.evaluate.methods import stored_samples
+from forvalue_index.analysis.evaluate.methods import all_stored
 from forvalue_index.analysis.evaluate.metrics import (
     Figure,
     hit,
@@ -28,8 +28,9 @@ from forvalue_index.analysis.evaluate.metrics import (
     reciprocal_rank,
     spearman,
 )
-from forvalue_index.analysis.evaluate.recall import found, gold_of, recall
+from forvalue_index.analysis.evaluate.recall import gold_of, recall, source_figures
 from forvalue_index.errors import DependencyError, InputError, RowError
+from forvalue_index.model.embedding import embedding
 from forvalue_index.records import Row, Sample
 
 N, GROUPS = 120, 8
@@ -137,7 +138,8 @@ def test_recall_against_plain_loops(index: InfluenceIndex) -> None:
     decorrelated = damping * turned @ kept.T
     scores = {
         "stored dot": stored,
-        "stored cosine": stored / [row.norm for row in index.store.samples(ids.tolist()).values()],
+        "stored cosine": stored
+        / [row.norm for row in index.store.catalog.samples(ids.tolist()).values()],
         "stored per-token": stored / n_scored,
         "stored decorrelated": decorrelated,
         "exact dot": exact.scores,
@@ -177,7 +179,7 @@ def test_recall_against_plain_loops(index: InfluenceIndex) -> None:
 
 
 def test_loss_and_length_put_the_most_first(index: InfluenceIndex) -> None:
-    stored = stored_samples(index, index.flat.ids)
+    stored = all_stored(index)
     methods = recall(index, QUERIES[:1], "group").methods
     gold = np.array([item.row["group"] == 0 for item in stored])
     for name, values in (
@@ -226,7 +228,7 @@ def test_without_bm25s_the_error_says_what_to_install(
 
 
 def test_gold_needs_the_field_and_something_to_find(index: InfluenceIndex) -> None:
-    stored = stored_samples(index, index.flat.ids)
+    stored = all_stored(index)
 
     def gold(query: Row, field: str = "group") -> Any:
         return gold_of(index.samples(query), stored, field)
@@ -248,7 +250,7 @@ def test_gold_needs_the_field_and_something_to_find(index: InfluenceIndex) -> No
 def test_ties_are_not_won_by_the_order_of_the_rows() -> None:
     gold = np.zeros((1, 1000), dtype=bool)
     gold[0, :10] = True
-    result = found(np.zeros((1, 1000)), gold)
+    result = source_figures(np.zeros((1, 1000)), gold)
     assert result.mrr.mean < 0.5
     assert result.recall.mean < 0.5
     assert result.auc.mean == 0.5

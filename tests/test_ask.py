@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
-from test_cli import assert_one_line, run, run_well, write
+from helpers.cli import assert_one_line, run, run_well, write
+from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.errors import InputError
@@ -249,6 +249,6 @@ def test_ask_says_what_is_wrong(built: Path, tmp_path: Path) -> None:
 
 
 def test_a_classifier_writes_no_answer(index: InfluenceIndex) -> None:
-    index.reader._lm = replace(index.lm, task="classification")
+    index.session._lm = replace(index.lm, task="classification")
     with pytest.raises(InputError, match="is a classifier and writes no answer"):
         index.respond(PROMPT)

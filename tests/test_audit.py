@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import tiny_model
+from helpers.models import tiny_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.audit.agreement import UnitVectors, agreement, cosines, nearest
-from forvalue_index.analysis.audit.audit import NEIGHBOURS, _suspicion, audit, audit_scores
+from forvalue_index.analysis.audit.audit import audit
 from forvalue_index.analysis.audit.review import page, review
+from forvalue_index.analysis.audit.scores import NEIGHBOURS, _suspicion, score_rows
 from forvalue_index.analysis.evaluate.metrics import auc
 from forvalue_index.cli import main
 from forvalue_index.errors import InputError
@@ -88,7 +89,7 @@ def index(path: Path) -> Iterator[InfluenceIndex]:
     ],
 )
 def test_exchanged_responses_are_found(index: InfluenceIndex, settings: dict[str, Any]) -> None:
-    scores = audit_scores(index, **settings)
+    scores = score_rows(index, **settings).scores
     wrong = np.array([row["wrong"] for row in ROWS])
     found = {name: auc(score[: len(ROWS)], wrong) for name, score in scores.items()}
     assert found["suspicion"] > 0.9
@@ -101,9 +102,8 @@ def test_exchanged_responses_are_found(index: InfluenceIndex, settings: dict[str
 
 def test_conditions_leave_the_others_out(index: InfluenceIndex) -> None:
     every, some = audit(index), audit(index, where=["kind=1"])
-    assert some.ids.tolist() == [
-        id for id, s in index.store.samples(every.ids.tolist()).items() if s.row["kind"] == 1
-    ]
+    stored = index.store.catalog.samples(every.ids.tolist())
+    assert some.ids.tolist() == [id for id, s in stored.items() if s.row["kind"] == 1]
     np.testing.assert_array_equal(some.scores["loss"], every.scores["loss"][some.ids])
     with pytest.raises(InputError, match="1 training rows: an audit needs 3 or more"):
         audit(index, where=["id=row-7"])
@@ -138,7 +138,7 @@ def test_states_are_the_mean_of_what_predicts(index: InfluenceIndex) -> None:
             states = model(ids, output_hidden_states=True).hidden_states[-1][0]
         wanted = states[np.flatnonzero(sample.scored) - 1].mean(0)
         np.testing.assert_allclose(mean, wanted, rtol=1e-4, atol=1e-5)
-    stored = list(index.store.samples([0, 7, 30]).values())
+    stored = list(index.store.catalog.samples([0, 7, 30]).values())
     losses = Encoder(index.lm).losses(samples)
     np.testing.assert_allclose(losses, [sample.loss for sample in stored], rtol=1e-5)
 
@@ -147,7 +147,7 @@ def test_opposition_is_to_the_mean_of_the_others(index: InfluenceIndex) -> None:
     ids = index.flat.ids
     vectors = index.flat.vectors(ids).astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    found = UnitVectors(index.flat, ids).with_the_rest()
+    found = UnitVectors(index.snapshot, ids).with_the_rest()
     for place in (0, 50):
         others = np.delete(vectors, place, axis=0).mean(0)
         wanted = vectors[place] @ others / np.linalg.norm(others)
@@ -172,7 +172,7 @@ def test_cosines_are_of_unit_and_of_centred_vectors(index: InfluenceIndex) -> No
     known = index.samples(TRUSTED[:2])
     ids = index.flat.ids
     near = np.array([[1, 83, -1]] + [[0, 5, 84]] * (len(ids) - 1))
-    plain, centred = cosines(UnitVectors(index.flat, ids, index.vectors(known)), near)
+    plain, centred = cosines(UnitVectors(index.snapshot, ids, index.vectors(known)), near)
     vectors = np.concatenate([index.flat.vectors(ids), index.vectors(known)]).astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     moved = vectors - vectors[: len(ids)].mean(0)

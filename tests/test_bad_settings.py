@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import tiny_tokenizer
-from indexes import KEYED
+from helpers.indexes import KEYED
+from helpers.models import tiny_tokenizer
 from safetensors.torch import load, save
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -43,7 +43,7 @@ def narrow_model(hidden: int) -> LanguageModel:
 
 def compared(index: InfluenceIndex, rows: list[Row]) -> float:
     """The error of all scores beside the exact ones, in all; each row finds itself by cosine."""
-    samples = index.reader.samples(rows)
+    samples = index.session.samples(rows)
     exact, found = index.influence(samples, samples), np.full((len(rows), len(rows)), np.nan)
     places = {row["id"]: i for i, row in enumerate(rows)}
     for hit in index.query(rows, len(rows)):
@@ -92,7 +92,7 @@ def test_any_dim_and_bits_answer(
     index, _ = InfluenceIndex.build(tmp_path / "i", rows[:20], lm, format=KEYED, vector=vector)
     with index:
         index.add(rows[20:])
-        samples = index.reader.samples(rows)
+        samples = index.session.samples(rows)
         exact = index.influence(samples, samples)
         found = np.zeros_like(exact)
         for hit in index.query(rows, len(rows)):

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
-from indexes import KEYED, SMALL, exported
-from test_rejects import rejects_of
+from helpers.indexes import KEYED, SMALL, exported, rejects_of
+from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import InfluenceIndex, VectorConfig
 from forvalue_index.config import FormatConfig
@@ -49,15 +48,10 @@ def written(path: Path, rows: list[Row], bad: list[int]) -> Path:
 
 @pytest.mark.parametrize("fit_samples", [5, 4096])
 @pytest.mark.parametrize("devices", [None, "cpu,cpu"])
+@pytest.mark.usefixtures("small_chunks")
 def test_rows_that_give_nan_are_as_if_they_had_never_been(
-    fit_samples: int,
-    devices: str | None,
-    tmp_path: Path,
-    rows: list[Row],
-    lm: LanguageModel,
-    monkeypatch: pytest.MonkeyPatch,
+    fit_samples: int, devices: str | None, tmp_path: Path, rows: list[Row], lm: LanguageModel
 ) -> None:
-    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 8)
     bad = list(range(0, 30, 3))
     path = written(tmp_path / "a.jsonl", rows, bad)
     lm.model.save_pretrained(tmp_path / "model")
@@ -88,10 +82,10 @@ def test_rows_that_give_nan_are_as_if_they_had_never_been(
         assert index.verify() == []
 
 
+@pytest.mark.usefixtures("small_chunks")
 def test_a_row_that_gives_nan_is_named_and_the_chunks_before_it_stay(
-    tmp_path: Path, rows: list[Row], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, rows: list[Row], lm: LanguageModel
 ) -> None:
-    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 8)
     with InfluenceIndex.build(tmp_path / "i", rows[:2], lm, format=KEYED, vector=SMALL)[0] as index:
         path = written(tmp_path / "a.jsonl", rows, [20])
         with pytest.raises(ModelError, match=r"a\.jsonl:22: the model gives NaN") as error:
@@ -129,7 +123,7 @@ def test_a_vector_that_does_not_fit_into_its_type_is_skipped_or_named(
     halves = replace(SMALL, bits=16)
     index, _ = InfluenceIndex.build(tmp_path / "i", rows[:20], lm, format=KEYED, vector=halves)
     with index:
-        vectors = index.reader.vectoriser
+        vectors = index.session.vectoriser
         vectors.scale = 2.0**17 * vectors.scale  # beyond fp16
         before = exported(index, tmp_path)
         with pytest.raises(RowError, match=r"row 21: its vector does not fit into fp16 \(the lar"):

@@ -13,10 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_templates import GEMMA, LLAMA3, QWEN3, QWEN25, QWEN25_MARKED, TWO, sample, tokenizer
-from indexes import SMALL
-from row_files import to_jsonl
-from test_cli import run
+from helpers.chat_templates import (
+    GEMMA,
+    LLAMA3,
+    QWEN3,
+    QWEN25,
+    QWEN25_MARKED,
+    TWO,
+    sample,
+    tokenizer,
+)
+from helpers.cli import run
+from helpers.indexes import SMALL
+from helpers.row_files import to_jsonl
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from forvalue_index import FormatConfig, InfluenceIndex, rendering

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from catalogs import CONFIG, FINGERPRINT, add, sample, segment
+from helpers.catalogs import CONFIG, FINGERPRINT, add, sample, segment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -100,6 +100,9 @@ def test_the_fingerprint_is_fixed_once_there_are_vectors(catalog: Catalog, url: 
         catalog.set_fingerprint({"projection": "other"})
     with Catalog.open(url) as again:
         assert again.fingerprint == {"projection": "xyz"}
+    catalog.set_fingerprint({"projection": "xyz", "fidelity": {"top_10": 1.0}})
+    with Catalog.open(url) as again:
+        assert again.fingerprint == {"projection": "xyz", "fidelity": {"top_10": 1.0}}
 
 
 # -- adding and reading ------------------------------------------------------------------------

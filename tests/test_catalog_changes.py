@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import pytest
-from catalogs import add, sample, segment
+from helpers.catalogs import add, sample, segment
 from sqlalchemy import create_engine
 from sqlalchemy.exc import IntegrityError
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from chat_templates import (
+from helpers.chat_templates import (
     GEMMA,
     LLAMA3,
     LLAMA31,

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from chat_templates import GEMMA, QWEN25, TWO, chat, marked, sample, tokenizer
+from helpers.chat_templates import GEMMA, QWEN25, TWO, chat, marked, sample, tokenizer
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.chat import messages_of

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import SIZES, VOCABULARY, save_model, tiny_tokenizer
+from helpers.models import SIZES, VOCABULARY, save_model, tiny_tokenizer
 from transformers import (
     AutoModelForSequenceClassification,
     BartConfig,

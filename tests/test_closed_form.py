@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, VOCABULARY, tiny_model, tiny_tokenizer
+from helpers.models import CONFIGS, VOCABULARY, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig
 
 from forvalue_index.model import encoder as encoder_module

@@ -8,8 +8,8 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from indexes import KEYED, SMALL
-from vectors import random
+from helpers.indexes import KEYED, SMALL
+from helpers.vectors import random
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.errors import InputError

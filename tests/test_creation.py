@@ -5,15 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-import resource
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from indexes import KEYED, SETTINGS, every
+from helpers.faults import no_file_over
+from helpers.indexes import KEYED, SETTINGS, every
 
 from forvalue_index import InfluenceIndex, VectorConfig
 from forvalue_index.catalog.address import name_catalog
@@ -58,17 +56,6 @@ def test_a_build_that_fails_leaves_nothing(
             )
         assert not (tmp_path / "i").exists()
     InfluenceIndex.build(tmp_path / "i", rows, lm, catalog=database, **SETTINGS)[0].close()
-
-
-@contextmanager
-def no_file_over(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes meanwhile, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_build_without_room_for_what_it_fits_from_says_so_and_leaves_nothing(

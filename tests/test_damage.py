@@ -15,7 +15,7 @@ from typing import Any
 
 import faiss
 import pytest
-from indexes import SETTINGS, bytes_in, every
+from helpers.indexes import SETTINGS, bytes_in, every
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.errors import CorruptIndexError, StorageError
@@ -229,9 +229,9 @@ def test_intact_segments_are_hashed_once(
     hashed: list[str] = []
     original = intact._require_hash
 
-    def count(path: Path, segment: Any) -> None:
+    def count(path: Path, sha256: object) -> None:
         hashed.append(path.name)
-        original(path, segment)
+        original(path, sha256)
 
     def ask() -> list[Hit]:
         with InfluenceIndex.open(index.directory, model=lm) as again:

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from indexes import SMALL, exported
-from row_files import WRITERS, to_csv, to_folder, to_jsonl
-from test_cli import run
-from test_creation import no_file_over
+from helpers.cli import run
+from helpers.faults import no_file_over
+from helpers.indexes import SMALL, exported
+from helpers.row_files import WRITERS, to_csv, to_folder, to_jsonl
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.data import hub

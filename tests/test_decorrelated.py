@@ -14,14 +14,14 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index.analysis.select import select_rows
-from forvalue_index.analysis.values import exact_values, values
+from forvalue_index.analysis.select import select
+from forvalue_index.analysis.values import exact_values, sample_values
 from forvalue_index.cli import main
 from forvalue_index.errors import InputError
 from forvalue_index.records import Row
-from forvalue_index.search import decorrelate, flat
+from forvalue_index.search import decorrelate, stored
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.store import store
+from forvalue_index.store.writer import Writer
 
 QUERIES = 6
 
@@ -74,7 +74,7 @@ def assert_solved(index: InfluenceIndex, queries: list[Row]) -> None:
 def test_hits_are_those_of_a_dense_solve(
     index: InfluenceIndex, queries: list[Row], opponents: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flat, "_NUMBERS", 7 * index.dim)  # vectors come in blocks of 7
+    monkeypatch.setattr(stored, "_NUMBERS", 7 * index.dim)  # vectors come in blocks of 7
     assert_solved(index, queries)
     expected, ids = solved(index, queries), index.flat.ids
     hits = index.query(queries, k=5, metric="decorrelated", opponents=opponents)
@@ -153,7 +153,7 @@ def test_only_what_is_new_or_gone_is_read(
 ) -> None:
     for _ in range(2):
         index.query(queries, metric="decorrelated")
-        values(index, queries, metric="decorrelated")
+        sample_values(index, queries, metric="decorrelated")
     assert summed == [list(range(30))]
     with InfluenceIndex.open(index.directory) as reader:  # another process finds it
         assert_solved(reader, queries)
@@ -187,14 +187,14 @@ def test_compaction_leaves_nothing_of_removed_rows(
     index.query(queries, metric="decorrelated")
     whole = moment_of(index).read_bytes()
     index.remove(["row-3"])
-    real = store.Store.sweep
+    real = Writer.sweep
 
-    def swept(self: store.Store) -> list[Path]:
+    def swept(self: Writer) -> list[Path]:
         assert not moment_of(index).exists()  # also if it were killed here
         return real(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.Store, "sweep", swept)
+        patch.setattr(Writer, "sweep", swept)
         index.compact()
     kept = index.store.moments._read(index.flat)
     assert kept is not None and moment_of(index).read_bytes() != whole
@@ -210,7 +210,7 @@ def test_a_sum_that_was_much_larger_is_made_again(
     total = decorrelate._sum(index.flat, index.flat.ids)
     before = index.flat
     index.remove(["row-3"])
-    index.store.refresh()
+    index.store.snapshots.refresh()
     vectors = index.flat.vectors(index.flat.ids)
     for most, read in ((0.0, [3]), (1e6 * float(np.trace(total)), index.flat.ids.tolist())):
         known = decorrelate.SecondMoment(total, {}, before.ids[:0], most).now_of(before)
@@ -263,17 +263,17 @@ def test_a_reader_writes_only_where_nobody_else_does(
     index: InfluenceIndex, queries: list[Row], summed: list[list[int]]
 ) -> None:
     with InfluenceIndex.open(index.directory) as reader:
-        with index.store.lock():
+        with index.store.writer.lock():
             assert_solved(reader, queries)
         assert not moment_of(index).exists()
-        reader.store.reopen()
+        reader.store.snapshots.drop()
         assert_solved(reader, queries)
         assert summed == [list(range(30))]  # it was kept in memory
         index.remove(["row-3"])
         assert_solved(reader, queries)
         assert summed[1:] == [[3]] and moment_of(index).exists()
         # One that was begun before something was removed is not written after.
-        view = reader.store.view
+        view = reader.store.snapshots.current
         moment_of(index).unlink()
         index.remove(["row-4"])
         reader.store.moments.of(view.flat, view._writing)
@@ -295,7 +295,7 @@ def test_conditions_and_the_derived_index_for_dot_serve_it(
     index.optimize("Flat")
     with InfluenceIndex.open(index.directory) as again:
         assert again.query(queries, k=4, metric="decorrelated", flat=True) == every
-        monkeypatch.setattr(flat.FlatSearch, "search", None)
+        monkeypatch.setattr(FlatSearch, "search", None)
         assert again.query(queries, k=4, metric="decorrelated") == every
 
 
@@ -304,13 +304,13 @@ def test_values_are_the_mean_or_highest_score(
     index: InfluenceIndex, queries: list[Row], combine: str
 ) -> None:
     expected = getattr(np, combine)(solved(index, queries), axis=0)
-    found = values(index, queries, combine=combine, metric="decorrelated")
+    found = sample_values(index, queries, combine=combine, metric="decorrelated")
     np.testing.assert_allclose(found.value, expected, rtol=1e-3, atol=1e-5)
     places = found.best(3)
-    chosen = select_rows(
-        index, queries, 3, combine=combine, metric="decorrelated", diversity=0, dedup=None
+    chosen = select(
+        index, queries, budget=3, combine=combine, metric="decorrelated", diversity=0, dedup=None
     )
-    assert chosen.tolist() == found.ids[places].tolist()
+    assert chosen.ids.tolist() == found.ids[places].tolist()
 
 
 def test_there_is_no_exact_form(

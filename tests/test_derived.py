@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from derived_data import DIM, IDS, IVF, QUERIES, VECTORS, N, check_hits, exact, recall
+from helpers.derived_data import DIM, IDS, IVF, QUERIES, VECTORS, N, check_hits, exact, recall
 
 from forvalue_index.errors import InputError
 from forvalue_index.records import Segment
-from forvalue_index.search.ann import DerivedInfo, DerivedSearch, open_derived
+from forvalue_index.search.ann import DerivedSearch, open_derived
 from forvalue_index.search.ann_build import extend_derived, make_derived
 from forvalue_index.search.ann_factory import Effort
+from forvalue_index.search.ann_files import DerivedInfo
 from forvalue_index.search.common import bits_of, selector_of
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.segment import write_segment

@@ -10,15 +10,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from derived_data import DIM, IDS, IVF, QUERIES, VECTORS, Floats, N, check_hits, exact, recall
+from helpers.derived_data import (
+    DIM,
+    IDS,
+    IVF,
+    QUERIES,
+    VECTORS,
+    Floats,
+    N,
+    check_hits,
+    exact,
+    recall,
+)
 
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError
 from forvalue_index.records import Segment
-from forvalue_index.search import backend
-from forvalue_index.search import flat as flat_module
-from forvalue_index.search.ann import derived_names, open_derived, read_info, remove_derived
+from forvalue_index.search import backend, stored
+from forvalue_index.search.ann import open_derived
 from forvalue_index.search.ann_build import extend_derived, make_derived
 from forvalue_index.search.ann_factory import auto_factory
+from forvalue_index.search.ann_files import derived_names, read_info, remove_derived
 from forvalue_index.search.flat import FlatSearch
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -63,7 +74,7 @@ def test_the_same_seed_makes_the_same_file(
 ) -> None:
     monkeypatch.setattr("forvalue_index.search.ann_build._QUERIES", 20)
     one = make_derived(tmp_path, flat, IVF)
-    monkeypatch.setattr(flat_module, "_NUMBERS", 100 * DIM)  # in other blocks
+    monkeypatch.setattr(stored, "_NUMBERS", 100 * DIM)  # in other blocks
     assert make_derived(tmp_path, flat, IVF, name="two").sha256 == one.sha256
     assert make_derived(tmp_path, flat, IVF, name="dot-x", seed=1).sha256 != one.sha256
     assert derived_names(tmp_path) == ["dot", "dot-x", "two"]
@@ -86,7 +97,7 @@ def test_vectors_are_read_in_blocks(tmp_path: Path, flat: FlatSearch,
         return vectors(self, ids)
 
     monkeypatch.setattr(FlatSearch, "vectors", counted)
-    monkeypatch.setattr(flat_module, "_NUMBERS", 400 * DIM)
+    monkeypatch.setattr(stored, "_NUMBERS", 400 * DIM)
     monkeypatch.setattr("forvalue_index.search.ann_build._TRAIN", 500)
     monkeypatch.setattr("forvalue_index.search.ann_build._PER_LIST", 10)
     make_derived(tmp_path, flat, IVF)

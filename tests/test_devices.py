@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
 from click.testing import CliRunner
-from conftest import save_model
+from helpers import tiny_vision
+from helpers.models import save_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.cli import main
@@ -33,7 +33,7 @@ from forvalue_index.errors import (
 from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.model.load import LOADERS
 from forvalue_index.picture import Picture
-from forvalue_index.pipeline.session import Reader
+from forvalue_index.pipeline.session import Session
 from forvalue_index.pipeline.workers import Workers, settle_devices
 from forvalue_index.records import Encoded, Row, Sample
 
@@ -75,7 +75,7 @@ def test_two_processes_build_what_one_does(
     )
     with index:
         assert (report.added, len(index), index.verify()) == (30, 30, [])
-        assert [index.store.find(row["id"]).id for row in rows] == list(range(30))
+        assert [index.get(row["id"]).id for row in rows] == list(range(30))
         assert index.store.fingerprint == plain.store.fingerprint
         found, expected = (made.flat.vectors(np.arange(30)) for made in (index, plain))
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
@@ -89,7 +89,7 @@ def test_two_processes_build_what_one_does(
 
 
 @pytest.fixture()
-def reader(tmp_path: Path) -> Iterator[Reader]:
+def session(tmp_path: Path) -> Iterator[Session]:
     """Of an index whose rows may have pictures."""
     rows = [{"prompt": f"what {i}?", "response": f" it is {i}"} for i in range(8)]
     model = tiny_vision.save(tmp_path / "llava", "llava")
@@ -98,12 +98,12 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
         tmp_path / "i", rows, str(model), format=format, vector=SMALL["vector"]
     )
     with index:
-        yield index.reader
+        yield index.session
 
 
-def test_errors_of_a_process_reach_the_caller_and_its_death_is_one(reader: Reader) -> None:
-    (good,) = reader.formatter().samples([("row 1", {"prompt": "why?", "response": " so"})])
-    gone = Picture("0" * 32, (40, 30), str(reader.store.directory / "gone.png"), None)
+def test_errors_of_a_process_reach_the_caller_and_its_death_is_one(session: Session) -> None:
+    (good,) = session.formatter().samples([("row 1", {"prompt": "why?", "response": " so"})])
+    gone = Picture("0" * 32, (40, 30), str(session.store.directory / "gone.png"), None)
     lost = replace(good, images=(gone,), source="row 2")
     wrong = replace(good, input_ids=np.full_like(good.input_ids, 9999), source="row 3")
 
@@ -116,10 +116,10 @@ def test_errors_of_a_process_reach_the_caller_and_its_death_is_one(reader: Reade
     def encode(*samples: Sample) -> list[Encoded]:
         return [item for item in outcomes(*samples) if isinstance(item, Encoded)]
 
-    with Workers(reader, ["cpu", "cpu"]) as workers:
+    with Workers(session, ["cpu", "cpu"]) as workers:
         assert workers._free.get() == workers._encode_here  # so that all goes to the process
         np.testing.assert_allclose(
-            encode(good)[0].vector, reader.encode([good])[0].vector, rtol=1e-4, atol=1e-5
+            encode(good)[0].vector, session.encode([good])[0].vector, rtol=1e-4, atol=1e-5
         )
         first, second = outcomes(good, lost)
         assert isinstance(first, Encoded) and isinstance(second, RowError)
@@ -151,7 +151,7 @@ def test_a_killed_process_leaves_what_was_committed_and_the_build_goes_on(
         there = len(index)
         assert 0 < there < 30 and there % CHUNK == 0
         assert index.verify() == []
-        assert [index.store.find(row["id"]).id for row in rows[:there]] == list(range(there))
+        assert [index.get(row["id"]).id for row in rows[:there]] == list(range(there))
         assert index.add(rows).added == 30 - there
 
 

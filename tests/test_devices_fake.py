@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
-from pretend import CUDA, pretended_cuda, to_cuda
+from helpers.models import tiny_model, tiny_tokenizer
+from helpers.pretend import CUDA, pretended_cuda, to_cuda
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.model.encoder import Encoder
@@ -69,7 +69,7 @@ def test_an_index_on_a_gpu_is_that_of_the_cpu(
         expected = answers(index)
     with pretended_cuda(monkeypatch), build(model(kind, dtype, cuda=True)) as index:
         assert index.lm.device == CUDA
-        assert index.reader.vectoriser.parts[0].sketch.zeros(1).is_cuda
+        assert index.session.vectoriser.parts[0].sketch.zeros(1).is_cuda
         for number, (found, wanted) in enumerate(zip(answers(index), expected, strict=True)):
             if isinstance(found, list):
                 assert found == wanted

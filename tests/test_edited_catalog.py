@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from indexes import SETTINGS
+from helpers.indexes import SETTINGS
 
 from forvalue_index import InfluenceIndex
-from forvalue_index.analysis.values import values
+from forvalue_index.analysis.values import sample_values
 from forvalue_index.catalog import integrity
 from forvalue_index.errors import CorruptIndexError, ForvalueError
 from forvalue_index.model.language_model import LanguageModel
@@ -63,7 +63,7 @@ def answers(path: Path, lm: LanguageModel) -> dict[str, Any]:
         "list": lambda index: list(index.rows()),
         "list where": lambda index: list(index.rows("n<20")),
         "get": lambda index: [index.get(f"row-{i}") for i in (0, 3, 28)],
-        "score": lambda index: _lists(values(index, [ASKED])),
+        "score": lambda index: _lists(sample_values(index, [ASKED])),
         "info": lambda index: (len(index), index.info()["removed"], index.info()["segments"]),
         "verify": lambda index: index.verify(),
         "add": _add,

@@ -5,33 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from helpers.cli import evaluate as run
+from helpers.cli import evaluate_well as run_well
+from helpers.cli import write
 
 from forvalue_index import InfluenceIndex, VectorConfig
 from forvalue_index.analysis.evaluate.mislabel import corrupt
-from forvalue_index.cli import main
 from forvalue_index.cli.evaluate import evaluate
 from forvalue_index.records import Row
-
-
-def run(*arguments: Any) -> Result:
-    return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
-
-
-def run_well(*arguments: Any) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
-
-
-def write(path: Path, rows: list[Row]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture()

@@ -12,21 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SIZES, VOCABULARY, tiny_model, tiny_tokenizer
+from helpers.cli import assert_one_line, run, run_well, write
+from helpers.models import SIZES, VOCABULARY, tiny_model, tiny_tokenizer
+from helpers.tiny_vision import load
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from test_cli import assert_one_line, run, run_well, write
-from tiny_vision import load
 from transformers import AutoModelForSequenceClassification, LlamaConfig
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, Sampling, VectorConfig
 from forvalue_index.analysis.heatmap import heatmap
-from forvalue_index.cli import passages
+from forvalue_index.cli import highlight
 from forvalue_index.data.token_text import pieces
 from forvalue_index.errors import InputError
 from forvalue_index.model.language_model import wrap_model
-from forvalue_index.pipeline.explain import Explanation, Passage
-from forvalue_index.records import Row
+from forvalue_index.records import Explanation, Passage, Row
 from forvalue_index.vectors.closed_form import precise_token_influence, token_influence
 from forvalue_index.vectors.tokens import TokenFactors
 
@@ -312,12 +311,12 @@ def test_many_equal_tokens_are_shown_as_one() -> None:
 def test_a_snippet_has_the_part_that_contributed_most() -> None:
     texts = [f"w{i} " for i in range(300)]
     values = np.where(np.arange(300) == 200, -5.0, 0.01)
-    text = passages.snippet(Passage(texts, np.arange(300) >= 10, values), 60)
+    text = highlight.snippet(Passage(texts, np.arange(300) >= 10, values), 60)
     assert "w200 " in text.plain and text.plain.startswith("…") and text.plain.endswith("…")
     assert len(text) < 70
     assert {str(span.style) for span in text.spans if "w200" in text.plain[span.start : span.end]}
     whole = Passage(["a", "", "é\x1b[31m"], np.array([False, True, True]), np.array([0, 1.0, 2.0]))
-    assert passages.snippet(whole).plain == "aé\N{REPLACEMENT CHARACTER}[31m"
+    assert highlight.snippet(whole).plain == "aé\N{REPLACEMENT CHARACTER}[31m"
 
 
 @pytest.fixture()

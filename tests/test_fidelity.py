@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from indexes import KEYED
+from helpers.indexes import KEYED
 
 from forvalue_index import VectorConfig
 from forvalue_index.analysis.evaluate.metrics import kept
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.model import fidelity as module
-from forvalue_index.model.fidelity import compared, fidelity, measure
+from forvalue_index.model.fidelity import among_themselves, compared
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.pipeline import query as asking
+from forvalue_index.pipeline.fidelity import affordable, measure
 from forvalue_index.records import Fidelity, Row
 from forvalue_index.vectors.codes import Codes
 
@@ -38,7 +39,7 @@ def test_the_figure_is_that_of_a_plain_loop() -> None:
     codes = Codes(48, 2)
     stored = vectors[:7] @ codes.decode(codes.encode(vectors)).T
     shares = [kept(np.delete(exact[i], i), np.delete(stored[i], i), 10) for i in range(7)]
-    found = fidelity(exact, vectors, 2)
+    found = among_themselves(exact, vectors, 2)
     assert found is not None
     assert found.top_10 == pytest.approx(np.mean(shares), abs=1e-4)
     assert found.error == pytest.approx(np.std(shares, ddof=1) / 7**0.5, abs=1e-4)
@@ -48,14 +49,14 @@ def test_the_figure_is_that_of_a_plain_loop() -> None:
 
 def test_what_is_stored_exactly_needs_no_margin() -> None:
     vectors = np.random.default_rng(0).standard_normal((60, 48)).astype(np.float32)
-    found = fidelity((vectors @ vectors.T)[:5], vectors, 16)
+    found = among_themselves((vectors @ vectors.T)[:5], vectors, 16)
     assert found is not None
     assert found.top_10 == 1 and found.margin < 1e-3
 
 
 def test_few_samples_say_nothing() -> None:
     vectors = np.ones((40, 8), np.float32)
-    assert fidelity(vectors[:5] @ vectors.T, vectors, 4) is None
+    assert among_themselves(vectors[:5] @ vectors.T, vectors, 4) is None
 
 
 def test_it_has_fallen_only_by_more_than_chance() -> None:
@@ -83,8 +84,8 @@ def test_a_build_says_how_true_its_vectors_are(built: Any) -> None:
 def test_exact_influence_is_summed_as_it_is_computed(built: Any) -> None:
     index, _ = built
     samples = index.training_samples(index.flat.ids[:30])
-    exact = module.Exact(index.reader.encoder, index.vectoriser, samples, 5)
-    list(index.reader.encoder.encode(samples, index.vectoriser, witness=exact))
+    exact = module.Exact(index.session.encoder, index.vectoriser, samples, 5)
+    list(index.session.encoder.encode(samples, index.vectoriser, witness=exact))
     expected = index.influence(samples[:5], samples)
     np.testing.assert_allclose(exact.scores, expected, rtol=1e-3, atol=1e-4 * abs(expected).max())
 
@@ -92,7 +93,7 @@ def test_exact_influence_is_summed_as_it_is_computed(built: Any) -> None:
 def test_vectors_are_the_same_under_a_witness(built: Any) -> None:
     index, _ = built
     samples = index.training_samples(index.flat.ids[:30])
-    encoder = index.reader.encoder
+    encoder = index.session.encoder
     exact = module.Exact(encoder, index.vectoriser, samples, 3)
     with_one = dict(p for b in encoder.encode(samples, index.vectoriser, witness=exact) for p in b)
     alone = dict(p for b in encoder.encode(samples, index.vectoriser) for p in b)
@@ -112,17 +113,38 @@ def test_work_is_bounded(built: Any) -> None:
     assert 4 <= queries <= module.QUERIES[1]
 
 
-def test_new_rows_are_measured(built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index, _ = built
-    found = measure(index.lm, index.vectoriser, index.training_samples(index.flat.ids[:60]), 4)
-    assert found is not None and found.rows == 59
-    monkeypatch.setattr("forvalue_index.pipeline.add.FRESH", 2)
-    path = tmp_path / "i"
-    rows = some(300)
-    with InfluenceIndex.build(path, rows[:200], index.lm, format=KEYED, vector=VECTOR)[0] as other:
-        report = other.add(rows[200:])
-        assert report.fidelity is not None and report.fidelity.rows == 49
-        assert report.fidelity != report.expected_fidelity == other.store.fidelity
+def exact_share(index: InfluenceIndex, rows: list[Row]) -> float:
+    """The share of the exact ten best rows of the index that are its ten stored best."""
+    queries = index.samples(rows)
+    ids, stored = index.scores(queries)
+    exact = index.influence(queries, index.training_samples(ids))
+    own = np.searchsorted(ids, [index.store.catalog.ids_of([row["id"]])[row["id"]] for row in rows])
+    pairs = zip(exact, stored, own, strict=True)
+    return float(np.mean([kept(np.delete(e, i), np.delete(s, i), 10) for e, s, i in pairs]))
+
+
+def test_a_large_index_is_measured_whole(lm: LanguageModel, tmp_path: Path) -> None:
+    rows = some(1300)
+    vector = VectorConfig(dim=64, sketch_dim=512, fit_samples=50)
+    index, report = InfluenceIndex.build(tmp_path / "i", rows, lm, format=KEYED, vector=vector)
+    with index:
+        found = report.fidelity
+        assert found is not None and found == report.expected_fidelity == index.store.fidelity
+        assert (found.queries, found.rows) == (4, 1299)
+        more = index.add(some(1300, seed=1))
+        assert more.expected_fidelity == found != more.fidelity
+        assert more.fidelity is not None and more.fidelity.rows == 2599
+    with InfluenceIndex.open(tmp_path / "i", model=lm) as again:
+        assert again.store.fidelity == found
+        queries = again.training_samples(again.flat.ids[100:124])
+        measured = measure(again.session, queries)
+        expected = exact_share(again, [sample.row for sample in queries])
+        assert measured is not None
+        assert measured.top_10 == pytest.approx(expected, abs=0.03)
+
+
+def test_few_rows_are_not_measured_again() -> None:
+    assert affordable(1239) == 0 and affordable(1240) == 4 and affordable(10**6) == 24
 
 
 @pytest.mark.parametrize("metric", ["dot", "cosine", "per-token"])

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from indexes import SETTINGS
-from test_creation import no_file_over
-from test_trust import NEW, no_hang
+from helpers.faults import no_file_over, no_hang
+from helpers.indexes import NEW, SETTINGS
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.evaluate.plots import bars
@@ -29,7 +28,7 @@ from forvalue_index.data.writers import write_rows, write_text
 from forvalue_index.errors import ForvalueError, RowError, StorageError, one_line
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
-from forvalue_index.search.ann import read_info, write_info
+from forvalue_index.search.ann_files import read_info, write_info
 from forvalue_index.search.segment import write_segment
 from forvalue_index.system.files import (
     atomic_write,

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import postgres
 import pytest
+from helpers import postgres
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import tiny_tokenizer
+from helpers.models import tiny_tokenizer
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatter import Formatter, content_hash, key_of

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 from peft import LoraConfig, get_peft_model
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
@@ -183,8 +183,8 @@ def test_a_model_is_read_without_dropout_and_mixed_precision(tmp_path: Path) -> 
         found = index.vectors(sample)
         copy = tiny_model("llama")
         copy.load_state_dict(trainer.model.state_dict())
-        index.reader.adopt(wrap_model(copy, tokenizer))
-        index.reader._encoder = None
+        index.session.adopt(wrap_model(copy, tokenizer))
+        index.session._encoder = None
         np.testing.assert_array_equal(found, index.vectors(sample))
 
 

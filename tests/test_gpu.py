@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
-from conftest import save_model, tiny_tokenizer
+from helpers import tiny_vision
+from helpers.models import save_model, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index.analysis.evaluate.gradients import gradient_scores
 from forvalue_index.config import ModelConfig
 from forvalue_index.model.generation import Sampling
+from forvalue_index.model.gradients import gradient_scores
 from forvalue_index.records import Row
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from indexes import SMALL
-from row_files import to_csv, to_jsonl
-from test_cli import run
+from helpers.cli import run
+from helpers.indexes import SMALL
+from helpers.row_files import to_csv, to_jsonl
 
 from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.data.field_guess import guess, guess_format

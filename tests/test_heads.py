@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 from torch import nn
 from transformers import AutoModelForCausalLM, MusicgenDecoderConfig, OPTConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.models.musicgen.modeling_musicgen import MusicgenForCausalLM
 
 from forvalue_index.errors import ModelError
-from forvalue_index.model.head import Room, find_head
+from forvalue_index.model.head import Room
+from forvalue_index.model.head_probe import find_head
 from forvalue_index.model.language_model import wrap_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_vision
 from click.testing import CliRunner
+from helpers import tiny_vision
+from helpers.indexes import rejects_of
+from helpers.tiny_vision import index_of, png
 from PIL import EpsImagePlugin, Image
-from test_rejects import rejects_of
-from test_vision import index_of
-from tiny_vision import png
 
 from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.cli import main

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import save_model, tiny_model, tiny_tokenizer
+from helpers.models import save_model, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig, wrap_model
@@ -27,6 +27,7 @@ from forvalue_index.vectors.recipe import ERROR_FLOOR, Balanced
 
 KEYED = FormatConfig(key_field="id")
 SMALL = VectorConfig(dim=512, sketch_dim=512)
+LINEAR = [name for name, metric in METRICS.items() if metric.linear]
 
 
 @pytest.fixture()
@@ -244,10 +245,8 @@ def test_a_directory_that_is_not_empty_is_left_alone(
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_an_interrupted_build_goes_on(
-    tmp_path: Path, model_dir: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 8)
+@pytest.mark.usefixtures("small_chunks")
+def test_an_interrupted_build_goes_on(tmp_path: Path, model_dir: Path, rows: list[Row]) -> None:
     calls = []
 
     def stop(stage: str, done: int, total: int, tokens: int) -> None:
@@ -350,7 +349,7 @@ def test_ranks_order_by_what_they_say(
         assert [hit.key for hit in plain] != [hit.key for hit in hits]
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", LINEAR)
 def test_scores_of_all_samples_are_those_of_hits(
     index: InfluenceIndex, rows: list[Row], metric: str
 ) -> None:

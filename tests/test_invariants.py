@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.config import RECIPES, SKETCHES
@@ -77,7 +77,7 @@ def test_a_vector_does_not_depend_on_the_chunk_of_tokens(
     vectoriser = fitted(lm, samples)
     whole = vectors_of(lm, samples, 512, vectoriser)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("forvalue_index.model.encoder.CHUNK_TOKENS", {"cpu": 3})
+        patch.setattr("forvalue_index.model.runner.CHUNK_TOKENS", {"cpu": 3})
         assert_same(whole, vectors_of(lm, samples, 512, vectoriser))
 
 

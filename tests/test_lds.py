@@ -1,25 +1,26 @@
-"""The linear datamodeling score: what is measured is kept, and a planted truth is foretold."""
+"""The linear datamodeling score: what is measured is kept, and a planted truth is predicted."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 
-from forvalue_index import FormatConfig
-from forvalue_index.analysis.evaluate import subsets as module
-from forvalue_index.analysis.evaluate.lds import foretold, lds
-from forvalue_index.analysis.evaluate.methods import samples_of
+from forvalue_index import FormatConfig, InfluenceIndex
+from forvalue_index.analysis.evaluate.lds import lds, lds_of
+from forvalue_index.analysis.evaluate.methods import empty_index
 from forvalue_index.analysis.evaluate.subsets import SubsetConfig, SubsetRuns
-from forvalue_index.analysis.evaluate.training import TrainConfig, sample_losses
-from forvalue_index.config import VectorConfig
+from forvalue_index.config import TrainConfig, VectorConfig
 from forvalue_index.errors import InputError
+from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.language_model import LanguageModel, wrap_model
+from forvalue_index.pipeline import passes
 from forvalue_index.records import Row, Sample
 
 CONFIG = SubsetConfig(train=TrainConfig(epochs=2, learning_rate=2e-3, batch_size=4))
@@ -31,89 +32,96 @@ def lm() -> LanguageModel:
 
 
 @pytest.fixture()
-def samples(lm: LanguageModel, rows: list[Row]) -> list[Sample]:
-    return samples_of(lm, rows, FormatConfig())
+def base(lm: LanguageModel) -> Iterator[InfluenceIndex]:
+    with empty_index(lm, FormatConfig()) as index:
+        yield index
+
+
+@pytest.fixture()
+def samples(base: InfluenceIndex, rows: list[Row]) -> list[Sample]:
+    return base.samples(rows)
 
 
 @pytest.fixture()
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each fine-tuning got, as it happened."""
     sizes: list[int] = []
-    real = module.fine_tune
+    real = passes.fine_tune
 
     def counted(lm: LanguageModel, samples: list[Sample], *rest: Any) -> LanguageModel:
         sizes.append(len(samples))
         return real(lm, samples, *rest)
 
-    monkeypatch.setattr(module, "fine_tune", counted)
+    monkeypatch.setattr(passes, "fine_tune", counted)
     return sizes
 
 
-def runs(lm: LanguageModel, samples: list[Sample], work: Path, **changes: Any) -> SubsetRuns:
-    return SubsetRuns(lm, samples[:12], samples[12:16], replace(CONFIG, **changes), work)
+def runs(base: InfluenceIndex, samples: list[Sample], work: Path, **changes: Any) -> SubsetRuns:
+    return SubsetRuns(base, samples[:12], samples[12:16], replace(CONFIG, **changes), work)
 
 
 def test_a_finished_run_is_not_made_again(
-    lm: LanguageModel, samples: list[Sample], tmp_path: Path, trained: list[int]
+    base: InfluenceIndex, samples: list[Sample], tmp_path: Path, trained: list[int]
 ) -> None:
-    two = runs(lm, samples, tmp_path).losses(2)
+    two = runs(base, samples, tmp_path).losses(2)
     assert trained == [6, 6]
-    three = runs(lm, samples, tmp_path).losses(3)
+    three = runs(base, samples, tmp_path).losses(3)
     assert trained == [6, 6, 6]
     np.testing.assert_array_equal(three[:2], two)
     assert not np.allclose(three[0], three[1])
     (tmp_path / "subset-cut.part").write_text("[1.0")  # as a kill would leave it
-    assert runs(lm, samples, tmp_path).losses(3).shape == (3, 4)
+    assert runs(base, samples, tmp_path).losses(3).shape == (3, 4)
     assert len(trained) == 3
 
 
 def test_runs_of_other_settings_are_other_runs(
-    lm: LanguageModel, samples: list[Sample], tmp_path: Path, trained: list[int]
+    base: InfluenceIndex, samples: list[Sample], tmp_path: Path, trained: list[int]
 ) -> None:
-    runs(lm, samples, tmp_path).losses(1)
+    runs(base, samples, tmp_path).losses(1)
     faster = replace(CONFIG.train, learning_rate=1e-2)
     for changes in ({"seed": 1}, {"share": 0.25}, {"train": faster}):
-        runs(lm, samples, tmp_path, **changes).losses(1)
-    SubsetRuns(lm, samples[:12], samples[16:20], CONFIG, tmp_path).losses(1)
-    SubsetRuns(lm, samples[1:13], samples[12:16], CONFIG, tmp_path).losses(1)
+        runs(base, samples, tmp_path, **changes).losses(1)
+    SubsetRuns(base, samples[:12], samples[16:20], CONFIG, tmp_path).losses(1)
+    SubsetRuns(base, samples[1:13], samples[12:16], CONFIG, tmp_path).losses(1)
     other = wrap_model(tiny_model("llama", seed=1), tiny_tokenizer())
-    runs(other, samples, tmp_path).losses(1)
+    with empty_index(other, FormatConfig()) as index:
+        runs(index, samples, tmp_path).losses(1)
     assert trained == [6, 6, 3, 6, 6, 6, 6]
 
 
 def test_the_model_of_all_rows_is_kept(
-    lm: LanguageModel, samples: list[Sample], tmp_path: Path, trained: list[int]
+    base: InfluenceIndex, samples: list[Sample], tmp_path: Path, trained: list[int]
 ) -> None:
-    first = sample_losses(runs(lm, samples, tmp_path).full(), samples)
-    again = sample_losses(runs(lm, samples, tmp_path).full(), samples)
+    first = Encoder(runs(base, samples, tmp_path).full()).losses(samples)
+    again = Encoder(runs(base, samples, tmp_path).full()).losses(samples)
     assert trained == [12]
     np.testing.assert_array_equal(first, again)
-    assert not np.allclose(first, sample_losses(lm, samples))
+    assert not np.allclose(first, base.passes.losses(samples))
 
 
 def test_subsets_are_shares_and_known_from_the_seed(
-    lm: LanguageModel, samples: list[Sample], tmp_path: Path
+    base: InfluenceIndex, samples: list[Sample], tmp_path: Path
 ) -> None:
-    chosen = runs(lm, samples, tmp_path).indicator(40)
+    chosen = runs(base, samples, tmp_path).indicator(40)
     assert (chosen.sum(1) == 6).all()
     assert len({tuple(row) for row in chosen}) > 30
     assert (chosen.mean(0) > 0.2).all()
-    np.testing.assert_array_equal(chosen[:5], runs(lm, samples, tmp_path).indicator(5))
+    np.testing.assert_array_equal(chosen[:5], runs(base, samples, tmp_path).indicator(5))
     for share in (0.01, 0.99):
         with pytest.raises(InputError, match="12 rows are too few"):
-            runs(lm, samples, tmp_path, share=share)
+            runs(base, samples, tmp_path, share=share)
     with pytest.raises(InputError, match="share is 1"):
         replace(CONFIG, share=1)
 
 
-def test_scores_of_forecasts() -> None:
+def test_scores_of_predictions() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(20, 5))
-    perfect = foretold(np.exp(truth), truth)  # the order is what counts
+    perfect = lds_of(np.exp(truth), truth)  # the order is what counts
     assert (perfect.mean, perfect.sd, perfect.se, perfect.n) == (pytest.approx(1), 0, 0, 5)
-    assert foretold(-truth, truth).mean == pytest.approx(-1)
-    assert foretold(np.ones((20, 5)), truth).mean == 0
-    noisy = foretold(truth + rng.normal(size=truth.shape), truth)
+    assert lds_of(-truth, truth).mean == pytest.approx(-1)
+    assert lds_of(np.ones((20, 5)), truth).mean == 0
+    noisy = lds_of(truth + rng.normal(size=truth.shape), truth)
     assert noisy.mean is not None
     assert noisy.se is not None
     assert 0.4 < noisy.mean < 0.9
@@ -121,7 +129,7 @@ def test_scores_of_forecasts() -> None:
     assert 0.3 < noisy.se / ((1 - noisy.mean**2) / (5 * 20) ** 0.5) < 2
 
 
-def test_rows_that_stand_among_the_targets_are_foretold(
+def test_rows_that_stand_among_the_targets_are_predicted(
     lm: LanguageModel, rows: list[Row], tmp_path: Path
 ) -> None:
     train = [row | {"response": f" {row['response'].strip()[::-1]} end"} for row in rows[:16]]
@@ -153,7 +161,9 @@ def test_the_command(
     trained: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from test_evaluate import run, run_well, write
+    from helpers.cli import evaluate as run
+    from helpers.cli import evaluate_well as run_well
+    from helpers.cli import write
 
     train, targets = (
         write(tmp_path / "a.jsonl", rows[:12]),

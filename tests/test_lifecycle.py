@@ -7,11 +7,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.faults import Killed, die_at
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -35,10 +35,6 @@ SETTINGS: dict[str, Any] = {
     "vector": VectorConfig(dim=32, sketch_dim=256),
 }
 QUERY: Row = {"prompt": "which one", "response": " was it"}
-
-
-class Killed(BaseException):
-    """The end of a process, in a test that goes on after it."""
 
 
 def row_of(number: int, version: int) -> Row:
@@ -172,28 +168,9 @@ class Life(RuleBasedStateMachine):
         return max(map(abs, self.scores.values()))
 
 
-def die_at(patch: pytest.MonkeyPatch, name: str, nth: int, after: bool) -> None:
-    """The n-th call of a function or method is the last."""
-    place, _, attribute = name.rpartition(".")
-    original, calls = resolve_name(name), 0
-
-    def patched(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls != nth:
-            return original(*arguments, **options)
-        try:
-            if after:
-                original(*arguments, **options)
-        finally:
-            raise Killed
-
-    patch.setattr(resolve_name(place), attribute, patched)
-
-
 def test_any_life_agrees_with_a_dict(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 3)
-    monkeypatch.setattr("forvalue_index.store.upkeep.TARGET", 6 * 32 * 2)
+    monkeypatch.setattr("forvalue_index.store.compact.TARGET", 6 * 32 * 2)
     Life.lm = load_model(ModelConfig(str(model_dir)), "cpu")
     run_state_machine_as_test(
         Life,
@@ -201,11 +178,11 @@ def test_any_life_agrees_with_a_dict(model_dir: Path, monkeypatch: pytest.Monkey
     )
 
 
+@pytest.mark.usefixtures("small_chunks")
 def test_an_interrupted_add_ends_as_an_uninterrupted_one(
-    tmp_path: Path, model_dir: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model_dir: Path, rows: list[Row]
 ) -> None:
     """Killed at every fsync and commit in turn, then run again."""
-    monkeypatch.setattr("forvalue_index.pipeline.add.CHUNK", 8)
     lm = load_model(ModelConfig(str(model_dir)), "cpu")
 
     def whole(name: str) -> list[tuple[str, Row, float]]:

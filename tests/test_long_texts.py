@@ -145,7 +145,7 @@ def test_a_long_row_is_the_same_sample_and_costs_no_more_tokens(
         monkeypatch.setattr(formatter, "_tokens", noted)
         try:
             return formatter.samples([("f:1", row)])[0]
-        except formatter.RowError as error:
+        except formatter_module.RowError as error:
             return str(error)
 
     short = sample()

@@ -110,7 +110,7 @@ def test_a_derived_index_is_chosen_for_half_of_it(
         return "Flat", "as this test has it"
 
     write(root, TWO | {f"{CG}/memory.max": "6000\n"})
-    monkeypatch.setattr("forvalue_index.index.auto_factory", chosen)
+    monkeypatch.setattr("forvalue_index.store.derived.auto_factory", chosen)
     assert index.optimize() == (None, "as this test has it")
     index.optimize(memory=5)
     assert asked == [3000, 5]

@@ -15,13 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import save_model, tiny_model
+from helpers.cli import run
+from helpers.indexes import KEYED, SMALL, exported, rejects_of
+from helpers.models import save_model, tiny_model
+from helpers.row_files import WRITERS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from indexes import KEYED, SMALL, exported
-from row_files import WRITERS
-from test_cli import run
-from test_rejects import rejects_of
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig
 from forvalue_index.data.formatter import DEEPEST, LONGEST_KEY, content_hash

@@ -28,7 +28,7 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", FORMULAS)
 def test_scores_of_stored_vectors(name: str) -> None:
     metric = METRICS[name]
     stored, asked = SCALE * SAMPLES, (SCALE * QUERIES).astype(np.float32)
@@ -61,12 +61,15 @@ def test_what_has_no_length_scores_nothing(metric: Metric) -> None:
 def test_a_metric_is_found_by_its_name() -> None:
     for name, metric in METRICS.items():
         assert metric_of(name) is metric_of(metric) is metric
-        assert (name in DERIVED) == (metric.derived == name)
-        assert metric.derived in DERIVED
+        assert (name in DERIVED) == (metric.linear and metric.derived == name)
+        assert metric.derived in DERIVED or not metric.linear
     with pytest.raises(InputError, match="'best' is not one of dot, cosine, per-token, decor"):
         metric_of("best")
     with pytest.raises(InputError, match=r"'decorrelated' .* has no exact form"):
         metric_of("decorrelated", exact=True)
+    for name in METRICS.keys() - FORMULAS.keys():
+        with pytest.raises(InputError, match="use dot, cosine, per-token"):
+            metric_of(name, linear=True)
 
 
 def test_no_other_module_compares_a_metric_with_a_name() -> None:

@@ -14,8 +14,8 @@ from sqlalchemy import Connection
 
 from forvalue_index.catalog import migrations
 from forvalue_index.catalog.catalog import Catalog
+from forvalue_index.catalog.digests import seal_info
 from forvalue_index.catalog.lock import WriterLock
-from forvalue_index.catalog.reads import seal_info
 from forvalue_index.catalog.rows import digest
 from forvalue_index.catalog.schema import FORMAT, IndexInfoTable
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, LockedError, SchemaError

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SIZES as LLAMA
-from conftest import VOCABULARY, save_model, tiny_model, tiny_tokenizer
+from helpers.models import SIZES as LLAMA
+from helpers.models import VOCABULARY, save_model, tiny_model, tiny_tokenizer
 from transformers import (
     AutoModelForCausalLM,
     BartConfig,

@@ -1,9 +1,8 @@
-"""The package as a whole: its public names, and the README's example as it stands there."""
+"""The package as a whole: its public names, and where it runs."""
 
 from __future__ import annotations
 
-import json
-import re
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,6 @@ from pathlib import Path
 import pytest
 
 import forvalue_index
-from forvalue_index.records import Row
-
-README = Path(__file__).parent.parent / "README.md"
 
 
 def test_public_names_are_there_and_documented() -> None:
@@ -32,19 +28,12 @@ def test_another_kind_of_system_is_refused_at_once() -> None:
     assert last.startswith("ImportError: forvalue_index runs on POSIX systems") and "WSL" in last
 
 
-def test_the_example_of_the_readme_runs(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    model_dir: Path,
-    rows: list[Row],
-) -> None:
-    example = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert example is not None
-    monkeypatch.chdir(tmp_path)
-    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    code = example[1].replace("path/to/finetuned-model", str(model_dir))
-    exec(compile(code, "README.md", "exec"), {})
-    assert len(re.findall(r"^\d\. [+-]", capsys.readouterr().out, re.MULTILINE)) == 5
-    with forvalue_index.InfluenceIndex.open("my.index") as index:
-        assert len(index) == 31
+def test_analysis_reaches_into_no_other_layer() -> None:
+    """What it imports is for import-linter; this is about what it takes from an index."""
+    inner = {"catalog", "flat", "session", "store"}
+    files = list((Path(forvalue_index.__file__).parent / "analysis").rglob("*.py"))
+    assert len(files) > 20
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in inner, f"{path}:{node.lineno}: .{node.attr}"

@@ -12,24 +12,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.data.formatter import Formatter
 from forvalue_index.errors import ModelError, RowError, StorageError
-from forvalue_index.model.encoder import (
+from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.fit import fit_vectoriser
+from forvalue_index.model.language_model import LanguageModel, wrap_model
+from forvalue_index.model.runner import (
     CHUNK_TOKENS,
     SMALLEST_CHUNK,
     STATES,
     TOKEN_BUDGET,
-    Encoder,
-    _room,
+    Runner,
 )
-from forvalue_index.model.fit import fit_vectoriser
-from forvalue_index.model.language_model import LanguageModel, wrap_model
-from forvalue_index.pipeline.session import Reader
+from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Row, Sample
-from forvalue_index.store.store import Store
+from forvalue_index.store.writer import Writer
 from forvalue_index.system.prefetch import ahead
 
 KEYED = FormatConfig(key_field="id")
@@ -134,7 +134,7 @@ def test_batches_that_do_not_fit_are_halved_and_the_rest_goes_on(
     encoder = Encoder(lm)
     found = vectors_of(encoder, samples, vectoriser)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    assert sizes[0] > most and encoder.token_budget <= most
+    assert sizes[0] > most and encoder.runner.token_budget <= most
     sizes.clear()
     vectors_of(encoder, samples, vectoriser)  # it has learned what fits
     assert max(sizes) <= most
@@ -189,13 +189,13 @@ def test_what_the_model_has_read_is_not_read_again(
     read = sum(sizes)
     assert 0 < read < sum(len(sample.input_ids) for sample in samples)
 
-    attempt = Encoder._attempt
+    attempt = Runner.attempt
 
-    def failing(self: Encoder, work: Any, batch: Any) -> Any:
+    def failing(self: Runner, work: Any, batch: Any) -> Any:
         known_one = any(batch is reading.batch for reading in known)
         return None if known_one else attempt(self, work, batch)
 
-    monkeypatch.setattr(Encoder, "_attempt", failing)
+    monkeypatch.setattr(Runner, "attempt", failing)
     sizes.clear()
     np.testing.assert_allclose(encoded(), expected, rtol=1e-4, atol=1e-4)
     assert sum(sizes) > read  # there was no room for what follows: the model reads them again
@@ -204,31 +204,31 @@ def test_what_the_model_has_read_is_not_read_again(
 def test_states_are_not_kept_where_there_is_no_room_for_them(
     lm: LanguageModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder, attempt, most = Encoder(lm, 64), Encoder._attempt, 3
-    budget = encoder.token_budget
+    encoder, attempt, most = Encoder(lm, 64), Runner.attempt, 3
+    budget = encoder.runner.token_budget
     kept: list[Any] = []
     made = 0
 
-    def limited(self: Encoder, work: Any, batch: Any) -> Any:
+    def limited(self: Runner, work: Any, batch: Any) -> Any:
         nonlocal made
         if len(kept) == most:
             return None
         made += 1
         return attempt(self, work, batch)
 
-    each = Encoder._each
+    each = Runner.each
 
-    def spy(self: Encoder, *args: Any, spare: Any = None, **settings: Any) -> Any:
+    def spy(self: Runner, *args: Any, spare: Any = None, **settings: Any) -> Any:
         nonlocal kept
         kept = spare
         return each(self, *args, spare=spare, **settings)
 
-    monkeypatch.setattr(Encoder, "_each", spy)
-    monkeypatch.setattr(Encoder, "_attempt", limited)
+    monkeypatch.setattr(Runner, "each", spy)
+    monkeypatch.setattr(Runner, "attempt", limited)
     (statistics,), known = encoder.read(samples)
     assert statistics.n_tokens == sum(sample.n_scored for sample in samples)
     assert 0 < len(known) <= most < made
-    assert encoder.token_budget == budget  # batches are as large as before
+    assert encoder.runner.token_budget == budget  # batches are as large as before
 
 
 def test_a_sample_that_does_not_fit_alone_is_a_clear_error(
@@ -249,7 +249,8 @@ def test_a_gpu_with_little_memory_begins_with_small_batches(
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 1 << 40))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
-        return _room(replace(lm, device=torch.device("cuda")))
+        runner = Runner(replace(lm, device=torch.device("cuda")))
+        return runner.token_budget, runner.chunk
 
     assert sizes(1 << 36) == (TOKEN_BUDGET["cuda"], CHUNK_TOKENS["cuda"])
     token = STATES * lm.head.hidden * 4
@@ -277,9 +278,9 @@ def test_factors_know_their_runs_and_recipes_keep_them(
 ) -> None:
     vectoriser = fit_vectoriser(lm, samples, SMALL, lambda done: None).vectoriser
     encoder = Encoder(lm)
-    encoder._chunk = 7
+    encoder.runner.chunk = 7
     n_chunks = 0
-    for batch, hidden in encoder._each(samples, lambda batch: encoder._hidden(batch, 0)):
+    for batch, hidden in encoder.runner.each(samples, lambda batch: encoder._hidden(batch, 0)):
         for tokens in encoder._chunks(batch, hidden, 0, encoder._no_losses(batch)):
             known = vectoriser.parts[0](tokens).known_runs
             owners, counts = torch.unique_consecutive(tokens.owner, return_counts=True)
@@ -332,11 +333,11 @@ def test_rows_are_tokenised_ahead_and_committed_behind(
         assert call == 3 or encoding[call].wait(20)
 
     hook(monkeypatch, Formatter, "samples", lambda call: tokenised[call - 1].set())
-    hook(monkeypatch, Reader, "encode", encode)
-    hook(monkeypatch, Store, "commit", commit)
+    hook(monkeypatch, Session, "encode", encode)
+    hook(monkeypatch, Writer, "commit", commit)
     report = index.add(rows)
     assert (report.added, report.skipped, len(index)) == (24, 6, 30)
-    assert [index.store.find(row["id"]).id for row in rows] == list(range(30))
+    assert [index.get(row["id"]).id for row in rows] == list(range(30))
 
 
 def test_an_error_in_a_commit_ends_the_work_and_the_next_run_goes_on(
@@ -348,7 +349,7 @@ def test_an_error_in_a_commit_ends_the_work_and_the_next_run_goes_on(
         assert call < 3, "nothing is committed after what failed"
 
     with monkeypatch.context() as patch:
-        hook(patch, Store, "commit", full)
+        hook(patch, Writer, "commit", full)
         with pytest.raises(StorageError, match="the disk is full"):
             index.add(rows)
     assert not working("ahead", "commit")
@@ -374,8 +375,8 @@ def test_an_interruption_while_encoding_lets_the_last_commit_end(
         assert interrupted.wait(20)
 
     with monkeypatch.context() as patch:
-        hook(patch, Reader, "encode", encode)
-        hook(patch, Store, "commit", commit)
+        hook(patch, Session, "encode", encode)
+        hook(patch, Writer, "commit", commit)
         with pytest.raises(KeyboardInterrupt):
             index.add(rows)
     assert not working("ahead", "commit")
@@ -411,7 +412,7 @@ def test_a_row_that_the_model_cannot_read_leaves_the_chunks_before_it(
             raise ModelError("the model gives NaN")
 
     with monkeypatch.context() as patch:
-        hook(patch, Reader, "encode", encode)
+        hook(patch, Session, "encode", encode)
         with pytest.raises(ModelError, match="gives NaN"):
             index.add(rows)
     assert (len(index), index.verify()) == (6 + 2 * CHUNK, [])
@@ -420,6 +421,6 @@ def test_a_row_that_the_model_cannot_read_leaves_the_chunks_before_it(
 def test_rows_that_are_there_need_no_model(
     index: InfluenceIndex, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index.reader.close()
+    index.session.unload()
     monkeypatch.setattr("forvalue_index.pipeline.session.load_model", None)
     assert index.add(rows[:6]).skipped == 6

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import save_model, tiny_model, tiny_tokenizer
+from helpers.models import save_model, tiny_model, tiny_tokenizer
 from numpy.typing import NDArray
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig, wrap_model
-from forvalue_index.analysis.evaluate.training import sample_losses
 from forvalue_index.cli import main
 from forvalue_index.data.field_guess import guess
 from forvalue_index.data.labels import row_formatter
@@ -25,6 +24,7 @@ from forvalue_index.errors import InputError, RowError
 from forvalue_index.model.batching import plan_batches
 from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.language_model import LanguageModel
+from forvalue_index.model.training import token_losses
 from forvalue_index.records import Sample
 from forvalue_index.vectors.recipe import Raw
 
@@ -91,7 +91,8 @@ def test_losses_count_against_what_is_rejected(lm: LanguageModel) -> None:
         losses = encoder.losses([chosen, rejected]) * [chosen.n_scored, rejected.n_scored]
         expected = (losses[0] - losses[1]) / pair.n_scored
         assert encoder.losses([pair])[0] == pytest.approx(expected, rel=1e-4)
-        assert sample_losses(lm, [pair])[0] == pytest.approx(expected, rel=1e-4)
+        trained = float(token_losses(lm, lm.collate([pair], [0])).detach().mean())
+        assert trained == pytest.approx(expected, rel=1e-4)
 
 
 def test_what_both_begin_with_is_not_scored() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import tiny_model, tiny_tokenizer
-from test_cli import run, run_well, write
+from helpers.cli import run, run_well, write
+from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig, preview
 from forvalue_index.errors import IndexMissingError, InputError, ModelError, RowError

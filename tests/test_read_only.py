@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from indexes import SETTINGS, changed, every
+from helpers.faults import no_file_over
+from helpers.indexes import SETTINGS, changed, every
 from sqlalchemy import text
-from test_creation import no_file_over
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.catalog.engine import make_engine, reading
 from forvalue_index.errors import CorruptIndexError, InputError, StorageError
 from forvalue_index.model.language_model import LanguageModel
-from forvalue_index.records import Row, Segment
+from forvalue_index.records import Row
 from forvalue_index.search import checked
 
 NOBODY = 65534
@@ -65,16 +65,16 @@ def test_a_reader_that_cannot_write_hashes_each_segment_once(
     hashed: list[str] = []
     real = checked._require_hash
 
-    def watched(path: Path, segment: Segment) -> None:
+    def watched(path: Path, sha256: object) -> None:
         hashed.append(path.name)
-        real(path, segment)
+        real(path, sha256)
 
     monkeypatch.setattr(checked, "_require_hash", watched)
     monkeypatch.setattr(checked, "_remember", lambda *_: None)
     with InfluenceIndex.open(owned.directory) as index:
         assert len(index.flat.ids) == 20
         owned.add(rows[20:])
-        index.store.refresh()
+        index.store.snapshots.refresh()
         assert len(index.flat.ids) == 30
         assert len(hashed) == len(set(hashed)) == 2
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from indexes import KEYED, SMALL, exported
-from test_cli import run
-from test_creation import no_file_over
+from helpers.cli import run
+from helpers.faults import no_file_over
+from helpers.indexes import KEYED, SMALL, exported, rejects_of
 
 from forvalue_index import InfluenceIndex, VectorConfig
 from forvalue_index.data.formatter import Formatter
@@ -36,10 +36,6 @@ def bad_lines(rows: list[Row]) -> tuple[str, list[tuple[int, str]]]:
         (34, "key 'row-2' already occurs at"),
     ]
     return "\n".join(lines), reasons
-
-
-def rejects_of(directory: Path) -> list[Row]:
-    return [json.loads(line) for line in (directory / "rejects.jsonl").read_text().splitlines()]
 
 
 def test_skipped_rows_are_listed_and_the_rest_is_as_if_they_had_never_been(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import save_model, tiny_model, tiny_tokenizer
+from helpers.models import save_model, tiny_model, tiny_tokenizer
 from peft import LoraConfig, get_peft_model
 
 from forvalue_index import InfluenceIndex, ModelConfig, VectorConfig, preview

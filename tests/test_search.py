@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.vectors import DIM, exact, fp16, random, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vectors import DIM, exact, fp16, random, write
 
 from forvalue_index.errors import CorruptIndexError, DependencyError, InputError
 from forvalue_index.search import backend
@@ -167,7 +167,7 @@ def test_blocks_are_all_vectors_in_order(tmp_path: Path, monkeypatch: pytest.Mon
     parts = [(ids[25:], vectors[25:]), (ids[:25], vectors[:25])]  # not in the order of ids
     segments = write(tmp_path, parts)
     flat = FlatSearch(tmp_path, segments, DIM, 16, removed=[3, 30])
-    monkeypatch.setattr("forvalue_index.search.flat._NUMBERS", 7 * DIM)
+    monkeypatch.setattr("forvalue_index.search.stored._NUMBERS", 7 * DIM)
     blocks = list(flat.blocks())
     assert [len(block) for block, _ in blocks] == [7] * 6 + [6]
     live = np.setdiff1d(ids, [3, 30])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.vectors import random
 from numpy.typing import NDArray
-from vectors import random
 
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.segment import write_segment

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vectors import exact, random, write
+from helpers.vectors import exact, random, write
 
 from forvalue_index.search import gpu
 from forvalue_index.search.backend import faiss
@@ -65,7 +65,7 @@ def test_answers_are_exact_while_the_index_grows_and_shrinks(
     tmp_path: Path, resident: Resident, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu, "_PIECE", 400 * DIM)
-    monkeypatch.setattr("forvalue_index.search.flat._NUMBERS", 150 * DIM)
+    monkeypatch.setattr("forvalue_index.search.stored._NUMBERS", 150 * DIM)
     parts = [(IDS[:2000], VECTORS[:2000]), (IDS[2000:], VECTORS[2000:])]
     segments = write(tmp_path, parts)
     places = np.arange(N)

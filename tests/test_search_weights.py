@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vectors import DIM, exact, fp16, random, write
+from helpers.vectors import DIM, exact, fp16, random, write
 
 from forvalue_index.errors import InputError
 from forvalue_index.search.flat import FlatSearch

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from vectors import DIM, fp16, random, write
+from helpers.vectors import DIM, fp16, random, write
 
 from forvalue_index.errors import CorruptIndexError, ModelError
 from forvalue_index.records import Segment

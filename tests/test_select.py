@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 
 from forvalue_index import InfluenceIndex, VectorConfig
 from forvalue_index.analysis import select as module
-from forvalue_index.analysis.select import select, select_rows
-from forvalue_index.analysis.values import values
+from forvalue_index.analysis.select import select
+from forvalue_index.analysis.values import sample_values
 from forvalue_index.cli import main
 from forvalue_index.data.sources import open_rows
 from forvalue_index.errors import InputError
@@ -83,12 +83,12 @@ def test_the_lazy_choice_is_the_greedy_one(
     wanted = greedy(index, 50, diversity, dedup)
     assert (chosen.ids % 40).tolist() == [id % 40 for id in wanted]
     assert chosen.copies == 50 - len(chosen.ids) >= 10
-    few = select_rows(index, TARGETS, 12, diversity=diversity, dedup=dedup)
+    few = select(index, TARGETS, budget=12, diversity=diversity, dedup=dedup).ids
     assert few.tolist() == chosen.ids[:12].tolist()
 
 
 def test_without_diversity_it_is_the_order_of_values(index: InfluenceIndex) -> None:
-    found = values(index, TARGETS, where=["source=a"])
+    found = sample_values(index, TARGETS, where=["source=a"])
     chosen = select(index, TARGETS, ratio=0.5, diversity=0, dedup=None, where=["source=a"])
     assert chosen.ids.tolist() == found.ids[found.best(20)].tolist()
     assert len(chosen.ids) == 20  # of 30 and ten copies
@@ -99,7 +99,7 @@ def test_without_diversity_it_is_the_order_of_values(index: InfluenceIndex) -> N
 
 def test_groups_get_as_many_rows_each(index: InfluenceIndex) -> None:
     counts = Counter(
-        ROWS[id % 40]["source"] for id in select_rows(index, TARGETS, 12, balance="source")
+        ROWS[id % 40]["source"] for id in select(index, TARGETS, budget=12, balance="source").ids
     )
     assert counts == {"a": 4, "b": 4, "c": 4}
     # b and c have five rows each: what they lack goes to a. Copies leave room for others.
@@ -125,7 +125,7 @@ def test_shares_fill_up_to_what_there_is() -> None:
 def test_the_report_tells_what_was_chosen(index: InfluenceIndex) -> None:
     chosen = select(index, TARGETS, budget=20, balance="source")
     report = chosen.report()
-    found = values(index, TARGETS)
+    found = sample_values(index, TARGETS)
     own = found.value[np.searchsorted(found.ids, chosen.ids)]
     positive = found.value[found.value > 0].sum()
     assert (report["targets"], report["rows"], report["chosen"]) == (3, 50, 20)
@@ -185,19 +185,19 @@ def test_rows_are_written_as_they_were_given(
         f"copy-{i}": row | {"id": f"copy-{i}"} for i, row in enumerate(ROWS[:10])
     }
     assert rows == [by_key[row["id"]] for row in rows]
-    ids = select_rows(index, TARGETS, 10).tolist()
-    assert [row["id"] for row in rows] == [index.store.samples([id])[id].row["id"] for id in ids]
+    ids = select(index, TARGETS, budget=10).ids.tolist()
+    assert [row["id"] for row in rows] == [sample.row["id"] for sample in index.stored(ids)]
     assert json.loads(result.stdout) == json.loads(report.read_text())
     # What was chosen can be indexed, and chosen from, again.
     assert len(rows) == json.loads(result.stdout)["chosen"] == 10
 
 
 def test_a_choice_in_csv_is_to_be_trained_on_and_stays_as_it_is(
-    path: Path, targets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    targets: Path, tmp_path: Path, model_dir: Path
 ) -> None:
     rows = [{"prompt": "=a", "response": "- b"}]
-    monkeypatch.setattr("forvalue_index.analysis.select.chosen_rows", lambda *_: iter(rows))
-    result = run(path, targets, tmp_path / "c.csv", "--budget", 1)
+    InfluenceIndex.build(tmp_path / "index", rows, str(model_dir))[0].close()
+    result = run(tmp_path / "index", targets, tmp_path / "c.csv", "--budget", 1)
     assert result.exit_code == 0, result.stderr
     assert [row for _, row in open_rows(tmp_path / "c.csv")] == rows
 

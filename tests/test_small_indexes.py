@@ -41,7 +41,7 @@ def test_a_small_index_answers(
     format = FormatConfig(key_field="id")
     built, _ = InfluenceIndex.build(tmp_path / "i", rows, lm, format=format, vector=vector)
     with built as index:
-        for metric in METRICS:
+        for metric in (name for name, found in METRICS.items() if found.linear):
             hits = index.query(QUERY, 4, metric=metric)
             assert len({hit.key for hit in hits}) == len(hits) == min(4, len(rows))
             scores = np.array([hit.score for hit in hits])

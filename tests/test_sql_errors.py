@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from catalogs import add
+from helpers.catalogs import add
 from sqlalchemy.exc import OperationalError
 
 from forvalue_index.catalog.catalog import Catalog

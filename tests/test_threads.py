@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
-from indexes import KEYED, SETTINGS, changed
+from helpers.indexes import KEYED, SETTINGS, changed
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
 from forvalue_index.analysis.audit.audit import audit
-from forvalue_index.analysis.values import values
+from forvalue_index.analysis.values import sample_values
 from forvalue_index.data.labels import ClassFormatter
 from forvalue_index.errors import ForvalueError, IndexMissingError, LockedError
 from forvalue_index.model import head as heads
@@ -27,6 +27,7 @@ from forvalue_index.model.load import load_pretrained
 from forvalue_index.model.model_lock import full_precision
 from forvalue_index.records import Row
 from forvalue_index.store import layout
+from forvalue_index.store.store import Store
 
 THREADS = 8
 
@@ -154,7 +155,7 @@ def test_mixed_work_of_threads_beside_a_writer(
             lambda r=row: found(index, r, exact=True, **only),
             lambda r=row, n=number: round(index.explain(r, str(marked[n + 1]["id"])).score, 5),
         ]
-    jobs.append(lambda: values(index, marked[:4], **only).value.round(5).tolist())
+    jobs.append(lambda: sample_values(index, marked[:4], **only).value.round(5).tolist())
     jobs.append(lambda: audit(index, **only).scores["loss"].round(5).tolist())
     expected = [job() for job in jobs]
     drawn = random.Random(0).choices(range(len(jobs)), k=1000)
@@ -198,7 +199,7 @@ def test_a_second_writer_of_the_same_index_is_refused(
             index.add(rows[:1])
         return str(refused.value)
 
-    with index.store.lock():
+    with index.store.writer.lock():
         [message] = at_once([write])
     assert "being written to" in message
 
@@ -240,7 +241,7 @@ def test_figures_are_of_the_rows_that_they_stand_beside(
         assert len(hits) == len(rows) - 1
         assert min(losses) not in {hit.id for hit in hits}
     else:
-        given = values(index, rows[:3]) if what == "score" else audit(index)
+        given = sample_values(index, rows[:3]) if what == "score" else audit(index)
         loss = given.loss if what == "score" else given.scores["loss"]
         assert given.ids.tolist() == sorted(losses)[1:]
         np.testing.assert_allclose(loss, [losses[id] for id in given.ids.tolist()])
@@ -250,7 +251,7 @@ def test_figures_are_of_the_rows_that_they_stand_beside(
 def test_a_listing_goes_on_when_its_rows_are_compacted_away(
     index: InfluenceIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.store.store.PAGE", 10)
+    monkeypatch.setattr("forvalue_index.store.rows.PAGE", 10)
     every = [row.id for row in index.rows()]
     given = index.rows("id!=none")
     seen = [next(given).id]
@@ -267,13 +268,13 @@ def test_an_index_that_a_build_opened_is_closed_when_a_check_fails(
 ) -> None:
     InfluenceIndex.build(tmp_path / "index", rows, lm, **SETTINGS)[0].close()
     closed: list[Path] = []
-    real = InfluenceIndex.close
+    real = Store.close
 
-    def close(self: InfluenceIndex) -> None:
+    def close(self: Store) -> None:
         closed.append(self.directory)
         real(self)
 
-    monkeypatch.setattr(InfluenceIndex, "close", close)
+    monkeypatch.setattr(Store, "close", close)
     with pytest.raises(IndexMissingError, match="other settings"):
         InfluenceIndex.build(tmp_path / "index", rows, lm, format=KEYED, vector=VectorConfig(dim=8))
     with pytest.raises(ForvalueError):
@@ -284,11 +285,11 @@ def test_an_index_that_a_build_opened_is_closed_when_a_check_fails(
 def test_explaining_keeps_what_was_learned_of_the_memory(
     index: InfluenceIndex, rows: list[Row]
 ) -> None:
-    index.reader.encoder.token_budget = 7
+    index.session.encoder.runner.token_budget = 7
     index.explain(rows[0], str(rows[1]["id"]))
     index.contributions(rows[0], index.query(rows[0], 3))
-    assert index.reader.encoder.token_budget == 7
-    assert index.reader.encoder is index.reader.encoder
+    assert index.session.encoder.runner.token_budget == 7
+    assert index.session.encoder is index.session.encoder
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import tiny_tokenizer
+from helpers.models import tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig, preview
 from forvalue_index.cli import main

@@ -8,20 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig
-from forvalue_index.analysis.evaluate.gradients import SKETCH, gradient_scores
-from forvalue_index.analysis.evaluate.methods import samples_of
-from forvalue_index.analysis.evaluate.training import (
-    TrainConfig,
-    fine_tune,
-    sample_losses,
-    token_losses,
-)
+from forvalue_index.analysis.evaluate.methods import empty_index
+from forvalue_index.config import TrainConfig
 from forvalue_index.errors import InputError, ModelError
 from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.gradients import SKETCH, gradient_scores
 from forvalue_index.model.language_model import Checkpoint, LanguageModel, wrap_model
+from forvalue_index.model.training import fine_tune, token_losses
 from forvalue_index.records import Sample
 from forvalue_index.vectors.recipe import Raw
 
@@ -35,7 +31,8 @@ def lm(request: pytest.FixtureRequest) -> LanguageModel:
 
 @pytest.fixture()
 def samples(lm: LanguageModel, rows: list[dict[str, Any]]) -> list[Sample]:
-    return samples_of(lm, rows[:20], FormatConfig())
+    with empty_index(lm, FormatConfig()) as index:
+        return index.samples(rows[:20])
 
 
 def weights(lm: LanguageModel) -> list[torch.Tensor]:
@@ -58,15 +55,18 @@ def test_losses_are_those_of_the_scored_tokens(lm: LanguageModel, samples: list[
     assert any(not sample.scored[1:].all() for sample in samples), "a prompt must be left out"
     with torch.no_grad():
         expected = [float(plain_losses(lm, sample).mean()) for sample in samples]
-    np.testing.assert_allclose(sample_losses(lm, samples), expected, rtol=1e-4)
+    with torch.no_grad():
+        batches = [lm.collate(samples, [i]) for i in range(len(samples))]
+        found = [float(token_losses(lm, batch).mean()) for batch in batches]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_fine_tuning_learns_and_leaves_the_model_as_it_was(
     lm: LanguageModel, samples: list[Sample]
 ) -> None:
-    before, losses = weights(lm), sample_losses(lm, samples)
+    before, losses = weights(lm), Encoder(lm).losses(samples)
     tuned = fine_tune(lm, samples, CONFIG)
-    assert sample_losses(tuned, samples).mean() < 0.8 * losses.mean()
+    assert Encoder(tuned).losses(samples).mean() < 0.8 * losses.mean()
     assert same(weights(lm), before)
     assert not any(weight.requires_grad for weight in tuned.model.parameters())
     # The copy's own head is the one that its losses go through.

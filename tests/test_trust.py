@@ -7,14 +7,13 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import sqlite3
 import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,17 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from indexes import SETTINGS, every
+from helpers.faults import no_hang
+from helpers.indexes import NEW, SETTINGS, every
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.catalog.address import name_catalog, require_named, shown
 from forvalue_index.catalog.catalog import Catalog
-from forvalue_index.catalog.digests import NO_SEGMENTS, seal_segment, seal_state, xor
+from forvalue_index.catalog.digests import NO_SEGMENTS, seal_info, seal_segment, seal_state, xor
 from forvalue_index.catalog.engine import make_engine, reading
 from forvalue_index.catalog.lock import WriterLock
-from forvalue_index.catalog.reads import seal_info
 from forvalue_index.cli import main
 from forvalue_index.errors import (
     CorruptIndexError,
@@ -42,13 +41,12 @@ from forvalue_index.errors import (
     StorageError,
 )
 from forvalue_index.model.language_model import LanguageModel
-from forvalue_index.records import Row, Segment
+from forvalue_index.records import Segment
 from forvalue_index.search import backend
-from forvalue_index.search.ann import read_info, write_info
+from forvalue_index.search.ann_files import read_info, write_info
 from forvalue_index.search.backend import read_index
 
 SECRET = "hunter2"
-NEW: Row = {"id": "new", "prompt": "a", "response": "b"}
 
 
 @pytest.fixture(scope="module")
@@ -103,20 +101,6 @@ VERBS: dict[str, Callable[[InfluenceIndex], Any]] = {
     "repair": lambda index: index.repair(),
     "compact": lambda index: index.compact(),
 }
-
-
-@contextmanager
-def no_hang(seconds: int = 60) -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise TimeoutError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def edit(directory: Path, column: str, values: dict[str, Any]) -> None:
@@ -519,7 +503,7 @@ def test_the_file_of_a_url_names_postgresql(
 def test_a_postgresql_index_is_opened_by_who_names_its_server(
     tmp_path: Path, lm: LanguageModel, postgres_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import postgres
+    from helpers import postgres
 
     with postgres.database(postgres_server) as plain:
         url = plain.replace("tester@", f"tester:{SECRET}@")

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from indexes import bytes_in
+from helpers.indexes import bytes_in
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig, config
-from forvalue_index.catalog.reads import seal_info
+from forvalue_index.catalog.digests import seal_info
 from forvalue_index.cli import main
 from forvalue_index.config import FIRST, IndexConfig, named
 from forvalue_index.errors import FingerprintError, SchemaError
 from forvalue_index.model.language_model import LanguageModel, load_model
-from forvalue_index.store.store import digest
+from forvalue_index.store.vectoriser import digest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -236,7 +236,7 @@ def test_what_is_unknown_in_a_fingerprint_is_of_a_newer_version(
     with InfluenceIndex.open(frozen / "index") as index:
         monkeypatch.setitem(index.store.fingerprint, "attention", "form 2")
         with pytest.raises(FingerprintError, match="attention: form 2 in the index, None now"):
-            index.reader.use(frozen_lm)
+            index.session.use(frozen_lm)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexes import SETTINGS, changed, every
+from helpers.indexes import SETTINGS, changed, every
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.errors import InputError, KeyConflictError, LockedError, StorageError
@@ -89,7 +89,7 @@ def test_an_export_holds_influences(
 def test_a_second_writer_is_told_who_the_first_is(
     index: InfluenceIndex, rows: list[Row], lm: LanguageModel
 ) -> None:
-    with index.store.lock(), InfluenceIndex.open(index.directory, model=lm) as second:
+    with index.store.writer.lock(), InfluenceIndex.open(index.directory, model=lm) as second:
         for write in (
             lambda: second.add(changed(rows[0]), update=True),
             lambda: second.remove(["row-1"]),

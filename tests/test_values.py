@@ -18,8 +18,8 @@ from forvalue_index.analysis.values import (
     GroupValue,
     exact_values,
     group_values,
+    sample_values,
     value_rows,
-    values,
 )
 from forvalue_index.cli import main
 from forvalue_index.cli.score import _groups
@@ -27,7 +27,7 @@ from forvalue_index.data.sources import open_rows
 from forvalue_index.data.writers import write_rows
 from forvalue_index.errors import InputError, StorageError
 from forvalue_index.records import Row
-from forvalue_index.search import flat
+from forvalue_index.search import stored as vectors
 
 TARGETS = [
     {"prompt": f"ask {i}", "response": f" so {'abcde'[i]}{i}", "skill": "xy"[i % 2]}
@@ -67,11 +67,11 @@ def index(path: Path) -> Iterator[InfluenceIndex]:
 def test_a_value_is_the_mean_or_highest_score(
     index: InfluenceIndex, metric: str, combine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flat, "_NUMBERS", 7 * index.dim)  # vectors come in blocks of 7
+    monkeypatch.setattr(vectors, "_NUMBERS", 7 * index.dim)  # vectors come in blocks of 7
     monkeypatch.setattr("forvalue_index.analysis.values._TARGETS", 2)
     samples = index.samples(TARGETS)
     ids, scores = index.scores(samples)
-    stored = list(index.store.samples(ids.tolist()).values())
+    stored = list(index.store.catalog.samples(ids.tolist()).values())
     if metric == "cosine":
         own = np.linalg.norm(index.vectors(samples), axis=1) / index.vectoriser.scale
         theirs = np.array([sample.norm for sample in stored]) / index.vectoriser.scale
@@ -79,7 +79,7 @@ def test_a_value_is_the_mean_or_highest_score(
     elif metric == "per-token":
         own, theirs = ([s.n_scored for s in side] for side in (samples, stored))
         scores = scores / np.array(own)[:, None] / np.array(theirs)
-    found = values(index, TARGETS, combine=combine, metric=metric, target_group="skill")
+    found = sample_values(index, TARGETS, combine=combine, metric=metric, target_group="skill")
     method = getattr(np, combine)
     np.testing.assert_array_equal(found.ids, ids)
     np.testing.assert_allclose(found.value, method(scores, axis=0), rtol=1e-4, atol=1e-7)
@@ -104,16 +104,16 @@ def test_exact_values_are_those_of_the_exact_form(
 
 
 def test_conditions_leave_the_others_out(index: InfluenceIndex) -> None:
-    every = values(index, TARGETS)
-    some = values(index, TARGETS, where=["source=b"])
+    every = sample_values(index, TARGETS)
+    some = sample_values(index, TARGETS, where=["source=b"])
     assert some.ids.tolist() == list(range(1, 30, 3))
     np.testing.assert_allclose(some.value, every.value[1::3], rtol=1e-6)
     with pytest.raises(InputError, match="no training sample is left to score"):
-        values(index, TARGETS, where=["source=b", "source=c"])
+        sample_values(index, TARGETS, where=["source=b", "source=c"])
 
 
 def test_groups_add_up(index: InfluenceIndex) -> None:
-    found = values(index, TARGETS)
+    found = sample_values(index, TARGETS)
     groups = group_values(index, found, "source")
     assert [group.mean for group in groups] == sorted((g.mean for g in groups), reverse=True)
     for group in groups:
@@ -133,15 +133,15 @@ def test_wrong_settings_are_named(index: InfluenceIndex) -> None:
         ({"target_group": "kind"}, "row 1: no field 'kind'; the row's fields are: prompt"),
     ):
         with pytest.raises(InputError, match=message):
-            values(index, TARGETS, **settings)
+            sample_values(index, TARGETS, **settings)
 
 
 def test_rows_come_in_order_with_what_is_kept(index: InfluenceIndex) -> None:
-    found = values(index, TARGETS, target_group="skill")
+    found = sample_values(index, TARGETS, target_group="skill")
     rows = list(value_rows(index, found, found.best(30), {5: 0.5}))
     assert [row["value"] for row in rows] == sorted(found.value, reverse=True)
     for row in rows:
-        stored = index.store.samples([row["id"]])[row["id"]]
+        stored = index.store.catalog.samples([row["id"]])[row["id"]]
         assert (row["loss"], row["tokens"], row["sample"]) == (
             *(stored.loss, stored.n_tokens),
             stored.row,
@@ -176,12 +176,36 @@ def test_score_as_json(path: Path, targets: Path, index: InfluenceIndex) -> None
     result = json.loads(run_well(path, targets, *arguments))
     assert (result["targets"], result["samples"], result["combine"]) == (5, 30, "mean")
     assert [group["name"] for group in result["groups"]] == [
-        group.name for group in group_values(index, values(index, TARGETS), "source")
+        group.name for group in group_values(index, sample_values(index, TARGETS), "source")
     ]
     listed = result["best"] + result["worst"]
     exact = exact_values(index, TARGETS, [row["id"] for row in listed])
     np.testing.assert_allclose([row["exact"] for row in listed], exact, rtol=1e-5)
     assert result["best"][0]["exact"] >= result["best"][1]["exact"] > result["worst"][0]["exact"]
+
+
+def test_the_index_scores_as_the_command_does(
+    path: Path, targets: Path, index: InfluenceIndex
+) -> None:
+    told = json.loads(run_well(path, targets, "--json", "-k", 3, "--group-by", "source"))
+    found = index.score(TARGETS, k=3, group_by="source")
+    assert [row["key"] for row in found.best] == [row["key"] for row in told["best"]]
+    assert [row["key"] for row in found.worst] == [row["key"] for row in told["worst"]]
+    assert [group.name for group in found.groups] == [group["name"] for group in told["groups"]]
+    assert found.summary()["mean"] == pytest.approx(told["mean"])
+    rows = list(found.rows())
+    assert len(rows) == 30 and rows[:3] == found.best and rows[:-4:-1] == found.worst
+    assert found.exact is None and "exact" not in rows[0]
+
+
+def test_stored_rows_come_in_the_order_of_the_ids_page_by_page(
+    index: InfluenceIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forvalue_index.store.rows.PAGE", 4)
+    ids = np.random.default_rng(0).permutation(30)
+    assert [sample.id for sample in index.stored(ids)] == ids.tolist()
+    assert [sample.row for sample in index.stored(range(30))] == [s.row for s in index.rows()]
+    assert list(index.stored([])) == []
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 from safetensors import SafetensorError
 
 from forvalue_index.config import RECIPES, SKETCHES, FormatConfig, VectorConfig

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_vision
 import torch
 from click.testing import CliRunner
+from helpers import tiny_vision
+from helpers.tiny_vision import FAMILIES, index_of, picture, png
 from PIL import Image
-from tiny_vision import FAMILIES, picture, png
 
 from forvalue_index.analysis.evaluate.metrics import auc
 from forvalue_index.analysis.evaluate.mislabel import _split, corrupt
@@ -28,6 +28,7 @@ from forvalue_index.index import InfluenceIndex
 from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.fit import fit_vectoriser
 from forvalue_index.model.language_model import LanguageModel, wrap_model
+from forvalue_index.model.runner import Runner
 from forvalue_index.picture import Picture
 from forvalue_index.records import Row, Sample
 from forvalue_index.vectors.recipe import Raw
@@ -142,7 +143,7 @@ def test_a_vector_depends_on_its_sample_alone(lm: LanguageModel) -> None:
 def test_samples_with_and_without_images_share_no_batch_but_alike_ones_do() -> None:
     model, processor = tiny_vision.load("llava")
     lm = wrap_model(model, processor.tokenizer, processor=processor)
-    groups = Encoder(lm)._batches(samples_of(lm, rows()), 4096)
+    groups = Runner(lm)._batches(samples_of(lm, rows()), 4096)
     assert sorted(map(sorted, groups)) == [[0, 2, 3, 5], [1, 4]]
 
 
@@ -319,15 +320,6 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def index_of(directory: Path, data: Path, model: Path, **settings: Any) -> InfluenceIndex:
-    format = FormatConfig(image_field="image", key_field="id")
-    vector = VectorConfig(dim=32, sketch_dim=512)
-    index, _ = InfluenceIndex.build(
-        directory, data, str(model), format=format, vector=vector, **settings
-    )
-    return index
-
-
 def test_an_index_of_images_is_built_asked_extended_and_verified(
     tmp_path: Path, data: Path, llava_dir: Path
 ) -> None:
@@ -426,6 +418,17 @@ def test_urls_are_fetched_only_when_that_is_allowed_and_kept(
         query = {"prompt": "what?", "response": " a cat", "image": png(1)}
         (hit,) = index.query(query, k=1, exact=True)
         assert hit.sample["image"]["path"] == "https://example.org/a.png"
+    # The commands fetch the images of what they ask about, too, if they are told to.
+    monkeypatch.setattr("forvalue_index.data.remote.open_url", answer)
+    file = tmp_path / "asked.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    for command in (["score"], ["query"], ["ask", "--max-new-tokens", "4"]):
+        arguments = [*command, "--index", str(tmp_path / "ix"), "--data", str(file), "--json"]
+        refused = CliRunner().invoke(main, arguments)
+        assert refused.exit_code == 1 and "pass --allow-remote" in refused.stderr
+        fetched = CliRunner().invoke(main, [*arguments, "--allow-remote"])
+        assert fetched.exit_code == 0, fetched.output
+        assert asked.pop() == "https://example.org/a.png"
 
 
 def test_the_commands_read_images_and_show_them(

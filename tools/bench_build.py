@@ -47,8 +47,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.config import ModelConfig, VectorConfig
 from forvalue_index.model.batching import plan_batches
-from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.language_model import LanguageModel, load_model, wrap_model
+from forvalue_index.model.runner import Runner
 from forvalue_index.records import Row, Sample
 
 QWEN_VOCABULARY = 151_936
@@ -236,7 +236,7 @@ def forward(lm: LanguageModel, samples: list[Sample], *, backward: bool) -> None
     """Runs the model's own forward pass with its loss over the batches that are planned."""
     lm.model.requires_grad_(backward)
     with torch.set_grad_enabled(backward):
-        budget = Encoder(lm).token_budget
+        budget = Runner(lm).token_budget
         for positions in plan_batches(samples, budget, same_length=lm.length_matters):
             inputs = lm.collate(samples, positions).to(lm.device).inputs
             loss = lm.model(**inputs, labels=inputs["input_ids"], use_cache=False).loss

@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index.analysis.evaluate.baselines import embedding
 from forvalue_index.analysis.evaluate.metrics import auc, recall
 from forvalue_index.config import ModelConfig
 from forvalue_index.data.sources import open_rows
+from forvalue_index.model.embedding import embedding
 from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.records import Row
 from forvalue_index.vectors.codes import Codes

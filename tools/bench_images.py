@@ -25,8 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from forvalue_index.analysis.evaluate.mislabel import mislabel
-from forvalue_index.analysis.evaluate.training import TrainConfig
-from forvalue_index.config import FormatConfig, ModelConfig, VectorConfig
+from forvalue_index.config import FormatConfig, ModelConfig, TrainConfig, VectorConfig
 from forvalue_index.data.sources import open_rows
 from forvalue_index.model.language_model import load_model
 from forvalue_index.records import Row

@@ -3,7 +3,7 @@
     python tools/bench_increment.py --samples 100000 --dim 1024
 
 Synthetic vectors and rows of about 1 KB go through the same write path as encoded ones
-(`Store.commit`), so that what is measured is what the store adds to the forward passes.
+(`Writer.commit`), so that what is measured is what the store adds to the forward passes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import numpy as np
 
 from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
 from forvalue_index.records import Encoded, Sample
-from forvalue_index.store import upkeep
+from forvalue_index.store.compact import compact
 from forvalue_index.store.layout import SEGMENTS
 from forvalue_index.store.store import Store
+from forvalue_index.store.verify import verify
 
 CHUNK = 1024
 
@@ -61,9 +62,9 @@ def measure(directory: Path, n: int, dim: int, catalog: str | None) -> dict[str,
     def add(first: int, count: int, what: str) -> None:
         for start in range(first, first + count, CHUNK):
             part = samples(start, min(CHUNK, first + count - start), dim)
-            with timed(what, seconds), store.lock():
+            with timed(what, seconds), store.writer.lock():
                 store.catalog.known([sample.key for sample in part[0]])
-                store.commit(*part)
+                store.writer.commit(*part)
 
     def ask(what: str) -> None:
         again = Store.open(directory)
@@ -78,15 +79,15 @@ def measure(directory: Path, n: int, dim: int, catalog: str | None) -> dict[str,
     add(n, 100, "add 100")
     for name, time_written in files.items():
         assert (directory / SEGMENTS / name).stat().st_mtime_ns == time_written, "rewritten"
-    with timed("remove 1,000", seconds), store.lock():
-        assert store.remove(f"k{i}" for i in range(0, n, n // 1000)) == 1000
+    with timed("remove 1,000", seconds):
+        assert store.writer.remove([f"k{i}" for i in range(0, n, n // 1000)]) == 1000
     ask("open and first query after both")
     with timed("verify", seconds):
-        assert upkeep.verify(store) == []
+        assert verify(store) == []
     with timed("compact", seconds):
-        upkeep.compact(store)
+        compact(store)
     ask("open and first query after compaction")
-    assert upkeep.verify(store) == []
+    assert verify(store) == []
     store.close()
     return seconds
 

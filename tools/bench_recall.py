@@ -44,9 +44,10 @@ from make_facts import STYLES, make_study, write_jsonl
 from forvalue_index import FormatConfig
 from forvalue_index.analysis.evaluate.metrics import auc
 from forvalue_index.analysis.evaluate.mislabel import corrupt
-from forvalue_index.analysis.evaluate.recall import found, gold_of
+from forvalue_index.analysis.evaluate.recall import gold_of, source_figures
 from forvalue_index.config import RECIPES, ModelConfig, VectorConfig
 from forvalue_index.data.sources import open_rows
+from forvalue_index.metric import METRICS
 from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.records import Row, Sample, StoredSample
 
@@ -107,7 +108,7 @@ def judge_sources(
         gold = gold_of(queries, stored, field)
 
         def figures(scores: Scores) -> Figures:
-            result = asdict(found(scores, gold))
+            result = asdict(source_figures(scores, gold))
             return {name: result[name]["mean"] for name in names}
 
         return figures
@@ -281,7 +282,7 @@ def keep(file: Path | None, results: Sequence[Row]) -> None:
 @click.option("--recipe", type=click.Choice(RECIPES), multiple=True, help="[default: all]")
 @click.option(
     "--metric",
-    type=click.Choice(["dot", "cosine", "per-token"]),
+    type=click.Choice([name for name, metric in METRICS.items() if not metric.decorrelates]),
     multiple=True,
     default=("dot",),
     show_default=True,
@@ -329,9 +330,9 @@ def main(
 
     \b
     Examples:
-      python tools/bench_recall.py recall --work build/facts --rank dot --rank cosine \\
+      python tools/bench_recall.py recall --work build/facts --metric dot --metric cosine \\
           --fit-samples 1024 --seeds 1 --results build/recall.jsonl
-      python tools/bench_recall.py recall --work build/facts --rank dot --rank cosine \\
+      python tools/bench_recall.py recall --work build/facts --metric dot --metric cosine \\
           --fit-samples 1024 --seeds 3 --results build/recall.jsonl
     """
     chosen = STUDIES if study == "all" else (study,)

@@ -22,7 +22,8 @@ from rich.table import Table
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.evaluate.baselines import baselines
 from forvalue_index.analysis.evaluate.exact import exact_scores, reranked
-from forvalue_index.analysis.evaluate.methods import of_pairs, stored_samples
+from forvalue_index.analysis.evaluate.methods import all_stored, by_metric
+from forvalue_index.metric import METRICS
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row, Sample, StoredSample
 
@@ -77,13 +78,14 @@ def measure(
     Args:
         task: what is measured.
         recipes: names of recipes.
-        wanted: ways to rank: "dot", "cosine", "per-token".
+        wanted: metrics.
         vector: the rest of how vectors are made.
     """
 
     def result(method: str, vectors: str, metric: str, scores: Scores) -> Result:
         return Result(task.study, task.set, task.seed, method, vectors, metric, judge(scores))
 
+    linear = [name for name in wanted if METRICS[name].has_exact]
     for recipe in recipes:
         exact: dict[str, Scores] = {}
         for size, (dim, bits) in SIZES.items():
@@ -100,18 +102,23 @@ def measure(
             ):
                 queries = index.samples(task.queries)
                 ids, scores = index.scores(queries)
-                rows = stored_samples(index, ids)
+                rows = all_stored(index)
                 judge = task.judge(queries, rows)
                 n_scored = np.array([row.n_scored for row in rows])
-                stored = dict(of_pairs(scores, np.array([row.norm for row in rows]), n_scored))
+                stored = dict(by_metric(scores, np.array([row.norm for row in rows]), n_scored))
                 if not exact:  # the same for every size
                     true = exact_scores(index, queries, ids)
-                    exact = dict(of_pairs(true.scores, true.sample_lengths, n_scored))
-                    yield from (result(recipe, EXACT, metric, exact[metric]) for metric in wanted)
+                    exact = dict(by_metric(true.scores, true.sample_lengths, n_scored))
+                    yield from (result(recipe, EXACT, metric, exact[metric]) for metric in linear)
                     if recipe == recipes[0]:
                         for name, others in _baselines(task, index, queries, rows):
                             yield result(name, BASELINE, "", others)
-            for metric in wanted:
+                for metric in set(wanted) - set(linear):
+                    found = index.scores(queries, metric)[1]
+                    yield result(recipe, size, metric, found)
+                    if told := _told(task, rows, found):
+                        yield result(recipe, size, f"{metric}, told", told[0])
+            for metric in linear:
                 yield result(recipe, size, metric, stored[metric])
                 # A mislabelled row is looked for among all rows, so that nothing is re-ranked.
                 if RERANKED.startswith(size) and task.study != "mislabel":
@@ -127,12 +134,18 @@ def _baselines(
             yield "low loss", -scores  # a wrong response is an unlikely one
         else:
             yield name, scores
-        if name == "bm25" and task.is_distraction is not None:
-            # Told which rows are no sources; no other method is.
-            yield (
-                "bm25, told",
-                np.where([task.is_distraction(r.row) for r in rows], -np.inf, scores),
-            )
+        if name == "bm25" and (told := _told(task, rows, scores)):
+            yield "bm25, told", told[0]
+
+
+def _told(task: Task, rows: Sequence[StoredSample], scores: Scores) -> list[Scores]:
+    """Returns the scores of what is told which rows are no sources; none where the task knows none.
+
+    Only methods of words are told: rows that repeat the question share most words with it.
+    """
+    if task.is_distraction is None:
+        return []
+    return [np.where([task.is_distraction(r.row) for r in rows], -np.inf, scores)]
 
 
 def build(

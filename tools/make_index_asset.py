@@ -21,7 +21,7 @@ from typing import Any
 from torture import make_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
-from forvalue_index.analysis.values import values
+from forvalue_index.analysis.values import sample_values
 from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.records import Hit, Row
 
@@ -103,7 +103,7 @@ def shown(hits: list[Hit]) -> list[list[list[Any]]]:
 
 def answers(index: InfluenceIndex) -> dict[str, Any]:
     """All that an index of this make is asked, as JSON values."""
-    found = values(index, questions())
+    found = sample_values(index, questions())
     return {
         "hits": {name: shown(index.query(questions(), K, **how)) for name, how in ASKED.items()},
         "values": dict(zip(map(str, found.ids.tolist()), found.value.tolist(), strict=True)),

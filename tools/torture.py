@@ -38,7 +38,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import forvalue_index.pipeline.add
-import forvalue_index.store.upkeep
+import forvalue_index.store.compact
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
 from forvalue_index.errors import ForvalueError
 from forvalue_index.model.language_model import LanguageModel, load_model
@@ -334,7 +334,7 @@ def torture(
 ) -> Result:
     """Runs injected failures, then random kills until there are `kills` in all."""
     forvalue_index.pipeline.add.CHUNK = CHUNK
-    forvalue_index.store.upkeep.TARGET = SEGMENT * 2 * 64
+    forvalue_index.store.compact.TARGET = SEGMENT * 2 * 64
     rng, result = random.Random(seed), Result()
     state: State = {f"k{i}": 0 for i in range(START)}
     publish(world, 0, [state])

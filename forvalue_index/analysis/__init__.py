@@ -1,1 +1,1 @@
-"""What is asked of an index, beyond a ranked list."""
+"""What is asked of an index beyond a ranked list. It uses the index and its snapshot only."""

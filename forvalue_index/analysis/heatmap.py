@@ -1,15 +1,15 @@
-"""An explanation as one HTML page: both texts, coloured, and the heat map of all their tokens."""
+"""An explanation as one HTML page: both texts in colour, and a heat map of their tokens."""
 
 from __future__ import annotations
 
 import base64
 
 from forvalue_index.analysis.page import fill
-from forvalue_index.pipeline.explain import Explanation
+from forvalue_index.records import Explanation
 
 
 def heatmap(explanation: Explanation) -> str:
-    """Returns the page of an explanation. Terms are in it as float32."""
+    """Returns the page of an explanation, with its terms as float32."""
     rows, columns = explanation.terms.shape
     data = {
         "key": explanation.key,

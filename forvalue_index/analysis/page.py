@@ -1,7 +1,7 @@
-"""A result as one HTML page that loads nothing and runs nothing but its own script.
+"""A result as one HTML page that loads nothing and runs no script but its own.
 
-Whatever texts a result holds reach the page as data and are shown as text; the page's content
-security policy names its script by hash.
+The texts of a result are in the page as data and are shown as text. The page's content security
+policy allows only the script with the hash that is computed here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib.resources import files
 
 
 def fill(asset: str, title: str, data: object) -> str:
-    """Returns the page `asset` of this package with its title and JSON values in place."""
+    """Returns the page `asset` of this package with a title and JSON values filled in."""
     page = (files("forvalue_index") / "assets" / asset).read_text(encoding="utf-8")
     script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
     assert script is not None
@@ -28,7 +28,7 @@ def fill(asset: str, title: str, data: object) -> str:
 
 
 def _for_script(value: object) -> str:
-    """Returns JSON in which nothing can end the script element that holds it."""
+    """Returns JSON that cannot end the script element around it."""
     text = json.dumps(value)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

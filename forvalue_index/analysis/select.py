@@ -1,45 +1,43 @@
-"""Which training rows to keep for a set of targets: by value, not the same thing twice.
+"""Which training rows to keep for a set of targets: those of high value that do not repeat others.
 
-Greedy: the next row is the one whose value is the highest after what the rows chosen before have
-in common with it was taken off, which is its value times the share of its squared length that
-points away from the nearest of them. That share only falls, so that a row is looked at again only
-when it comes to the top; with vectors read as they are needed, memory is the chosen rows'.
+The choice is greedy. What a row is worth beside the rows that were chosen before is its value times
+the share of its squared length that is orthogonal to the nearest of them; the next row is the one
+that is worth the most. That share only falls, so a row is compared with newly chosen ones only when
+it comes to the top. Vectors are read when needed: only those of the chosen rows stay in memory.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.analysis.field_values import field_values
-from forvalue_index.analysis.values import Values, values
+from forvalue_index.analysis.values import SampleValues, sample_values
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.sources import Data
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.metric import Metric
-from forvalue_index.pipeline.add import Progress
-from forvalue_index.records import Row, Sample
+from forvalue_index.records import Progress, Row, Sample
 
-DEDUP = 0.98  # cosine from which a row is a near-copy of one that was chosen
-_BATCH = 128  # rows that are looked at together
-_PAGE = 1000  # rows in memory at a time
+DEDUP = 0.98  # least cosine of a near-copy with a row that was chosen
+_BATCH = 128  # rows that are compared with the chosen ones together
 _POINTS = 10  # of the value curve
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The rows that were chosen, in the order of choice: the first m are the choice of m."""
+    """The rows that were chosen, in the order of choice: the first m are the choice for m."""
 
-    places: NDArray[np.int64]  # [m] of the chosen rows in `values`
+    places: NDArray[np.int64]  # [m] positions of the chosen rows in `values`
     copies: int  # rows left out as near-copies of chosen ones
-    values: Values
-    labels: list[str] | None  # [n] the groups that were balanced
+    values: SampleValues
+    labels: list[str] | None  # [n] the groups that were balanced; None: there were none
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -47,10 +45,10 @@ class Selection:
         return self.values.ids[self.places]
 
     def report(self) -> Row:
-        """Returns what was chosen, from where and what it is worth, as JSON values.
+        """Returns what was chosen and its value, as JSON values.
 
-        Shares are of the sum of all positive values; `best` is the share of as many rows by value
-        alone, which diversity and balance give up a part of.
+        Shares are of the sum of all positive values. `best` is the share of the same number of rows
+        with the highest values, which diversity and balance may lower.
         """
         value = self.values.value
         chosen, positive = value[self.places], float(value[value > 0].sum())
@@ -90,36 +88,6 @@ class Selection:
         return result
 
 
-def select_rows(
-    index: InfluenceIndex,
-    targets: Data | list[Sample],
-    budget: int,
-    *,
-    diversity: float = 1.0,
-    dedup: float | None = DEDUP,
-    balance: str | None = None,
-    combine: str = "mean",
-    metric: str | Metric = "dot",
-    where: str | Iterable[str] = (),
-    format: FormatConfig | None = None,
-    progress: Progress | None = None,
-) -> NDArray[np.int64]:
-    """Returns the ids of the rows that `select` chooses, in the order of choice."""
-    return select(
-        index,
-        targets,
-        budget=budget,
-        diversity=diversity,
-        dedup=dedup,
-        balance=balance,
-        combine=combine,
-        metric=metric,
-        where=where,
-        format=format,
-        progress=progress,
-    ).ids
-
-
 def select(
     index: InfluenceIndex,
     targets: Data | list[Sample],
@@ -135,31 +103,17 @@ def select(
     format: FormatConfig | None = None,
     progress: Progress | None = None,
 ) -> Selection:
-    """Returns the training rows to keep for a set of targets.
-
-    Args:
-        index: the index.
-        targets: what the model should do well, in the form of the index's rows.
-        budget: how many rows; fewer are chosen when no more are left.
-        ratio: the share of the rows instead.
-        diversity: the power of the share that is new; 0 chooses by value alone.
-        dedup: rows with at least this cosine to a chosen one are left out; None: none is.
-        balance: field whose values get as many rows each, as far as there are any.
-        combine: "mean" or "max" of the scores over the targets.
-        metric: of the scores, as in `InfluenceIndex.query`.
-        where: choose only among rows that meet these conditions.
-        format: how targets become tokens, if not as the index's rows do.
-        progress: called as the work goes on.
+    """Returns the training rows to keep for a set of targets; see `InfluenceIndex.select`.
 
     Raises:
-        InputError: not one of budget and ratio, one out of range, or as in `values`.
+        InputError: not one of budget and ratio, one out of range, or as in `sample_values`.
         RowError: a target lacks a field or holds nothing to score.
     """
     if (budget is None) == (ratio is None):
         raise InputError("a selection needs either a budget or a ratio: give one of them")
     if diversity < 0:
         raise InputError(f"diversity is {diversity}: use 0 (by value alone) or more")
-    found = values(
+    found = sample_values(
         index,
         targets,
         combine=combine,
@@ -183,39 +137,34 @@ def select(
     return Selection(np.array(places, np.int64), greedy.copies, found, labels)
 
 
-def chosen_rows(index: InfluenceIndex, ids: NDArray[np.int64]) -> Iterator[Row]:
-    """Yields the rows with these ids as they were given, in their order."""
-    for start in range(0, len(ids), _PAGE):
-        page = index.store.catalog.samples(ids[start : start + _PAGE].tolist())
-        yield from (sample.row for sample in page.values())
-
-
 class _Greedy:
-    """Rows by what they are still worth beside those that were chosen."""
+    """Rows in the order of what they are worth beside those that were chosen."""
 
     def __init__(
         self,
         index: InfluenceIndex,
-        found: Values,
+        found: SampleValues,
         groups: NDArray[np.int64],
         diversity: float,
         dedup: float | None,
     ) -> None:
-        self._flat, self._ids, self._value = index.flat, found.ids, found.value
+        self._view, self._ids, self._value = index.snapshot, found.ids, found.value
         self._groups, self._diversity = groups, diversity
         self._dedup = 2.0 if dedup is None else dedup
-        self._looks = diversity > 0 or dedup is not None
+        self._compares = diversity > 0 or dedup is not None
         self._order = np.argsort(-found.value, kind="stable")
-        self._next = 0  # place in the order
+        self._next = 0  # position in the order
         self._nearest: dict[int, float] = {}  # place -> cosine of the nearest chosen row
-        # (-worth, place, rows chosen when it was looked at): the heap's first is worth the most.
+        # (-worth, place, rows it was compared with): the first of the heap is worth the most.
         self._heap: list[tuple[float, int, int]] = []
         self._vectors = np.empty((0, index.dim), np.float32)  # of the chosen
         self.copies = 0
 
     def choose(self, budget: int, progress: Progress | None) -> list[int]:
-        """Returns the places of the rows in the order in which they were chosen."""
-        self._vectors = np.empty((budget if self._looks else 0, self._vectors.shape[1]), np.float32)
+        """Returns the positions of the rows, in the order in which they were chosen."""
+        self._vectors = np.empty(
+            (budget if self._compares else 0, self._vectors.shape[1]), np.float32
+        )
         chosen: list[int] = []
         counts = np.bincount(self._groups)
         while len(chosen) < budget:
@@ -227,34 +176,34 @@ class _Greedy:
                     waiting.append(entry)
                     continue
                 room[self._groups[place]] -= 1
-                if self._looks:
+                if self._compares:
                     self._vectors[len(chosen)] = self._unit([place])[0]
                 chosen.append(place)
                 if progress is not None and len(chosen) % 100 == 0:
                     progress("choosing", len(chosen), budget, 0)
             if not waiting:
                 break
-            # Near-copies were left out where there was room: others may have it.
+            # Near-copies were left out, so some groups have room that others can use.
             self._heap = waiting
             heapq.heapify(self._heap)
             counts = np.bincount([self._groups[place] for _, place, _ in waiting])
         return chosen
 
     def _best(self, chosen: int) -> tuple[float, int, int] | None:
-        """Returns the row that is worth the most now, and takes it out; None if none is left."""
+        """Takes the row out that is worth the most now, and returns it; None if none is left."""
         while True:
             self._refill()
             if not self._heap:
                 return None
-            if self._heap[0][2] == chosen or not self._looks:
+            if self._heap[0][2] == chosen or not self._compares:
                 return heapq.heappop(self._heap)
             stale = [heapq.heappop(self._heap)]
             while self._heap and len(stale) < _BATCH and self._heap[0][2] < chosen:
                 stale.append(heapq.heappop(self._heap))
-            self._look([place for _, place, _ in stale], min(seen for *_, seen in stale), chosen)
+            self._compare([place for _, place, _ in stale], min(seen for *_, seen in stale), chosen)
 
-    def _look(self, places: list[int], seen: int, chosen: int) -> None:
-        """Puts rows back with what they are worth beside the rows that were chosen."""
+    def _compare(self, places: list[int], seen: int, chosen: int) -> None:
+        """Puts rows back into the heap with what they are worth beside all chosen rows."""
         cosines = (self._unit(places) @ self._vectors[seen:chosen].T).max(1)
         for place, cosine in zip(places, cosines.tolist(), strict=True):
             nearest = max(self._nearest.get(place, 0.0), cosine)
@@ -265,11 +214,11 @@ class _Greedy:
             self._nearest[place] = nearest
             value = float(self._value[place])
             new = max(1 - nearest**2, 0.0) ** self._diversity
-            # What harms does not harm less for being like another row.
+            # Likeness to another row does not make a harmful row less harmful.
             heapq.heappush(self._heap, (-value * new if value > 0 else -value, place, chosen))
 
     def _refill(self) -> None:
-        """Takes rows into the heap as long as one of them could be worth more than its first."""
+        """Puts rows into the heap until none of the rest can be worth more than its first."""
         while self._next < len(self._order):
             place = int(self._order[self._next])
             value = float(self._value[place])
@@ -279,13 +228,13 @@ class _Greedy:
             self._next += 1
 
     def _unit(self, places: list[int]) -> NDArray[np.float32]:
-        vectors = self._flat.vectors(self._ids[places])
+        vectors = self._view.vectors(self._ids[places])
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.maximum(lengths, 1e-30), np.float32)
 
 
 def _shares(budget: int, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns how many rows each group gets: as many as the others, or all that it has."""
+    """Returns how many rows each group gets: an equal share, or all that it has if fewer."""
     room = np.zeros(len(counts), np.int64)
     while budget and (room < counts).any():
         open_groups = np.flatnonzero(room < counts)

@@ -1,9 +1,9 @@
-"""What every training sample is worth to a set of targets: one pass over the stored vectors.
+"""The value of every training sample for a set of targets: one pass over the stored vectors.
 
     targets -> query vectors -> their mean (or all of them, for the maximum) -> one inner product
     with every stored vector -> a value for each training sample
 
-Never holds a score for every pair of target and sample.
+The scores of all pairs of target and sample are never in memory together.
 """
 
 from __future__ import annotations
@@ -20,41 +20,39 @@ from forvalue_index.data.sources import Data
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.metric import Metric, metric_of
-from forvalue_index.pipeline.add import Progress
-from forvalue_index.records import Row, Sample, listed
+from forvalue_index.records import Progress, Row, Sample, listed
 from forvalue_index.store.snapshot import Snapshot
 
 COMBINES = ("mean", "max")
 _TARGETS = 512  # run forward, or compared with a block of vectors, at a time
-_PAGE = 1000  # rows in memory at a time
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
-    """The training samples of an index and what each is worth, in the order of their ids."""
+class SampleValues:
+    """The training samples of an index with their values, in the order of their ids."""
 
     ids: NDArray[np.int64]
     value: Floats  # [n] for all targets
     loss: Floats  # [n] nats
-    self_influence: Floats  # [n] of the stored vectors
+    self_influence: Floats  # [n] by the stored vectors
     targets: int
-    groups: dict[str, Floats] = field(default_factory=dict)  # name -> [n], for its targets alone
-    group_sizes: dict[str, int] = field(default_factory=dict)  # name -> its targets
+    groups: dict[str, Floats] = field(default_factory=dict)  # group of targets -> its values [n]
+    group_sizes: dict[str, int] = field(default_factory=dict)  # group -> number of its targets
 
     def best(self, k: int) -> NDArray[np.intp]:
-        """Returns the positions of the k highest values, best first."""
+        """Returns the positions of the k highest values, the highest first."""
         return np.argsort(-self.value, kind="stable")[:k]
 
     def worst(self, k: int) -> NDArray[np.intp]:
-        """Returns the positions of the k lowest values, lowest first."""
+        """Returns the positions of the k lowest values, the lowest first."""
         return np.argsort(self.value, kind="stable")[:k]
 
 
 @dataclass(frozen=True, slots=True)
 class GroupValue:
-    """What the training samples that share a field's value are worth together."""
+    """The value of all training samples that have the same value of a field."""
 
     name: str
     samples: int
@@ -64,7 +62,7 @@ class GroupValue:
     helpful: float  # share of the samples whose value is positive
 
 
-def values(
+def sample_values(
     index: InfluenceIndex,
     targets: Data | list[Sample],
     *,
@@ -74,20 +72,11 @@ def values(
     where: str | Iterable[str] = (),
     format: FormatConfig | None = None,
     progress: Progress | None = None,
-) -> Values:
+) -> SampleValues:
     """Returns the value of every training sample: its mean (or highest) score over the targets.
 
-    Memory: a vector for each target and a few numbers for each sample.
-
-    Args:
-        index: the index.
-        targets: what the model should do well, in the form of the index's rows.
-        combine: "mean" or "max" over the targets.
-        metric: of the scores, as in `InfluenceIndex.query`; self-influence has none.
-        target_group: field of the targets; there is a value for each of its values, too.
-        where: only training samples that meet these conditions.
-        format: how targets become tokens, if not as the index's rows do.
-        progress: called as targets are run forward and vectors are read.
+    Memory: a vector for each target and a few numbers for each sample. Arguments are those of
+    `InfluenceIndex.score`.
 
     Raises:
         InputError: there is no target, a target lacks the field, or a condition cannot be read.
@@ -99,18 +88,18 @@ def values(
     members = _members(samples, target_group)
     vectors = _vectors(index, samples, metric, progress)
 
-    def ask(view: Snapshot) -> Values:
-        ids = view.where(conditions) if conditions else view.flat.ids
+    def ask(view: Snapshot) -> SampleValues:
+        ids = view.where(conditions) if conditions else view.ids
         if not len(ids):
             raise InputError("no training sample is left to score: check --where")
         turned = view.turned(vectors, metric)
         by_group = _scores(view, ids, [turned[rows] for rows in members.values()], combine)
         if (weights := view.weights(metric)) is not None:
-            by_group *= weights[np.searchsorted(view.flat.ids, ids)]
+            by_group *= weights[np.searchsorted(view.ids, ids)]
         sizes = {name: len(rows) for name, rows in members.items()}
         shares = np.array(list(sizes.values())) / len(samples)
         figures = view.figures(ids)
-        return Values(
+        return SampleValues(
             ids=ids,
             value=shares @ by_group if combine == "mean" else by_group.max(0),
             loss=figures.loss,
@@ -120,7 +109,7 @@ def values(
             group_sizes={} if target_group is None else sizes,
         )
 
-    return index.store.answer(ask)
+    return index.answer(ask)
 
 
 def exact_values(
@@ -135,8 +124,8 @@ def exact_values(
 ) -> Floats:
     """Returns the values of the training samples `ids` by the exact form of the recipe, [n].
 
-    Runs the targets and, once for every so many of them, the samples forward. Arguments and errors
-    are those of `values`.
+    Runs the targets forward, and the samples once for every _TARGETS of them. Arguments and errors
+    are those of `sample_values`.
     """
     metric = _checked(combine, metric, exact=True)
     queries, samples = index.samples(targets, format), index.training_samples(ids)
@@ -144,9 +133,9 @@ def exact_values(
     tokens = 0
     for start in range(0, len(queries), _TARGETS):
         part = queries[start : start + _TARGETS]
-        scores = index.reader.exact(part, samples, metric)
+        scores = index.influence(part, samples, metric)
         if combine == "mean":
-            result += scores.sum(0) / len(queries)
+            result += scores.sum(0, dtype=np.float64) / len(queries)
         else:
             result = np.maximum(result, scores.max(0))
         tokens += sum(len(query.input_ids) for query in part)
@@ -155,8 +144,8 @@ def exact_values(
     return result
 
 
-def group_values(index: InfluenceIndex, found: Values, name: str) -> list[GroupValue]:
-    """Returns what each value of a field of the training rows is worth, the highest mean first.
+def group_values(index: InfluenceIndex, found: SampleValues, name: str) -> list[GroupValue]:
+    """Returns the groups of training rows by a field's value, the highest mean first.
 
     Raises:
         InputError: no row has the field.
@@ -174,30 +163,28 @@ def group_values(index: InfluenceIndex, found: Values, name: str) -> list[GroupV
 
 def value_rows(
     index: InfluenceIndex,
-    found: Values,
+    found: SampleValues,
     order: NDArray[np.intp],
     exact: dict[int, float] | None = None,
 ) -> Iterator[Row]:
-    """Yields a row for each position in `order`: the values, what is kept beside it, the sample.
+    """Yields a row for each position in `order`: the values, the stored figures, the sample.
 
-    `exact` has the exact values of some ids; the others' are null.
+    `exact` has the exact values of some ids; those of the others are null.
     """
-    for start in range(0, len(order), _PAGE):
-        page = order[start : start + _PAGE]
-        stored = index.store.catalog.samples(found.ids[page].tolist())
-        for place, sample in zip(page.tolist(), stored.values(), strict=True):
-            row: Row = {"id": sample.id, "key": sample.key, "value": float(found.value[place])}
-            if found.groups:
-                row["values"] = {name: float(own[place]) for name, own in found.groups.items()}
-            if exact is not None:
-                row["exact"] = exact.get(sample.id)
-            yield row | {
-                "loss": sample.loss,
-                "tokens": sample.n_tokens,
-                "scored": sample.n_scored,
-                "self_influence": float(found.self_influence[place]),
-                "sample": sample.row,
-            }
+    stored = index.stored(found.ids[order])
+    for place, sample in zip(order.tolist(), stored, strict=True):
+        row: Row = {"id": sample.id, "key": sample.key, "value": float(found.value[place])}
+        if found.groups:
+            row["values"] = {name: float(own[place]) for name, own in found.groups.items()}
+        if exact is not None:
+            row["exact"] = exact.get(sample.id)
+        yield row | {
+            "loss": sample.loss,
+            "tokens": sample.n_tokens,
+            "scored": sample.n_scored,
+            "self_influence": float(found.self_influence[place]),
+            "sample": sample.row,
+        }
 
 
 def flat_row(row: Row) -> Row:
@@ -215,11 +202,11 @@ def flat_row(row: Row) -> Row:
 def _checked(combine: str, metric: str | Metric, *, exact: bool = False) -> Metric:
     if combine not in COMBINES:
         raise InputError(f"combine {combine!r} is not one of {', '.join(COMBINES)}")
-    return metric_of(metric, exact=exact)
+    return metric_of(metric, exact=exact, linear=True)
 
 
 def _members(samples: Sequence[Sample], name: str | None) -> dict[str, list[int]]:
-    """Returns group -> positions of its targets, in the order in which the groups come."""
+    """Returns group -> positions of its targets; groups are in the order of their first target."""
     if name is None:
         return {"": list(range(len(samples)))}
     members: dict[str, list[int]] = {}
@@ -235,13 +222,14 @@ def _members(samples: Sequence[Sample], name: str | None) -> dict[str, list[int]
 def _vectors(
     index: InfluenceIndex, samples: list[Sample], metric: Metric, progress: Progress | None
 ) -> NDArray[np.float32]:
-    """Returns the targets' vectors, such that inner products are scores but for sample weights."""
+    """Returns the targets' vectors [q, dim], times the weights that the metric gives queries."""
     out = np.empty((len(samples), index.vectoriser.dim), np.float32)
     tokens = 0
     for start in range(0, len(samples), _TARGETS):
         part = samples[start : start + _TARGETS]
         vectors = index.vectors(part)
-        weights = index.reader.query_weights(part, vectors, metric)
+        n_scored = np.array([sample.n_scored for sample in part])
+        weights = metric.query_weights(vectors, n_scored, index.vectoriser.scale)
         out[start : start + len(part)] = vectors * weights[:, None]
         tokens += sum(len(sample.input_ids) for sample in part)
         if progress is not None:
@@ -259,7 +247,7 @@ def _scores(
     out = np.full((len(groups), len(ids)), -np.inf)
     means = np.stack([own.mean(0, dtype=np.float64) for own in groups]).astype(np.float32)
     at = 0
-    for block, vectors in view.flat.blocks(ids):
+    for block, vectors in view.blocks(ids):
         part = slice(at, at := at + len(block))
         if combine == "mean":
             out[:, part] = means @ vectors.T

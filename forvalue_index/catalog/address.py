@@ -1,4 +1,4 @@
-"""Where a catalogue is, and whether this user has named that place on this machine.
+"""Which catalogues on servers this user has named on this machine.
 
 An index directory may come from somebody else, and so may the URL in it. A connection to a server,
 which may be handed the user's own credentials, is made only to a URL that the user has named: to

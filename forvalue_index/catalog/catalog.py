@@ -1,7 +1,7 @@
-"""What is in an index, in a database: its making, its segments, and a row for each sample.
+"""The catalogue of an index: its config and fingerprint, its segments, and a row for each sample.
 
-Knows of no vector and no file of vectors; `store/store.py` joins it with the segments. Every method
-is one transaction, and none of them encodes anything.
+Knows of no vector and no file of vectors; `store/writer.py` joins it with the segments. Every
+method is one transaction, and none of them encodes anything.
 """
 
 from __future__ import annotations
@@ -14,55 +14,18 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import (
-    URL,
-    Connection,
-    bindparam,
-    delete,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import URL, Connection, delete, insert, select, update
 
-from forvalue_index.catalog.digests import (
-    NO_SEGMENTS,
-    seal_figures,
-    seal_ids,
-    seal_texts,
-    text_line,
-    xor,
-)
+from forvalue_index.catalog.digests import seal_figures, seal_info, seal_texts, text_line, xor
 from forvalue_index.catalog.engine import make_engine, outside, place_of, writing
-from forvalue_index.catalog.integrity import (
-    EMPTY,
-    Change,
-    Info,
-    SealedSegment,
-    require_figures,
-    require_segment,
-    require_texts,
-    rows_changed,
-    sealed_info,
-    sealed_segments,
-    text_seals,
-)
+from forvalue_index.catalog.integrity import Change
 from forvalue_index.catalog.migrations import check_revision, current, upgrade_connection
-from forvalue_index.catalog.reads import (
-    CHUNK,
-    CatalogReader,
-    as_ints,
-    checked_keys,
-    in_chunks,
-    seal_info,
-    some,
-)
-from forvalue_index.catalog.rows import (
-    now,
-    seal,
-    to_json,
-    to_row,
-)
+from forvalue_index.catalog.reads import CatalogReader, as_ints, checked_keys, in_chunks, some
+from forvalue_index.catalog.rows import now, to_json, to_row
 from forvalue_index.catalog.schema import FORMAT, Base, IndexInfoTable, SampleTable, SegmentTable
+from forvalue_index.catalog.sealed import EMPTY, Info, sealed_info
+from forvalue_index.catalog.sealed_rows import require_figures, require_texts, text_seals
+from forvalue_index.catalog.writes import bury, insert_segment, intact_segments, reseal
 from forvalue_index.errors import (
     CorruptIndexError,
     FingerprintError,
@@ -72,13 +35,16 @@ from forvalue_index.errors import (
 )
 from forvalue_index.records import Segment, StoredSample
 
+MEASURED = "fidelity"
+"""The entry of a fingerprint that says how good the vectors are, not how they were made."""
+
 
 class Catalog(CatalogReader):
     """An open catalogue: what a reader has, and all that changes it."""
 
     @classmethod
     def create(cls, url: str | URL, config: dict[str, Any], fingerprint: dict[str, Any]) -> Self:
-        """A new, empty catalogue at `url`: tables and first row in one transaction.
+        """Returns a new, empty catalogue at `url`: tables and first row in one transaction.
 
         Raises:
             IndexMissingError: there is a catalogue already.
@@ -115,7 +81,7 @@ class Catalog(CatalogReader):
 
     @classmethod
     def open(cls, url: str | URL) -> Self:
-        """The catalogue at `url`, once its schema is known to be this version's.
+        """Returns the catalogue at `url`, after a check of its schema's revision.
 
         Raises:
             IndexMissingError: there is none.
@@ -136,12 +102,14 @@ class Catalog(CatalogReader):
         """Replaces the fingerprint, as fitting a recipe or a projection does.
 
         Raises:
-            FingerprintError: there are vectors already: they were made with the old one.
+            FingerprintError: there are vectors already, which were made with the old one, and more
+                than what was measured of them (MEASURED) is another.
         """
         text = to_json(fingerprint, "the fingerprint")
         with self._intact.changing() as change, writing(self._engine) as connection:
             info = self._info(connection)
-            if connection.execute(select(SegmentTable.id).limit(1)).first() is not None:
+            segment = connection.execute(select(SegmentTable.id).limit(1)).first()
+            if segment is not None and _made_with(fingerprint) != _made_with(self.fingerprint):
                 raise FingerprintError(
                     f"{place_of(self._engine)} has vectors made with fingerprint "
                     f"{self.fingerprint}, which cannot become {fingerprint}: build a new index"
@@ -168,7 +136,7 @@ class Catalog(CatalogReader):
             retained_energy: share of the samples' energy that the learned projection kept.
 
         Raises:
-            KeyConflictError: a key stands twice, or is live already and not replaced.
+            KeyConflictError: a key occurs twice, or is live already and not replaced.
             CorruptIndexError: segment and rows do not fit, or an id was given out before.
             InputError: a row cannot be kept as JSON.
         """
@@ -183,7 +151,7 @@ class Catalog(CatalogReader):
         if twice:
             raise KeyConflictError(f"keys that occur more than once in the input: {some(twice)}")
         rows = sorted((to_row(sample) for sample in samples), key=lambda row: int(row["id"]))
-        self._believe()
+        self._require_intact()
         with self._intact.changing() as change, writing(self._engine) as connection:
             info = self._info(connection)
             if min(ids) < info.next_id:
@@ -191,7 +159,7 @@ class Catalog(CatalogReader):
                     f"id {min(ids)} is already taken, the next one is {info.next_id}: nothing was "
                     "committed; take ids from next_id() while holding the writer's lock"
                 )
-            buried, resealed = self._bury(connection, as_ints(replaces))
+            buried, resealed = bury(connection, as_ints(replaces))
             there = select(SampleTable.key).where(SampleTable.removed_at.is_(None))
             taken = list(in_chunks(connection, there, keys))
             if taken:
@@ -202,7 +170,7 @@ class Catalog(CatalogReader):
             names = "id", "n_scored", "loss", "norm"
             figures = seal_figures(*([row[name] for row in rows] for name in names))
             texts = seal_texts([text_line(row) for row in rows])
-            new = self._insert_segment(connection, segment, retained_energy, figures, texts)
+            new = insert_segment(connection, segment, retained_energy, figures, texts)
             connection.execute(insert(SampleTable), [r | {"segment_id": new.id} for r in rows])
             change.rows.add(new.rows)
             after = replace(
@@ -214,24 +182,24 @@ class Catalog(CatalogReader):
             self._advance(connection, change, after)
 
     def remove(self, keys: Iterable[str]) -> NDArray[np.int64]:
-        """The ids that were live under `keys` and are tombstones now, ascending.
+        """Makes live samples tombstones; returns their ids, ascending.
 
         A key that is not live is passed over, so that a removal can be run again.
         """
         return self._remove(SampleTable.key, checked_keys(keys))
 
     def remove_ids(self, ids: Iterable[int]) -> NDArray[np.int64]:
-        """Those of `ids` that were live and are tombstones now, ascending."""
+        """Makes those of `ids` that are live tombstones; returns them, ascending."""
         return self._remove(SampleTable.id, as_ints(ids))
 
     def _remove(self, column: Any, values: Sequence[Any]) -> NDArray[np.int64]:
         live = select(SampleTable.id).where(SampleTable.removed_at.is_(None))
-        self._believe()
+        self._require_intact()
         with self._intact.changing() as change, writing(self._engine) as connection:
             info = self._info(connection)
             ids = sorted({row.id for row in in_chunks(connection, live, values, column)})
             if ids:
-                buried, resealed = self._bury(connection, ids)
+                buried, resealed = bury(connection, ids)
                 segments = xor(info.segments, resealed)
                 after = replace(info, live=info.live - buried, segments=segments)
                 self._advance(connection, change, after)
@@ -251,11 +219,11 @@ class Catalog(CatalogReader):
             CorruptIndexError: a name is not known, or the live rows are not as many as the new
                 segment's vectors.
         """
-        self._believe()
+        self._require_intact()
         with self._intact.changing() as change, writing(self._engine) as connection:
             info = self._info(connection)
             names = in_chunks(connection, select(SegmentTable.id), old, SegmentTable.name)
-            replaced = self._segments(connection, [row.id for row in names])
+            replaced = intact_segments(connection, [row.id for row in names])
             # Damage must not get a new digest.
             figures = require_figures(connection, replaced, self.place)
             require_texts(connection, replaced, self.place)
@@ -271,11 +239,11 @@ class Catalog(CatalogReader):
             inside = SampleTable.segment_id.in_([segment.id for segment in replaced])
             live = SampleTable.removed_at.is_(None)
             if new is not None:
-                made = self._insert_segment(connection, new, retained_energy, left.seal, "")
+                made = insert_segment(connection, new, retained_energy, left.seal, "")
                 moved = update(SampleTable.__table__).where(inside, live)  # type: ignore[arg-type]
                 connection.execute(moved.values(segment_id=made.id))
                 texts = text_seals(connection, [made])[made.id]
-                made = self._reseal(connection, made, texts=texts)
+                made = reseal(connection, made, texts=texts)
                 seals.append(made.checksum)
                 change.rows.add(made.rows)
             connection.execute(delete(SampleTable).where(inside))
@@ -311,94 +279,16 @@ class Catalog(CatalogReader):
             Base.metadata.drop_all(connection)
             connection.exec_driver_sql("DROP TABLE IF EXISTS alembic_version")
 
-    def _insert_segment(
-        self,
-        connection: Connection,
-        segment: Segment,
-        retained_energy: float | None,
-        figures: str,
-        texts: str,
-    ) -> SealedSegment:
-        energy = None if retained_energy is None else float(retained_energy)
-        made = SealedSegment(0, segment, now(), energy, figures, texts, seal_ids([]), "")
-        values = {
-            "name": segment.name,
-            "ntotal": segment.ntotal,
-            "bytes": segment.bytes,
-            "sha256": segment.sha256,
-            "created_at": made.created_at,
-            "retained_energy": energy,
-            "figures": figures,
-            "texts": texts,
-            "removed": made.removed,
-            "checksum": made.seal,
-        }
-        statement = insert(SegmentTable).returning(SegmentTable.id)
-        id = connection.execute(statement, values).scalar_one()
-        return replace(made, id=id, checksum=made.seal)
-
-    def _bury(self, connection: Connection, ids: list[int]) -> tuple[int, str]:
-        """Makes live samples tombstones; how many, and the XOR of their segments' checksums."""
-        columns = SampleTable.id, SampleTable.segment_id, SampleTable.checksum
-        statement = select(*columns).where(SampleTable.removed_at.is_(None))
-        found = list(in_chunks(connection, statement, ids, SampleTable.id))
-        gone = set(ids) - {row.id for row in found}
-        if gone:
-            raise CorruptIndexError(
-                f"samples {some(sorted(gone))} are not live, so they cannot be removed or "
-                "replaced: nothing was committed"
-            )
-        if not found:
-            return 0, NO_SEGMENTS
-        time = now()
-        connection.execute(
-            update(SampleTable.__table__)  # type: ignore[arg-type]
-            .where(SampleTable.id == bindparam("_id"))
-            .values(removed_at=time, checksum=bindparam("_checksum")),
-            [{"_id": row.id, "_checksum": seal(row.checksum, time)} for row in found],
-        )
-        new: dict[int, list[int]] = {}
-        for row in found:
-            new.setdefault(row.segment_id, []).append(row.id)
-        removed: dict[int, list[int]] = {id: [] for id in new}
-        places = select(SampleTable.segment_id, SampleTable.id)
-        gone_by_now = places.where(SampleTable.removed_at.is_not(None))
-        for row in in_chunks(connection, gone_by_now, list(new), SampleTable.segment_id):
-            removed[row.segment_id].append(row.id)
-        seals = []
-        for segment in self._segments(connection, list(new)):
-            now_removed = removed[segment.id]
-            if seal_ids(np.setdiff1d(now_removed, new[segment.id])) != segment.removed:
-                raise CorruptIndexError(rows_changed(segment, "removed_at"))
-            after = self._reseal(connection, segment, removed=seal_ids(now_removed))
-            seals += [segment.checksum, after.checksum]
-        return len(found), xor(*seals)
-
-    def _reseal(
-        self, connection: Connection, segment: SealedSegment, **digests: str
-    ) -> SealedSegment:
-        """Gives a segment other digests of its rows."""
-        after = replace(segment, **digests)  # type: ignore[arg-type]
-        after = replace(after, checksum=after.seal)
-        row = update(SegmentTable).where(SegmentTable.id == segment.id)
-        connection.execute(row.values(**digests, checksum=after.checksum))
-        return after
-
-    def _segments(self, connection: Connection, ids: list[int]) -> list[SealedSegment]:
-        """Some segments, each as it was committed."""
-        found: list[SealedSegment] = []
-        for start in range(0, len(ids), CHUNK):
-            found += sealed_segments(connection, ids[start : start + CHUNK])
-        for segment in found:
-            require_segment(segment)
-        return found
-
     def _info(self, connection: Connection) -> Info:
         # FOR UPDATE: on PostgreSQL a second writer waits here; SQLite's waits at BEGIN.
         return sealed_info(connection, self.place, lock=True)
 
     def _advance(self, connection: Connection, change: Change, info: Info, **values: str) -> None:
-        """The last step of every change: what the index is now, in its next generation."""
+        """Writes the state of the next generation, as the last step of every change."""
         info = replace(info, generation=info.generation + 1)
         connection.execute(update(IndexInfoTable).values(**asdict(info), state=info.seal, **values))
         change.generation = info.generation
+
+
+def _made_with(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fingerprint.items() if name != MEASURED}

@@ -6,7 +6,7 @@
     segment   of a row of `segments`: these three and all that describes its file
     state     of what every commit changes, and of all segments, by the XOR of their digests
 
-Pure. They find what was damaged or edited; whoever edits on purpose can make them anew.
+Pure. They find damage and careless edits; whoever edits on purpose can compute them again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from forvalue_index.catalog.rows import SEAL_BYTES, digest
+from forvalue_index.catalog.schema import FORMAT
 from forvalue_index.records import Segment
 
 NO_SEGMENTS = "0" * (2 * SEAL_BYTES)
@@ -39,7 +40,7 @@ def seal_ids(ids: ArrayLike) -> str:
 
 
 def text_line(row: dict[str, Any]) -> bytes:
-    """Returns the texts of a row as they are hashed: what `intact.py` has the database make."""
+    """Returns the texts of a row as they are hashed: what `text_seals` has the database make."""
     numbers = f"{row['n_tokens']}\n{int(row['truncated'])}"
     return f"{row['key']}\n{row['content_hash']}\n{numbers}\n{row['row']}\n".encode()
 
@@ -60,6 +61,11 @@ def seal_segment(
     """Returns the digest of a row of `segments`."""
     described = segment.name, segment.ntotal, segment.bytes, segment.sha256
     return digest(*map(repr, (*described, created_at, retained_energy, figures, texts, removed)))
+
+
+def seal_info(config: str, fingerprint: str, created_at: str) -> str:
+    """Returns the checksum of what an index is."""
+    return digest(str(FORMAT), config, fingerprint, created_at)
 
 
 def seal_state(next_id: int, generation: int, live: int, segments: str) -> str:

@@ -22,13 +22,14 @@ from sqlalchemy import (
 )
 
 from forvalue_index.catalog.schema import SampleTable
-from forvalue_index.catalog.where import MISSING, Condition, value_of
+from forvalue_index.catalog.where import Condition
+from forvalue_index.records import MISSING, value_of
 
 _ESCAPED = re.compile('[\x00-\x1f"\\\\\ud800-\udfff]')  # what JSON has no plain form for
 
 
 def fields_of(engine: Engine, conditions: Sequence[Condition]) -> list[Any]:
-    """Columns: the whole row, where only Python can read it, else NULL; then for each condition
+    """Returns columns: the whole row if only Python can read it, else NULL; for each condition
     the JSON text of its field, as it stands in the row, NULL where there is none.
 
     Python writes NaN and infinity, which are not JSON, and writes letters beyond ASCII in two
@@ -74,6 +75,6 @@ def fields_of(engine: Engine, conditions: Sequence[Condition]) -> list[Any]:
 
 
 def values_of(row: dict[str, Any], conditions: Sequence[Condition]) -> list[str | None]:
-    """What the columns of the conditions would be, from the whole row."""
-    values = [value_of(row, condition) for condition in conditions]
+    """Returns the columns of the conditions, computed from the whole row."""
+    values = [value_of(row, condition.field) for condition in conditions]
     return [None if value is MISSING else json.dumps(value) for value in values]

@@ -1,8 +1,8 @@
 """Who may write to an index: one process at a time.
 
-The lock is the kernel's (flock), so it ends with its holder however that dies. What the file says
-is for the message to the next one; a holder that ends in order leaves it empty, so that a text
-without a lock tells of one that was killed.
+The lock is the kernel's (flock), so it ends with its holder, however that dies. The file's text
+names the holder in the message to another writer. A holder that ends normally empties it: text
+without a lock means that the last holder was killed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class WriterLock:
     """The right to write to the index in a directory, from `with` to its end."""
 
     def __init__(self, directory: str | Path, command: str | None = None) -> None:
-        """`command` tells the next one what is going on; default: the program's name.
+        """`command` is shown to whoever is refused; default: the program's name.
 
         Not its arguments: a URL with a password may be among them.
         """
@@ -99,7 +99,7 @@ class WriterLock:
 
 
 def was_interrupted(directory: str | Path) -> bool:
-    """Whether nobody writes to the index now, and the last one who did was killed.
+    """Returns whether the last writer was killed, and no other has written since.
 
     Raises:
         LockedError: somebody does.

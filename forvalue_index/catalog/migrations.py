@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def scripts_folder() -> Path:
-    """The folder that holds Alembic's env.py: in the wheel, or beside the package in a clone."""
+    """Returns the folder of Alembic's env.py: in the wheel, or beside the package in a clone."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "migrations", package.parent / "migrations"):
         if (folder / "env.py").is_file():
@@ -33,7 +33,7 @@ def scripts_folder() -> Path:
 
 
 def head() -> str:
-    """The revision that this version of the package reads and writes."""
+    """Returns the revision that this version of the package reads and writes."""
     from alembic.script import ScriptDirectory
 
     revision = ScriptDirectory.from_config(_config(None)).get_current_head()
@@ -42,7 +42,7 @@ def head() -> str:
 
 
 def current(connection: Connection) -> str | None:
-    """The revision of the catalogue behind `connection`; None where there is no catalogue.
+    """Returns the revision of the catalogue of a connection; None if there is no catalogue.
 
     Raises:
         CorruptIndexError: several are noted.
@@ -59,7 +59,7 @@ def current(connection: Connection) -> str | None:
 
 
 def is_catalog(url: str | URL) -> bool:
-    """Whether there is a catalogue of any revision at `url`, which need not exist."""
+    """Returns whether there is a catalogue of any revision at `url`, which need not exist."""
     try:
         engine = make_engine(url)
     except IndexMissingError:
@@ -72,7 +72,7 @@ def is_catalog(url: str | URL) -> bool:
 
 
 def upgrade(url: str | URL) -> tuple[str | None, str]:
-    """The revisions before and after: all that lies between them is run in one transaction.
+    """Runs all migrations in one transaction; returns the revisions before and after.
 
     Raises:
         SchemaError: the catalogue was written by a newer version of the package, or is of an index
@@ -107,7 +107,7 @@ def upgrade_connection(connection: Connection) -> None:
 
 
 def check_revision(engine: Engine) -> None:
-    """Nothing, if the catalogue has this version's schema.
+    """Checks that the catalogue has this version's schema.
 
     Raises:
         IndexMissingError: there is no catalogue in the database.
@@ -173,7 +173,7 @@ def _config(connection: Connection | None) -> Config:
 
 
 def main(arguments: list[str]) -> None:
-    """For tools/check and for a developer: `check [URL]`, or `revision MESSAGE`.
+    """Runs `check [URL]` or `revision MESSAGE`, for tools/check and developers.
 
     Raises:
         SystemExit: the tables and the migrations differ; the message says how.

@@ -12,34 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, select
 
+from forvalue_index.catalog.check import check
+from forvalue_index.catalog.digests import seal_info
 from forvalue_index.catalog.engine import place_of, reading
 from forvalue_index.catalog.fields import fields_of, values_of
-from forvalue_index.catalog.integrity import (
-    FIGURES,
-    TEXTS,
-    Info,
-    Intact,
-    SealedSegment,
-    database_problems,
-    figures_of,
-    figures_problem,
-    removed_ids,
-    require_figures,
-    rows_changed,
-    sealed,
-    sealed_info,
-    sealed_segments,
-    segment_problems,
-    text_seals,
-)
+from forvalue_index.catalog.integrity import Intact
 from forvalue_index.catalog.migrations import check_format
-from forvalue_index.catalog.rows import (
-    COLUMNS,
-    check_key,
-    digest,
-    from_row,
-)
-from forvalue_index.catalog.schema import FORMAT, IndexInfoTable, SampleTable, SegmentTable
+from forvalue_index.catalog.rows import COLUMNS, check_key, from_row
+from forvalue_index.catalog.schema import IndexInfoTable, SampleTable, SegmentTable
+from forvalue_index.catalog.sealed import Info, SealedSegment, sealed, sealed_info
+from forvalue_index.catalog.sealed_rows import removed_ids, require_figures
 from forvalue_index.catalog.where import Condition, Decisions, parse_condition
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError
 from forvalue_index.records import Segment, StoredSample
@@ -69,13 +51,13 @@ class Figures:
 
 
 class CatalogReader:
-    """An open catalogue that changes nothing. Use it in a `with` block or close it."""
+    """An open catalogue, without the methods that change it. Close it after use."""
 
     def __init__(self, engine: Engine) -> None:
         """Reads what the index is; `create` and `open` are the ways to get one.
 
         Raises:
-            IndexMissingError: its making was not finished.
+            IndexMissingError: its creation was not finished.
             SchemaError: segments and fingerprint are of another format.
             CorruptIndexError: config or fingerprint were changed.
         """
@@ -84,7 +66,7 @@ class CatalogReader:
         self.reload()
 
     def reload(self) -> None:
-        """Reads again what the index is: another process may have set its fingerprint."""
+        """Reads config and fingerprint again: another process may have set the fingerprint."""
         engine = self._engine
         with reading(engine) as connection:
             info = connection.execute(select(IndexInfoTable.__table__)).first()
@@ -114,7 +96,7 @@ class CatalogReader:
             self._engine.dispose()
 
     def __enter__(self) -> Self:
-        """The catalogue itself."""
+        """Returns the catalogue itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -122,10 +104,10 @@ class CatalogReader:
         self.close()
 
     def snapshot(self) -> Generation:
-        """All that a reader needs to search, as it stood at one moment.
+        """Returns all that a reader needs to search, as it was at one moment.
 
         Raises:
-            CorruptIndexError: rows were lost, added or hidden behind the catalogue's back.
+            CorruptIndexError: rows were lost, added or hidden by another program.
         """
         with reading(self._engine) as connection:
             info, segments = self._sealed(connection)
@@ -137,114 +119,53 @@ class CatalogReader:
             )
 
     def generation(self) -> int:
-        """A number that grows with every committed change: has anything happened since?"""
+        """Returns a number that grows with every committed change."""
         with reading(self._engine) as connection:
             return sealed_info(connection, self.place).generation
 
     def next_id(self) -> int:
-        """The first id never given out. It stays so only while the writer's lock is held."""
+        """Returns the first id that was never given out; valid while the writer's lock is held."""
         with reading(self._engine) as connection:
             return sealed_info(connection, self.place).next_id
 
     def count(self) -> int:
-        """Number of live samples."""
+        """Returns the number of live samples."""
         with reading(self._engine) as connection:
             return sealed_info(connection, self.place).live
 
     def segments(self) -> list[Segment]:
-        """The committed segments, oldest first."""
+        """Returns the committed segments, oldest first."""
         with reading(self._engine) as connection:
             return [segment.segment for segment in self._sealed(connection)[1]]
 
     def retained_energy(self) -> dict[str, float]:
-        """Segment name -> share of energy kept by the projection, where one was recorded."""
+        """Returns segment name -> share of energy kept by the projection, if it was recorded."""
         with reading(self._engine) as connection:
             segments = self._sealed(connection)[1]
         shares = {segment.segment.name: segment.retained_energy for segment in segments}
         return {name: share for name, share in shares.items() if share is not None}
 
     def segment_ids(self, name: str) -> NDArray[np.int64]:
-        """Ids of a segment's rows, tombstones included, ascending [n]."""
+        """Returns the ids of a segment's rows, tombstones included, ascending [n]."""
         with reading(self._engine) as connection:
             return ids_where(connection, SampleTable.segment_id == segment_id_of(name))
 
     def live_ids(self, name: str) -> NDArray[np.int64]:
-        """Ids of a segment's live rows, ascending [n]."""
+        """Returns the ids of a segment's live rows, ascending [n]."""
         live = SampleTable.removed_at.is_(None)
         with reading(self._engine) as connection:
             return ids_where(connection, SampleTable.segment_id == segment_id_of(name), live)
 
     def check(self) -> list[str]:
-        """What is wrong with the catalogue itself, a line each; nothing if it is whole.
-
-        Every row is read, and held to its checksum; the rows of each segment to its digests.
-        """
-        problems: list[str] = []
-        try:
-            with reading(self._engine) as connection:
-                problems += [f"{self.place}: {line}" for line in database_problems(connection)]
-        except CorruptIndexError as error:
-            problems.append(str(error))
-        try:
-            with reading(self._engine) as connection:
-                segments = sealed_segments(connection)
-                info = sealed_info(connection, self.place)
-            problems += segment_problems(info, segments, self.place)
-        except CorruptIndexError as error:
-            problems.append(str(error))
-        try:
-            with reading(self._engine) as connection:
-                segments = sealed_segments(connection)
-                ids = connection.execute(select(SampleTable.id, SampleTable.segment_id)).all()
-        except CorruptIndexError as error:
-            return [*problems, str(error)]
-        named = set()  # segments of which a row was named
-        order = sorted(ids)
-        for start in range(0, len(order), PAGE):
-            for segment_id, problem in self._row_problems(order[start : start + PAGE]):
-                named.add(segment_id)
-                problems.append(problem)
-        for segment in segments:
-            if segment.id not in named:
-                problems += self._digest_problems(segment)
-        return problems
-
-    def _row_problems(self, rows: Sequence[Any]) -> list[tuple[int, str]]:
-        """The segment and what is wrong, for those of (id, segment) rows that are not intact."""
-        wanted = dict(map(tuple, rows))
-        inside = SampleTable.id.between(rows[0][0], rows[-1][0])
-        try:
-            with reading(self._engine) as connection:
-                found = connection.execute(select(*COLUMNS).where(inside)).all()
-        except CorruptIndexError as error:  # of one of them
-            if len(rows) == 1:
-                return [(rows[0][1], f"sample {rows[0][0]}: {error}")]
-            half = len(rows) // 2
-            return [*self._row_problems(rows[:half]), *self._row_problems(rows[half:])]
-        problems = []
-        for row in found:
-            try:
-                from_row(row._mapping)
-            except CorruptIndexError as error:
-                problems.append((wanted.get(row.id, -1), str(error)))
-        return problems
-
-    def _digest_problems(self, segment: SealedSegment) -> list[str]:
-        try:
-            with reading(self._engine) as connection:
-                figures = figures_of(connection, [segment], self.place)
-                texts = text_seals(connection, [segment])[segment.id]
-        except CorruptIndexError as error:
-            return [str(error)]
-        problems = [rows_changed(segment, FIGURES)] if figures_problem(figures, segment) else []
-        return problems + ([rows_changed(segment, TEXTS)] if texts != segment.texts else [])
+        """Returns what is wrong with the catalogue, a line each; see `check.py`."""
+        return check(self._engine)
 
     def removed_ids(self) -> NDArray[np.int64]:
-        """Ids of all tombstones, ascending [n]."""
+        """Returns the ids of all tombstones, ascending [n]."""
         return self.snapshot().removed
 
     def known(self, keys: Iterable[str]) -> dict[str, str]:
-        """Key -> content hash, for those of `keys` that are live.
+        """Returns key -> content hash, for those of `keys` that are live.
 
         Raises:
             InputError: a key is one that no database can keep.
@@ -253,13 +174,13 @@ class CatalogReader:
         return {row.key: row.content_hash for row in self._live(statement, keys)}
 
     def ids_of(self, keys: Iterable[str]) -> dict[str, int]:
-        """Key -> id, for those of `keys` that are live."""
+        """Returns key -> id, for those of `keys` that are live."""
         return {
             row.key: row.id for row in self._live(select(SampleTable.key, SampleTable.id), keys)
         }
 
     def samples(self, ids: Iterable[int]) -> dict[int, StoredSample]:
-        """Id -> sample. A row never changes, and a tombstone's is there until compaction.
+        """Returns id -> sample. A row never changes; a tombstone's is there until compaction.
 
         Raises:
             CorruptIndexError: an id has no row, or a row is not what was committed.
@@ -288,7 +209,7 @@ class CatalogReader:
         statement = select(*COLUMNS).where(SampleTable.removed_at.is_(None)).limit(page)
         statement = statement.order_by(SampleTable.id)
         while True:
-            self._believe()
+            self._require_intact()
             with reading(self._engine) as connection:
                 rows = connection.execute(statement.where(SampleTable.id > after)).all()
             for row in rows:
@@ -298,10 +219,10 @@ class CatalogReader:
             after = rows[-1].id
 
     def where(self, conditions: Iterable[Condition | str]) -> NDArray[np.int64]:
-        """Ids of the live samples whose rows meet all `conditions`, ascending [n].
+        """Returns the ids of the live samples whose rows meet all `conditions`, ascending [n].
 
         The database takes the fields out of the rows, Python decides once for each distinct value
-        (`filters` has the rules). `tools/bench_filters.py` measures what it costs.
+        (`where.py` has the rules). `tools/bench_filters.py` measures what it costs.
 
         Args:
             conditions: such as "source=math"; with none of them, all live samples.
@@ -311,7 +232,7 @@ class CatalogReader:
                 the fields that there are.
         """
         wanted = [parse_condition(c) if isinstance(c, str) else c for c in conditions]
-        self._believe()
+        self._require_intact()
         decisions = [Decisions(condition) for condition in wanted]
         found: list[int] = []
         total = 0
@@ -340,8 +261,8 @@ class CatalogReader:
         return np.sort(np.array(found, np.int64))
 
     def fields(self) -> list[str]:
-        """The names of the fields of the first thousand live samples, in their order."""
-        self._believe()
+        """Returns the names of the fields of the first thousand live samples, in their order."""
+        self._require_intact()
         live = SampleTable.removed_at.is_(None)
         statement = select(SampleTable.row).where(live).order_by(SampleTable.id).limit(1000)
         with reading(self._engine) as connection:
@@ -349,7 +270,7 @@ class CatalogReader:
         return list(dict.fromkeys(name for row in rows for name in json.loads(row)))
 
     def figures(self) -> Figures:
-        """The numbers kept beside all live samples, in the order of their ids.
+        """Returns the numbers kept beside all live samples, in the order of their ids.
 
         Raises:
             CorruptIndexError: they are not what was committed.
@@ -359,10 +280,10 @@ class CatalogReader:
         live = found.at(found.live)
         return Figures(live.ids, live.norm, live.n_scored, live.loss)
 
-    def _believe(self) -> None:
-        """Makes sure that what filters and look-ups go by is what was committed.
+    def _require_intact(self) -> None:
+        """Checks the rows and the database's indexes; see `Intact.require`.
 
-        It comes before every method that reads keys, rows or the indexes of the database.
+        Every method that reads keys, rows or the indexes of the database calls this first.
 
         Raises:
             CorruptIndexError: something is not.
@@ -371,7 +292,7 @@ class CatalogReader:
 
     def _live(self, statement: Any, keys: Iterable[str]) -> list[Any]:
         wanted = checked_keys(keys)
-        self._believe()
+        self._require_intact()
         live = statement.where(SampleTable.removed_at.is_(None))
         with reading(self._engine) as connection:
             return list(in_chunks(connection, live, wanted))
@@ -399,18 +320,13 @@ def ids_where(connection: Connection, *conditions: Any) -> NDArray[np.int64]:
 
 
 def checked_keys(keys: Iterable[str]) -> list[str]:
-    """Returns the keys, each once, once all of them can be keys."""
+    """Returns the keys, each once; raises InputError if one cannot be a key."""
     return [check_key(key) for key in dict.fromkeys(keys)]
 
 
 def as_ints(values: Iterable[Any]) -> list[int]:
     """Returns Python's integers: a driver knows no numpy ones."""
     return [int(value) for value in values]
-
-
-def seal_info(config: str, fingerprint: str, created_at: str) -> str:
-    """Returns the checksum of what an index is."""
-    return digest(str(FORMAT), config, fingerprint, created_at)
 
 
 def segment_id_of(name: str) -> Any:

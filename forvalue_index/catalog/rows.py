@@ -36,7 +36,7 @@ COLUMNS = (
 
 
 def to_row(sample: StoredSample) -> dict[str, Any]:
-    """The column values of `sample` as a live row, but for its segment.
+    """Returns the column values of `sample` as a live row, without its segment.
 
     Raises:
         InputError: the key or the row holds what no database can keep.
@@ -62,7 +62,7 @@ def to_row(sample: StoredSample) -> dict[str, Any]:
 
 
 def from_row(row: RowMapping) -> StoredSample:
-    """The sample in a row that was read with COLUMNS.
+    """Returns the sample of a row that was read with COLUMNS.
 
     Raises:
         CorruptIndexError: the row is not what was committed.
@@ -82,7 +82,7 @@ def from_row(row: RowMapping) -> StoredSample:
 
 
 def check_key(key: str) -> str:
-    """The key itself.
+    """Returns the key, after a check that a database can keep it.
 
     Raises:
         InputError: it holds a character that a database cannot keep.
@@ -93,12 +93,12 @@ def check_key(key: str) -> str:
 
 
 def seal(checksum: str, removed_at: str) -> str:
-    """The checksum of a row once it is a tombstone, from the one it had."""
+    """Returns the checksum of a tombstone, from that of the live row."""
     return digest(checksum, removed_at)
 
 
 def digest(*texts: str | None) -> str:
-    """128 bits of BLAKE2b over the texts, in hex; no other texts run together to the same.
+    """Returns 128 bits of BLAKE2b over texts, in hex; other texts never join to the same input.
 
     What is no text, as a damaged catalogue may have, has a digest of its own.
     """
@@ -107,7 +107,7 @@ def digest(*texts: str | None) -> str:
 
 
 def to_json(value: dict[str, Any], what: str) -> str:
-    """`value` as JSON text; `what` names it in the error.
+    """Returns `value` as JSON text; `what` names it in the error.
 
     Raises:
         InputError: it holds something that JSON has no word for.
@@ -121,7 +121,7 @@ def to_json(value: dict[str, Any], what: str) -> str:
 
 
 def now() -> str:
-    """The time as the catalogue writes it: ISO 8601, UTC, microseconds."""
+    """Returns the time as the catalogue writes it: ISO 8601, UTC, microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 

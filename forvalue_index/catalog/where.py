@@ -1,6 +1,6 @@
 """Conditions on the fields of rows: `source=math`, `year>=1990`, `meta.lang in de,fr`.
 
-Pure: text in, truth out. Knows no database; `Catalog.where` brings the values. The rules:
+Pure. Knows no database; `Catalog.where` brings the values. The rules:
 
 - for `=`, `!=` and `in`, two numbers are compared as numbers, anything else as text: true, false
   and null are these words, an object or a list is its JSON, and the key 007 is not the key 7;
@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from forvalue_index.errors import InputError
-from forvalue_index.records import Row
 
 FORM = (
     "write FIELD=VALUE, with one of = != < <= > >= in the middle, or 'FIELD in VALUE,VALUE,...', "
@@ -32,7 +31,7 @@ FORM = (
 )
 
 _SIGN = re.compile(r"==|!=|<=|>=|=|<|>|(?<=\s)in(?=\s)")
-_NUMBERS = int, float  # truth is no number
+_NUMBERS = int, float  # without bool
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -44,14 +43,14 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a row's field has to be. `values` has one member, but for the operator `in`."""
+    """A condition on a row's field. `values` has one member, except for the operator `in`."""
 
     field: str
     operator: str  # = != < <= > >= in
     values: tuple[str, ...]
 
     def __str__(self) -> str:
-        """The condition as it can be written."""
+        """Returns the condition as a user can write it."""
         space = " " if self.operator == "in" else ""
         return f"{self.field}{space}{self.operator}{space}{','.join(self.values)}"
 
@@ -61,25 +60,22 @@ class Condition:
         return tuple(self.field.split("."))
 
     def met_without(self) -> bool:
-        """Whether a row that lacks the field meets the condition."""
+        """Returns whether a row that lacks the field meets the condition."""
         return self.operator == "!="
 
 
 REMEMBERED = 10_000
 """Distinct values of a field whose answers are kept, but for those of the last page."""
 
-MISSING = object()
-"""What `value_of` returns where there is no such field; JSON's null is a value."""
-
 
 def parse_condition(text: str) -> Condition:
-    """The condition that `text` stands for. The first operator in it counts; `==` is `=`.
+    """Returns the condition in a text. The first operator in it counts; `==` is `=`.
 
     Raises:
         InputError: it has no operator, or no field before it.
     """
     start = len(text) - len(text.lstrip())
-    match = _SIGN.search(text, start + 1)  # behind the first letter of the field
+    match = _SIGN.search(text, start + 1)  # after the first letter of the field
     if match is None:
         raise InputError(f"condition {text!r} cannot be read: {FORM}")
     field, sign, value = text[: match.start()].strip(), match[0], text[match.end() :].strip()
@@ -87,20 +83,8 @@ def parse_condition(text: str) -> Condition:
     return Condition(field, "=" if sign == "==" else sign, values)
 
 
-def value_of(row: Row, condition: Condition) -> Any:
-    """The value of the condition's field in a row, or MISSING."""
-    if condition.field in row:
-        return row[condition.field]
-    value: Any = row
-    for name in condition.path:
-        if not isinstance(value, dict) or name not in value:
-            return MISSING
-        value = value[name]
-    return value
-
-
 class Decisions:
-    """Which values of a field meet a condition. Each distinct one is looked at once."""
+    """Decides which values of a field meet a condition, once for each distinct value."""
 
     def __init__(self, condition: Condition) -> None:
         self.seen = False  # whether any row had the field
@@ -109,7 +93,7 @@ class Decisions:
         self._known: dict[str | None, bool] = {}
 
     def of(self, texts: Sequence[str | None]) -> list[bool]:
-        """Whether each of a page of rows meets the condition, by the JSON texts of their field.
+        """Returns whether each of a page of rows meets the condition, by the JSON of its field.
 
         None stands for a row that lacks the field.
         """

@@ -1,8 +1,7 @@
-"""The command line: a command parses, calls one method of the library, and renders.
+"""The command line: a file for each command, which parses, calls one method, and renders.
 
-This package is the only place that prints or exits. Results go to stdout, progress and notes to
-stderr. torch and the model libraries are imported by the commands that need them, so that `--help`
-answers at once.
+Only this package prints or exits. Results go to stdout, progress and notes to stderr. torch and the
+model libraries are imported in the commands that need them, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -14,19 +13,27 @@ from typing import Any
 import click
 
 from forvalue_index.cli import render
+from forvalue_index.cli.add import add
 from forvalue_index.cli.ask import ask
 from forvalue_index.cli.audit import audit
-from forvalue_index.cli.build import add, build
+from forvalue_index.cli.build import build
+from forvalue_index.cli.compact import compact
 from forvalue_index.cli.demo import demo
 from forvalue_index.cli.evaluate import evaluate
 from forvalue_index.cli.explain import explain
-from forvalue_index.cli.inspect import info, verify
-from forvalue_index.cli.keep import compact, export, list_samples, migrate, remove, show
+from forvalue_index.cli.export import export
+from forvalue_index.cli.info import info
+from forvalue_index.cli.list import list_samples
+from forvalue_index.cli.migrate import migrate
 from forvalue_index.cli.optimize import optimize
 from forvalue_index.cli.preview import preview
 from forvalue_index.cli.query import query
+from forvalue_index.cli.remove import remove
 from forvalue_index.cli.score import score
+from forvalue_index.cli.search import search
 from forvalue_index.cli.select import select
+from forvalue_index.cli.show import show
+from forvalue_index.cli.verify import verify
 from forvalue_index.errors import ForvalueError, one_line, out_of_memory
 from forvalue_index.system.files import NO_ROOM
 
@@ -37,12 +44,12 @@ _INTERRUPTED = {
     "compact": "segments that were rewritten are kept, and the same command continues from there",
     "remove": "either all of the rows were removed or none",
     "optimize": "queries use what they used before",
-    "verify": "nothing but derived indexes and files that count for nothing was touched",
-    "migrate": "it is done as a whole or not at all: run the same command again",
+    "verify": "only derived indexes and stray files may have been changed",
+    "migrate": "either the whole upgrade was done or nothing: run the same command again",
     "evaluate": "no index was changed, and of lds, the runs that finished are kept in --work",
     "demo": "run the same command again, with --index in another directory if it was given",
 }
-"""What is true of a command that Ctrl-C ended; of all others, that they change no index."""
+"""What Ctrl-C leaves, by command; the commands that are not here change no index."""
 
 
 class _Group(click.Group):
@@ -93,7 +100,7 @@ def main(debug: bool) -> None:
     """
     render.show_warnings()
     if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars are for people
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars are for terminals
 
 
 for _command in (
@@ -102,6 +109,7 @@ for _command in (
         build,
         add,
         query,
+        search,
         ask,
         explain,
         score,

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import click
 from rich.text import Text
 
-from forvalue_index.cli import passages, render
-from forvalue_index.cli.asked import Part, Search, part_options, search_options
-from forvalue_index.cli.options import (
-    Opening,
-    index_option,
-    json_option,
-    opening_options,
-    seed_option,
+from forvalue_index.cli import highlight, render
+from forvalue_index.cli.options.data import DataOptions, data_options, index_option, seed_option
+from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.output import json_option, k_option
+from forvalue_index.cli.options.query import (
+    PartOptions,
+    SearchOptions,
+    part_options,
+    search_options,
 )
 from forvalue_index.errors import InputError
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="An image that the prompt is about; repeatable.",
 )
+@data_options
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
@@ -70,7 +72,7 @@ if TYPE_CHECKING:
     help="Ask why the model answers what it does and not this: the difference of influences.",
 )
 @part_options
-@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Hits to show.")
+@k_option(10, "Hits to show.")
 @search_options
 @json_option
 @opening_options
@@ -79,16 +81,17 @@ def ask(
     prompt: str | None,
     data: str | None,
     images: tuple[str, ...],
+    source: DataOptions,
     max_new_tokens: int,
     temperature: float,
     top_p: float,
     seed: int,
     instead: str | None,
-    part: Part,
+    part: PartOptions,
     k: int,
-    search: Search,
+    search: SearchOptions,
     as_json: bool,
-    opening: Opening,
+    opening: OpenOptions,
 ) -> None:
     """Ask the model, and see which training samples its answer comes from.
 
@@ -113,15 +116,7 @@ def ask(
         raise click.UsageError("--image goes with --prompt; a row of --data has its own images")
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     with InfluenceIndex.open(directory, **opening) as index:
-        format = index.config.format
-        if data is not None:
-            row = _row(data)
-        else:
-            format = format.of_kind("prompt_field")
-            row = {format.prompt_field: prompt}
-        if images:
-            format = replace(format, image_field=format.image_field or "image")
-            row[format.image_field or ""] = list(images)
+        row, format = _asked(index.config.format, prompt, data, images, source)
         answer = _silent if as_json else _aloud
         sample = answer(index, row, format, sampling)
         query = sample
@@ -131,24 +126,37 @@ def ask(
         hits = search(index, [query], k)
         texts = index.contributions(query, hits)
         if as_json:
-            named = [passages.hit_json(hit, text) for hit, text in zip(hits, texts, strict=True)]
+            named = [highlight.hit_json(hit, text) for hit, text in zip(hits, texts, strict=True)]
             render.json_line({"row": sample.row, "hits": named})
             return
         render.console().print(
             render.hits_table(
-                hits, index.config.format, search.metric, texts=[*map(passages.snippet, texts)]
+                hits, index.config.format, search.metric, texts=[*map(highlight.snippet, texts)]
             )
         )
 
 
-def _row(data: str) -> Row:
-    """Returns the only row of a file."""
-    from forvalue_index.data.sources import open_rows
+def _asked(
+    format: FormatConfig,
+    prompt: str | None,
+    data: str | None,
+    images: tuple[str, ...],
+    source: DataOptions,
+) -> tuple[Row, FormatConfig]:
+    """Returns the row to answer and its format, given that of the index."""
+    if data is not None:
+        from forvalue_index.data.images import with_images
 
-    rows = [row for _, row in open_rows(data)]
-    if len(rows) != 1:
-        raise InputError(f"{data} holds {len(rows)} rows: ask takes one at a time")
-    return rows[0]
+        rows = [row for _, row in with_images(source.rows(data), format)]
+        if len(rows) != 1:
+            raise InputError(f"{data} holds {len(rows)} rows: ask takes one at a time")
+        return rows[0], format
+    format = format.of_kind("prompt_field")
+    row: Row = {format.prompt_field: prompt}
+    if images:
+        format = replace(format, image_field=format.image_field or "image")
+        row[format.image_field or ""] = list(images)
+    return row, format
 
 
 def _silent(index: InfluenceIndex, row: Row, format: FormatConfig, sampling: Sampling) -> Sample:
@@ -156,12 +164,12 @@ def _silent(index: InfluenceIndex, row: Row, format: FormatConfig, sampling: Sam
 
 
 def _aloud(index: InfluenceIndex, row: Row, format: FormatConfig, sampling: Sampling) -> Sample:
-    """Returns what the model answers, shown word by word."""
+    """Returns the model's answer, and prints it word by word."""
     console = render.console()
     title = render.one_line(str(row.get(format.prompt_field, "")))
     if format.is_chat and title:
         title += "\n"
-    waiting = [Text.assemble(("? ", "yellow"), (title, "dim"))]  # until there is an answer
+    waiting = [Text.assemble(("? ", "yellow"), (title, "dim"))]  # until the answer begins
 
     def show(word: str) -> None:
         lines = [render.one_line(line) for line in word.split("\n")]

@@ -12,17 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from forvalue_index.cli import render
-from forvalue_index.cli.options import (
-    Opening,
+from forvalue_index.cli.options.data import (
+    DataOptions,
     data_options,
-    field_options,
-    format_of,
     index_option,
-    json_option,
-    opening_options,
     where_option,
 )
-from forvalue_index.cli.progress import build_progress
+from forvalue_index.cli.options.format import field_options, format_of
+from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.output import html_option, json_option, k_option, output_option
+from forvalue_index.cli.progress import progress_bar
 from forvalue_index.config import FormatConfig
 from forvalue_index.records import Row
 
@@ -50,7 +49,7 @@ _COLORS = {"suspect": "yellow", "near-duplicate": "dim"}
     show_default=True,
     type=click.IntRange(min=0),
     metavar="N",
-    help="Suspects to report, at most; repeated rows are reported in addition.",
+    help="Suspects to report, at most; duplicates are reported in addition.",
 )
 @click.option(
     "--nearly",
@@ -60,25 +59,15 @@ _COLORS = {"suspect": "yellow", "near-duplicate": "dim"}
     metavar="COSINE",
     help="Least cosine of near-duplicates; one must be among the 15 nearest prompts of the other.",
 )
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write what was found: a .csv file for a spreadsheet, or .jsonl or .parquet.",
-)
-@click.option(
-    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page to browse."
-)
-@click.option(
-    "-k", default=10, show_default=True, type=click.IntRange(min=0), help="Rows to print."
-)
+@output_option("Write what was found: a .csv file for a spreadsheet, or .jsonl or .parquet.")
+@html_option("Write a page to browse.")
+@k_option(10, "Rows to print.", least=0)
 @json_option
 @opening_options
 def audit(
     directory: Path,
     trusted: str | None,
-    split: str | None,
-    subset: str | None,
+    source: DataOptions,
     fields: dict[str, Any],
     class_field: str | None,
     where: tuple[str, ...],
@@ -88,7 +77,7 @@ def audit(
     html: Path | None,
     k: int,
     as_json: bool,
-    opening: Opening,
+    opening: OpenOptions,
 ) -> None:
     """Find rows that are likely mislabelled, corrupted or repeated, with the reasons.
 
@@ -105,39 +94,32 @@ def audit(
       forvalue audit --index my.index --trusted checked.jsonl --class-field topic
       forvalue audit --index my.index --where source=crowd --top 500 --json > suspects.jsonl
     """
-    from forvalue_index.analysis.audit import audit as analysis
-    from forvalue_index.analysis.audit import review
-    from forvalue_index.data.sources import open_rows
-    from forvalue_index.data.writers import check_suffix, write_rows, write_text
+    from forvalue_index.analysis.audit.review import flat_row, page
+    from forvalue_index.data.writers import write_rows, write_text
     from forvalue_index.index import InfluenceIndex
 
-    if output is not None:
-        check_suffix(output)
-    with InfluenceIndex.open(directory, **opening) as index, build_progress() as progress:
-        known = None if trusted is None else open_rows(trusted, split=split, subset=subset)
-        found = analysis.audit(
-            index,
-            trusted=known,
+    with InfluenceIndex.open(directory, **opening) as index, progress_bar() as progress:
+        format = index.config.format
+        found = index.audit(
+            trusted=None if trusted is None else source.rows(trusted),
             class_field=class_field,
             where=where,
+            top=top,
             nearly=nearly,
-            format=format_of(index.config.format, fields),
+            format=format_of(format, fields),
             progress=progress,
         )
-        rows = review.review(index, found, top)
-        format = index.config.format
+    rows, count = found.rows, len(found.ids)
     if html is not None:
-        title = f"{len(rows):,} of {len(found.ids):,} training rows to look at"
-        write_text(html, review.page(rows, format, title))
+        title = f"{len(rows):,} of {count:,} training rows to look at"
+        write_text(html, page(rows, format, title))
     if output is not None:
-        flat = output.suffix != ".jsonl"
-        table = map(review.flat_row, rows) if flat else iter(rows)
-        write_rows(output, table)
+        write_rows(output, map(flat_row, rows) if output.suffix != ".jsonl" else iter(rows))
     if as_json:
         for row in rows:
             render.json_line(row)
     else:
-        _show(rows, k, len(found.ids), format)
+        _show(rows, k, count, format)
     for path in filter(None, (output, html)):
         render.notes.print(f"{len(rows):,} rows to look at in {path}", markup=False)
 

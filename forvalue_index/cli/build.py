@@ -1,4 +1,4 @@
-"""`forvalue build` and `forvalue add`: rows into an index."""
+"""`forvalue build`: an index of training rows."""
 
 from __future__ import annotations
 
@@ -8,36 +8,30 @@ from typing import Any
 import click
 
 from forvalue_index.cli import render
-from forvalue_index.cli.options import (
+from forvalue_index.cli.options.data import (
+    DataOptions,
     data_options,
-    device_option,
-    devices_option,
-    format_for,
-    format_options,
     index_option,
-    model_option,
     on_error_option,
-    reading_options,
-    remote_option,
-    trust_option,
 )
-from forvalue_index.cli.progress import build_progress
+from forvalue_index.cli.options.format import format_for, format_options
+from forvalue_index.cli.options.model import device_option, devices_option, model_options
+from forvalue_index.cli.progress import progress_bar
 from forvalue_index.config import BITS, MOST, RECIPES, SKETCHES, ModelConfig, VectorConfig
 
 
 @click.command()
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
 @index_option
-@reading_options
+@model_options
 @data_options
-@remote_option
 @format_options
 @click.option(
     "--recipe",
     type=click.Choice(RECIPES),
     default=VectorConfig().recipe,
     show_default=True,
-    help="How influence is defined; see the README.",
+    help="How influence is defined; see the documentation.",
 )
 @click.option(
     "--dim",
@@ -58,7 +52,7 @@ from forvalue_index.config import BITS, MOST, RECIPES, SKETCHES, ModelConfig, Ve
     type=click.Choice(SKETCHES),
     default=VectorConfig().sketch,
     show_default=True,
-    help="How a gradient is compressed; see the README.",
+    help="How a gradient is compressed; see the documentation.",
 )
 @click.option(
     "--sketch-dim",
@@ -93,9 +87,7 @@ def build(
     data: tuple[str, ...],
     directory: Path,
     model: ModelConfig,
-    split: str | None,
-    subset: str | None,
-    allow_remote: bool,
+    source: DataOptions,
     fields: dict[str, Any],
     recipe: str,
     dim: int,
@@ -126,12 +118,11 @@ def build(
         --text-field review --label-field stars
       forvalue build org/data-set --split train --index my.index --model my-model --devices all
     """
-    from forvalue_index.data.sources import open_rows
     from forvalue_index.index import InfluenceIndex
 
-    rows = open_rows(data, split=split, subset=subset, allow_remote=allow_remote)
+    rows = source.rows(data)
     format = format_for(rows, fields)
-    with build_progress() as progress:
+    with progress_bar() as progress:
         index, report = InfluenceIndex.build(
             directory,
             rows,
@@ -145,53 +136,4 @@ def build(
             progress=progress,
         )
     index.close()
-    render.added(directory, report)
-
-
-@click.command()
-@click.argument("data", nargs=-1, required=True, metavar="DATA...")
-@index_option
-@click.option("--update", is_flag=True, help="Replace rows whose key is there with other content.")
-@data_options
-@remote_option
-@on_error_option
-@model_option
-@device_option
-@devices_option
-@trust_option
-def add(
-    data: tuple[str, ...],
-    directory: Path,
-    update: bool,
-    split: str | None,
-    subset: str | None,
-    allow_remote: bool,
-    on_error: str,
-    model: str | None,
-    device: str | None,
-    devices: str | None,
-    trust_remote_code: bool,
-) -> None:
-    """Add rows to an index; rows that it already holds cost no forward pass.
-
-    Rows are read as the index was built: the same fields, key and lengths.
-
-    \b
-    Example:
-      forvalue add more.jsonl --index my.index
-      forvalue add corrected.jsonl --index my.index --update
-    """
-    from forvalue_index.data.sources import open_rows
-    from forvalue_index.index import InfluenceIndex
-
-    rows = open_rows(data, split=split, subset=subset, allow_remote=allow_remote)
-    with (
-        InfluenceIndex.open(
-            directory, model=model, device=device, trust_remote_code=trust_remote_code
-        ) as index,
-        build_progress() as progress,
-    ):
-        report = index.add(
-            rows, update=update, on_error=on_error, progress=progress, devices=devices
-        )
     render.added(directory, report)

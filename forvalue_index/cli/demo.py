@@ -1,4 +1,4 @@
-"""`forvalue demo`: a small shipped data set, asked questions whose sources are known."""
+"""`forvalue demo`: a small data set of this package, and questions with known sources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from forvalue_index.cli import render
-from forvalue_index.cli.progress import build_progress
+from forvalue_index.cli.options.output import k_option
+from forvalue_index.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from forvalue_index.index import InfluenceIndex
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("-k", default=3, show_default=True, type=click.IntRange(min=1), help="Hits to show.")
+@k_option(3, "Hits to show.")
 @click.option(
     "--index",
     "directory",
@@ -42,7 +43,7 @@ def demo(k: int, directory: Path | None) -> None:
       forvalue demo
       forvalue demo --index demo.index
     """
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the model loads in no time
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the model is tiny
     with (
         as_file(files("forvalue_index") / "assets" / "demo") as assets,
         tempfile.TemporaryDirectory() as temporary,
@@ -60,7 +61,7 @@ def _run(assets: Path, directory: Path, k: int) -> None:
 
     console = render.console()
     start = time.perf_counter()
-    with build_progress() as progress:
+    with progress_bar() as progress:
         index, report = InfluenceIndex.build(
             directory, assets / "train.jsonl", str(assets / "model"), progress=progress
         )

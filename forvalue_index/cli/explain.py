@@ -10,29 +10,24 @@ from rich.markup import escape
 from rich.rule import Rule
 from rich.text import Text
 
-from forvalue_index.cli import passages, render
-from forvalue_index.cli.asked import (
-    Asked,
-    Part,
-    Search,
+from forvalue_index.cli import highlight, render
+from forvalue_index.cli.options.data import index_option
+from forvalue_index.cli.options.format import field_options, format_of
+from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.output import html_option, json_option
+from forvalue_index.cli.options.query import (
+    PartOptions,
+    QueryOptions,
+    SearchOptions,
     part_options,
     query_options,
     search_options,
-)
-from forvalue_index.cli.options import (
-    Opening,
-    field_options,
-    format_of,
-    index_option,
-    json_option,
-    opening_options,
 )
 from forvalue_index.errors import InputError
 
 if TYPE_CHECKING:
     from forvalue_index.index import InfluenceIndex
-    from forvalue_index.pipeline.explain import Explanation, Passage
-    from forvalue_index.records import Sample
+    from forvalue_index.records import Explanation, Passage, Sample
 
 
 @click.command()
@@ -60,27 +55,22 @@ if TYPE_CHECKING:
 @click.option(
     "--pairs", default=10, show_default=True, type=click.IntRange(min=0), help="Pairs to list."
 )
-@click.option(
-    "--html",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write a page with both texts and the heat map of all pairs.",
-)
+@html_option("Write a page with both texts and the heat map of all pairs.")
 @json_option
 @opening_options
 def explain(
     directory: Path,
     key: str | None,
     hit: int | None,
-    asked: Asked,
+    asked: QueryOptions,
     number: int,
     fields: dict[str, Any],
-    part: Part,
-    search: Search,
+    part: PartOptions,
+    search: SearchOptions,
     pairs: int,
     html: Path | None,
     as_json: bool,
-    opening: Opening,
+    opening: OpenOptions,
 ) -> None:
     """Show through which tokens a training sample drove an output.
 
@@ -115,7 +105,7 @@ def explain(
         _show(explanation, pairs)
 
 
-def _key(index: InfluenceIndex, query: Sample, hit: int, search: Search) -> str:
+def _key(index: InfluenceIndex, query: Sample, hit: int, search: SearchOptions) -> str:
     hits = search(index, [query], hit)
     if len(hits) < hit:
         raise InputError(f"the query has {len(hits)} hits, so there is no hit {hit}")
@@ -142,10 +132,10 @@ def _show(explanation: Explanation, pairs: int) -> None:
     )
     for title, passage in (("query", explanation.query), ("sample", explanation.sample)):
         console.print(Rule(title, align="left", style="dim"))
-        console.print(passages.whole(passage))
+        console.print(highlight.whole(passage))
     if pairs:
         console.print(Rule("the pairs of tokens that count most", align="left", style="dim"))
-        console.print(passages.pairs(explanation, pairs))
+        console.print(highlight.pairs(explanation, pairs))
 
 
 def _values(explanation: Explanation) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`forvalue optimize`: a derived FAISS index, for where comparing every vector takes too long."""
+"""`forvalue optimize`: a derived FAISS index, for large indexes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from forvalue_index.cli import render
-from forvalue_index.cli.options import index_option, json_option
-from forvalue_index.cli.progress import build_progress
+from forvalue_index.cli.options.data import index_option
+from forvalue_index.cli.options.output import json_option
+from forvalue_index.cli.progress import progress_bar
 from forvalue_index.metric import DERIVED
 
 
@@ -55,7 +56,7 @@ def optimize(
 
     if auto == (factory is not None):
         raise click.UsageError("give --factory STRING or --auto")
-    with InfluenceIndex.open(directory) as index, build_progress() as progress:
+    with InfluenceIndex.open(directory) as index, progress_bar() as progress:
         made, reason = index.optimize(
             factory,
             metric=metric,

@@ -1,4 +1,4 @@
-"""`forvalue preview`: rows as the model sees them, before anybody spends an hour."""
+"""`forvalue preview`: rows as the model will see them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ import click
 from rich.text import Text
 
 from forvalue_index.cli import render
-from forvalue_index.cli.options import (
-    data_options,
-    format_for,
-    format_of,
-    format_options,
-    json_option,
-    trust_option,
-)
+from forvalue_index.cli.options.data import DataOptions, data_options
+from forvalue_index.cli.options.format import format_for, format_of, format_options
+from forvalue_index.cli.options.model import optional_model_options
+from forvalue_index.cli.options.output import json_option
 from forvalue_index.config import ModelConfig
 from forvalue_index.errors import RowError
 
@@ -26,20 +22,12 @@ if TYPE_CHECKING:
     from forvalue_index.pipeline.preview import Preview
 
 OPEN, CLOSE = "⟦", "⟧"
-"""Around what is scored, where there is no colour to show it with."""
+"""Around scored text, if there are no colours."""
 
 
 @click.command()
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
-@click.option("--model", metavar="PATH_OR_ID", help="The model whose tokenizer reads the rows.")
-@click.option("--revision", metavar="REV", help="Revision of a model on the hub.")
-@click.option(
-    "--adapter",
-    "adapters",
-    multiple=True,
-    metavar="PATH",
-    help="PEFT adapter of the model, whose own tokenizer is used if it has one.",
-)
+@optional_model_options
 @click.option(
     "--index",
     "directory",
@@ -51,24 +39,19 @@ OPEN, CLOSE = "⟦", "⟧"
 @data_options
 @format_options
 @json_option
-@trust_option
 def preview(
     data: tuple[str, ...],
-    model: str | None,
-    revision: str | None,
-    adapters: tuple[str, ...],
+    model: ModelConfig,
     directory: Path | None,
     n: int,
-    split: str | None,
-    subset: str | None,
+    source: DataOptions,
     fields: dict[str, Any],
     as_json: bool,
-    trust_remote_code: bool,
 ) -> None:
     """Show the first rows as the model will see them: special tokens, and what is scored.
 
     What is scored is highlighted, or put between ⟦ and ⟧ where there are no colours. Only the
-    model's tokenizer is loaded. The options are those of build.
+    model's tokenizer is loaded; the options are those of build.
 
     \b
     Example:
@@ -76,28 +59,24 @@ def preview(
       forvalue preview chats.parquet --model path/to/model --last-turn -n 10
       forvalue preview questions.jsonl --index my.index
     """
-    from forvalue_index.data.sources import open_rows
     from forvalue_index.model.load import on_this_machine
     from forvalue_index.pipeline.preview import preview
 
-    if (model is None) == (directory is None):
+    if bool(model.name) == (directory is not None):
         raise click.UsageError("give --model or --index")
-    rows = open_rows(data, split=split, subset=subset)
-    config = ModelConfig(
-        model or "", revision, trust_remote_code=trust_remote_code, adapters=adapters
-    )
+    rows = source.rows(data)
     if directory is not None:
         from forvalue_index.index import InfluenceIndex
 
-        with InfluenceIndex.open(directory) as index:
-            config = replace(index.config.model, trust_remote_code=trust_remote_code)
+        trusted = model.trust_remote_code
+        with InfluenceIndex.open(directory, trust_remote_code=trusted) as index:
+            model = on_this_machine(index.config.model)
             format = format_of(index.config.format, fields)
-        config = on_this_machine(config)
     else:
         format = format_for(rows, fields)
     console, usable = render.console(), 0
     colour = console.color_system is not None and not console.no_color
-    for shown in preview(rows, config, n=n, format=format):
+    for shown in preview(rows, model, n=n, format=format):
         if isinstance(shown, RowError):
             render.notes.print(str(shown), style="red", markup=False, soft_wrap=True)
             continue

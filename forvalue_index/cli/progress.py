@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal's stderr, nothing elsewhere."""
+"""Progress of long work: bars on stderr if it is a terminal, else nothing."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rich.progress import (
 from forvalue_index.cli.render import notes
 
 if TYPE_CHECKING:
-    from forvalue_index.pipeline.add import Progress as Callback
+    from forvalue_index.records import Progress as Callback
 
 
 @contextmanager
-def build_progress() -> Iterator[Callback]:
-    """Gives a callback that draws a bar per stage, with samples and tokens a second."""
+def progress_bar() -> Iterator[Callback]:
+    """Gives a callback that draws a bar for each stage, with samples and tokens per second."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description:<8}"),

@@ -8,22 +8,18 @@ from typing import Any
 import click
 from rich.text import Text
 
-from forvalue_index.cli import passages, render
-from forvalue_index.cli.asked import (
-    Asked,
-    Part,
-    Search,
+from forvalue_index.cli import highlight, render
+from forvalue_index.cli.options.data import index_option
+from forvalue_index.cli.options.format import field_options, format_of
+from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.output import json_option, k_option
+from forvalue_index.cli.options.query import (
+    PartOptions,
+    QueryOptions,
+    SearchOptions,
     part_options,
     query_options,
     search_options,
-)
-from forvalue_index.cli.options import (
-    Opening,
-    field_options,
-    format_of,
-    index_option,
-    json_option,
-    opening_options,
 )
 
 
@@ -32,12 +28,11 @@ from forvalue_index.cli.options import (
 @query_options
 @field_options
 @part_options
-@click.option(
-    "-k", default=10, show_default=True, type=click.IntRange(min=1), help="Hits per query."
-)
+@k_option(10, "Hits per query.")
 @search_options
 @click.option(
     "--highlight",
+    "highlighted",
     is_flag=True,
     help="Show which tokens of the hits carried the influence; runs query and hits again.",
 )
@@ -45,14 +40,14 @@ from forvalue_index.cli.options import (
 @opening_options
 def query(
     directory: Path,
-    asked: Asked,
+    asked: QueryOptions,
     fields: dict[str, Any],
-    part: Part,
+    part: PartOptions,
     k: int,
-    search: Search,
-    highlight: bool,
+    search: SearchOptions,
+    highlighted: bool,
     as_json: bool,
-    opening: Opening,
+    opening: OpenOptions,
 ) -> None:
     """Show the training samples that made a response more (or less) likely.
 
@@ -75,13 +70,13 @@ def query(
         console = render.console()
         for number, sample in enumerate(samples):
             own = [hit for hit in hits if hit.query == number]
-            texts = index.contributions(sample, own) if highlight else None
+            texts = index.contributions(sample, own) if highlighted else None
             if as_json:
                 for place, hit in enumerate(own):
-                    named = passages.hit_json(hit, texts[place]) if texts else render.hit_json(hit)
+                    named = highlight.hit_json(hit, texts[place]) if texts else render.hit_json(hit)
                     render.json_line(named)
                 continue
             title = Text("? ", style="yellow") + render.sample_text(sample.row, format)
-            shown = None if texts is None else [passages.snippet(passage) for passage in texts]
+            shown = None if texts is None else [highlight.snippet(passage) for passage in texts]
             console.print(render.hits_table(own, index.config.format, search.metric, title, shown))
             console.print()

@@ -28,25 +28,25 @@ from forvalue_index.records import Hit, Row, StoredSample
 
 if TYPE_CHECKING:
     from forvalue_index.pipeline.add import AddReport
-    from forvalue_index.search.ann import DerivedInfo
+    from forvalue_index.search.ann_files import DerivedInfo
 
 
 class Notes(Console):
-    """Where progress and notes go: nothing in a text commands the terminal."""
+    """Where progress and notes go; control characters in a text are written out."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Prints texts, with what would command a terminal written out."""
+        """Prints texts, with control characters written out."""
         super().print(*(visible(o) if isinstance(o, str) else o for o in objects), **options)
 
 
 notes = Notes(stderr=True, highlight=False)
 
 _PLAIN = "\n\t\xa0\u3000\u200c\u200d"
-"""Lines, spaces, and what joins letters: not printable by Python's rule, but no command either."""
+"""Line ends, spaces and joiners: Python calls them unprintable, but they are harmless."""
 
 
 def console() -> Console:
-    """Returns where results go."""
+    """Returns the console for results, on standard output."""
     return Console(highlight=False)
 
 
@@ -58,7 +58,7 @@ class _Warnings(logging.Handler):
 
 
 def show_warnings() -> None:
-    """Has the warnings of this package shown from now on."""
+    """Shows the warnings of this package from now on."""
     log = logging.getLogger("forvalue_index")
     if not log.handlers:
         log.addHandler(_Warnings(logging.WARNING))
@@ -75,7 +75,7 @@ def json_line(value: Any) -> None:
 
 
 def added(directory: Path, report: AddReport) -> None:
-    """Notes what an `add` did."""
+    """Prints what an `add` did, as notes."""
     from forvalue_index.store.layout import REJECTS
 
     parts = [f"{report.added:,} samples added ({report.tokens:,} tokens)"]
@@ -110,7 +110,9 @@ def added(directory: Path, report: AddReport) -> None:
 
 def hit_json(hit: Hit) -> dict[str, Any]:
     """Returns a hit as JSON values."""
-    return {name: value for name, value in asdict(hit).items() if name != "exact" or value}
+    found = asdict(hit)
+    unsaid = {"exact": False, "parts": None, "shared": None}
+    return {name: value for name, value in found.items() if unsaid.get(name, ...) != value}
 
 
 def hits_table(
@@ -120,14 +122,17 @@ def hits_table(
     title: Text | None = None,
     texts: Sequence[Text] | None = None,
 ) -> Table:
-    """Returns the hits of one query as a table; `texts`: what is shown of their samples.
+    """Returns the hits of one query as a table; `texts` are shown instead of their samples.
 
-    The scores are headed by what they are: the influence, or the metric's name.
+    The heading of the scores is what they are: the influence, or the metric's name.
     """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, expand=True)
     table.add_column("", justify="right", style="dim", no_wrap=True)
     exact = " (exact)" if hits and hits[0].exact else ""
     table.add_column(f"{METRICS[metric].heading}{exact}", justify="right", no_wrap=True)
+    extra = [name for name in ("lexical", "cosine", "influence") if _has(hits, name)]
+    for name in extra:
+        table.add_column(METRICS[name].heading if name in METRICS else name, justify="right")
     table.add_column("key", style="cyan", no_wrap=True, max_width=18)
     table.add_column("sample", ratio=1)
     for number, hit in enumerate(hits):
@@ -135,14 +140,20 @@ def hits_table(
         table.add_row(
             str(hit.rank),
             Text(f"{hit.score:+.4g}", style=sign),
+            *(Text(f"{(hit.parts or {})[name]:+.3g}") for name in extra),
             Text(one_line(hit.key)),
             sample_text(hit.sample, format) if texts is None else texts[number],
         )
     return table
 
 
+def _has(hits: Sequence[Hit], part: str) -> bool:
+    """Returns whether the scores of hits are made of several parts, and this is one of them."""
+    return bool(hits) and len(hits[0].parts or ()) > 1 and part in (hits[0].parts or ())
+
+
 def samples_table(samples: Sequence[StoredSample], format: FormatConfig) -> Table:
-    """Returns samples as a table, one a line."""
+    """Returns samples as a table, one on each line."""
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("id", justify="right", style="dim", no_wrap=True)
     table.add_column("key", style="cyan", no_wrap=True, max_width=32)
@@ -157,7 +168,7 @@ def samples_table(samples: Sequence[StoredSample], format: FormatConfig) -> Tabl
 
 
 def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
-    """Returns a row's text on one line, what is scored in bold, its start cut if it is long."""
+    """Returns a row's text on one line: scored text in bold, a long prompt cut at its start."""
     try:
         prompt, response = texts_of(row, "row", format)
     except InputError:  # a row of another kind, such as a query
@@ -190,7 +201,7 @@ def _rejected(row: Row, other: FormatConfig) -> str:
 
 
 def without_bytes(row: Row, format: FormatConfig) -> Row:
-    """Returns a row in which a picture is where it is and how large."""
+    """Returns a row with the place and the size of each picture instead of its bytes."""
     return of_pictures(row, format, _picture)
 
 
@@ -206,18 +217,18 @@ def signed(value: float) -> Text:
 
 
 def one_line(text: str) -> str:
-    """Returns text that moves no cursor and sends no terminal a command."""
+    """Returns text on one line, without control characters."""
     shown = text.replace("\n", "⏎").replace("\t", " ")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
 
 
 def visible(text: str) -> str:
-    """Returns text in whole, lines and all, with what would command a terminal written out."""
+    """Returns the whole text, with its lines, and with control characters written out."""
     return errors.escaped(text, _PLAIN)
 
 
 def derived(info: DerivedInfo) -> Table:
-    """Returns what was measured of a derived index as a table."""
+    """Returns the measurements of a derived index as a table."""
     table = Table(box=None, pad_edge=False)
     for column in ("", "recall@10", "recall@100", "queries/s", "queries/s (--flat)"):
         table.add_column(column, justify="right" if column else "left")

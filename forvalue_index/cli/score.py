@@ -1,4 +1,4 @@
-"""`forvalue score`: what every training sample is worth to a set of targets."""
+"""`forvalue score`: the value of every training sample for a set of targets."""
 
 from __future__ import annotations
 
@@ -8,35 +8,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from forvalue_index.cli import render
-from forvalue_index.cli.options import (
-    Opening,
+from forvalue_index.cli.options.data import (
+    DataOptions,
     combine_option,
     data_options,
-    field_options,
-    format_of,
     index_option,
-    json_option,
     metric_option,
-    opening_options,
     targets_option,
     where_option,
 )
-from forvalue_index.cli.progress import build_progress
+from forvalue_index.cli.options.format import field_options, format_of
+from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.output import json_option, k_option, output_option
+from forvalue_index.cli.progress import progress_bar
 from forvalue_index.config import FormatConfig
-from forvalue_index.metric import metric_of
 from forvalue_index.records import Row
 
 if TYPE_CHECKING:
+    from forvalue_index.analysis.score import Score
     from forvalue_index.analysis.values import GroupValue
 
 _BAR = 12  # characters of a bar at most
-_SHORT = 6  # a bar shorter than this shows nothing
+_SHORT = 6  # bars are left out if there is less room than this
 _NAME = 32  # of a group's name
 _GAP = 2  # between two columns
 _GROUPS = 40  # of a table for people; --json has all
@@ -47,12 +45,7 @@ _GROUPS = 40  # of a table for people; --json has all
 @targets_option
 @data_options
 @field_options
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write all values, best first: a .jsonl, .csv or .parquet file.",
-)
+@output_option("Write all values, best first: a .jsonl, .csv or .parquet file.")
 @combine_option
 @metric_option
 @click.option(
@@ -66,13 +59,7 @@ _GROUPS = 40  # of a table for people; --json has all
     help="Field of the training rows, such as a source: shows which groups helped or hurt.",
 )
 @where_option
-@click.option(
-    "-k",
-    default=5,
-    show_default=True,
-    type=click.IntRange(min=0),
-    help="Best and worst samples to list.",
-)
+@k_option(5, "Best and worst samples to list.", least=0)
 @click.option(
     "--exact",
     is_flag=True,
@@ -83,8 +70,7 @@ _GROUPS = 40  # of a table for people; --json has all
 def score(
     directory: Path,
     data: str,
-    split: str | None,
-    subset: str | None,
+    source: DataOptions,
     fields: dict[str, Any],
     output: Path | None,
     combine: str,
@@ -95,7 +81,7 @@ def score(
     k: int,
     exact: bool,
     as_json: bool,
-    opening: Opening,
+    opening: OpenOptions,
 ) -> None:
     """Show what every training sample is worth for what the model should do well.
 
@@ -111,78 +97,47 @@ def score(
       forvalue score --index my.index --data targets.jsonl --target-group skill -k 20 --exact
       forvalue score --index my.index --data targets.jsonl --metric decorrelated --json
     """
-    from forvalue_index.analysis import values as analysis
-    from forvalue_index.data.sources import open_rows
-    from forvalue_index.data.writers import check_suffix, write_rows
+    from forvalue_index.analysis.values import flat_row
+    from forvalue_index.data.writers import write_rows
     from forvalue_index.index import InfluenceIndex
 
-    metric_of(metric, exact=exact)
-    if output is not None:
-        check_suffix(output)
-    with InfluenceIndex.open(directory, **opening) as index, build_progress() as progress:
-        format = format_of(index.config.format, fields)
-        targets = index.samples(open_rows(data, split=split, subset=subset), format)
-        found = analysis.values(
-            index,
-            targets,
+    with InfluenceIndex.open(directory, **opening) as index, progress_bar() as progress:
+        format = index.config.format
+        found = index.score(
+            source.rows(data),
+            k=k,
             combine=combine,
             metric=metric,
             target_group=target_group,
+            group_by=group_by,
             where=where,
+            exact=exact,
+            format=format_of(format, fields),
             progress=progress,
         )
-        groups = analysis.group_values(index, found, group_by) if group_by else []
-        best = found.best(min(k, len(found.ids)))
-        worst = found.worst(min(k, len(found.ids) - len(best)))
-        listed: dict[int, float] | None = None
-        if exact:
-            ids = found.ids[np.concatenate([best, worst])].tolist()
-            true = analysis.exact_values(
-                index, targets, ids, combine=combine, metric=metric, progress=progress
-            )
-            listed = dict(zip(ids, true.tolist(), strict=True))
-            best = np.array(sorted(best, key=lambda i: -listed[int(found.ids[i])]), np.intp)
-            worst = np.array(sorted(worst, key=lambda i: listed[int(found.ids[i])]), np.intp)
-        sides = [list(analysis.value_rows(index, found, side, listed)) for side in (best, worst)]
         if output is not None:
-            rows = analysis.value_rows(index, found, found.best(len(found.ids)), listed)
-            flat = output.suffix != ".jsonl"
-            write_rows(output, map(analysis.flat_row, rows) if flat else rows)
-    value = found.value
-    summary = {
-        "targets": found.targets,
-        "target_groups": found.group_sizes,
-        "samples": len(value),
-        "combine": combine,
-        "metric": metric,
-        "mean": float(value.mean()),
-        "helpful": float((value > 0).mean()),
-    }
+            rows = found.rows()
+            write_rows(output, map(flat_row, rows) if output.suffix != ".jsonl" else rows)
     if as_json:
-        lists = {"groups": [asdict(group) for group in groups], "best": sides[0], "worst": sides[1]}
-        render.json_line(summary | lists)
+        groups = [asdict(group) for group in found.groups]
+        lists = {"groups": groups, "best": found.best, "worst": found.worst}
+        render.json_line(found.summary() | lists)
     else:
-        _show(summary, groups, group_by, sides, index.config.format)
+        _show(found, group_by, format)
     if output is not None:
-        render.notes.print(f"{len(value):,} values, best first, in {output}", markup=False)
+        count = len(found.values.ids)
+        render.notes.print(f"{count:,} values, best first, in {output}", markup=False)
 
 
-def _show(
-    summary: Row,
-    groups: Sequence[GroupValue],
-    group_by: str | None,
-    sides: Sequence[Sequence[Row]],
-    format: FormatConfig,
-) -> None:
-    console = render.console()
-    for title, rows in zip(("helped most", "hurt most"), sides, strict=True):
-        lowest = title == "hurt most"
-        if rows:
-            if lowest and rows[0]["value"] > 0:
-                title = "helped least"
-            console.print(_samples(title, rows, format), "", sep="\n")
+def _show(found: Score, group_by: str | None, format: FormatConfig) -> None:
+    console, summary = render.console(), found.summary()
+    if found.best:
+        console.print(_samples("helped most", found.best, format), "", sep="\n")
+    if found.worst:
+        title = "helped least" if found.worst[0]["value"] > 0 else "hurt most"
+        console.print(_samples(title, found.worst, format), "", sep="\n")
     if group_by:
-        console.print(_groups(group_by, groups, console.width), "", sep="\n")
+        console.print(_groups(group_by, found.groups, console.width), "", sep="\n")
     console.print(
         f"{summary['samples']:,} training samples, {summary['combine']} over "
         f"{summary['targets']:,} targets; mean {summary['mean']:+.3g}, "
@@ -219,7 +174,7 @@ def _samples(title: str, rows: Sequence[Row], format: FormatConfig) -> Table:
 
 
 def _groups(name: str, groups: Sequence[GroupValue], width: int) -> Table:
-    """Returns the groups as a table in which bars, and then names, give way to the figures."""
+    """Returns the groups as a table; if it is narrow, bars and then names are shortened."""
     shown = [*groups] if len(groups) <= _GROUPS else [*groups[: _GROUPS // 2], *groups[-20:]]
     names = [render.one_line(text) for text in (name, *(group.name for group in shown))]
     figures = [("samples", "mean", "±", "sum", "helped"), *map(_figures, shown)]

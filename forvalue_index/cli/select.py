@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,19 @@ from rich.table import Table
 from rich.text import Text
 
 from forvalue_index.cli import render
-from forvalue_index.cli.options import (
-    Opening,
+from forvalue_index.cli.options.data import (
+    DataOptions,
     combine_option,
     data_options,
-    field_options,
-    format_of,
     index_option,
-    json_option,
     metric_option,
-    opening_options,
     targets_option,
     where_option,
 )
-from forvalue_index.cli.progress import build_progress
+from forvalue_index.cli.options.format import field_options, format_of
+from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.output import json_option, output_option
+from forvalue_index.cli.progress import progress_bar
 from forvalue_index.records import Row
 
 _BAR = 30  # characters of a full bar
@@ -41,12 +41,9 @@ _BAR = 30  # characters of a full bar
     metavar="R",
     help="Or the share of the rows to keep, such as 0.1.",
 )
-@click.option(
-    "--output",
+@output_option(
+    "Write the chosen rows as they were given, in that order: .jsonl, .csv or .parquet.",
     required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the chosen rows as they were given, in that order: .jsonl, .csv or .parquet.",
 )
 @click.option(
     "--balance",
@@ -79,8 +76,7 @@ _BAR = 30  # characters of a full bar
 def select(
     directory: Path,
     data: str,
-    split: str | None,
-    subset: str | None,
+    source: DataOptions,
     fields: dict[str, Any],
     budget: int | None,
     ratio: float | None,
@@ -93,7 +89,7 @@ def select(
     where: tuple[str, ...],
     report: Path | None,
     as_json: bool,
-    opening: Opening,
+    opening: OpenOptions,
 ) -> None:
     """Choose the training rows to keep for what the model should do well.
 
@@ -107,20 +103,14 @@ def select(
       forvalue select --index my.index --data targets.jsonl --budget 1000 --balance source \\
         --output chosen.jsonl --report report.json
     """
-    import json
-
-    from forvalue_index.analysis import select as analysis
-    from forvalue_index.data.sources import open_rows
-    from forvalue_index.data.writers import check_suffix, write_rows, write_text
+    from forvalue_index.data.writers import write_rows, write_text
     from forvalue_index.index import InfluenceIndex
 
     if (budget is None) == (ratio is None):
         raise click.UsageError("give --budget N or --ratio R")
-    check_suffix(output)
-    with InfluenceIndex.open(directory, **opening) as index, build_progress() as progress:
-        chosen = analysis.select(
-            index,
-            open_rows(data, split=split, subset=subset),
+    with InfluenceIndex.open(directory, **opening) as index, progress_bar() as progress:
+        chosen = index.select(
+            source.rows(data),
             budget=budget,
             ratio=ratio,
             diversity=diversity,
@@ -132,8 +122,9 @@ def select(
             format=format_of(index.config.format, fields),
             progress=progress,
         )
-        # To be trained on: a text that begins with "-" has to stay as it is.
-        write_rows(output, analysis.chosen_rows(index, chosen.ids), spreadsheet=False)
+        rows = (sample.row for sample in index.stored(chosen.ids))
+        # The rows will be trained on: a text that begins with "-" must not be escaped.
+        write_rows(output, rows, spreadsheet=False)
     found = chosen.report()
     if report is not None:
         write_text(report, json.dumps(found, indent=2) + "\n")

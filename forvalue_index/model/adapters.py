@@ -1,4 +1,4 @@
-"""Adapters of a model (PEFT): loaded beside each other, so that one can be read after the other."""
+"""Adapters of a model (PEFT), all loaded at once, so that the model is read with each in turn."""
 
 from __future__ import annotations
 

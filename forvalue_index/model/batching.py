@@ -22,7 +22,7 @@ class Batch:
     predictors: Tensor  # [n] int64, indices into the flattened states: what a target is read from
     targets: Tensor  # [n] int64, the tokens or classes that are scored
     owner: Tensor  # [n] int64, the sample (0 .. b - 1) that each belongs to
-    counts: list[int]  # [b], how many targets each sample has: what `owner` says, on the host
+    counts: list[int]  # [b], how many targets each sample has, on the host
     signs: Tensor | None = None  # [n] float32, -1 where influence is subtracted; None: nowhere
     lengths: list[int] | None = None  # of each text, with signs: a sample may have two texts
 
@@ -39,7 +39,7 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """Returns the batch where a GPU fetches it without waiting for what it does before."""
+        """Returns the batch in pinned memory, from which a GPU copies while it computes."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -92,7 +92,7 @@ def collate(samples: Sequence[Sample], positions: list[int]) -> Batch:
     """Returns the batch of the samples at `positions`, of which the model predicts tokens.
 
     A causal model never sees what is to the right of a token, so padding on the right contributes
-    nothing and no attention mask is needed, whatever the id that stands there.
+    nothing and no attention mask is needed, whatever the id of the padding.
     """
     members = [samples[i] for i in positions]
     texts = [

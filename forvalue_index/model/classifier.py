@@ -1,7 +1,7 @@
 """Sequence classifiers: their last linear layer, and texts as they take them.
 
 A classifier is read as a language model of one prediction: the error is onehot(class) -
-softmax(class logits), the state what enters the last layer, wherever the text is pooled.
+softmax(class logits), the state is the input of the last layer, wherever the text is pooled.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from forvalue_index.errors import ModelError
 from forvalue_index.model.batching import Batch, padded
 from forvalue_index.model.head import (
     Head,
-    differ,
     effective,
     hidden_states,
-    probe_ids,
     run,
     whole,
 )
+from forvalue_index.model.head_probe import differ, probe_ids
 from forvalue_index.model.offload import input_device, stay
 from forvalue_index.records import Sample
 
@@ -131,7 +130,7 @@ def _inputs(model: Any, pool: Pool) -> ClassInputs:
 
 
 def class_padding_matters(model: Any, head: Head, inputs: ClassInputs) -> bool:
-    """Returns whether a text's state is another one beside a longer text."""
+    """Returns whether a text's state changes beside a longer text in the batch."""
     ids = _probe(model)[0].cpu().numpy().astype(np.int32)
     texts = [_text(ids), _text(np.concatenate([ids[:-1], ids]))]
     states = []

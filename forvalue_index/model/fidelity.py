@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.errors import RowError
 from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import TOP, Fidelity, Sample
@@ -20,7 +19,7 @@ from forvalue_index.vectors.codes import Codes
 from forvalue_index.vectors.tokens import TokenFactors
 from forvalue_index.vectors.vectoriser import Vectoriser
 
-LEAST = 4 * TOP + 1  # samples that are compared: the best ten of fewer are hard to miss
+LEAST = 4 * TOP + 1  # samples that are kept out: the best ten of fewer are hard to miss
 MOST = 256
 QUERIES = 12, 32  # of the samples, as many as the work allows
 QUERY_BYTES = 256 << 20  # of the queries' errors in float32; at least four are taken
@@ -75,27 +74,10 @@ class Exact:
             self.scores[np.ix_(rows, positions)] += influence(query, tokens).cpu().numpy()
 
 
-def measure(
-    lm: LanguageModel, vectoriser: Vectoriser, samples: Sequence[Sample], bits: int
-) -> Fidelity | None:
-    """Returns how true the stored vectors of samples are, by reading them once more.
-
-    None: they are too few to tell, or the model gives NaN for one.
-    """
-    encoder, refused = Encoder(lm), dict[int, RowError]()
-    queries = min(QUERIES[0], compared(lm, samples)[1])
-    exact = Exact(encoder, vectoriser, samples, queries)
-    vectors = np.zeros((len(samples), vectoriser.dim), np.float32)
-    for batch in encoder.encode(samples, vectoriser, None, refused, exact):
-        for position, item in batch:
-            vectors[position] = item.vector
-    return None if refused else fidelity(exact.scores, vectors, bits)
-
-
-def fidelity(
+def among_themselves(
     exact: NDArray[np.float32], vectors: NDArray[np.float32], bits: int
 ) -> Fidelity | None:
-    """Returns how true the stored vectors are; None: there are too few samples to tell.
+    """Returns how true the stored vectors of samples are; None: they are too few to tell.
 
     Args:
         exact: influence of all samples on the queries, which are the first of them, [q, n].
@@ -106,21 +88,39 @@ def fidelity(
     if n < LEAST or not queries:
         return None
     codes = Codes(vectors.shape[1], bits)
-    decoded = codes.decode(codes.encode(vectors))
-    stored = vectors[:queries] @ decoded.T
+    stored = vectors[:queries] @ codes.decode(codes.encode(vectors)).T
     lengths = np.linalg.norm(vectors, axis=1)
+    others = ~np.eye(queries, n, dtype=bool)  # than the query itself
+
+    def without(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return values[others].reshape(queries, n - 1)
+
+    return fidelity(
+        without(exact), without(stored), without(np.outer(lengths[:queries], lengths)), n - 1
+    )
+
+
+def fidelity(
+    exact: NDArray[np.float32], stored: NDArray[np.float32], sizes: NDArray[np.float32], rows: int
+) -> Fidelity:
+    """Returns how true stored scores are, at least two queries with TOP samples or more.
+
+    Args:
+        exact: influence of the samples that are compared with each query, [q, n].
+        stored: what their vectors say, [q, n].
+        sizes: the product of the lengths of the query's vector and the sample's, [q, n].
+        rows: samples that the best may come from.
+    """
     kept, below = [], []
-    for i in range(queries):
-        others = np.delete(np.arange(n), i)
-        best = others[np.argsort(-exact[i, others], kind="stable")[:TOP]]
-        found = others[np.argsort(-stored[i, others], kind="stable")[:TOP]]
+    for true, score, size in zip(exact, stored, sizes, strict=True):
+        best = np.argsort(-true, kind="stable")[:TOP]
+        found = np.argsort(-score, kind="stable")[:TOP]
         kept.append(len(np.intersect1d(best, found)) / TOP)
-        missing = stored[i, found[-1]] - stored[i, best]
-        below.append(missing / np.maximum(lengths[i] * lengths[best], 1e-30))
+        below.append((score[found[-1]] - score[best]) / np.maximum(size[best], 1e-30))
     return Fidelity(
         top_10=round(float(np.mean(kept)), 4),
-        error=round(float(np.std(kept, ddof=1) / queries**0.5), 4),
-        queries=queries,
-        rows=n - 1,
+        error=round(float(np.std(kept, ddof=1) / len(kept) ** 0.5), 4),
+        queries=len(kept),
+        rows=rows,
         margin=round(max(0.0, float(np.quantile(np.concatenate(below), 0.99))), 5),
     )

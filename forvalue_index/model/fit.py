@@ -2,9 +2,9 @@
 
 The statistics of a few tokens settle recipe and sketch; then the second moments of the sketches,
 summed as the samples are read, give the projection. The states of the first tokens are kept, as
-many numbers as some layers of the model have, and the sketches wait in a temporary file until they
-can be projected, so that every sample goes through the model once. Some of the samples are kept
-out of it: they tell how true vectors are of rows that the vectoriser has not seen.
+many numbers as some layers of the model have, and the sketches are kept in a temporary file until
+they can be projected, so that every sample goes through the model once. Some samples are kept out:
+they show how true vectors are of rows that the vectoriser has not seen.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from forvalue_index.config import VectorConfig
 from forvalue_index.errors import RowError, StorageError, UnreadableRowError
 from forvalue_index.model.encoder import Encoder
-from forvalue_index.model.fidelity import Exact, compared, fidelity
+from forvalue_index.model.fidelity import Exact, among_themselves, compared
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Encoded, Fidelity, Sample
 from forvalue_index.vectors.projection import aligned
@@ -37,7 +37,7 @@ TOKENS_PER_DIMENSION = 32
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A vectoriser, what it made of the samples it was fitted to, and how true that is."""
+    """A vectoriser, the vectors of the samples it was fitted to, and how true they are."""
 
     vectoriser: Vectoriser
     encoded: list[Encoded]  # in the order of the samples
@@ -46,7 +46,7 @@ class Fitted:
 
 
 class UnfitError(UnreadableRowError):
-    """The model makes nothing of some samples, by position: a vectoriser learns of none of them."""
+    """Samples that the model cannot read, by position: a vectoriser cannot learn from them."""
 
     def __init__(self, refused: dict[int, RowError]) -> None:
         first = min(refused)
@@ -60,7 +60,7 @@ def fit_vectoriser(
     config: VectorConfig,
     report: Callable[[int], None],
 ) -> Fitted:
-    """Returns a vectoriser that was fitted to samples, which stand in an order by chance.
+    """Returns a vectoriser that was fitted to samples, which are in random order.
 
     Raises:
         UnfitError: the model gives NaN or infinity for some samples, or cannot read them.
@@ -119,7 +119,7 @@ def fit_vectoriser(
     figures = None
     if exact is not None:
         vectors = np.stack([item.vector for item in like_new])
-        figures = fidelity(exact.scores, vectors, config.bits)
+        figures = among_themselves(exact.scores, vectors, config.bits)
     retained_share = float(np.mean([item.retained for item in like_new]))
     return Fitted(vectoriser, encoded, retained_share, figures)
 
@@ -132,7 +132,7 @@ def _blocks(sketches: NDArray[np.float32], device: torch.device) -> Iterator[tup
 
 @contextmanager
 def _on_disk(n: int, width: int) -> Iterator[NDArray[np.float32]]:
-    """An array [n, width] in a temporary file, for a `with` block.
+    """Yields an array [n, width] in a temporary file, for a `with` block.
 
     Raises:
         StorageError: there is no room for it.

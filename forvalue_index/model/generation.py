@@ -19,11 +19,11 @@ from forvalue_index.records import Sample
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen; what is not said here is as the model's own settings are."""
+    """How the next token is chosen; the model's own settings have the rest."""
 
     max_new_tokens: int = 256
     temperature: float = 0.0  # 0: always the most likely token
-    top_p: float = 1.0  # draw from the most likely tokens that hold this probability together
+    top_p: float = 1.0  # draw from the most likely tokens that have this probability together
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ def complete(lm: LanguageModel, prompt: str, max_new_tokens: int = 32) -> str:
 
 
 def text_of(lm: LanguageModel, prompt: Sample, made: list[int]) -> str:
-    """Returns the text of what was generated, as it stands behind the prompt."""
+    """Returns the text of what was generated, as it follows the prompt."""
     last = prompt.input_ids[-1:].tolist()
     before, whole = (
         str(lm.tokenizer.decode(ids, skip_special_tokens=True)) for ids in (last, last + made)

@@ -1,7 +1,7 @@
 """A model, loaded from a path or the hub, and its identity.
 
-Loading is transformers' own. What this file adds: one-line errors, a hash of the weights, and the
-length that a sample may have.
+Loading is transformers' own. This file adds one-line errors, a hash of the weights, and the length
+that a sample may have.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from forvalue_index.model.adapters import AdapterSet, load_adapters, no_adapters
 from forvalue_index.model.batching import Batch, collate
 from forvalue_index.model.classifier import class_padding_matters, find_class_head
 from forvalue_index.model.evaluation import evaluating
-from forvalue_index.model.head import Head, find_head, hidden_states, padding_matters, whole
+from forvalue_index.model.head import Head, hidden_states, whole
+from forvalue_index.model.head_probe import find_head, padding_matters
 from forvalue_index.model.load import load_pretrained
 from forvalue_index.model.model_lock import model_lock
 from forvalue_index.model.offload import kept, own_names
 from forvalue_index.model.tokenizer import max_length, max_positions
-from forvalue_index.model.vision import Vision
+from forvalue_index.model.vision import VisionProcessor
 from forvalue_index.records import Sample
 
 
@@ -57,7 +58,7 @@ class LanguageModel:
     device: torch.device
     max_positions: int | None  # the longest input it was made for; None: no limit known
     task: str = "causal"  # or "classification", "image-text"
-    vision: Vision | None = None  # how it reads images, if it does
+    vision: VisionProcessor | None = None  # how it reads images, if it does
     padding_matters: bool = False  # whether what is to the right of a token changes its state
     collate: Callable[[Sequence[Sample], list[int]], Batch] = collate
     """Makes the batch of the samples at some positions, with all that the model takes."""
@@ -112,7 +113,7 @@ class LanguageModel:
     def length_matters(self) -> bool:
         """Whether a token's state depends on the length of its batch, padding included.
 
-        So it is with rotary positions that are stretched for long inputs.
+        It does with rotary positions that are stretched for long inputs.
         """
         if self.padding_matters:
             return True
@@ -193,7 +194,7 @@ def _wrapped(
             settings = {"padding_matters": padding_matters(model, head)}
         checkpoints.append(Checkpoint(head, weight, name))
     if processor is not None:
-        vision = Vision(processor, model.config)
+        vision = VisionProcessor(processor, model.config)
         settings |= {"task": "image-text", "vision": vision, "kind": vision.kind}
         settings["collate"] = partial(vision.collate, dtype=model.dtype)
     return LanguageModel(

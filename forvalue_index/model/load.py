@@ -131,7 +131,7 @@ def load_errors(name: str) -> Iterator[None]:
 
 @contextmanager
 def _quantised(name: str, settings: Any) -> Iterator[None]:
-    """Says what to install where a quantised checkpoint lacks what reads it.
+    """Raises DependencyError if the package that reads a quantised checkpoint is missing.
 
     Raises:
         DependencyError: a package is missing.

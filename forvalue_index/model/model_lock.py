@@ -1,7 +1,7 @@
 """One thread at a time uses the models of a process, with float32 products in full precision.
 
 A forward pass hooks into its model and may switch its adapter, and loading one changes settings of
-torch: none of it may meet a pass of another thread. Searches and tokenizers do not need the lock.
+torch, which would disturb a pass of another thread. Searches and tokenizers do not need the lock.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Models that accelerate has spread over several devices, memory and disk.
 
-Its hooks bring inputs and weights together, layer by layer. What is read past them has to know
-where it is: the unembedding, which is applied a chunk at a time, and the weights, for their hash.
+Its hooks bring inputs and weights together, layer by layer. Code that goes past the hooks must find
+the weights itself: the unembedding, which is applied a chunk at a time, and the weights' hash.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def input_device(model: nn.Module) -> torch.device:
 
 
 def stay(module: nn.Module) -> None:
-    """Keeps a layer whose weights are brought for each call where it works, from now on."""
+    """Keeps the weights of an offloaded layer on the device where it works, from now on."""
     if not any(parameter.is_meta for parameter in module.parameters(recurse=False)):
         return
     from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
@@ -59,7 +59,7 @@ def kept(module: nn.Module, name: str) -> Tensor:
 def own_names(model: Any) -> list[str]:
     """Returns the names of parameters and buffers, of those that are tied the first alone.
 
-    They may be apart: what is on no device is tied to nothing.
+    An offloaded weight is a tensor of its own, so ties are read from the model's settings.
     """
     names, seen = [], set()
     tied = getattr(model, "all_tied_weights_keys", None) or {}

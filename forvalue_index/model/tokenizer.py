@@ -1,4 +1,4 @@
-"""The tokenizer of a model, without the model: how rows will be read, before anything is run."""
+"""The tokenizer of a model and its limits, without the weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from forvalue_index.config import ModelConfig
 from forvalue_index.errors import ModelError
 from forvalue_index.model.locate import Located, locate
-from forvalue_index.model.vision import Vision
+from forvalue_index.model.vision import VisionProcessor
 
 DEFAULT_MAX_LENGTH = 2048
 OFFSET = {
@@ -40,7 +40,7 @@ class TextSide:
     max_positions: int | None  # the longest input it was made for; None: no limit known
     vocabulary: int | None  # tokens that it has a row for; None: not known
     classes: dict[str, int] | None  # of a sequence classifier, by name
-    vision: Vision | None  # of a model that reads images
+    vision: VisionProcessor | None  # of a model that reads images
 
 
 def load_text_side(config: ModelConfig) -> TextSide:
@@ -63,7 +63,7 @@ def load_text_side(config: ModelConfig) -> TextSide:
     classes = None
     if task == "classification":
         classes = {name: number for number, name in settings.id2label.items()}
-    vision = None if processor is None else Vision(processor, settings)
+    vision = None if processor is None else VisionProcessor(processor, settings)
     return TextSide(tokenizer, max_positions(settings), vocabulary, classes, vision)
 
 
@@ -110,7 +110,7 @@ def max_positions(config: Any) -> int | None:
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         value = getattr(text, name, None)
         if isinstance(value, int) and value > 0:
-            # Some count positions from behind the id of padding.
+            # Some count positions from the id after that of padding.
             return value - text.pad_token_id - 1 if text.model_type in OFFSET else value
     return None
 

@@ -1,9 +1,9 @@
 """What a model's processor makes of pictures: tokens in the text, tensors beside it.
 
-Processors differ in how they write a picture into a text and in which tensors they give. None of
-that is believed from their names: a blank picture is put through, and what reaches the tokenizer
-and what comes back decide. A sample is put through alone, and only samples whose tensors are alike
-share a batch, so that no picture is ever padded to the size of another sample's.
+Processors differ in how they write a picture into a text and in which tensors they give. This is
+measured: a blank picture is put through, and the text that reaches the tokenizer and the tensors
+that come back decide. Each sample is put through alone, and only samples with tensors of the same
+shapes share a batch, so that no picture is padded to the size of another sample's.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class _Trial:
     per_token: frozenset[str]  # names of the inputs that say of each token what it is
 
 
-class Vision:
+class VisionProcessor:
     """Reads pictures with the processor of one model."""
 
     def __init__(self, processor: Any, config: Any) -> None:

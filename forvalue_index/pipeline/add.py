@@ -1,37 +1,41 @@
-"""How rows become part of an index: checked, fitted to the first time, encoded, committed.
+"""How rows become part of an index.
 
-    rows -> checked -> those not there yet -> samples -> vectors -> store, chunk by chunk
+    open -> check -> leave out what is there -> [fit the vectoriser, the first time]
+         -> samples -> vectors -> segment and rows, chunk by chunk -> extend what is derived
 
 While a chunk is encoded, the samples of the next one are made and the last one is committed.
-Encoding never happens inside a transaction; `store/store.py` commits a chunk.
+Encoding never happens inside a transaction; `store/writer.py` commits a chunk.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 
-from forvalue_index.data.ingest import CheckedRows, Rejects, chunks_of
+from forvalue_index.data.images import with_images
+from forvalue_index.data.ingest import CheckedRows, Rejects, check_rows, chunks_of
 from forvalue_index.data.labels import RowFormatter
 from forvalue_index.data.rows import Rows
+from forvalue_index.data.sources import Data, open_rows
+from forvalue_index.data.token_rows import parted
 from forvalue_index.errors import (
     InputError,
     KeyConflictError,
     RowError,
     UnreadableRowError,
 )
-from forvalue_index.model.fidelity import LEAST, MOST, measure
 from forvalue_index.model.fit import UnfitError, fit_vectoriser
-from forvalue_index.pipeline.session import Reader
-from forvalue_index.pipeline.workers import Outcome, Workers
-from forvalue_index.records import Encoded, Fidelity, Row, Sample
+from forvalue_index.pipeline.fidelity import QUERIES, affordable, measure
+from forvalue_index.pipeline.session import Session
+from forvalue_index.pipeline.workers import EncodeResult, Workers, settle_devices
+from forvalue_index.records import Encoded, Fidelity, Progress, Row, Sample
 from forvalue_index.search.segment import unstorable
-from forvalue_index.store import upkeep
+from forvalue_index.store import derived
 from forvalue_index.store.layout import REJECTS, storing
-from forvalue_index.store.store import Store
+from forvalue_index.store.writer import Writer
 from forvalue_index.system.prefetch import ahead
 
 CHUNK = 1024
@@ -40,16 +44,13 @@ CHUNK = 1024
 SMALL = 2**32  # parameters: a GPU reads CHUNK samples with a smaller model in no time
 LARGEST = 8  # times CHUNK
 
-Progress = Callable[[str, int, int, int], None]
-"""Called with a stage ("reading" or "encoding"), rows done, rows in all (0: unknown), tokens."""
-
 
 @dataclass(frozen=True, slots=True)
 class AddReport:
     """What an `add` did."""
 
     added: int  # updated ones included
-    updated: int  # there under the same key, with other content that is gone now
+    updated: int  # took the place of other content under the same key
     skipped: int  # there already, with the same content
     repeated: int  # the same as another row of the input, in every field
     rejected: int  # cannot be used, and noted in INDEX/rejects.jsonl
@@ -57,19 +58,34 @@ class AddReport:
     tokens: int  # of the added samples
     samples: int  # in the index now
     retained: float  # share of energy that the added samples' vectors hold (1 if none was added)
-    expected: float  # the same share of rows that are like those the projection was learned from
+    expected: float  # the same share, of rows that were kept out when the projection was learned
     fidelity: Fidelity | None
-    """Of the stored vectors of new rows, or where they are few, of the rows that were kept out when
-    the projection was learned; None: these were few, too."""
-    expected_fidelity: Fidelity | None  # of the rows that were kept out
-
-
-FRESH = 32
-"""One of so many new rows is read again to measure how true their vectors are."""
+    """Of the index, as new rows ask it; where they are few, `expected_fidelity`."""
+    expected_fidelity: Fidelity | None
+    """Of the index when its projection was learned; None: it had too few rows to tell."""
 
 
 def add(
-    reader: Reader,
+    session: Session,
+    data: Data,
+    update: bool,
+    on_error: str,
+    progress: Progress | None,
+    devices: str | Sequence[str | int] | None,
+) -> AddReport:
+    """Adds the rows that are not there yet; see `InfluenceIndex.add`."""
+    names = settle_devices(devices) if devices is not None else []
+    if names:
+        session.move(names[0])
+    format = session.config.format
+    rows = parted(with_images(open_rows(data), format), format)
+    with Rejects(on_error) as rejects:
+        checked = check_rows(rows, session.config.format, rejects, progress)
+        return add_checked(session, rows, checked, rejects, progress, update, names)
+
+
+def add_checked(
+    session: Session,
     rows: Rows,
     checked: CheckedRows,
     rejects: Rejects,
@@ -77,10 +93,10 @@ def add(
     update: bool = False,
     devices: Sequence[str] = (),
 ) -> AddReport:
-    """Adds checked rows and returns what was done; see `InfluenceIndex.add`."""
-    store = reader.store
+    """Adds the checked rows that are not there yet, and returns what was done."""
+    store = session.store
     wanted = checked.contents
-    with store.lock():
+    with store.writer.lock():
         known = store.catalog.known(list(wanted))
         changed = [key for key in wanted if known.get(key, wanted[key]) != wanted[key]]
         if changed and not update:
@@ -100,11 +116,11 @@ def add(
                 progress("encoding", added + done, left, tokens + done_tokens)
 
         with ExitStack() as stack:
-            workers = stack.enter_context(Workers(reader, devices if missing else ()))
-            ready = _fit(reader, rows, wanted, missing, rejects, progress) if missing else {}
-            chunks = ahead(_prepared(reader, rows, missing, rejects))
+            workers = stack.enter_context(Workers(session, devices if missing else ()))
+            ready = _fit(session, rows, wanted, missing, rejects, progress) if missing else {}
+            chunks = ahead(_prepared(session, rows, missing, rejects))
             stack.enter_context(closing(chunks))
-            commits = stack.enter_context(_Commits(store))
+            commits = stack.enter_context(_Commits(store.writer))
             for made, outcomes in workers.encode(chunks, ready, report):
                 samples, encoded = _usable(made, outcomes, rejects, store.bits)
                 if not samples:
@@ -116,17 +132,17 @@ def add(
                 added += len(samples)
                 new = [sample for sample in samples if sample.key not in ready]
                 n_fresh += len(new)
-                fresh += new[:: max(1, -(-n_fresh // MOST))]
+                fresh = sorted([*fresh, *new], key=lambda sample: sample.content_hash)[: QUERIES[1]]
                 truncated += sum(sample.truncated for sample in samples)
                 tokens += sum(len(sample.input_ids) for sample in samples)
         if added:
-            store.refresh()
-            upkeep.extend(store)
-        measured = expected = store.fidelity
-        n = min(n_fresh // FRESH, MOST)
-        if n >= LEAST:
-            some = fresh[:: len(fresh) // n][:n]
-            measured = measure(reader.lm, reader.vectoriser, some, store.bits)
+            derived.extend(store)
+        measured = store.fidelity
+        if n := affordable(n_fresh):
+            measured = measure(session, fresh[:n]) or measured
+            if ready and measured is not None:
+                store.set_fidelity(measured)
+        expected = store.fidelity
         gone = total - added - (len(rejects) - before)
         if gone:
             raise InputError(
@@ -155,12 +171,12 @@ def add(
 class _Commits:
     """Commits chunks in their order, each in a thread while the next is encoded.
 
-    At the end of the `with` block all that were added are committed, or the error of the first
-    that was not is raised, and none after it was tried.
+    At the end of the `with` block all chunks are committed, or the error of the first one that
+    failed is raised, and none after it was tried.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
         self._pool = ThreadPoolExecutor(1, "commit")
         self._last: Future[None] | None = None
 
@@ -169,7 +185,7 @@ class _Commits:
     ) -> None:
         """Begins to commit a chunk, once the one before it is."""
         self._wait()
-        self._last = self._pool.submit(self._store.commit, samples, encoded, replaced)
+        self._last = self._pool.submit(self._writer.commit, samples, encoded, replaced)
 
     def __enter__(self) -> _Commits:
         return self
@@ -185,19 +201,19 @@ class _Commits:
 
 
 def _prepared(
-    reader: Reader, rows: Rows, missing: set[str], rejects: Rejects
+    session: Session, rows: Rows, missing: set[str], rejects: Rejects
 ) -> Iterator[list[Sample]]:
     """Yields the samples of the missing rows, a chunk at a time."""
     size = CHUNK
-    if missing and reader.lm.device.type == "cuda":  # it is idle between two chunks
-        size *= max(1, min(LARGEST, SMALL // max(1, reader.lm.n_parameters)))
-    for chunk in chunks_of(rows, missing, reader.config.format, rejects, size):
-        if samples := _samples(reader.formatter(), chunk, rejects):
+    if missing and session.lm.device.type == "cuda":  # it is idle between two chunks
+        size *= max(1, min(LARGEST, SMALL // max(1, session.lm.n_parameters)))
+    for chunk in chunks_of(rows, missing, session.config.format, rejects, size):
+        if samples := _samples(session.formatter(), chunk, rejects):
             yield samples
 
 
 def _fit(
-    reader: Reader,
+    session: Session,
     rows: Rows,
     wanted: dict[str, str],
     missing: set[str],
@@ -212,9 +228,9 @@ def _fit(
     Raises:
         InputError: none of the rows can be used.
     """
-    if reader.store.fitted:
+    if session.store.fitted:
         return {}
-    order, enough = iter(sorted(missing, key=wanted.__getitem__)), reader.config.vector.fit_samples
+    order, enough = iter(sorted(missing, key=wanted.__getitem__)), session.config.vector.fit_samples
     samples: list[Sample] = []
 
     def report(done: int) -> None:
@@ -222,15 +238,15 @@ def _fit(
             progress("fitting", done, len(samples), 0)
 
     while True:
-        # Others come for those that are rejected, as if these had never been there.
+        # Rejected samples are replaced by others.
         while drawn := set(itertools.islice(order, enough - len(samples))):
-            for part in chunks_of(rows, drawn, reader.config.format, rejects, CHUNK):
-                samples += _samples(reader.formatter(), part, rejects)
+            for part in chunks_of(rows, drawn, session.config.format, rejects, CHUNK):
+                samples += _samples(session.formatter(), part, rejects)
         if not samples:
             raise InputError(f"none of the rows can be used; the first: {rejects.first}")
         samples.sort(key=lambda sample: sample.content_hash)
         try:
-            fitted = fit_vectoriser(reader.lm, samples, reader.config.vector, report)
+            fitted = fit_vectoriser(session.lm, samples, session.config.vector, report)
             break
         except UnfitError as error:
             for position, reason in error.refused.items():
@@ -241,15 +257,15 @@ def _fit(
         "retained": round(fitted.retained, 4),
         "fidelity": None if found is None else asdict(found),
     }
-    reader.store.set_vectoriser(
+    session.store.set_vectoriser(
         fitted.vectoriser.to_bytes(), {"dim": fitted.vectoriser.dim} | figures
     )
-    reader.vectoriser = fitted.vectoriser
+    session.vectoriser = fitted.vectoriser
     return {sample.key: item for sample, item in zip(samples, fitted.encoded, strict=True)}
 
 
 def _usable(
-    samples: list[Sample], outcomes: Sequence[Outcome], rejects: Rejects, bits: int
+    samples: list[Sample], outcomes: Sequence[EncodeResult], rejects: Rejects, bits: int
 ) -> tuple[list[Sample], list[Encoded]]:
     """Returns the samples whose vectors can be stored, and the vectors; the others are rejected."""
     kept, encoded = list[Sample](), list[Encoded]()

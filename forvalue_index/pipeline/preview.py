@@ -22,11 +22,11 @@ from forvalue_index.model.tokenizer import TextSide, load_text_side, max_length
 class Preview:
     """A row's tokens, as they will be."""
 
-    source: str  # where the row stands
+    source: str  # where the row is
     tokens: list[str]  # joined, they are the text
     ids: list[int]
     scored: list[bool]
-    cut: int  # tokens that go, because the row is longer than the maximum length
+    cut: int  # tokens beyond the maximum length, which are left out
     rejected: int | None = None  # where a text begins whose influence is subtracted
 
 

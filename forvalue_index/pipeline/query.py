@@ -1,17 +1,21 @@
 """How an index answers: search by the stored vectors, then, if wanted, the exact form.
 
-rows -> samples -> vectors -> search -> rows by id -> hits
+rows -> samples -> vectors -> search -> [exact form of the candidates] -> rows by id -> hits
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.metric import Metric
-from forvalue_index.pipeline.session import Reader
+from forvalue_index.config import FormatConfig
+from forvalue_index.errors import InputError
+from forvalue_index.metric import Metric, metric_of
+from forvalue_index.pipeline import hybrid
+from forvalue_index.pipeline.session import Queries, Session
 from forvalue_index.records import Hit, Sample, listed
 from forvalue_index.store.snapshot import Snapshot
 
@@ -19,41 +23,49 @@ RERANKED = 32
 """Queries whose candidates are run forward together for the exact form."""
 
 FIRST, MOST = 4, 100
-"""Candidates for each hit that are looked at for the exact form: at first, and at most."""
+"""Candidates for each hit that are run for the exact form: at first, and at most."""
 
 
 def query(
-    reader: Reader,
-    samples: list[Sample],
+    session: Session,
+    data: Queries,
     k: int,
-    *,
     opponents: bool,
-    metric: Metric,
+    metric: str | Metric,
     where: str | Iterable[str],
     exact: bool,
     candidates: int | None,
     flat: bool,
+    format: FormatConfig | None,
 ) -> list[Hit]:
     """Returns the hits of queries; see `InfluenceIndex.query`."""
-    conditions, vectors = listed(where), reader.vectors(samples)
+    if k < 1:
+        raise InputError(f"k is {k}, but it is a number of hits: use 1 or more")
+    metric, conditions = metric_of(metric, exact=exact, linear=opponents), listed(where)
+    samples = session.samples(data, format)
+    if metric.words:
+        return hybrid.find(session, samples, k, metric, conditions, format)
+    vectors = session.vectors(samples)
 
-    def ask(view: Snapshot) -> list[Hit]:
-        allowed = view.where(conditions) if conditions else None
+    def ask(snapshot: Snapshot) -> list[Hit]:
+        allowed = snapshot.where(conditions) if conditions else None
 
         def search(n: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-            return view.search(vectors, n, metric, opponents=opponents, allowed=allowed, flat=flat)
+            return snapshot.search(
+                vectors, n, metric, opponents=opponents, allowed=allowed, flat=flat
+            )
 
         if exact:
-            fidelity = reader.store.fidelity
+            fidelity = session.store.fidelity
             if candidates is None and fidelity is not None:
-                pools = _likely(view, vectors, k, metric, search, fidelity.margin)
+                pools = _likely(snapshot, vectors, k, metric, search, fidelity.margin)
             else:
                 pools = list(search(max(k, candidates or 10 * k))[1])
-            scores, ids = _rerank(reader, samples, pools, k, metric, opponents)
+            scores, ids = _rerank(session, samples, pools, k, metric, opponents)
         else:
             stored, ids = search(k)
-            scores = stored * reader.query_weights(samples, vectors, metric)[:, None]
-        rows = view.samples(ids.ravel().tolist())
+            scores = stored * session.query_weights(samples, vectors, metric)[:, None]
+        rows = snapshot.samples(ids.ravel().tolist())
         return [
             Hit(query, place, id, rows[id].key, score, rows[id].row, exact)
             for query in range(len(samples))
@@ -62,23 +74,38 @@ def query(
             )
         ]
 
-    return reader.store.answer(ask)
+    return session.store.answer(ask)
 
 
 def scores(
-    reader: Reader, samples: list[Sample], metric: Metric
+    session: Session, samples: list[Sample], metric: str | Metric
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Returns the ids of all training samples and their scores; see `InfluenceIndex.scores`."""
-    vectors = reader.vectors(samples)
-    ids, found = reader.store.answer(
-        lambda view: view.flat.scores(view.turned(vectors, metric), weights=view.weights(metric))
+    metric = metric_of(metric)
+    if metric.words:
+        return hybrid.scores(session, samples, metric)
+    vectors = session.vectors(samples)
+    ids, found = session.store.answer(
+        lambda snapshot: snapshot.flat.scores(
+            snapshot.turned(vectors, metric), weights=snapshot.weights(metric)
+        )
     )
-    weights = reader.query_weights(samples, vectors, metric).astype(np.float32)
+    weights = session.query_weights(samples, vectors, metric).astype(np.float32)
     return ids, found * weights[:, None]
 
 
+def exact_scores(
+    session: Session, queries: list[Sample], samples: list[Sample], metric: str | Metric
+) -> NDArray[Any]:
+    """Returns the exact scores of samples for queries [q, n]; see `InfluenceIndex.influence`."""
+    metric = metric_of(metric, exact=True)
+    if metric.by is None:
+        return session.influence(queries, samples)
+    return session.exact(queries, samples, metric)
+
+
 def _likely(
-    view: Snapshot,
+    snapshot: Snapshot,
     vectors: NDArray[np.float32],
     k: int,
     metric: Metric,
@@ -96,7 +123,7 @@ def _likely(
         if not ids.shape[1]:
             return list(ids)
         every = np.unique(ids)
-        figures = view.figures(every)
+        figures = snapshot.figures(every)
         sizes = figures.norm * metric.weights(figures.norm, figures.n_scored)
         below = np.abs(scores[:, min(k, ids.shape[1]) - 1, None] - scores)
         near = below <= margin * lengths * sizes[np.searchsorted(every, ids)]
@@ -107,7 +134,7 @@ def _likely(
 
 
 def _rerank(
-    reader: Reader,
+    session: Session,
     samples: list[Sample],
     ids: list[NDArray[np.int64]],
     k: int,
@@ -121,7 +148,7 @@ def _rerank(
     for start in range(0, len(samples), RERANKED):
         part = slice(start, start + RERANKED)
         pool = np.unique(np.concatenate(ids[part]))
-        exact = reader.exact(samples[part], reader.training_samples(pool.tolist()), metric)
+        exact = session.exact(samples[part], session.training_samples(pool.tolist()), metric)
         for query, row in enumerate(exact, start):
             own = row[np.searchsorted(pool, ids[query])]
             order = np.lexsort((ids[query], own if opponents else -own))[:k]

@@ -1,4 +1,4 @@
-"""What the model itself answers, as a query: the very tokens that it made are those scored.
+"""The model's own answer as a query: the tokens that it generated are scored.
 
 row -> prompt tokens -> generation -> sample
 """
@@ -16,24 +16,24 @@ from forvalue_index.data.preferences import chosen_format, contrast
 from forvalue_index.data.token_rows import query_format
 from forvalue_index.errors import InputError
 from forvalue_index.model.generation import Sampling, end_tokens, generate, text_of
-from forvalue_index.pipeline.session import Reader
+from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Row, Sample
 
-STUB = "x"  # stands for the answer while there is none
+STUB = "x"  # the answer, before there is one
 
 
 def respond(
-    reader: Reader,
+    session: Session,
     prompt: str | Row,
-    format: FormatConfig,
-    sampling: Sampling,
+    sampling: Sampling | None,
+    format: FormatConfig | None,
     report: Callable[[str], None] | None,
 ) -> Sample:
     """Returns a row with the model's answer; see `InfluenceIndex.respond`."""
-    if reader.lm.task == "classification":
-        raise InputError(f"{reader.lm.name} is a classifier and writes no answers: use query")
-    row, format = _prompted(prompt, format)
-    [stub] = reader.samples([_answered(row, format, STUB)], format)
+    if session.lm.task == "classification":
+        raise InputError(f"{session.lm.name} is a classifier and writes no answers: use query")
+    row, format = _prompted(prompt, format or session.config.format)
+    [stub] = session.samples([_answered(row, format, STUB)], format)
     if stub.truncated:
         raise InputError(
             f"the prompt has more than the {len(stub.input_ids) - 1} tokens that the index reads "
@@ -41,10 +41,10 @@ def respond(
         )
     ids = stub.input_ids[: _answer_start(stub)]
     unanswered = replace(stub, input_ids=ids, scored=np.zeros(len(ids), np.bool_))
-    made = generate(reader.lm, unanswered, sampling, report)
-    text = text_of(reader.lm, unanswered, made)
+    made = generate(session.lm, unanswered, sampling or Sampling(), report)
+    text = text_of(session.lm, unanswered, made)
     # The end of an answer counts where it counts in the rows of the index.
-    if made[-1] in end_tokens(reader.lm) and made[-1] not in stub.input_ids[stub.scored]:
+    if made[-1] in end_tokens(session.lm) and made[-1] not in stub.input_ids[stub.scored]:
         made = made[:-1]
     if not text:
         raise InputError(
@@ -58,18 +58,21 @@ def respond(
     )
 
 
-def instead(reader: Reader, query: Row | Sample, text: str, format: FormatConfig) -> Sample:
+def instead(
+    session: Session, query: Row | Sample, text: str, format: FormatConfig | None
+) -> Sample:
     """Returns a query why its answer and not another; see `InfluenceIndex.instead`."""
+    format = format or session.config.format
     if isinstance(query, Sample):
         if format.messages_field is not None and format.messages_field not in query.row:
             format = format.of_kind("prompt_field")  # the prompt was a text
         format = answered_format(format)
     else:
         format = chosen_format(query_format(query, format))
-        [query] = reader.samples(query, format)
+        [query] = session.samples(query, format)
     if query.label is not None:
         raise InputError("a class has no other text: query for the other class")
-    [other] = reader.samples([_with_text(query.row, format, text)], format)
+    [other] = session.samples([_with_text(query.row, format, text)], format)
     return contrast(query, other)
 
 
@@ -89,7 +92,7 @@ def _prompted(prompt: str | Row, format: FormatConfig) -> tuple[Row, FormatConfi
 def answered_format(format: FormatConfig) -> FormatConfig:
     """Returns the format in which of a row that was answered the answer alone is scored."""
     format = replace(chosen_format(format), tokens_field=None)
-    if format.text_field is not None:  # a text that is gone on with is a prompt and a response
+    if format.text_field is not None:  # its start becomes the prompt
         format = format.of_kind("prompt_field")
     return replace(format, score="response", last_turn=True)
 

@@ -1,11 +1,11 @@
-"""What an index reads with: its model, its vectoriser, and from rows to samples and vectors."""
+"""The model and the vectoriser of an open index: from rows to samples, vectors and exact scores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from threading import RLock
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +18,25 @@ from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted, query_format
 from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError
 from forvalue_index.metric import Metric
-from forvalue_index.model.encoder import Encoder, Refused
+from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.model.load import on_this_machine
+from forvalue_index.model.runner import Refused
 from forvalue_index.records import Encoded, Sample
-from forvalue_index.store.store import Store, digest
+from forvalue_index.store.store import Store
+from forvalue_index.store.vectoriser import digest
 from forvalue_index.vectors.recipe import RECIPES
 from forvalue_index.vectors.vectoriser import Vectoriser
+
+Queries: TypeAlias = "Data | Sample | list[Sample]"
+"""Rows in the form of the index's own, or paths of files with such, or samples."""
 
 LEARNED = {"vectoriser", "dim", "retained", "fidelity"}
 """What joins a fingerprint when the vectoriser is fitted."""
 
 
-class Reader:
-    """The model and the vectoriser of an index, each loaded when it is first needed.
+class Session:
+    """The store of an index with its model and vectoriser, which are loaded when first needed.
 
     Safe to use from many threads: what one of them loads, the others wait for.
     """
@@ -48,12 +53,17 @@ class Reader:
         self._vectoriser: Vectoriser | None = None
 
     def close(self) -> None:
+        """Closes the store and lets go of the model and the vectoriser."""
+        self.store.close()
+        self.unload()
+
+    def unload(self) -> None:
         """Lets go of the model and the vectoriser."""
         with self._loading:
             self._lm = self._vectoriser = self._encoder = None
 
     def move(self, device: str) -> None:
-        """Reads on another device from now on.
+        """Moves the model to another device, where it is loaded when it is needed.
 
         Raises:
             InputError: the model was handed over, so that it is where it is.
@@ -64,7 +74,7 @@ class Reader:
                 "that it can be loaded on others, or leave out the devices"
             )
         if device != self._device:
-            self.close()
+            self.unload()
             self._device = device
 
     @property
@@ -86,13 +96,13 @@ class Reader:
         self._lm = self.lm
 
     def use(self, lm: LanguageModel, *, given: bool = False) -> None:
-        """Takes a loaded model for the index's own; `given`: it is the caller's.
+        """Takes a loaded model after a check that it is the index's; `given`: it is the caller's.
 
         Raises:
             FingerprintError: it is another one.
         """
         stored, found = self.store.catalog.fingerprint, fingerprint(self.config, lm)
-        # What is stored and not found is what a newer version's vectors depend on.
+        # What is stored but not found was written by a newer version, whose vectors depend on it.
         compared = [*found, *sorted(stored.keys() - found.keys() - LEARNED)]
         differing = [name for name in compared if stored.get(name) != found.get(name)]
         if differing:
@@ -111,7 +121,7 @@ class Reader:
         self.adopt(lm, given=given)
 
     def adopt(self, lm: LanguageModel, *, given: bool = False) -> None:
-        """Takes the model that the index was just made with, without a look."""
+        """Takes a loaded model without a check, such as the one the index was just made with."""
         self._lm, self._given = lm, given
 
     @property
@@ -143,18 +153,29 @@ class Reader:
         self._vectoriser = value
 
     def formatter(self, format: FormatConfig | None = None) -> RowFormatter:
-        """Returns what makes samples of rows; `format`: if not as the index's rows."""
+        """Returns what turns rows into samples; `format`: if not as the index's rows."""
         format, lm = format or self.config.format, self.lm
         length = lm.max_length(format.max_length)
         return row_formatter(
             lm.tokenizer, format, length, lm.head.vocabulary, lm.classes, lm.vision
         )
 
-    def samples(self, data: Data, format: FormatConfig | None = None) -> list[Sample]:
-        """Returns queries as samples: tokenised, with the tokens that are scored."""
+    def samples(self, data: Queries, format: FormatConfig | None = None) -> list[Sample]:
+        """Returns queries as samples: tokenised, with the tokens that are scored.
+
+        What is a sample already stays as it is.
+
+        Raises:
+            InputError: there is no query, or a file does not exist.
+            RowError: a query lacks a field or holds nothing to score.
+        """
+        if isinstance(data, Sample):
+            return [data]
+        if isinstance(data, list) and data and all(isinstance(item, Sample) for item in data):
+            return cast("list[Sample]", data)
         # A query needs no key of its own.
         format = replace(format or self.config.format, key_field=None)
-        rows = list(parted(with_images(open_rows(data), format), format))
+        rows = list(parted(with_images(open_rows(cast(Data, data)), format), format))
         if not rows:
             raise InputError("there are no queries in the data")
         format = query_format(rows[0][1], format)
@@ -168,7 +189,7 @@ class Reader:
 
     @property
     def encoder(self) -> Encoder:
-        """What runs the model; it remembers which batches fit into the memory."""
+        """Runs the model; it remembers which batches fit into the memory."""
         with self._loading:
             if self._encoder is None:
                 self._encoder = Encoder(self.lm)

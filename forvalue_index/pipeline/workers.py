@@ -1,9 +1,8 @@
-"""Encoding on several devices: this process has the first, a process of its own each other one.
+"""Encoding on several devices: this process uses the first, a process of its own each other one.
 
-Processes are handed samples and give vectors back. They open the index as any reader does, and
-write nothing: the one writer, with its lock and its order of commits, stays the process that began,
-so that there is nothing new to go wrong on disk. What is sent is small beside the forward passes:
-the ids of the tokens one way, a few KB a sample the other.
+Processes get samples and return vectors. They open the index as any reader does and write nothing:
+the one writer, with its lock and its order of commits, is the process that began. Token ids are
+sent one way, a few KB a sample the other, which is little beside the forward passes.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from transformers.utils.logging import disable_progress_bar
 from forvalue_index.config import IndexConfig
 from forvalue_index.errors import InputError, RowError, WorkerError
 from forvalue_index.model.language_model import find_device
-from forvalue_index.pipeline.session import Reader
+from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Encoded, Sample
 from forvalue_index.store.store import Store
 
 Report = Callable[[int, int], None]
 """Called with the samples and tokens done of a chunk."""
 
-Outcome: TypeAlias = Encoded | RowError
+EncodeResult: TypeAlias = Encoded | RowError
 """The vector of a sample, or why it has none."""
 
-STOP = signal.SIGUSR1  # to a process: give up the chunk at hand
+STOP = signal.SIGUSR1  # tells a process to give up its chunk
 AHEAD = 2  # chunks for each device that are under way
 
 
@@ -69,21 +68,21 @@ def settle_devices(devices: str | Sequence[str | int]) -> list[str]:
 
 
 class Workers:
-    """What encodes the chunks of one `add`, in a `with` block.
+    """Encodes the chunks of one `add`; use it in a `with` block.
 
     One device: this process, in the thread that asks. Several: a thread here for each; that of the
-    first encodes with the reader's own model, the others each wait for a process.
+    first encodes with the session's own model, the others each wait for a process.
     """
 
-    def __init__(self, reader: Reader, devices: Sequence[str] = ()) -> None:
-        """Begins to load the model on all `devices` but the first, on which the reader has it."""
-        self._reader = reader
+    def __init__(self, session: Session, devices: Sequence[str] = ()) -> None:
+        """Begins to load the model on all `devices` but the first, on which the session has it."""
+        self._session = session
         self._stop = threading.Event()
         self._n_threads = torch.get_num_threads()
         self._share = max(1, self._n_threads // max(1, list(devices).count("cpu")))
-        self._processes = [_Process(reader, name, self._share) for name in devices[1:]]
+        self._processes = [_Process(session, name, self._share) for name in devices[1:]]
         self._threads = ThreadPoolExecutor(max(1, len(devices)), "device")
-        self._free: SimpleQueue[Callable[[list[Sample]], list[Outcome]]] = SimpleQueue()
+        self._free: SimpleQueue[Callable[[list[Sample]], list[EncodeResult]]] = SimpleQueue()
         for encode in (self._encode_here, *(process.encode for process in self._processes)):
             self._free.put(encode)
 
@@ -105,7 +104,7 @@ class Workers:
 
     def encode(
         self, chunks: Iterable[list[Sample]], ready: dict[str, Encoded], report: Report
-    ) -> Iterator[tuple[list[Sample], list[Outcome]]]:
+    ) -> Iterator[tuple[list[Sample], list[EncodeResult]]]:
         """Yields chunks with what came of them, in order; `ready` has some vectors, by key.
 
         `report` is called from the thread that asks: for each batch, or, of several devices, for
@@ -118,9 +117,9 @@ class Workers:
             for samples in chunks:
                 yield samples, _encode(samples, ready, self._read, report)
             return
-        pending: deque[tuple[list[Sample], Future[list[Outcome]]]] = deque()
+        pending: deque[tuple[list[Sample], Future[list[EncodeResult]]]] = deque()
 
-        def first() -> tuple[list[Sample], list[Outcome]]:
+        def first() -> tuple[list[Sample], list[EncodeResult]]:
             samples, future = pending.popleft()
             encoded = future.result()
             report(len(samples), sum(len(sample.input_ids) for sample in samples))
@@ -133,7 +132,9 @@ class Workers:
         while pending:
             yield first()
 
-    def _encode_anywhere(self, samples: list[Sample], ready: dict[str, Encoded]) -> list[Outcome]:
+    def _encode_anywhere(
+        self, samples: list[Sample], ready: dict[str, Encoded]
+    ) -> list[EncodeResult]:
         """Returns what comes of samples, from the first device that is free."""
         encode = self._free.get()
         try:
@@ -141,18 +142,18 @@ class Workers:
         finally:
             self._free.put(encode)
 
-    def _encode_here(self, samples: list[Sample]) -> list[Outcome]:
+    def _encode_here(self, samples: list[Sample]) -> list[EncodeResult]:
         torch.set_num_threads(self._share)
         return self._read(samples, _until(self._stop))
 
-    def _read(self, samples: list[Sample], report: Report) -> list[Outcome]:
-        return _outcomes(self._reader, samples, report)
+    def _read(self, samples: list[Sample], report: Report) -> list[EncodeResult]:
+        return _outcomes(self._session, samples, report)
 
 
-def _outcomes(reader: Reader, samples: list[Sample], report: Report) -> list[Outcome]:
+def _outcomes(session: Session, samples: list[Sample], report: Report) -> list[EncodeResult]:
     """Returns the vector of each sample, or why it has none."""
     refused: dict[int, RowError] = {}
-    made = iter(reader.encode(samples, report, refused))
+    made = iter(session.encode(samples, report, refused))
     return [refused[i] if i in refused else next(made) for i in range(len(samples))]
 
 
@@ -169,9 +170,9 @@ def _until(stop: threading.Event) -> Report:
 def _encode(
     samples: list[Sample],
     ready: dict[str, Encoded],
-    encode: Callable[[list[Sample], Report], list[Outcome]],
+    encode: Callable[[list[Sample], Report], list[EncodeResult]],
     report: Report,
-) -> list[Outcome]:
+) -> list[EncodeResult]:
     """Returns what comes of samples; those that are not ready come from `encode`."""
     rest = [sample for sample in samples if sample.key not in ready]
     n_ready = len(samples) - len(rest)
@@ -183,13 +184,13 @@ def _encode(
 class _Process:
     """A process that has the model on a device of its own."""
 
-    def __init__(self, reader: Reader, device: str, threads: int) -> None:
+    def __init__(self, session: Session, device: str, threads: int) -> None:
         self._device = device
         self._pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (threads,))
-        arguments = reader.store.directory, reader.config, device
+        arguments = session.store.directory, session.config, device
         self._pid = self._pool.submit(_load, *arguments)
 
-    def encode(self, samples: list[Sample]) -> list[Outcome]:
+    def encode(self, samples: list[Sample]) -> list[EncodeResult]:
         """Returns what comes of samples.
 
         Raises:
@@ -216,7 +217,7 @@ class _Process:
 
 # -- in the process ------------------------------------------------------------------------------
 
-_readers: list[Reader] = []
+_sessions: list[Session] = []
 _stop = threading.Event()
 
 
@@ -237,12 +238,12 @@ def _end_with_parent() -> None:
 
 
 def _load(directory: Path, config: IndexConfig, device: str) -> int:
-    """Loads the model, makes sure that it is the index's, and returns the process's id."""
-    reader = Reader(Store.open(directory), config, device)
-    assert reader.lm
-    _readers.append(reader)
+    """Loads the model, checks that it is the index's, and returns the process's id."""
+    session = Session(Store.open(directory), config, device)
+    assert session.lm
+    _sessions.append(session)
     return os.getpid()
 
 
-def _encode_in_process(samples: list[Sample]) -> list[Outcome]:
-    return _outcomes(_readers[0], samples, _until(_stop))
+def _encode_in_process(samples: list[Sample]) -> list[EncodeResult]:
+    return _outcomes(_sessions[0], samples, _until(_stop))

@@ -1,4 +1,4 @@
-"""Makes a derived index from the segments, measures it, and keeps it up with them.
+"""Makes a derived index from the segments, measures it, and extends it.
 
 Vectors are read a block at a time: what is in memory is a training sample and the FAISS index.
 The caller holds the writer's lock.
@@ -17,23 +17,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from forvalue_index.errors import InputError
-from forvalue_index.search.ann import (
+from forvalue_index.search.ann import DerivedSearch, check_current
+from forvalue_index.search.ann_factory import Effort, new_index, train
+from forvalue_index.search.ann_files import (
     DerivedInfo,
-    DerivedSearch,
     Side,
-    check_current,
     read_file,
     read_info,
-    scaled,
     write_file,
     write_info,
 )
-from forvalue_index.search.ann_factory import Effort, new_index, train
 from forvalue_index.search.backend import faiss
+from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.common import Ids, Scores, best_of
 from forvalue_index.search.flat import FlatSearch
 
-Progress = Callable[[str, int, int], None]
+StageProgress = Callable[[str, int, int], None]
 """Called with a stage ("training", "adding" or "measuring"), steps done, steps in all."""
 
 _QUERIES = 200
@@ -56,13 +55,13 @@ def make_derived(
     queries: Scores | None = None,
     target: float = 0.95,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> DerivedInfo:
-    """A new derived index over all live vectors, in the place of one of the same name.
+    """Makes a derived index over all live vectors, in the place of one of the same name.
 
     Its search is set to the least efforts whose recall@10 and @100 against exact search reach
-    `target` by one standard error, for proponents and for opponents apart. Opponents that it
-    cannot find are left to exact search; `DerivedInfo.notes` says so.
+    `target` by one standard error, for proponents and for opponents apart. If opponents
+    are not found so often, exact search answers for them; `DerivedInfo.notes` says so.
 
     Args:
         folder: INDEX/derived; made if it is not there.
@@ -91,7 +90,7 @@ def make_derived(
     lists = faiss().try_extract_index_ivf(index)
     wanted = max(_TRAIN, _PER_LIST * (lists.nlist if lists is not None else 0))
     sample = _sample(flat, table, min(wanted, _TRAIN_NUMBERS // flat.dim), rng)
-    # One number for all changes no order, and puts small weighted vectors where fp16 keeps them.
+    # One factor for all vectors changes no order, and keeps small weighted ones within fp16.
     scale = 1 / max(float(np.sqrt(np.mean(np.square(sample)))), 1e-30)
     sample *= np.float32(scale)
     report("training", 0, 1)
@@ -144,9 +143,9 @@ def extend_derived(
     *,
     weights: ArrayLike | None = None,
     generation: int = 0,
-    progress: Progress | None = None,
+    checked: CheckedFiles | None = None,
 ) -> DerivedInfo:
-    """The derived index NAME with the vectors of newer segments added; nothing is trained again.
+    """Adds the vectors of newer segments to the derived index NAME; nothing is trained again.
 
     Its file is replaced by a new one in one step. Recall is not measured again.
 
@@ -156,7 +155,7 @@ def extend_derived(
         name: which one.
         weights: those of the metric it was made for, one for each of `flat.ids`.
         generation: the catalogue's, to be kept with it.
-        progress: called as the work goes on.
+        checked: as in `open_derived`.
 
     Raises:
         IndexMissingError: there is none of this name.
@@ -168,10 +167,9 @@ def extend_derived(
     newer = [segment for segment in flat.segments if segment.name not in info.segments]
     if not newer:
         return info
-    index = read_file(path, info, mapped=False)
+    index = read_file(path, info, mapped=False, checked=checked)
     table = None if weights is None else np.asarray(weights, np.float32)
-    report = progress or (lambda stage, done, total: None)
-    _add(index, flat, flat.ids_in(s.name for s in newer), table, info.scale, report)
+    _add(index, flat, flat.ids_in(s.name for s in newer), table, info.scale)
     file, size, sha256 = write_file(folder, name, index)
     info = replace(
         info,
@@ -189,13 +187,21 @@ def extend_derived(
 def _sample(
     flat: FlatSearch, weights: NDArray[np.float32] | None, count: int, rng: np.random.Generator
 ) -> Scores:
-    """Up to `count` of the vectors, weighted, in the order of their ids."""
+    """Returns up to `count` of the vectors, weighted, in the order of their ids."""
     if weights is not None:
         flat.check_weights(weights)
     count = min(count, flat.ntotal)
     places = np.sort(rng.choice(flat.ntotal, count, replace=False))
     vectors = flat.vectors(flat.ids[places])
-    return scaled(vectors, None if weights is None else weights[places], 1.0)
+    return _scaled(vectors, None if weights is None else weights[places], 1.0)
+
+
+def _scaled(vectors: Scores, weights: NDArray[np.float32] | None, scale: float) -> Scores:
+    """Vectors [m, dim] as they go into the FAISS index."""
+    if weights is not None:
+        vectors *= weights[:, None]
+    vectors *= np.float32(scale)
+    return vectors
 
 
 def _add(
@@ -204,12 +210,12 @@ def _add(
     ids: Ids,
     weights: NDArray[np.float32] | None,
     scale: float,
-    report: Progress,
+    report: StageProgress = lambda stage, done, total: None,
 ) -> None:
     done = 0
     for block, vectors in flat.blocks(ids):
         own = None if weights is None else weights[np.searchsorted(flat.ids, block)]
-        index.add_with_ids(scaled(vectors, own, scale), block)
+        index.add_with_ids(_scaled(vectors, own, scale), block)
         done += len(block)
         report("adding", done, len(ids))
 
@@ -221,9 +227,9 @@ def _measured(
     weights: NDArray[np.float32] | None,
     queries: Scores,
     ids: Ids,
-    report: Progress,
+    report: StageProgress,
 ) -> DerivedInfo:
-    """`info` with the search parameters that suffice, and the figures measured with them.
+    """Returns `info` with search parameters that suffice, and figures measured with them.
 
     `ids` are those that are in the index.
     """
@@ -238,7 +244,7 @@ def _measured(
     most = Effort(index).most(info.ntotal)
     sides = [(queries, truths[0]), (-queries, truths[1])]
     # Candidates: as many as make up for the codes, when all lists are looked into.
-    wide = [_Trial(searcher, asked, truth, most, 10 * max(_FACTORS)) for asked, truth in sides]
+    wide = [_Candidates(searcher, asked, truth, most, 10 * max(_FACTORS)) for asked, truth in sides]
     kept = 1 - (1 - info.target) / 2
     factor = next(
         (f for f in _FACTORS if all(trial.recall(10, f).mean() >= kept for trial in wide)),
@@ -250,15 +256,15 @@ def _measured(
     found = []
     for number, (asked, truth) in enumerate(sides):
         effort = _least(searcher, asked, truth, most, 10, factor, info.target)
-        at = _Trial(searcher, asked, truth, effort, 10 * factor)
+        at = _Candidates(searcher, asked, truth, effort, 10 * factor)
         recall = float(at.recall(10, factor).mean())
         more = max(effort, _least(searcher, asked, truth, most, 100, factor, info.target))
         side = Side(effort, more, recall, 1.0, 0.0, 0.0)
         needed = searcher.needed(side, 100, info.ntotal)
         if needed is not None:  # else all are compared
-            hundred = _Trial(searcher, asked, truth, needed, 100 * factor)
+            hundred = _Candidates(searcher, asked, truth, needed, 100 * factor)
             side = replace(side, recall_at_100=float(hundred.recall(100, factor).mean()))
-        # An index that finds too few proponents was asked for, so it is used; opponents were not.
+        # For proponents the index is used in any case: it was asked for.
         found.append(replace(side, flat=bool(number) and recall < info.target))
         report("measuring", 3 + number, steps)
     info = replace(info, proponents=found[0], opponents=found[1])
@@ -276,8 +282,8 @@ def _measured(
     return replace(info, proponents=found[0], opponents=found[1])
 
 
-class _Trial:
-    """What an effort finds, against the truth."""
+class _Candidates:
+    """The candidates that an effort finds, compared with the exact top of each query."""
 
     def __init__(
         self, searcher: DerivedSearch, queries: Scores, truth: Ids, effort: int, m: int
@@ -286,7 +292,7 @@ class _Trial:
         self._ids = searcher.candidates(queries, m, effort)
 
     def recall(self, k: int, factor: int) -> NDArray[np.float64]:
-        """Share of each query's top k among the best of k * factor candidates, [q]."""
+        """Returns the share of each query's top k among the best of k * factor candidates, [q]."""
         ids = self._ids[:, : k * factor]
         best = best_of([self._searcher.scored(self._queries, ids)], [ids], k)[1]
         pairs = zip(self._truth[:, :k], best, strict=True)
@@ -302,11 +308,11 @@ def _least(
     factor: int,
     target: float,
 ) -> int:
-    """The least effort at which recall of the top k reaches the target by a standard error;
+    """Returns the least effort at which recall of the top k reaches the target by a standard error;
     `most` if none does."""
 
     def reaches(effort: int) -> bool:
-        recall = _Trial(searcher, queries, truth, effort, k * factor).recall(k, factor)
+        recall = _Candidates(searcher, queries, truth, effort, k * factor).recall(k, factor)
         return bool(recall.mean() - recall.std() / np.sqrt(len(recall)) >= target)
 
     low, high = 0, 1

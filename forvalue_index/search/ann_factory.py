@@ -14,8 +14,8 @@ from forvalue_index.search.backend import faiss
 FLAT_UP_TO = 100_000
 """Samples up to which comparing all of them is the better answer: exact, within milliseconds."""
 
-# The codes that a vector may become, the most faithful first: what of the factory string stands
-# before and behind the lists, words, bytes of a number, bytes besides (the id and corrections).
+# The codes of a vector, the most faithful first: the parts of the factory string before and after
+# the lists, a description, bytes of a number, bytes besides (the id and corrections).
 _CODES = (
     ("", "SQ8", "8 bits a number", 1.0, 8),
     ("", "SQ4", "4 bits a number", 0.5, 8),
@@ -26,9 +26,9 @@ _CODES = (
 
 
 def auto_factory(n: int, dim: int, memory_bytes: int) -> tuple[str, str]:
-    """The factory string for n samples of `dim` numbers, and the reason in words.
+    """Returns the factory string for n samples of `dim` numbers, and the reason in words.
 
-    "Flat" means that a derived index is not worth its while: search the segments.
+    "Flat" means that a derived index does not pay: search the segments.
 
     Args:
         n: samples in the index.
@@ -58,7 +58,7 @@ def auto_factory(n: int, dim: int, memory_bytes: int) -> tuple[str, str]:
 
 
 def new_index(dim: int, factory: str, seed: int) -> Any:
-    """An empty, untrained FAISS index of inner products that keeps ids.
+    """Returns an empty, untrained FAISS index of inner products that keeps ids.
 
     Raises:
         InputError: FAISS does not know the factory string, or cannot make it of `dim` numbers.
@@ -81,7 +81,7 @@ def new_index(dim: int, factory: str, seed: int) -> Any:
 
 
 def train(index: Any, vectors: Any, factory: str) -> None:
-    """Trains the index, and makes sure that its search can leave samples out.
+    """Trains the index, and checks that its search can leave samples out.
 
     Raises:
         InputError: too few vectors, or a kind of index whose search takes no selector.
@@ -105,7 +105,7 @@ def train(index: Any, vectors: Any, factory: str) -> None:
 
 
 class Effort:
-    """How much of an index is looked at for a query: nprobe of lists, efSearch of a graph."""
+    """How much of an index is searched for a query: nprobe of lists, efSearch of a graph."""
 
     def __init__(self, index: Any) -> None:
         lib = faiss()
@@ -117,7 +117,7 @@ class Effort:
         self.name = "nprobe" if self._lists is not None else "efSearch" if self._graph else None
 
     def most(self, ntotal: int) -> int:
-        """The effort above which it is better to compare all vectors."""
+        """Returns the effort above which it is better to compare all vectors."""
         if self._lists is not None:
             return int(self._lists.nlist)
         return max(16, min(ntotal // 8, 4096)) if self._graph else 1

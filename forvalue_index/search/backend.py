@@ -17,7 +17,7 @@ DISTRIBUTIONS = "faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "f
 
 @cache
 def faiss() -> Any:
-    """The module `faiss`.
+    """Returns the module `faiss`.
 
     Raises:
         DependencyError: it is not installed, cannot be loaded, or is installed twice.
@@ -41,10 +41,10 @@ def faiss() -> Any:
 
 
 def read_index(path: Path, *, mapped: bool) -> Any:
-    """The FAISS index in a file: mapped where FAISS can, or in memory.
+    """Returns the FAISS index in a file: mapped where FAISS can, or in memory.
 
-    A file from somebody else can name another one as that of its lists, which FAISS would map, and
-    write to. ONDISK_SAME_DIR forbids that: these two ways of reading cannot obey it, and fail.
+    A file from somebody else can name another file for its lists, which FAISS would map, and write
+    to. With ONDISK_SAME_DIR, both ways of reading fail on such a file.
 
     Raises:
         RuntimeError: FAISS cannot read it, or it names another file.

@@ -1,8 +1,8 @@
 """Candidates for many queries at a time, by products of matrices.
 
-Of codes of 2 to 8 bits the levels are multiplied as 8-bit integers with queries that are rounded to
-8 bits, which a processor does several times as fast as in float32; float16 is multiplied in
-float32. How much higher a score may be than what is found is known for each query.
+Codes of 2 to 8 bits are multiplied as 8-bit integers with queries that are rounded to 8 bits, which
+is several times as fast as float32; float16 is multiplied in float32. For each query there is a
+bound of the scores of all vectors that are not proposed.
 """
 
 from __future__ import annotations

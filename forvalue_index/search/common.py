@@ -20,26 +20,26 @@ S = TypeVar("S")
 
 
 def bits_of(ids: Ids) -> NDArray[np.bool_]:
-    """Whether a number is among `ids` (ascending), up to their last."""
+    """Returns whether each number is among `ids` (ascending), up to their last."""
     bits = np.zeros(int(ids[-1]) + 1 if len(ids) else 0, bool)
     bits[ids] = True
     return bits
 
 
 def selector_of(bits: NDArray[np.bool_]) -> Any:
-    """FAISS's selector of the ids whose bit is set."""
+    """Returns FAISS's selector of the ids whose bit is set."""
     return faiss().IDSelectorBitmap(np.packbits(bits, bitorder="little"))
 
 
 def best_of(scores: list[Scores], ids: list[Ids], k: int) -> tuple[Scores, Ids]:
-    """The k highest of lists of scores [..., m] and ids; of equal scores the smaller ids."""
+    """Returns the k highest of scores [..., m] and their ids; of equal ones the smaller ids."""
     every_score, every_id = np.concatenate(scores, axis=-1), np.concatenate(ids, axis=-1)
     order = np.lexsort((every_id, -every_score), axis=-1)[..., :k]
     return np.take_along_axis(every_score, order, -1), np.take_along_axis(every_id, order, -1)
 
 
 def on_all_cores(function: Callable[[S], T], items: Sequence[S]) -> list[T]:
-    """`function` of each item, on all cores; FAISS takes one of them in each call."""
+    """Returns `function` of each item, computed on all cores; FAISS uses one core in each call."""
     if len(items) < 2:
         return [function(item) for item in items]
     return list(_threads(faiss().omp_get_max_threads()).map(function, items))

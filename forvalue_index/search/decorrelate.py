@@ -1,4 +1,4 @@
-"""Queries with what the samples have in common damped: what each sample adds to the others.
+"""The metric "decorrelated": queries in which what the samples have in common is damped.
 
 A direction that many samples share makes all of them look helpful, though any of them would do.
 Here a query's vector q goes through the samples' second moment first, as the Hessian's inverse does
@@ -12,8 +12,8 @@ on n nor on D, and directions that are no more common than that keep most of the
 at least 1 / sqrt(D) of the largest eigenvalue, the condition is at most 1 + sqrt(D), and float32 is
 enough.
 
-The sum of v v^T is kept in a file, so that only what is new or gone since is read. It is derived:
-made again where it is missing, damaged, or of other segments.
+The sum of v v^T is kept in a file, so that only vectors that are new or gone since are read. It is
+derived: computed again if it is missing, damaged, or of other segments.
 
     derived/second-moment.bin    JSON of what it covers, a line; the upper triangle of the sum, row
                                  by row, float32; the sha256 of all that, in hex
@@ -74,7 +74,7 @@ class SecondMoment:
 
 
 class KeptMoment:
-    """The second moment of an index over time: on disk, or in memory where it cannot be there."""
+    """The second moment of an index, kept on disk, or in memory if it cannot be written."""
 
     def __init__(self, folder: Path) -> None:
         """Takes INDEX/derived, which need not exist."""
@@ -85,8 +85,7 @@ class KeptMoment:
     def of(self, flat: FlatSearch, writing: Writing) -> SecondMoment:
         """Returns the second moment of the live vectors; reads those that are new or gone since.
 
-        `writing` gives the right to put that in the place of the file; where entering it fails, the
-        file stays as it is.
+        `writing` gives the right to replace the file; if entering it fails, the file stays.
         """
         with self._lock:
             known = self._own
@@ -219,7 +218,7 @@ class Decorrelation:
 
 
 def _brought_up_to(flat: FlatSearch, known: SecondMoment | None) -> SecondMoment:
-    """Returns the second moment of the live vectors: `known` itself if it is that."""
+    """Returns the second moment of the live vectors, from `known` if that is cheaper."""
     covered = None if known is None else known.covered(flat)
     if known is not None and covered is not None:
         gone = np.setdiff1d(covered, flat.ids, assume_unique=True)
@@ -228,7 +227,7 @@ def _brought_up_to(flat: FlatSearch, known: SecondMoment | None) -> SecondMoment
             return known
         if len(gone) + len(new) < flat.ntotal:
             total = known.total + _sum(flat, new) - _sum(flat, gone)
-            # Of a sum that was much larger, more than its rounding must be left.
+            # The sum was larger before: what is left must be more than its rounding.
             if np.trace(total, dtype=np.float64) > known.most / 2:
                 return replace(known, total=total).now_of(flat)
     return SecondMoment(_sum(flat, flat.ids), {}, np.empty(0, np.int64), 0.0).now_of(flat)

@@ -1,9 +1,9 @@
 """Candidates for one query: the vectors that may score highest, by the highest bits of their codes.
 
-These bits are a quarter of 4-bit codes, and FAISS compares them with a query by counting
-bits. What they tell of a score is off by an error whose usual size is known for each vector
-(`codes.py`). So vectors are proposed by the most that they may score, DEVIATIONS of that size above
-what the bits tell: one that is not proposed does not score more than the last one that is.
+These bits are a quarter of 4-bit codes, and FAISS compares them with a query by counting bits. The
+score that they give has an error whose usual size is known for each vector (`codes.py`). Vectors
+are proposed by an upper bound, the given score plus DEVIATIONS of that size: a vector that is not
+proposed does not score more than the bound of the last one that is.
 
 The bits are a copy in memory, dim / 8 + 8 bytes a vector.
 """

@@ -3,15 +3,15 @@
 Answers from the segments and tombstones it was opened with, whatever a writer does meanwhile.
 Knows nothing of rows, keys or models.
 
-A score is taken in float64, so that it does not depend on what else is compared, and equal vectors
-have equal scores. Most vectors need none: candidates for one query come from the highest bits of
-the codes (`first_pass.py`), for many from products of integers (`many.py`). Where what these leave
-open could be among the best, more candidates are taken, and at last all vectors.
+Scores are computed in float64, so that they do not depend on what else is compared, and equal
+vectors have equal scores. Most vectors need none: candidates for one query come from the highest
+bits of the codes (`first_pass.py`), for many from products of integers (`batch.py`). If others
+could be among the best, more candidates are taken, and at last all vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -24,19 +24,18 @@ from forvalue_index.search.batch import MANY, propose_many
 from forvalue_index.search.common import Ids, Scores, best_of, on_all_cores
 from forvalue_index.search.first_pass import FirstPass
 from forvalue_index.search.gpu import Resident
-from forvalue_index.search.segment import open_segment
-from forvalue_index.vectors.codes import Bytes, Codes
+from forvalue_index.search.segment import OpenSegment
+from forvalue_index.search.stored import StoredVectors
 
-_NUMBERS = 2**24  # of vectors that `blocks` holds at a time: 64 MiB
 _COMPARED = 2**21  # of vectors that are compared at a time: 16 MiB in float64
 _DECODED = 2**24  # of vectors that are compared with many queries at a time: 16 MiB of integers
 _FIRST = 128  # candidates of a query, beside those that are asked for
 _MORE = 6  # times as many, where they were not enough
-_SOME = 8  # candidates are looked for where they are fewer than one in so many vectors
+_SOME = 8  # candidates pay if they are fewer than one in so many vectors
 
 
-class FlatSearch:
-    """The vectors of an index, all of them compared with every query."""
+class FlatSearch(StoredVectors):
+    """Search that returns what comparing every vector with every query would."""
 
     def __init__(
         self,
@@ -46,50 +45,14 @@ class FlatSearch:
         bits: int,
         removed: ArrayLike = (),
         resident: Resident | None = None,
+        opened: Sequence[OpenSegment] | None = None,
     ) -> None:
-        """Maps the segments in `folder`; the ids in `removed` are in no answer.
-
-        `resident` has, or gets, the vectors on GPUs.
-
-        Raises:
-            CorruptIndexError: a segment is not what was committed, or an id is in two of them.
-        """
-        self.segments = tuple(segments)
-        self.opened = opened = [
-            open_segment(folder, segment, dim, bits) for segment in self.segments
-        ]
-        # Of a million ids in order, as they mostly are, np.unique and np.setdiff1d take a second.
-        every = np.concatenate([np.empty(0, np.int64), *(segment.ids for segment in opened)])
-        self._ids_at = every  # of the places
-        self._order = None if _ascend(every) else np.argsort(every)
-        if self._order is not None:
-            every = every[self._order]
-        twice = every[1:][every[1:] == every[:-1]]
-        if len(twice):
-            raise CorruptIndexError(
-                f"id {twice[0]} is in more than one segment of {folder}: "
-                "see `forvalue verify`, or build again"
-            )
-        self.dim = dim
-        self.codes = Codes(dim, bits)
+        """Takes the arguments of `StoredVectors`; `resident` has, or gets, the vectors on GPUs."""
+        super().__init__(folder, segments, dim, bits, removed, opened)
         self._resident = resident
-        self._every = every
-        self._starts = np.cumsum([0, *(len(segment.ids) for segment in opened)])[:-1]
-        gone = np.unique(np.asarray(removed, np.int64))
-        self._live = every[~_among(every, gone)] if len(gone) else every
         self._tabled: tuple[ArrayLike, Scores] | None = None  # the last weights, as a table
         self._lock = Lock()
         self._passes: dict[bool, tuple[Scores | None, FirstPass]] = {}  # without, with last table
-
-    @property
-    def ntotal(self) -> int:
-        """Number of vectors that can be an answer."""
-        return len(self._live)
-
-    @property
-    def ids(self) -> Ids:
-        """Ids of the vectors that can be an answer, ascending [ntotal]."""
-        return self._live
 
     def search(
         self,
@@ -100,7 +63,7 @@ class FlatSearch:
         allowed: ArrayLike | None = None,
         weights: ArrayLike | None = None,
     ) -> tuple[Scores, Ids]:
-        """The k best samples of each query: scores and ids, [q, min(k, live)] each.
+        """Returns the k best samples of each query: scores and ids, [q, min(k, live)] each.
 
         Best is the highest score, or with `opponents` the lowest; a score is the inner product,
         times the sample's weight if there are any. Of equal scores the smaller id comes first,
@@ -109,11 +72,10 @@ class FlatSearch:
         Args:
             queries: [q, dim] float32.
             k: 1 or more.
-            opponents: the samples that most speak against the query, the most adverse first.
+            opponents: the samples with the lowest scores, the lowest first.
             allowed: only these ids may be an answer; those that are not live are passed over.
             weights: a positive number for each of `ids`, in their order [ntotal]: 1 / length of
-                the vector makes the metric cosine. An array that cannot be written to is
-                looked at once, however often it is given.
+                the vector makes the metric cosine. A read-only array is checked only once.
 
         Raises:
             InputError: k, the shape of the queries or a weight is wrong, or a query is not finite.
@@ -240,7 +202,7 @@ class FlatSearch:
             yield block, scores
 
     def scores(self, queries: Scores, *, weights: ArrayLike | None = None) -> tuple[Ids, Scores]:
-        """The ids of all live vectors, ascending [n], and every score [q, n].
+        """Returns the ids of all live vectors, ascending [n], and every score [q, n].
 
         `weights` is as in `search`.
 
@@ -259,7 +221,7 @@ class FlatSearch:
         return self._live, out
 
     def scores_of(self, queries: Scores, ids: Ids, *, weights: ArrayLike | None = None) -> Scores:
-        """The scores of chosen samples: of each query with each id of its row, [q, m].
+        """Returns the scores of chosen samples: of each query with each id of its row, [q, m].
 
         Those of `search` and `scores`; `ids` is [q, m], `weights` as in `search`.
 
@@ -284,67 +246,8 @@ class FlatSearch:
             raise _not_finite(ids[~np.isfinite(out)][0])
         return out
 
-    def vectors(self, ids: ArrayLike) -> Scores:
-        """The stored vectors of `ids` [m], in their order: [m, dim] float32.
-
-        Raises:
-            InputError: an id is not live.
-        """
-        return self.codes.decode(self.data(ids))
-
-    def data(self, ids: ArrayLike) -> Bytes:
-        """The codes of `ids` [m] as they are stored, in their order: [m, size].
-
-        Raises:
-            InputError: an id is not live.
-        """
-        wanted = np.asarray(ids, np.int64)
-        self._require_live(wanted)
-        return self._data(wanted)
-
-    def _require_live(self, ids: Ids) -> None:
-        missing = ids[~_among(ids, self._live)]
-        if len(missing):
-            raise InputError(
-                f"{len(missing)} samples are not in the index, the first with id {missing.min()}"
-            )
-
-    def _data(self, ids: Ids) -> Bytes:
-        out = np.empty((len(ids), self.codes.size), np.uint8)
-        places = self._places(ids)
-        segments = np.searchsorted(self._starts, places, side="right") - 1
-        for number in np.unique(segments):
-            here = segments == number
-            out[here] = self.opened[number].data[places[here] - self._starts[number]]
-        return out
-
-    def _places(self, ids: Ids) -> NDArray[np.int64]:
-        """The place of each id among all vectors, segment after segment."""
-        places: NDArray[np.int64] = np.searchsorted(self._every, ids)
-        return places if self._order is None else self._order[places]
-
-    def blocks(self, ids: Ids | None = None) -> Iterator[tuple[Ids, Scores]]:
-        """Yields `ids` (None: all live ones) and their vectors, some 64 MiB at a time."""
-        ids, step = self._live if ids is None else ids, max(1, _NUMBERS // self.dim)
-        for start in range(0, len(ids), step):
-            block = ids[start : start + step]
-            yield block, self.vectors(block)
-
-    def live(self, ids: ArrayLike) -> Ids:
-        """Those of `ids` that can be an answer, ascending, each once."""
-        wanted = np.asarray(ids, np.int64)
-        if not _ascend(wanted):
-            wanted = np.unique(wanted)
-        return wanted[_among(wanted, self._live)]
-
-    def ids_in(self, segments: Iterable[str]) -> Ids:
-        """The ids in the segments of these names that can be an answer, ascending."""
-        names = set(segments)
-        ids = [opened.ids for opened in self.opened if opened.name in names]
-        return self.live(np.concatenate([np.empty(0, np.int64), *ids]))
-
     def check_weights(self, weights: ArrayLike) -> Scores:
-        """The weights, one for each of `ids`, [ntotal] float32.
+        """Returns the weights after a check, one for each of `ids`, [ntotal] float32.
 
         Raises:
             InputError: there are more or fewer, or one is not positive and finite.
@@ -363,7 +266,7 @@ class FlatSearch:
         return values
 
     def _table(self, weights: ArrayLike) -> Scores:
-        """The weight of each id, at the place of its number."""
+        """Returns the weights as a table: that of an id is at the place of its number."""
         if self._tabled is not None and self._tabled[0] is weights:
             return self._tabled[1]
         values = self.check_weights(weights)
@@ -374,7 +277,7 @@ class FlatSearch:
         return table
 
     def checked(self, queries: Scores) -> Scores:
-        """The queries as FAISS takes them, [q, dim] float32.
+        """Returns the queries after a check, [q, dim] float32, contiguous.
 
         Raises:
             InputError: their shape is wrong, or one is not finite.
@@ -397,7 +300,7 @@ def _not_finite(id: int) -> CorruptIndexError:
 
 
 def _padded(table: Scores, ids: Ids) -> Scores:
-    """The weights of ids that may be beyond a table, where they are 0: of removed samples."""
+    """Returns the weights of ids; 0 for removed samples, whose ids may be beyond the table."""
     weights = np.zeros(len(ids), np.float32)
     inside = ids < len(table)
     weights[inside] = table[ids[inside]]
@@ -405,18 +308,6 @@ def _padded(table: Scores, ids: Ids) -> Scores:
 
 
 def _nth(scores: Scores, k: int) -> Scores:
-    """The k-th highest score of each row, [q]."""
+    """Returns the k-th highest score of each row, [q]."""
     nth: Scores = np.partition(scores, -k, axis=1)[:, -k]
     return nth
-
-
-def _ascend(ids: Ids) -> bool:
-    return bool((ids[1:] > ids[:-1]).all())
-
-
-def _among(ids: Ids, ascending: Ids) -> NDArray[np.bool_]:
-    """Which of `ids` are among those that ascend; without sorting these, as np.isin would."""
-    if not len(ascending):
-        return np.zeros(ids.shape, bool)
-    places = np.minimum(np.searchsorted(ascending, ids), len(ascending) - 1)
-    return np.asarray(ascending[places] == ids)

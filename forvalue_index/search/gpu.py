@@ -1,8 +1,8 @@
 """Candidates from GPUs: the vectors of an index in FAISS's flat indexes there, in float16.
 
-A GPU only proposes; scores are those of the stored codes. How much higher the score of a vector
-that is not proposed may be is known, so that answers stay exact. An index that stays open keeps its
-vectors there while it grows: a sample's id is never another one's, and its vector never changes.
+A GPU only proposes; scores are those of the stored codes. The scores of all vectors that are not
+proposed have a known bound, so answers stay exact. An open index keeps its vectors there while it
+grows: an id is never used again, and its vector never changes.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def gpus() -> list[Gpu]:
 
 
 class Resident:
-    """Vectors on all GPUs, under their ids. For many threads: one at a time."""
+    """Vectors on all GPUs, under their ids. Threads may share it: they take turns."""
 
     def __init__(self, dim: int, find: Callable[[], Sequence[Gpu]] = gpus) -> None:
-        """Copies nothing yet; `find` is called when it pays to."""
+        """Copies nothing yet; `find` is called when a copy pays."""
         self._dim = dim
         self._find = find
         self._asked = 0
@@ -88,8 +88,8 @@ class Resident:
     ) -> tuple[Ids, NDArray[np.float64]] | None:
         """Returns ids [q, m or more] of the best of `wanted`, and the most others may score [q].
 
-        The place of what may not be an answer has -1. None: the CPU is to be asked, since GPUs do
-        not pay yet, cannot give so many, or fail; that is logged, and they are tried again later.
+        An id that may not be an answer is -1. Returns None if the CPU should search: GPUs do not
+        pay yet, cannot give so many, or fail, which is logged; they are tried again later.
 
         Args:
             queries: [q, dim].

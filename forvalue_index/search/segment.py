@@ -1,9 +1,8 @@
 """One immutable FAISS file of vectors: written whole, opened by mapping, checked.
 
 A segment holds codes (`vectors/codes.py`), compared by inner product, in the order of their ids:
-an `IndexRaBitQ`, or of 16 bits a number an `IndexScalarQuantizer` of fp16. FAISS alone ranks them
-rightly, also by mapping the file. Knows nothing of what the vectors stand for, nor of which of
-them are removed.
+an `IndexRaBitQ`, or for 16 bits a number an `IndexScalarQuantizer` of fp16. Plain FAISS reads and
+maps the file, and ranks rightly. Knows nothing of samples, nor of which vectors are removed.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class OpenSegment:
         return memory.reshape(-1, self.codes.size)
 
     def vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The vectors that the codes at `positions` [m] stand for, [m, dim]."""
+        """Returns the vectors of the codes at `positions` [m], [m, dim]."""
         return self.codes.decode(self.data[positions])
 
 
@@ -60,7 +59,7 @@ def write_segment(
     vectors: NDArray[np.float32],
     bits: int,
 ) -> Segment:
-    """The segment `folder/name` of vectors, as `write_codes` writes it.
+    """Writes the segment `folder/name` of vectors, as `write_codes` does, and returns it.
 
     Args:
         folder: exists already.
@@ -83,7 +82,7 @@ def write_segment(
 def write_codes(
     folder: str | Path, name: str, ids: NDArray[np.int64], data: Bytes, codes: Codes
 ) -> Segment:
-    """The segment `folder/name` of codes [n, size], complete and safe on disk before this returns.
+    """Writes the segment `folder/name` of codes [n, size], safe on disk, and returns it.
 
     The name must not be a committed segment's. A file that an interrupted writer left under it is
     replaced.
@@ -109,7 +108,7 @@ def write_codes(
 
 
 def _quantiser(codes: Codes) -> Any:
-    """FAISS's index of codes, without any."""
+    """Returns FAISS's index of codes, without any vectors."""
     lib = faiss()
     if codes.bits == 16:
         kind = lib.ScalarQuantizer.QT_fp16
@@ -118,7 +117,7 @@ def _quantiser(codes: Codes) -> Any:
 
 
 def rabitq(dim: int, bits: int) -> Any:
-    """FAISS's index of codes of 1 to 8 bits, without any."""
+    """Returns FAISS's index of codes of 1 to 8 bits, without any vectors."""
     lib = faiss()
     quantiser = lib.IndexRaBitQ(dim, lib.METRIC_INNER_PRODUCT, bits)
     quantiser.train(np.zeros((1, dim), np.float32))  # the centre
@@ -127,7 +126,7 @@ def rabitq(dim: int, bits: int) -> Any:
 
 
 def write_index(index: Any, folder: Path, named: Callable[[str], str]) -> tuple[int, str]:
-    """The size and sha256 of a FAISS index that was written, complete and safe on disk.
+    """Writes a FAISS index, complete and safe on disk; returns its size and sha256.
 
     Its name in the folder is what `named` makes of its sha256.
 
@@ -154,7 +153,7 @@ def write_index(index: Any, folder: Path, named: Callable[[str], str]) -> tuple[
 
 
 def open_segment(folder: str | Path, segment: Segment, dim: int, bits: int) -> OpenSegment:
-    """The segment, mapped: its vectors are read from disk when they are first compared.
+    """Returns a mapped segment: its vectors are read from disk when they are first compared.
 
     Size, header and ids are checked, the vectors are not (`verify_segment` does).
 
@@ -197,7 +196,7 @@ def open_segment(folder: str | Path, segment: Segment, dim: int, bits: int) -> O
 def verify_segment(
     folder: str | Path, segment: Segment, dim: int, ids: NDArray[np.int64], bits: int
 ) -> list[str]:
-    """What is wrong with the segment, a line each; nothing if it is whole. Reads all of it.
+    """Returns what is wrong with a segment, a line each. Reads all of it.
 
     `ids` are those that the catalogue has for it, tombstones included, in any order.
     """
@@ -231,9 +230,9 @@ def verify_segment(
 
 
 def orphans(folder: str | Path, segments: Iterable[Segment]) -> list[Path]:
-    """The files that an interrupted writer left in `folder`: none of `segments` has their name.
+    """Returns the files that an interrupted writer left in `folder`: no segment has their name.
 
-    Only the holder of the writer's lock may remove them: another one's may be about to count.
+    Only the holder of the writer's lock may remove them: a writer at work may commit them.
     """
     names = {segment.name for segment in segments}
     if not Path(folder).is_dir():  # each of its files is missing then
@@ -266,8 +265,8 @@ def _check_arrays(ids: NDArray[Any], vectors: NDArray[Any], bits: int) -> None:
 
 
 def unstorable(vectors: NDArray[np.float32], bits: int) -> dict[int, str]:
-    """Which of the vectors [n, dim] no segment can keep, by position, each with the reason."""
-    # What is too small for fp16 becomes nothing, as it should beside the others.
+    """Returns the positions of vectors [n, dim] that no segment can keep, each with the reason."""
+    # Numbers that are too small for fp16 become 0, which is right beside the others.
     largest = np.abs(vectors).max(axis=1)  # NaN if one is
     most = FP16_MAX if bits == 16 else LARGEST
     bad = np.flatnonzero(~(largest <= most))
@@ -286,7 +285,7 @@ def _unstorable(largest: float, most: float) -> str:
 
 
 def stat_of(path: Path, segment: Segment) -> os.stat_result:
-    """What the system says of the segment's file.
+    """Returns the status of the segment's file.
 
     Raises:
         CorruptIndexError: it is missing, or has another size than was committed.

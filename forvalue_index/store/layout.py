@@ -4,8 +4,8 @@
     INDEX/segments/     the vectors
     INDEX/vectoriser-*  what the first rows taught, named by its hash
     INDEX/derived/      what can be made again from the segments
-    INDEX/checked.json  segments that were found intact, and when
-    INDEX/checked-catalog.json  the same of the catalogue (see `catalog/integrity.py`)
+    INDEX/checked.json  segments that were found intact, and the states of their files
+    INDEX/checked-derived.json, INDEX/checked-catalog.json  the same of derived/ and the catalogue
     INDEX/rejects.jsonl rows that the last writer passed over, and why
     INDEX/write.lock    who writes
 
@@ -26,34 +26,35 @@ from forvalue_index.catalog import migrations
 from forvalue_index.catalog.address import require_named
 from forvalue_index.catalog.engine import sqlite_url
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError, StorageError
-from forvalue_index.system.files import NO_ROOM, open_own, own_files, path_in
+from forvalue_index.system.files import NO_ROOM, open_own, own_files
 
 CATALOG = "catalog.db"
 CATALOG_URL = "catalog.url"
 SEGMENTS = "segments"
 DERIVED = "derived"
 CHECKED = "checked.json"
+CHECKED_DERIVED = "checked-derived.json"
 REJECTS = "rejects.jsonl"
 
 
 def is_index(directory: Path) -> bool:
-    """Whether there is an index in `directory`, whose making was finished."""
+    """Returns whether `directory` holds an index whose creation was finished."""
     files = directory / CATALOG, directory / CATALOG_URL
     return any(file.is_file() for file in files) and not _unfinished(directory)
 
 
 def require_empty(path: Path) -> None:
-    """Nothing, if an index may be made at `path`.
+    """Checks that an index may be made at `path`.
 
     Raises:
-        IndexMissingError: something else is there.
+        IndexMissingError: the directory is not empty, or is a file.
     """
     if path.exists() and not (path.is_dir() and (_is_empty(path) or _unfinished(path))):
         raise IndexMissingError(f"{path} is not empty: choose a new directory for the index")
 
 
 def discard(path: Path, *, itself: bool) -> None:
-    """Removes what a failed creation left in a directory that was empty or not there."""
+    """Removes the files of a failed creation; `itself`: and the directory, which it made."""
     if itself:
         shutil.rmtree(path, ignore_errors=True)
         return
@@ -61,21 +62,13 @@ def discard(path: Path, *, itself: bool) -> None:
         shutil.rmtree(item) if item.is_dir() else item.unlink()
 
 
-def vectoriser_file(directory: Path, name: str) -> Path:
-    """The file of the vectoriser with the hash `name`.
-
-    Raises:
-        CorruptIndexError: it is no file of `directory`.
-    """
-    return path_in(directory, f"vectoriser-{name}.safetensors", ".safetensors")
-
-
 def files(directory: Path) -> list[Path]:
-    """The files of an index, once all of them are its own.
+    """Returns the files of an index, after a check that all of them are its own.
 
     Raises:
         CorruptIndexError: a link, a pipe or a device is among them, or a journal that SQLite would
             follow: no index ever has one, and it may name a file elsewhere, to be deleted.
+        StorageError: a folder cannot be read.
     """
     try:
         found = own_files(directory, (SEGMENTS, DERIVED))
@@ -90,7 +83,7 @@ def files(directory: Path) -> list[Path]:
 
 
 def size(directory: Path) -> int:
-    """The bytes of all files of an index; those that somebody removes meanwhile count for nothing.
+    """Returns the bytes of all files of an index, without those that are removed meanwhile.
 
     Raises:
         CorruptIndexError: as `files`.
@@ -104,7 +97,7 @@ def size(directory: Path) -> int:
 
 @contextmanager
 def storing(directory: Path) -> Iterator[None]:
-    """Turns the system's refusal to write into this package's words."""
+    """Translates OSError into StorageError, which says what to do."""
     try:
         yield
     except OSError as error:
@@ -120,10 +113,10 @@ def storing(directory: Path) -> Iterator[None]:
 
 
 def url_of(directory: Path) -> str | URL:
-    """The URL of an index's catalogue, once what is in the directory may be used.
+    """Returns the URL of an index's catalogue, after a check of the files in the directory.
 
     Raises:
-        CorruptIndexError: a link or a special file is among the files.
+        CorruptIndexError: a link or a special file is among them.
         InputError: the URL is not of PostgreSQL, or this user has not named it.
     """
     own, file = files(directory), directory / CATALOG_URL
@@ -142,7 +135,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _unfinished(path: Path) -> bool:
-    """Whether `path` holds what a `create` that was killed leaves: folders, and no catalogue."""
+    """Returns whether `path` holds what a killed `create` leaves: folders, and no catalogue."""
     names = {item.name for item in path.iterdir()}
     if {name for name in names if not name.startswith((CATALOG, CATALOG_URL))} != {SEGMENTS}:
         return False

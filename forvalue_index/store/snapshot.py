@@ -1,16 +1,19 @@
-"""One moment of an index, as a reader sees it: vectors, the figures beside them, and rows.
+"""One consistent generation of an index, as a reader sees it: vectors, figures beside them, rows.
 
-All figures come from here, aligned with the ids of the vectors. Where a writer has changed the
-index so that they no longer fit, CorruptIndexError is raised; `Store.answer` then asks again.
-Safe to use from many threads.
+All figures come from here, aligned with the ids of the vectors. If a writer has changed the index
+so that they no longer fit, CorruptIndexError is raised; `Snapshots.answer` then asks again, with
+the newest snapshot. Both classes are safe to use from many threads.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from threading import RLock
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,17 +23,20 @@ from forvalue_index.catalog.reads import Figures
 from forvalue_index.errors import CorruptIndexError, IndexMissingError
 from forvalue_index.metric import METRICS, Metric
 from forvalue_index.records import StoredSample
-from forvalue_index.search.ann import (
-    DerivedSearch,
-    check_current,
-    derived_names,
-    open_derived,
-    read_info,
-)
+from forvalue_index.search.ann import DerivedSearch, check_current, open_derived
+from forvalue_index.search.ann_files import derived_names, read_info
+from forvalue_index.search.backend import faiss
+from forvalue_index.search.checked import CheckedFiles, OpenSegments
 from forvalue_index.search.decorrelate import Decorrelation, KeptMoment, Writing
 from forvalue_index.search.flat import FlatSearch
+from forvalue_index.search.gpu import Resident
+from forvalue_index.search.words import Lexicon
+from forvalue_index.store.layout import CHECKED, CHECKED_DERIVED, DERIVED, SEGMENTS
+from forvalue_index.store.vectoriser import dim_of, is_fitted
+from forvalue_index.store.words import KeptWords
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Snapshot:
@@ -41,8 +47,9 @@ class Snapshot:
         generation: int,
         flat: FlatSearch,
         catalog: Catalog,
-        derived: Path,
+        derived: CheckedFiles,
         moments: KeptMoment,
+        words: KeptWords,
         writing: Writing,
     ) -> None:
         """Takes what is there at `generation`.
@@ -51,20 +58,47 @@ class Snapshot:
             generation: of the catalogue.
             flat: the vectors.
             catalog: the catalogue.
-            derived: the folder of derived indexes.
+            derived: the folder of derived indexes, and which of them were found intact.
             moments: where the second moment of the vectors is kept.
-            writing: gives the right to write it, as long as the index is at this generation.
+            words: where the words of the rows are kept.
+            writing: gives the right to write these, as long as the index is at this generation.
         """
         self.generation = generation
         self.flat = flat
         self._catalog = catalog
-        self._folder = derived
-        self._moments, self._writing = moments, writing
+        self._files, self._folder = derived, derived.folder
+        self._moments, self._words, self._writing = moments, words, writing
         self._lock = RLock()
         self._figures: Figures | None = None
         self._weights: dict[str, NDArray[np.float32]] = {}  # metric -> [ntotal]
         self._derived: dict[str, DerivedSearch | None] = {}  # metric -> if there is one
         self._decorrelation: Decorrelation | None = None
+        self._lexicon: Lexicon | None = None
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The ids of all samples, ascending [n]."""
+        return self.flat.ids
+
+    @property
+    def dim(self) -> int:
+        """Length of a stored vector."""
+        return self.flat.dim
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """How large a stored vector is."""
+        return self.flat.codes.size
+
+    def vectors(self, ids: ArrayLike) -> NDArray[np.float32]:
+        """Returns the stored vectors of samples, [m, dim]."""
+        return self.flat.vectors(ids)
+
+    def blocks(
+        self, ids: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Yields all ids, or `ids` (ascending), with their vectors, a block at a time."""
+        return self.flat.blocks(ids)
 
     def figures(self, ids: ArrayLike | None = None) -> Figures:
         """Returns the figures of `ids` (ascending, in `flat.ids`); None: of all of `flat.ids`.
@@ -121,6 +155,14 @@ class Snapshot:
                 self._decorrelation = Decorrelation(self.flat, self._moments, self._writing)
         return self._decorrelation(queries)
 
+    @property
+    def lexicon(self) -> Lexicon:
+        """The words of the rows of `flat.ids`."""
+        with self._lock:
+            if self._lexicon is None:
+                self._lexicon = self._words.of(self.flat, self._writing)
+            return self._lexicon
+
     def search(
         self,
         queries: NDArray[np.float32],
@@ -166,12 +208,124 @@ class Snapshot:
                 return None
             weights = self.weights(METRICS[info.metric])
             try:
-                return open_derived(self._folder, self.flat, name, weights=weights)
+                return open_derived(
+                    self._folder, self.flat, name, weights=weights, checked=self._files
+                )
             except (CorruptIndexError, IndexMissingError):
                 # A writer replaces it: its file may have gone between the two steps.
                 if name in derived_names(self._folder) and read_info(self._folder, name) == info:
                     raise
         return None
+
+
+class Snapshots:
+    """The snapshots of an index: one is kept as long as no other generation was committed.
+
+    The next one shares the mapped segments of the last whose files are the same.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        catalog: Catalog,
+        bits: int,
+        moments: KeptMoment,
+        words: KeptWords,
+        lock_at: Callable[[int], AbstractContextManager[None]],
+    ) -> None:
+        """Takes an index's parts; `lock_at` gives the right to write at a generation."""
+        self.derived = CheckedFiles(directory / DERIVED, directory / CHECKED_DERIVED)
+        self._folder = directory / SEGMENTS
+        self._segments = OpenSegments(self._folder, directory / CHECKED)
+        self._catalog = catalog
+        self._bits = bits
+        self._moments, self._words = moments, words
+        self._lock_at = lock_at
+        self._opening = RLock()  # of all of the above that changes, and of the two below
+        self._current: Snapshot | None = None
+        self._resident: Resident | None = None  # outlives snapshots: they share most vectors
+
+    @property
+    def current(self) -> Snapshot:
+        """The snapshot that was opened last; the newest generation if there is none."""
+        with self._opening:
+            if self._current is None:
+                self._current = self._open()
+            return self._current
+
+    def refresh(self) -> None:
+        """Drops the current snapshot if another generation was committed since it was opened."""
+        with self._opening:
+            if self._current and self._current.generation != self._catalog.generation():
+                self._current = None
+
+    def drop(self) -> None:
+        """Drops the current snapshot, as for a new derived index, which is no new generation."""
+        with self._opening:
+            self._current = None
+
+    def close(self) -> None:
+        """Lets go of the segments, also on GPUs."""
+        with self._opening:
+            self._current = self._resident = None
+            self._segments.close()
+
+    def answer(self, ask: Callable[[Snapshot], T]) -> T:
+        """Returns what `ask` finds in the index as it is now: nothing that is removed already.
+
+        `ask` takes everything from the snapshot that it is given. It is called again, with another
+        snapshot, if a writer replaced segments and rows under it.
+        """
+        while True:
+            with self._opening:
+                self.refresh()
+                snapshot = self.current
+            try:
+                return ask(snapshot)
+            except CorruptIndexError:
+                if self._catalog.generation() == snapshot.generation:
+                    raise
+
+    def _open(self) -> Snapshot:
+        catalog = self._catalog
+        while True:
+            if not is_fitted(catalog):  # when this was opened
+                catalog.reload()
+            state, dim = catalog.snapshot(), dim_of(catalog)
+            try:
+                opened = self._segments.open(state.segments, dim, self._bits)
+                if self._resident is None:
+                    self._resident = Resident(dim)
+                flat = FlatSearch(
+                    self._folder,
+                    state.segments,
+                    dim,
+                    self._bits,
+                    state.removed,
+                    self._resident,
+                    opened,
+                )
+            except CorruptIndexError:
+                # A compaction replaces files: it may have come between the two steps.
+                if catalog.generation() == state.generation:
+                    raise
+                continue
+            lock = partial(self._lock_at, state.generation)
+            return Snapshot(
+                state.generation, flat, catalog, self.derived, self._moments, self._words, lock
+            )
+
+
+def most_similar(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int
+) -> NDArray[np.int64]:
+    """Returns the positions of the k vectors with the highest inner products, [q, k].
+
+    The vectors are any, not the stored ones. The best comes first.
+    """
+    lib = faiss()
+    _, found = lib.knn(queries, vectors, k, metric=lib.METRIC_INNER_PRODUCT)
+    return np.asarray(found, np.int64)
 
 
 def _aligned(figures: Figures, ids: NDArray[np.int64]) -> Figures:

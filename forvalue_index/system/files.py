@@ -1,8 +1,7 @@
 """Files: written whole or not at all, opened only where they are what they should be.
 
-The lowest layer. A directory, and any name in it, may come from somebody else: a link or a name
-must not lead out of it, and a pipe or a device must not hang who reads it. Knows nothing of what
-the files hold.
+A directory, and any name in it, may come from somebody else: a link or a name must not lead out of
+it, and a pipe or a device must not hang its reader. Knows nothing of what the files hold.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def atomic_write(
     mode: int = 0o666,
     named: Callable[[], Path] | None = None,
 ) -> Iterator[IO[Any]]:
-    """Gives a file to write. After the block it is at `path`, complete and safe on disk.
+    """Yields a file to write. After the block it is at `path`, complete and safe on disk.
 
     If anything fails, what was at `path` stays, and nothing else is left.
 
@@ -119,7 +118,7 @@ def read_text(path: Path) -> str:
 
 
 def require_no_special(folder: Path) -> None:
-    """Makes sure that reading what is in a folder cannot hang.
+    """Checks that reading what is in a folder cannot hang.
 
     Hidden folders, such as `.git` with a socket of git's in it, are passed over.
 
@@ -134,7 +133,7 @@ def require_no_special(folder: Path) -> None:
 
 
 def path_in(folder: str | Path, name: object, suffix: str) -> Path:
-    """Returns the path of a file of an index whose name stands in the index.
+    """Returns the path of a file of an index that the index itself names.
 
     Raises:
         CorruptIndexError: it is not the plain name of a file in `folder`, or is a link, a folder,
@@ -179,7 +178,7 @@ def own_files(folder: Path, subfolders: Iterable[str] = ()) -> list[Path]:
 
 
 def foreign(path: Path, wanted: str = "file") -> str:
-    """Returns what is wrong with something that is in an index and is no plain file."""
+    """Returns the message about something in an index that is no plain file."""
     what = "a symbolic link" if path.is_symlink() else f"not a regular {wanted}"
     return (
         f"{path} is {what}, and an index holds only files of its own: put a copy of the {wanted} "

@@ -1,4 +1,4 @@
-"""What this process may take of its machine: memory and cores, as its container limits them."""
+"""The memory and the cores that this process may use, as its container limits them."""
 
 from __future__ import annotations
 

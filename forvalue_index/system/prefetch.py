@@ -1,4 +1,4 @@
-"""Work that is done in a thread while what came before it is used."""
+"""Items that are made ahead, in a thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Temporary files, and the system's refusal to keep one in this package's words."""
+"""Temporary files, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from forvalue_index.errors import StorageError
 
 @contextmanager
 def keeping(what: str) -> Iterator[None]:
-    """Turns the system's refusal to keep a temporary file into this package's words."""
+    """Translates OSError into StorageError, which says what to do."""
     try:
         yield
     except OSError as error:

@@ -17,7 +17,7 @@ from torture import make_model
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.analysis.audit.audit import audit
-from forvalue_index.analysis.values import values
+from forvalue_index.analysis.values import sample_values
 from forvalue_index.errors import ForvalueError
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row, StoredSample
@@ -40,7 +40,7 @@ def hits(index: InfluenceIndex, **how: Any) -> list[Any]:
 
 def scored(index: InfluenceIndex) -> list[Any]:
     """What each row is worth to the questions."""
-    found = values(index, asset.questions())
+    found = sample_values(index, asset.questions())
     figures = found.value, found.loss, found.self_influence
     return [found.ids.tolist(), *(figure.tolist() for figure in figures)]
 

@@ -1,1 +1,1 @@
-"""Which training rows are likely wrong."""
+"""Which training rows are likely wrong, and why."""

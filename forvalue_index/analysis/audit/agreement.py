@@ -1,6 +1,7 @@
 """How far the influence of training rows agrees with that of rows with similar prompts.
 
-Positions count the training rows first, in the order of their ids, then the trusted ones.
+A position below the number of training rows is one of these, in the order of their ids; the
+positions of the trusted rows follow.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.search.backend import faiss
-from forvalue_index.search.flat import FlatSearch
+from forvalue_index.store.snapshot import Snapshot, most_similar
 
-_ROUNDS = 8  # of leaving out the rows that agree less than their neighbours
-_BLOCK = 512  # rows whose neighbours' vectors are in memory together
+_ROUNDS = 8  # how often the rows that agree less than their neighbours are left out
+_BLOCK = 512  # rows whose neighbours' vectors are in memory at a time
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -22,16 +22,16 @@ Vectors = NDArray[np.float32]
 
 
 class UnitVectors:
-    """The unit vectors of training rows, read as they are needed, and of trusted ones."""
+    """The unit vectors of training rows, read when needed, and of trusted rows."""
 
     def __init__(
-        self, flat: FlatSearch, ids: NDArray[np.int64], known: NDArray[np.float32] | None = None
+        self, view: Snapshot, ids: NDArray[np.int64], known: NDArray[np.float32] | None = None
     ) -> None:
-        """Takes the stored vectors and the training rows' ids; `known`: trusted rows' vectors."""
-        self._flat, self._ids = flat, ids
-        self.count = len(ids)
-        self.known = np.zeros((0, flat.dim), np.float32) if known is None else unit(known)
-        total = np.zeros(flat.dim)
+        """Takes the index and the ids of the training rows; `known`: vectors of trusted rows."""
+        self._view, self._ids = view, ids
+        self.count, dim = len(ids), view.dim
+        self.known = np.zeros((0, dim), np.float32) if known is None else unit(known)
+        total = np.zeros(dim)
         for _, vectors in self._blocks():
             total += vectors.sum(0, dtype=np.float64)
         self.mean = total / len(ids)  # of the training rows
@@ -40,7 +40,7 @@ class UnitVectors:
         """Returns the vectors at `positions` [m], [m, dim]."""
         out = np.empty((len(positions), len(self.mean)), np.float32)
         stored = positions < self.count
-        out[stored] = unit(self._flat.vectors(self._ids[positions[stored]]))
+        out[stored] = unit(self._view.vectors(self._ids[positions[stored]]))
         out[~stored] = self.known[positions[~stored] - self.count]
         return out
 
@@ -55,7 +55,7 @@ class UnitVectors:
 
     def _blocks(self) -> Iterator[tuple[slice, Vectors]]:
         at = 0
-        for block, vectors in self._flat.blocks(self._ids):
+        for block, vectors in self._view.blocks(self._ids):
             yield slice(at, at + len(block)), unit(vectors)
             at += len(block)
 
@@ -65,18 +65,17 @@ def nearest(
 ) -> Positions:
     """Returns the positions of the k states of `pool` most like each of the first n, [n, k].
 
-    The nearest first, never a state's own, and of its own class; -1 where there are fewer.
+    The nearest comes first. A row is not its own neighbour, and all are of its class; -1 where
+    there are fewer than k.
     """
     result = np.full((n, k), -1, np.int64)
-    lib = faiss()
     for own in np.unique(classes[:n]):
         asking = np.flatnonzero(classes[:n] == own)
         members = pool[classes[pool] == own]
         count = min(k + 1, len(members))
         if not count:
             continue
-        metric = lib.METRIC_INNER_PRODUCT
-        _, found = lib.knn(states[asking], states[members], count, metric=metric)
+        found = most_similar(states[asking], states[members], count)
         for row, near in zip(asking, members[found], strict=True):
             others = near[near != row][:k]
             result[row, : len(others)] = others
@@ -84,9 +83,9 @@ def nearest(
 
 
 def cosines(vectors: UnitVectors, near: Positions) -> tuple[Vectors, Vectors]:
-    """Returns the cosines of rows with those at `near`, [n, k]: as they are, and centred.
+    """Returns the cosines of rows with those at `near`, [n, k]: plain, and centred.
 
-    Centred: after the mean of all training rows was taken out. 0 where `near` is -1.
+    Centred: after the mean of all training rows was subtracted. 0 where `near` is -1.
     """
     plain, centred = np.zeros(near.shape, np.float32), np.zeros(near.shape, np.float32)
     shift = vectors.mean.astype(np.float32)
@@ -101,14 +100,14 @@ def cosines(vectors: UnitVectors, near: Positions) -> tuple[Vectors, Vectors]:
 
 
 def agreement(centred: Vectors, near: Positions) -> Floats:
-    """Returns the mean cosine of each row with those neighbours that can be relied on, [n].
+    """Returns the mean cosine of each row with its reliable neighbours, [n].
 
-    These are the trusted ones, and those that agree with their own neighbours at least as much as
-    is usual around the row. All are relied on at first; then it is done again with what was found.
+    Trusted rows are reliable, and so are rows whose own agreement is at least the median of their
+    neighbours'. At first all rows count as reliable; the result of a round decides for the next.
 
     Args:
         centred: [n, k] centred cosines of the n training rows with their neighbours.
-        near: [n, k] positions of these; n or more is a trusted row, -1 none.
+        near: [n, k] positions of the neighbours; n or more is a trusted row, -1 is none.
     """
     n, there = len(near), near >= 0
     reliable = np.ones(max(n, int(near.max(initial=-1)) + 1), np.bool_)
@@ -118,12 +117,12 @@ def agreement(centred: Vectors, near: Positions) -> Floats:
         counted[~counted.any(1)] = there[~counted.any(1)]
         result = (centred * counted).sum(1) / np.maximum(counted.sum(1), 1)
         around = np.where(there & (near < n), result[np.minimum(near, n - 1)], np.nan)
-        around[np.isnan(around).all(1)] = -np.inf  # trusted rows alone: the row may be relied on
+        around[np.isnan(around).all(1)] = -np.inf  # all neighbours are trusted: the row is reliable
         reliable[:n] = result >= np.nanmedian(around, 1)
     return result
 
 
 def unit(vectors: NDArray[np.floating]) -> Vectors:
-    """Returns vectors at length 1, [..., dim]."""
+    """Returns vectors scaled to length 1, [..., dim]."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, 1e-30), np.float32)

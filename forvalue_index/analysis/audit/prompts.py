@@ -1,6 +1,6 @@
-"""A second look at training rows: where their prompts lead, and what the response is without one.
+"""Prompts and responses of training rows, each on its own: states of prompts, losses of responses.
 
-One forward pass of the prompts, and one of the responses alone, a page of rows at a time.
+It takes one forward pass of the prompts and one of the responses, a page of rows at a time.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,21 +18,19 @@ from forvalue_index.analysis.audit.agreement import unit
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatter import texts_of
 from forvalue_index.index import InfluenceIndex
-from forvalue_index.model.language_model import LanguageModel
-from forvalue_index.pipeline.add import Progress
-from forvalue_index.records import Sample
+from forvalue_index.records import Progress, Sample
 
 _PAGE = 512  # rows run forward together
-_FIT = 4096  # rows whose states the whitening is learned from
-_WIDTH = 256  # numbers that are kept of a state
+_FIT = 4096  # rows that the whitening is learned from
+_WIDTH = 256  # numbers that are kept of each state
 
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """What a second look shows of n rows. Rows without a prompt have the state of their text."""
+    """What is known of the prompts and responses of n rows."""
 
-    states: NDArray[np.float32]  # [n, p] unit; of the prompt, whitened
-    bare: NDArray[np.float64]  # [n] loss of the response without its prompt, nats; NaN without one
+    states: NDArray[np.float32]  # [n, p] unit, whitened; of the prompt, or of a text without one
+    bare: NDArray[np.float64]  # [n] nats, loss of the response alone; NaN if the row has no prompt
     prompt: NDArray[np.uint64]  # [n] hash of the prompt; 0 without one
     response: NDArray[np.uint64]  # [n] hash of the response
 
@@ -42,14 +41,13 @@ def read_prompts(
     others: Sequence[Sample] = (),
     progress: Progress | None = None,
 ) -> tuple[Prompts, NDArray[np.float32]]:
-    """Returns what the training samples `ids` show, and the whitened states of `others`.
+    """Returns the prompts of the training samples `ids`, and the whitened states of `others`.
 
-    What is whitened is learned from the training samples: what all prompts share is taken out.
+    The whitening is learned from the training samples.
     """
-    lm = index.lm
-    encoder = index.reader.encoder
+    tokenizer, passes = index.lm.tokenizer, index.passes
     chosen = np.random.default_rng(0).permutation(ids)[:_FIT]
-    whiten = _Whitening(encoder.states(_prompts(index.training_samples(np.sort(chosen).tolist()))))
+    whiten = _Whitening(passes.states(_prompts(index.training_samples(np.sort(chosen).tolist()))))
     result = Prompts(
         states=np.empty((len(ids), whiten.width), np.float32),
         bare=np.full(len(ids), np.nan),
@@ -60,25 +58,25 @@ def read_prompts(
     for start in range(0, len(ids), _PAGE):
         samples = index.training_samples(ids[start : start + _PAGE].tolist())
         part = slice(start, start + len(samples))
-        result.states[part] = whiten(encoder.states(_prompts(samples)))
+        result.states[part] = whiten(passes.states(_prompts(samples)))
         hashes = [_hashes(sample, index.config.format) for sample in samples]
         result.prompt[part], result.response[part] = np.array(hashes, np.uint64).T
         there = np.flatnonzero(result.prompt[part])
         if len(there):
-            bare = [_bare(samples[i], lm) for i in there]
-            result.bare[start + there] = encoder.losses(bare)
+            bare = [_bare(samples[i], tokenizer) for i in there]
+            result.bare[start + there] = passes.losses(bare)
         tokens += sum(len(sample.input_ids) for sample in samples)
         if progress is not None:
             progress("prompts", start + len(samples), len(ids), tokens)
     states = [
-        whiten(encoder.states(_prompts(others[start : start + _PAGE])))
+        whiten(passes.states(_prompts(others[start : start + _PAGE])))
         for start in range(0, len(others), _PAGE)
     ]
     return result, np.concatenate([np.empty((0, whiten.width), np.float32), *states])
 
 
 class _Whitening:
-    """Takes out what states share: their mean, and how far they spread in each direction."""
+    """Removes what states share: subtracts their mean and equalises their principal directions."""
 
     def __init__(self, states: NDArray[np.float32]) -> None:
         self._mean = states.mean(0, dtype=np.float64)
@@ -93,7 +91,7 @@ class _Whitening:
 
 
 def has_prompt(sample: Sample) -> bool:
-    """Returns whether more than the first token stands before what is scored.
+    """Returns whether more than one token comes before the first that is scored.
 
     A preference counts as having none: how its prompt fits two texts is not asked.
     """
@@ -109,7 +107,7 @@ def _prompts(samples: Sequence[Sample]) -> list[Sample]:
     result = []
     for sample in samples:
         if has_prompt(sample):
-            # Pictures may stand behind: their tokens and pixels have to stay together.
+            # Images may follow, and their tokens and pixels have to stay together.
             end = len(sample.input_ids) if sample.images else _first(sample) + 1
             scored = (np.arange(end) > 0) & (np.arange(end) <= _first(sample))
             sample = replace(sample, input_ids=sample.input_ids[:end], scored=scored)
@@ -117,9 +115,8 @@ def _prompts(samples: Sequence[Sample]) -> list[Sample]:
     return result
 
 
-def _bare(sample: Sample, lm: LanguageModel) -> Sample:
-    """Returns the response behind one token that says nothing."""
-    tokenizer = lm.tokenizer
+def _bare(sample: Sample, tokenizer: Any) -> Sample:
+    """Returns the response after a single token without meaning."""
     starts = (tokenizer.bos_token_id, tokenizer.eos_token_id, int(sample.input_ids[0]))
     start = next(id for id in starts if id is not None)
     ids = np.array([start, *sample.input_ids[sample.scored]], np.int32)
@@ -127,7 +124,7 @@ def _bare(sample: Sample, lm: LanguageModel) -> Sample:
 
 
 def _hashes(sample: Sample, format: FormatConfig) -> tuple[int, int]:
-    """Returns hashes of the prompt (0 without one) and the response, as the row has them."""
+    """Returns hashes of the texts of the prompt (0 if there is none) and the response."""
     prompt, response = texts_of(sample.row, sample.source, format)
     seen = [picture.digest for picture in sample.images]
     return _hash(prompt, seen) if has_prompt(sample) else 0, _hash(response, sample.label)

@@ -1,40 +1,38 @@
-"""An audit for people: the rows that are worth a look, each with its reasons in words.
+"""The rows of an audit that people should look at, each with its reasons in words.
 
-As records, as rows for a spreadsheet, or as a page to look through.
+They are records, and can become rows of a spreadsheet or a page to browse.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.analysis.audit.audit import Audit
+from forvalue_index.analysis.audit.scores import Audit
 from forvalue_index.analysis.page import fill
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatter import texts_of
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
-from forvalue_index.records import Row
+from forvalue_index.records import Row, StoredSample
 
 _NOTABLE = {"disagreement": 0.9, "needless prompt": 0.9, "untrusted": 0.9, "opposition": 0.98}
 _NOTABLE |= {"loss": 0.98, "self-influence": 0.98}
-"""Share of rows that a score must be above to be a reason."""
+"""Share of the rows that a score must be above, to be a reason."""
 
-_TOGETHER = 0.9  # suspicion that is a reason where no score is one
-
-_PAGE = 1000  # rows in memory at a time
+_TOGETHER = 0.9  # least suspicion that is a reason if no single score is one
 
 
 def review(index: InfluenceIndex, found: Audit, top: int) -> list[Row]:
-    """Returns the suspects and all rows that stand twice, the most suspicious first.
+    """Returns the suspects and all rows that repeat or contradict another, most suspicious first.
 
     Suspects are those of the `top` most suspicious rows that have a reason.
 
-    A row has id, key, suspicion, kind ("suspect", or what stands twice), reasons, twin (the key of
-    the other row), scores and the sample.
+    A row has id, key, suspicion, kind ("suspect", or the kind of its twin), reasons, twin (the key
+    of the other row), scores and the sample.
     """
     suspicion = found.scores["suspicion"]
     order = np.argsort(-suspicion, kind="stable")
@@ -42,35 +40,30 @@ def review(index: InfluenceIndex, found: Audit, top: int) -> list[Row]:
     suspects = {place: why for place in order[:top].tolist() if (why := usual.reasons(place))}
     twin_places = set(np.flatnonzero(np.isin(found.ids, list(found.twins))).tolist())
     listed = [place for place in order.tolist() if place in suspects or place in twin_places]
-    result: list[Row] = []
-    for start in range(0, len(listed), _PAGE):
-        page = listed[start : start + _PAGE]
-        twins = [found.twins.get(int(id)) for id in found.ids[page]]
-        ids = [int(id) for id in found.ids[page]]
-        samples = index.store.catalog.samples([*ids, *(twin.of for twin in twins if twin)])
-        for place, id, twin in zip(page, ids, twins, strict=True):
-            sample = samples[id]
-            reasons, other = suspects.get(place, []), None
-            if twin is not None:
-                other = samples[twin.of].key
-                reasons.insert(0, _WORDS[twin.kind].format(key=other, cosine=twin.cosine))
-            result.append(
-                {
-                    "id": id,
-                    "key": sample.key,
-                    "suspicion": float(suspicion[place]),
-                    "kind": "suspect" if twin is None else twin.kind,
-                    "reasons": reasons,
-                    "twin": other,
-                    "scores": {
-                        name: float(score[place])
-                        for name, score in found.scores.items()
-                        if name != "suspicion"
-                    },
-                    "sample": sample.row,
-                }
-            )
-    return result
+    ids = {int(found.ids[place]) for place in listed}
+    ids |= {found.twins[id].of for id in ids & found.twins.keys()}
+    samples = {sample.id: sample for sample in index.stored(sorted(ids))}
+    return [_row(found, place, samples, suspects.get(place, [])) for place in listed]
+
+
+def _row(found: Audit, place: int, samples: Mapping[int, StoredSample], reasons: list[str]) -> Row:
+    """Returns what `review` says of the row at a position."""
+    sample = samples[int(found.ids[place])]
+    twin, other = found.twins.get(sample.id), None
+    if twin is not None:
+        other = samples[twin.of].key
+        reasons = [_WORDS[twin.kind].format(key=other, cosine=twin.cosine), *reasons]
+    scores = {name: float(score[place]) for name, score in found.scores.items()}
+    return {
+        "id": sample.id,
+        "key": sample.key,
+        "suspicion": scores.pop("suspicion"),
+        "kind": "suspect" if twin is None else twin.kind,
+        "reasons": reasons,
+        "twin": other,
+        "scores": scores,
+        "sample": sample.row,
+    }
 
 
 _WORDS = {
@@ -81,7 +74,7 @@ _WORDS = {
 
 
 class _Usual:
-    """What is usual in an index, to say what is not."""
+    """What is usual in an index, to tell what is not."""
 
     def __init__(self, found: Audit) -> None:
         self._found = found
@@ -91,7 +84,7 @@ class _Usual:
         self._gain = float(np.median(gains)) if len(gains) else float("nan")
 
     def reasons(self, place: int) -> list[str]:
-        """Returns what stands out in a row, the most telling first; nothing, of a usual row."""
+        """Returns what is unusual about a row, the most important first."""
         found = self._found
         reasons = []
         for name, least in _NOTABLE.items():
@@ -135,7 +128,7 @@ def flat_row(row: Row) -> Row:
 
 
 def page(rows: Sequence[Row], format: FormatConfig, title: str) -> str:
-    """Returns the rows of `review` as an HTML page to look through."""
+    """Returns the rows of `review` as an HTML page to browse."""
     return fill("review.html", title, [_shown(row, format) for row in rows])
 
 
@@ -150,5 +143,5 @@ def _shown(row: Row, format: FormatConfig) -> Row:
 
 
 def _below(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the share of values that each is above, [n]."""
+    """Returns the share of the values that are lower than each value, [n]."""
     return np.searchsorted(np.sort(values), values) / len(values)

@@ -1,14 +1,12 @@
-"""What needs no influence: scores of training samples by words, by embedding, by loss, by chance.
+"""Scores of training samples without influence: by words, embedding, loss, length and chance.
 
-Every method gives a matrix [queries, samples], higher meaning more likely a source, so that it can
-stand beside influence in any comparison.
+Every method gives a matrix [queries, samples], as influence does; higher is more likely a source.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +15,11 @@ from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatter import texts_of
 from forvalue_index.errors import DependencyError
 from forvalue_index.index import InfluenceIndex
-from forvalue_index.model.encoder import Encoder
-from forvalue_index.model.language_model import LanguageModel
-from forvalue_index.pipeline.add import Progress
-from forvalue_index.records import Sample, StoredSample
-from forvalue_index.vectors.closed_form import similarity
-from forvalue_index.vectors.recipe import Raw
-
-Scores = NDArray[np.float32]
+from forvalue_index.records import Progress, Sample, StoredSample
 
 
 def require_bm25() -> None:
-    """Does nothing if BM25 can be computed.
+    """Checks that BM25 can be computed.
 
     Raises:
         DependencyError: the library is not installed.
@@ -49,7 +40,7 @@ def baselines(
     *,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Iterator[tuple[str, Scores]]:
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yields each baseline's name and scores [q, n], one at a time.
 
     Args:
@@ -58,20 +49,20 @@ def baselines(
         stored: the n training samples.
         format: how the queries became tokens.
         seed: of the random scores.
-        progress: called as the training samples are run forward again, for their embeddings.
+        progress: called while the training samples are run forward, for their embeddings.
     """
     samples = index.training_samples(item.id for item in stored)
     ones = np.ones((len(queries), 1), np.float32)
     yield "bm25", bm25(texts(queries, format), texts(samples, index.config.format))
-    yield "embedding", embedding(index.lm, queries, samples, progress)
+    yield "embedding", index.passes.embedding(queries, samples, progress)
     yield "loss", ones * np.array([item.loss for item in stored], np.float32)
     yield "length", ones * np.array([item.n_tokens for item in stored], np.float32)
     shape = (len(queries), len(stored))
     yield "random", np.random.default_rng(seed).random(shape, dtype=np.float32)
 
 
-def bm25(queries: Sequence[str], samples: Sequence[str]) -> Scores:
-    """Returns the BM25 scores of texts, [q, n]. Words are runs of letters and digits, any case.
+def bm25(queries: Sequence[str], samples: Sequence[str]) -> NDArray[np.float32]:
+    """Returns the BM25 scores of texts, [q, n]. Words are runs of letters and digits in lower case.
 
     Raises:
         DependencyError: the library is not installed.
@@ -88,31 +79,6 @@ def bm25(queries: Sequence[str], samples: Sequence[str]) -> Scores:
     for row, text in zip(result, queries, strict=True):
         if words := _words(text):
             row[:] = search.get_scores(words)
-    return result
-
-
-def embedding(
-    lm: LanguageModel,
-    queries: Sequence[Sample],
-    samples: Sequence[Sample],
-    progress: Progress | None = None,
-) -> Scores:
-    """Returns the cosine of the mean last hidden states of the scored tokens, [q, n]."""
-    encoder = Encoder(lm)
-    result = np.zeros((len(queries), len(samples)), np.float32)
-    # Hidden states of all queries are small; it is the errors that would not fit.
-    groups = [
-        (rows, replace(tokens, errors=tokens.errors[:, :0]))
-        for rows, tokens in encoder.factors(queries, Raw())
-    ]
-    done = n_tokens = 0
-    for columns, tokens in encoder.factors(samples, Raw()):
-        for rows, query in groups:
-            result[np.ix_(rows, columns)] = similarity(query, tokens).cpu().numpy()
-        done += len(columns)
-        n_tokens += sum(len(samples[column].input_ids) for column in columns)
-        if progress is not None:
-            progress("embedding", done, len(samples), n_tokens)
     return result
 
 

@@ -1,7 +1,6 @@
-"""The exact form of an index's recipe for many training samples, and what re-ranking makes of it.
+"""Scores of many training samples by the exact form of the recipe, and the order of re-ranking.
 
-The samples are run forward again, a block at a time, so that their texts need not fit in memory
-and long work can be shown.
+The samples are run forward again, a block at a time: their texts need not fit in memory together.
 """
 
 from __future__ import annotations
@@ -14,15 +13,14 @@ from numpy.typing import NDArray
 
 from forvalue_index.analysis.evaluate.metrics import top
 from forvalue_index.index import InfluenceIndex
-from forvalue_index.pipeline.add import Progress
-from forvalue_index.records import Sample
+from forvalue_index.records import Progress, Sample
 
-BLOCK = 1024  # training samples; the queries are run forward once for each block
+BLOCK = 1024  # training samples; the queries are run forward again for each block
 
 
 @dataclass(frozen=True, slots=True)
-class Exact:
-    """Exact influences, and the lengths |G| of the samples they are inner products of."""
+class ExactScores:
+    """Exact influences, and the lengths |G| of the gradients whose inner products they are."""
 
     scores: NDArray[np.float32]  # [q, n]
     query_lengths: NDArray[np.float32]  # [q]
@@ -34,10 +32,10 @@ def exact_scores(
     queries: Sequence[Sample],
     ids: NDArray[np.int64],
     progress: Progress | None = None,
-) -> Exact:
+) -> ExactScores:
     """Returns the exact influence of the training samples `ids` on the queries.
 
-    Costs two forward passes of every sample: one for the scores, one for the lengths.
+    It takes two forward passes of every sample: one for the scores, one for the lengths.
     """
     queries = list(queries)
     scores = np.empty((len(queries), len(ids)), np.float32)
@@ -47,20 +45,20 @@ def exact_scores(
         part = slice(start, start + BLOCK)
         samples = index.training_samples(ids[part].tolist())
         scores[:, part] = index.influence(queries, samples)
-        lengths[part] = _lengths(index, samples)
+        lengths[part] = index.passes.lengths(samples)
         tokens += sum(len(sample.input_ids) for sample in samples)
         if progress is not None:
             progress("exact", start + len(samples), len(ids), tokens)
-    return Exact(scores, _lengths(index, queries), lengths)
+    return ExactScores(scores, index.passes.lengths(queries), lengths)
 
 
 def reranked(
     stored: NDArray[np.float32], exact: NDArray[np.float32], candidates: int
 ) -> NDArray[np.float64]:
-    """Returns scores [q, n] that order as re-ranking does; they mean nothing beyond that.
+    """Returns scores [q, n] whose order is that of re-ranking; their size has no meaning.
 
-    Of each query the best `candidates` by stored vectors come first, among themselves by their
-    exact scores; the rest follows as the stored vectors have it.
+    For each query, the best `candidates` by the stored vectors come first, in the order of their
+    exact scores; the others follow in the order of the stored ones.
     """
     result = np.empty(stored.shape)
     for row, first, true in zip(result, stored, exact, strict=True):
@@ -69,8 +67,3 @@ def reranked(
         row[best[top(true[best], len(best))]] = -np.arange(len(best))
         row[order[candidates:]] = -np.arange(len(best), len(order))
     return result
-
-
-def _lengths(index: InfluenceIndex, samples: list[Sample]) -> NDArray[np.float32]:
-    squares = index.reader.encoder.self_influence(samples, index.vectoriser.parts)
-    return np.sqrt(np.maximum(squares, 0))

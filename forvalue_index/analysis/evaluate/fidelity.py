@@ -1,4 +1,4 @@
-"""How true stored vectors are: the exact form of the recipe against their inner products."""
+"""How well inner products of stored vectors approximate the exact form of the recipe."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from forvalue_index.config import FormatConfig
 from forvalue_index.data.sources import Data
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
-from forvalue_index.pipeline.add import Progress
+from forvalue_index.records import Progress
 
 
 @dataclass(frozen=True, slots=True)
-class Fidelity:
-    """What storing lost. Every figure is over the queries.
+class FidelityResult:
+    """How stored scores compare with exact ones. Every figure is over the queries.
 
-    A figure of a top k is undefined where it is compared with all the samples there are.
+    A figure about the top k is undefined if there are no more than k samples.
     """
 
     recipe: str
@@ -45,21 +45,8 @@ def fidelity(
     seed: int = 0,
     format: FormatConfig | None = None,
     progress: Progress | None = None,
-) -> Fidelity:
-    """Returns how the stored vectors of an index score queries, against the exact form.
-
-    Args:
-        index: the index.
-        data: queries that are not in the index.
-        sample: compare with this many training samples, drawn with `seed`; default: with all.
-        seed: of the draw.
-        format: how queries become tokens, if not as the index's rows do.
-        progress: called as the training samples are run forward again.
-
-    Raises:
-        InputError: there is no query, or the index or the sample is too small to compare.
-        RowError: a query lacks a field or holds nothing to score.
-    """
+) -> FidelityResult:
+    """Returns how stored scores compare with exact ones; see `Evaluation.fidelity`."""
     queries = index.samples(data, format)
     ids, stored = index.scores(queries)
     if sample is not None and sample < len(ids):
@@ -73,11 +60,11 @@ def fidelity(
         for i, length in enumerate(exact.query_lengths)
     ]
     pairs = list(zip(exact.scores, stored, strict=True))
-    return Fidelity(
+    return FidelityResult(
         recipe=index.config.vector.recipe,
         dim=index.vectoriser.dim,
         bits=index.config.vector.bits,
-        bytes_per_sample=index.flat.codes.size,
+        bytes_per_sample=index.snapshot.bytes_per_vector,
         queries=len(queries),
         samples=len(ids),
         pearson=Figure.of(pearson(*pair) for pair in pairs),
@@ -92,7 +79,7 @@ def fidelity(
 def _rms(
     scores: NDArray[np.float32], exact: NDArray[np.float32], lengths: NDArray[np.float32]
 ) -> float:
-    """Returns the root mean square of (scores - exact) / lengths, where there is a length."""
+    """Returns the root mean square of (scores - exact) / lengths, over lengths that are not 0."""
     there = lengths > 0
     errors = (scores[there].astype(np.float64) - exact[there]) / lengths[there]
     return float(np.sqrt(np.mean(errors**2))) if len(errors) else NAN

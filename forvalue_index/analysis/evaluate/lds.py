@@ -1,8 +1,8 @@
-"""Linear datamodeling score: does the sum of influences foretell what training really does?
+"""Linear datamodeling score: whether the sum of influences predicts the effect of training.
 
-Models are fine-tuned on random subsets of the rows. For each target, the losses that they end with
-are ranked beside the predictions: the summed influence of the rows that each was trained on
-(arXiv 2303.14186). 1 is a perfect forecast, 0 is none.
+Models are fine-tuned on random subsets of the rows. For each target, their final losses are
+rank-correlated with the predictions: the summed influence of the rows of each subset
+(arXiv 2303.14186). 1 is a perfect prediction, 0 is none.
 """
 
 from __future__ import annotations
@@ -16,28 +16,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.analysis.evaluate.baselines import require_bm25
-from forvalue_index.analysis.evaluate.methods import influences, rivals, samples_of, temporary_index
+from forvalue_index.analysis.evaluate.methods import (
+    empty_index,
+    influence_scores,
+    other_scores,
+    temporary_index,
+)
 from forvalue_index.analysis.evaluate.metrics import Figure, spearman
 from forvalue_index.analysis.evaluate.subsets import SubsetConfig, SubsetRuns
-from forvalue_index.analysis.evaluate.training import sample_losses
 from forvalue_index.config import RECIPES, FormatConfig, VectorConfig
+from forvalue_index.data.images import with_images
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.errors import InputError
-from forvalue_index.model.language_model import LanguageModel
-from forvalue_index.pipeline.add import Progress
-from forvalue_index.records import Row, Sample
+from forvalue_index.index import LanguageModel
+from forvalue_index.records import Progress, Row, Sample
 
 
 @dataclass(frozen=True, slots=True)
-class Foretold:
-    """How well one method foretells the targets' losses."""
+class LdsFigure:
+    """How well one method predicts the targets' losses."""
 
-    lds: Figure  # over the targets; its standard error is over the subsets
+    lds: Figure  # over the targets; the standard error is over the subsets
 
 
 @dataclass(frozen=True, slots=True)
-class Lds:
-    """The methods side by side, and what was measured."""
+class LdsResult:
+    """The methods, and the losses that they are compared with."""
 
     rows: int
     targets: int
@@ -47,7 +51,7 @@ class Lds:
     loss_all: float  # after fine-tuning on all rows
     loss_subsets: float  # after fine-tuning on a subset, mean over them
     loss_spread: float  # over the subsets, of a target's loss, mean over the targets
-    methods: dict[str, Foretold]
+    methods: dict[str, LdsFigure]
 
 
 def lds(
@@ -64,21 +68,21 @@ def lds(
     at: str = "tuned",
     gradient: bool = False,
     progress: Progress | None = None,
-) -> Lds:
-    """Returns the linear datamodeling scores of an index by every recipe, and of its rivals.
+) -> LdsResult:
+    """Returns the linear datamodeling scores of all recipes, and of other methods.
 
     Args:
         lm: the model that all fine-tuning begins with.
         data: rows to fine-tune on.
-        targets: rows whose loss is foretold.
-        work: folder that keeps finished runs; a second call goes on where the first stopped.
+        targets: rows whose loss is predicted.
+        work: folder that keeps finished runs; a second call continues where the first stopped.
         format: how rows become tokens.
         subsets: how many models are fine-tuned.
         config: which rows they are fine-tuned on, and how.
         vector: how vectors are made, but for the recipe.
         recipes: names of recipes.
-        at: which model influence is read from: "tuned", on all rows, or "base", `lm` itself.
-        gradient: also score by the gradients of the whole model, a backward pass a sample.
+        at: which model gives the influence: "tuned", fine-tuned on all rows, or "base", `lm`.
+        gradient: also score by the gradients of the whole model, a backward pass per sample.
         progress: called as the work goes on.
 
     Raises:
@@ -90,44 +94,36 @@ def lds(
         raise InputError(f"{subsets} subsets: a rank correlation needs 3 or more")
     require_bm25()  # before the first training
     config, vector = config or SubsetConfig(), vector or VectorConfig()
-    rows = [row for _, row in open_rows(data)]
-    samples, queries = samples_of(lm, rows, format), samples_of(lm, targets, format)
-    runs = SubsetRuns(lm, samples, queries, config, work)
-    tuned = runs.full(progress)
-    measured = runs.losses(subsets, progress)
+    rows = [row for _, row in with_images(open_rows(data), format)]
+    with empty_index(lm, format) as base:
+        samples, queries = base.samples(rows), base.samples(targets)
+        runs = SubsetRuns(base, samples, queries, config, work)
+        tuned = runs.full(progress)
+        measured = runs.losses(subsets, progress)
+        before, after = base.passes.losses(queries), base.passes.losses(queries, tuned)
     chosen = runs.indicator(subsets)
-    methods = {
-        name: Foretold(foretold(chosen @ scores.T, -measured))
-        for name, scores in _methods(
-            tuned if at == "tuned" else lm,
-            rows,
-            queries,
-            format,
-            vector,
-            recipes,
-            gradient,
-            progress,
-        )
-    }
-    return Lds(
+    scored = _methods(
+        tuned if at == "tuned" else lm, rows, queries, format, vector, recipes, gradient, progress
+    )
+    return LdsResult(
         rows=len(rows),
         targets=len(queries),
         subsets=subsets,
         share=config.share,
-        loss_before=float(sample_losses(lm, queries).mean()),
-        loss_all=float(sample_losses(tuned, queries).mean()),
+        loss_before=float(before.mean()),
+        loss_all=float(after.mean()),
         loss_subsets=float(measured.mean()),
         loss_spread=float(measured.std(0, ddof=1).mean()),
-        methods=methods,
+        methods={name: LdsFigure(lds_of(chosen @ scores.T, -measured)) for name, scores in scored},
     )
 
 
-def foretold(predicted: NDArray[Any], measured: NDArray[Any]) -> Figure:
+def lds_of(predicted: NDArray[Any], measured: NDArray[Any]) -> Figure:
     """Returns the rank correlation of predictions and measurements [subsets, targets].
 
-    The mean and spread are over the targets. Their values rest on the same subsets, so the standard
-    error is the jackknife's over the subsets. A target whose prediction is the same for every
-    subset is not foretold at all: 0.
+    The mean and spread are over the targets. All of them depend on the same subsets, so the
+    standard error is the jackknife over the subsets. A target with the same prediction for every
+    subset counts 0.
     """
 
     def correlations(kept: NDArray[np.bool_]) -> list[float]:
@@ -155,9 +151,9 @@ def _methods(
     for recipe in recipes:
         settings = replace(vector, recipe=recipe)
         with temporary_index(rows, lm, format, settings, progress) as (index, stored):
-            own = influences(index, queries, stored, exact=True, progress=progress)
+            own = influence_scores(index, queries, stored, exact=True, progress=progress)
             yield from ((f"{recipe}, {name}", scores) for name, scores in own)
-            if recipe == recipes[-1]:  # what needs no recipe, once
-                yield from rivals(
+            if recipe == recipes[-1]:  # the other methods need no recipe: once
+                yield from other_scores(
                     index, queries, stored, format, gradient=gradient, progress=progress
                 )

@@ -1,6 +1,6 @@
-"""All ways to score training samples for queries, side by side: influence and what rivals it.
+"""All methods that score training samples for queries: influence, and what it is compared with.
 
-Every evaluation judges the same methods, so that their tables can be read together.
+Every study uses the same methods, so that their tables can be compared.
 """
 
 from __future__ import annotations
@@ -16,21 +16,16 @@ from numpy.typing import NDArray
 
 from forvalue_index.analysis.evaluate.baselines import baselines
 from forvalue_index.analysis.evaluate.exact import exact_scores
-from forvalue_index.analysis.evaluate.gradients import gradient_scores
 from forvalue_index.config import FormatConfig, VectorConfig
-from forvalue_index.data.sources import Data
-from forvalue_index.index import InfluenceIndex
+from forvalue_index.index import InfluenceIndex, LanguageModel
 from forvalue_index.metric import METRICS
-from forvalue_index.model.language_model import LanguageModel
-from forvalue_index.pipeline.add import Progress
-from forvalue_index.records import Row, Sample, StoredSample
-from forvalue_index.vectors.recipe import Raw
+from forvalue_index.records import Progress, Row, Sample, StoredSample
 
 LAST_LAYER, GRADIENT = "last-layer gradient", "full gradient"
-PLACE = "forvalue_place"  # field that keeps equal rows of a temporary index apart
+PLACE = "forvalue_place"  # field that makes equal rows of a temporary index distinct
 
 
-def influences(
+def influence_scores(
     index: InfluenceIndex,
     queries: Sequence[Sample],
     stored: Sequence[StoredSample],
@@ -38,30 +33,30 @@ def influences(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yields the scores [q, n] of an index under every metric, by stored vectors and exact form.
+    """Yields the name and scores [q, n] of every metric, by stored vectors and by the exact form.
 
     Args:
         index: the index.
         queries: the q queries.
-        stored: the n training samples, all of the index, in the order of their ids.
+        stored: all training samples of the index, in the order of their ids.
         exact: also by the exact form, which runs all training samples forward again.
         progress: called as they are.
     """
     queries = list(queries)
     lengths = np.array([item.norm for item in stored])
     n_scored = np.array([item.n_scored for item in stored])
-    for name, scores in of_pairs(index.scores(queries)[1], lengths, n_scored):
+    for name, scores in by_metric(index.scores(queries)[1], lengths, n_scored):
         yield f"stored {name}", scores
     for metric in METRICS.values():
-        if not metric.has_exact:
+        if metric.linear and not metric.has_exact:  # what compares words is no influence
             yield f"stored {metric.name}", index.scores(queries, metric)[1]
     if exact:
         true = exact_scores(index, queries, np.array([item.id for item in stored]), progress)
-        for name, scores in of_pairs(true.scores, true.sample_lengths, n_scored):
+        for name, scores in by_metric(true.scores, true.sample_lengths, n_scored):
             yield f"exact {name}", scores
 
 
-def rivals(
+def other_scores(
     index: InfluenceIndex,
     queries: Sequence[Sample],
     stored: Sequence[StoredSample],
@@ -72,7 +67,7 @@ def rivals(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yields the scores [q, n] of what influence is compared with.
+    """Yields the name and scores [q, n] of each method that influence is compared with.
 
     Args:
         index: the index, for its model and its rows.
@@ -87,19 +82,18 @@ def rivals(
     queries = list(queries)
     samples = index.training_samples(item.id for item in stored)
     if last_layer:
-        parts = [Raw()] * len(index.lm.checkpoints)
-        yield LAST_LAYER, index.reader.encoder.influence(queries, samples, parts)
+        yield LAST_LAYER, index.passes.last_layer(queries, samples)
     if gradient:
-        yield GRADIENT, gradient_scores(index.lm, queries, samples, progress)
+        yield GRADIENT, index.passes.gradients(queries, samples, progress)
     yield from baselines(index, queries, stored, format, seed=seed, progress=progress)
 
 
-def of_pairs(
+def by_metric(
     scores: NDArray[Any], lengths: NDArray[Any], n_scored: NDArray[Any]
 ) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yields name and scores [q, n] of every metric that is made of inner products.
+    """Yields the name and scores [q, n] of every metric that divides inner products by sizes.
 
-    They order the samples of a query; its own size, which changes nothing in that, is left out.
+    The size of the query is left out: it does not change the order of the samples.
 
     Args:
         scores: inner products [q, n].
@@ -111,18 +105,19 @@ def of_pairs(
             yield name, scores / metric.sizes(lengths, n_scored)
 
 
-def stored_samples(index: InfluenceIndex, ids: NDArray[np.int64]) -> list[StoredSample]:
-    """Returns the training samples with these ids, as the catalogue has them."""
-    return list(index.store.catalog.samples(ids.tolist()).values())
+def all_stored(index: InfluenceIndex) -> list[StoredSample]:
+    """Returns all training samples of an index, in the order of their ids."""
+    return list(index.stored(index.snapshot.ids))
 
 
-def samples_of(lm: LanguageModel, data: Data, format: FormatConfig) -> list[Sample]:
-    """Returns the samples that an index of a model and a format would make of rows."""
+@contextmanager
+def empty_index(lm: LanguageModel, format: FormatConfig) -> Iterator[InfluenceIndex]:
+    """Gives a temporary index without rows, for the samples and the passes of a model."""
     with (
         tempfile.TemporaryDirectory(prefix="forvalue-") as folder,
         InfluenceIndex.create(Path(folder) / "index", lm, format=format) as index,
     ):
-        return index.samples(data)
+        yield index
 
 
 @contextmanager
@@ -133,9 +128,9 @@ def temporary_index(
     vector: VectorConfig,
     progress: Progress | None = None,
 ) -> Iterator[tuple[InfluenceIndex, list[StoredSample]]]:
-    """Gives an index of rows that is gone afterwards, and its samples in the order of the rows.
+    """Gives a temporary index of rows, and its samples in the order of the rows.
 
-    Equal rows stay apart.
+    Equal rows are not merged.
     """
     with tempfile.TemporaryDirectory(prefix="forvalue-") as folder:
         index, _ = InfluenceIndex.build(
@@ -147,6 +142,6 @@ def temporary_index(
             progress=progress,
         )
         with index:
-            stored = stored_samples(index, index.flat.ids)
+            stored = all_stored(index)
             assert [item.row[PLACE] for item in stored] == list(range(len(rows)))
             yield index, stored

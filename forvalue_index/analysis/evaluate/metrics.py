@@ -1,4 +1,4 @@
-"""How well scores find what is known to be there. Plain arrays in, plain numbers out."""
+"""Metrics of rankings and correlations. Plain arrays in, plain numbers out; knows no index."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAN = float("nan")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A metric over some queries. None where there are too few of them to tell."""
+    """A metric over several queries. None where there are too few of them."""
 
     mean: float | None
     sd: float | None  # spread over the queries
@@ -22,9 +22,9 @@ class Figure:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Figure:
-        """Returns the figure of one value a query; NaN is a query that the metric says nothing of.
+        """Returns the figure of one value per query; NaN where the metric is undefined.
 
-        The spread is that of a sample (n - 1), so it takes two queries.
+        The spread is that of a sample (n - 1), so it needs two queries.
         """
         array = np.array(list(values), dtype=np.float64)
         array = array[~np.isnan(array)]
@@ -64,7 +64,7 @@ def recall(scores: ArrayLike, positive: ArrayLike) -> float:
 
 
 def reciprocal_rank(scores: ArrayLike, positive: ArrayLike) -> float:
-    """Returns 1 / rank of the highest positive; of equal scores the first comes first.
+    """Returns 1 / rank of the highest positive; equal scores keep their order.
 
     Raises:
         ValueError: there is no positive.
@@ -81,14 +81,14 @@ def hit(scores: ArrayLike, positive: ArrayLike, k: int) -> float:
 
 
 def top(scores: ArrayLike, k: int) -> NDArray[np.intp]:
-    """Returns the positions of the k highest scores, best first; equal ones in their order."""
+    """Returns the positions of the k highest scores, best first; equal scores keep their order."""
     return np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[:k]
 
 
 def kept(exact: ArrayLike, approximate: ArrayLike, k: int, among: int | None = None) -> float:
     """Returns the share of the exact top k that is in the approximate top `among` (default k).
 
-    NaN where `among` is all there is, so that nothing could be missed.
+    NaN if there are no more than `among` scores, so that none could be missed.
     """
     among = k if among is None else among
     if among >= len(np.asarray(exact)):

@@ -1,7 +1,7 @@
-"""Whether rows that were made wrong on purpose are found: a study that any data set can be put to.
+"""Whether rows that were made wrong on purpose are found. Any data set can be used.
 
-A part of the rows is set aside and trusted; of the rest a share gets the response of another row.
-Every method then gives each row a value, and the wrong ones should have the lowest.
+Some of the rows are set aside as trusted; a share of the others gets the response of another row.
+Every method then gives each row a value, and the wrong rows should have the lowest.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.analysis.audit.audit import audit_scores
+from forvalue_index.analysis.audit.scores import score_rows
 from forvalue_index.analysis.evaluate.baselines import require_bm25
-from forvalue_index.analysis.evaluate.methods import influences, rivals, samples_of, temporary_index
+from forvalue_index.analysis.evaluate.methods import (
+    empty_index,
+    influence_scores,
+    other_scores,
+    temporary_index,
+)
 from forvalue_index.analysis.evaluate.metrics import Figure, auc, recall
-from forvalue_index.analysis.evaluate.training import TrainConfig, fine_tune
 from forvalue_index.analysis.field_values import label
-from forvalue_index.config import FormatConfig, VectorConfig
+from forvalue_index.config import FormatConfig, TrainConfig, VectorConfig
+from forvalue_index.data.images import with_images
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.errors import InputError
-from forvalue_index.index import InfluenceIndex
-from forvalue_index.model.language_model import LanguageModel
-from forvalue_index.pipeline.add import Progress
-from forvalue_index.records import Row, StoredSample
-
-Values = NDArray[Any]  # [n], higher is more likely right
+from forvalue_index.index import InfluenceIndex, LanguageModel
+from forvalue_index.records import Progress, Row, StoredSample
 
 
 @dataclass(frozen=True, slots=True)
-class Detected:
+class Detection:
     """How well one method finds the wrong rows. Every figure is over the seeds."""
 
     auc: Figure  # chance that a wrong row is valued below a right one
@@ -41,15 +42,15 @@ class Detected:
 
 
 @dataclass(frozen=True, slots=True)
-class Mislabel:
-    """The methods side by side."""
+class MislabelResult:
+    """The methods, and what they were tried on."""
 
     recipe: str
     rows: int  # that may be wrong
     wrong: Figure  # of them, over the seeds
     trusted: int
     seeds: int
-    methods: dict[str, Detected]
+    methods: dict[str, Detection]
 
 
 def mislabel(
@@ -66,22 +67,22 @@ def mislabel(
     exact: bool = False,
     gradient: bool = False,
     progress: Progress | None = None,
-) -> Mislabel:
-    """Returns how well wrong rows are found, by value, by audit and by what needs neither.
+) -> MislabelResult:
+    """Returns how well wrong rows are found, by value, by audit and by other methods.
 
     Args:
         lm: the model.
         data: rows that are right.
         format: how they become tokens; with a prompt and a response, or a class.
         class_field: field of their classes; a wrong response then comes from another class, and a
-            row is held against the trusted rows of its own.
-        share: of the rows, made wrong; of each class alike.
-        trusted: of the rows, set aside before.
-        seeds: how many times all is drawn anew.
-        train: fine-tune the model on the partly wrong rows first; default: it stays as it is.
+            row is compared with the trusted rows of its own class.
+        share: of the rows, and of each class, made wrong.
+        trusted: share of the rows that is set aside first.
+        seeds: how often it is repeated with new random draws.
+        train: fine-tune the model on the partly wrong rows first; default: do not.
         vector: how vectors are made.
         exact: also score by the exact forms, which runs the rows forward again.
-        gradient: also score by the gradients of the whole model, a backward pass a sample.
+        gradient: also score by the gradients of the whole model, a backward pass per sample.
         progress: called as the work goes on.
 
     Raises:
@@ -94,7 +95,7 @@ def mislabel(
             raise InputError(f"{name} is {value}, but must be between 0 and 1")
     require_bm25()  # before the first forward pass
     field, vector = response_field(format), vector or VectorConfig()
-    rows = [row for _, row in open_rows(data)]
+    rows = [row for _, row in with_images(open_rows(data), format)]
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     wrong: list[int] = []
     for seed in range(seeds):
@@ -107,21 +108,22 @@ def mislabel(
             )
         model = lm
         if train is not None:
-            model = fine_tune(lm, samples_of(lm, changed, format), train, progress)
+            with empty_index(lm, format) as base:
+                model = base.passes.fine_tuned(base.samples(changed), train, progress)
         with temporary_index(changed, model, format, vector, progress) as (index, stored):
             own = methods(index, stored, known, class_field, exact, gradient, seed, progress)
             for name, values in own:
                 figures = auc(-values, is_wrong), recall(-values, is_wrong)
                 found[name].append(figures)
         wrong.append(int(is_wrong.sum()))
-    return Mislabel(
+    return MislabelResult(
         recipe=vector.recipe,
         rows=len(rest),
         wrong=Figure.of(wrong),
         trusted=len(known),
         seeds=seeds,
         methods={
-            name: Detected(*(Figure.of(values) for values in zip(*figures, strict=True)))
+            name: Detection(*(Figure.of(values) for values in zip(*figures, strict=True)))
             for name, figures in found.items()
         },
     )
@@ -136,13 +138,16 @@ def methods(
     gradient: bool,
     seed: int,
     progress: Progress | None,
-) -> Iterator[tuple[str, Values]]:
-    """Yields the names and values [n] of all methods; those named audit need no trusted row."""
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yields each method's name and values [n], higher is more likely right.
+
+    Methods whose names begin with "audit" need no trusted row.
+    """
     queries, format = index.samples(known), index.config.format
     same = _same(known, stored, class_field)
     scores = itertools.chain(
-        influences(index, queries, stored, exact=exact, progress=progress),
-        rivals(
+        influence_scores(index, queries, stored, exact=exact, progress=progress),
+        other_scores(
             index,
             queries,
             stored,
@@ -155,20 +160,20 @@ def methods(
     )
     for name, matrix in scores:
         if name == "loss":
-            yield name, -matrix[0]  # a wrong response is an unlikely one
+            yield name, -matrix[0]  # a wrong response is unlikely
         elif name != "length":
             yield name, (matrix * same).sum(0) / np.maximum(same.sum(0), 1)
-    audits = audit_scores(index, class_field=class_field, progress=progress)
-    for name, suspicion in audits.items():
+    audit = score_rows(index, class_field=class_field, progress=progress)
+    for name, suspicion in audit.scores.items():
         if name != "loss":
             yield f"audit: {name}", -suspicion
 
 
 def response_field(format: FormatConfig) -> str:
-    """Returns the field whose content makes a row right or wrong.
+    """Returns the field that decides whether a row is right.
 
     Raises:
-        InputError: the rows have none.
+        InputError: the rows have no such field.
     """
     if format.label_field is not None:
         return format.label_field
@@ -188,9 +193,9 @@ def corrupt(
 ) -> tuple[list[Row], NDArray[np.bool_]]:
     """Returns the rows with a share of their responses exchanged, and which of them are wrong.
 
-    The same share of each class is taken. In the order of classes, each of the taken rows gets the
-    response of the one that stands as many places on as the largest class has rows, so that
-    responses leave their class. Without classes, the next one's in a random order.
+    The same share of each class is taken. The rows that are taken are ordered by class, and each
+    gets the response of the row s places further, where s is the size of the largest class, so that
+    responses move to another class. Without classes, the order is random and s is 1.
     """
     taken = [ids[: round(share * len(ids))] for ids in _classes(rows, class_field, rng)]
     order = [i for ids in taken for i in ids]
@@ -198,7 +203,7 @@ def corrupt(
     result, wrong = list(rows), np.zeros(len(rows), np.bool_)
     for place, i in enumerate(order):
         response = rows[order[(place + shift) % len(order)]][field]
-        # Two rows may share an answer: then nothing is wrong.
+        # Two rows may have the same response: then the row stays right.
         result[i], wrong[i] = rows[i] | {field: response}, response != rows[i][field]
     return result, wrong
 
@@ -206,7 +211,7 @@ def corrupt(
 def _split(
     rows: Sequence[Row], share: float, class_field: str | None, rng: np.random.Generator
 ) -> tuple[list[Row], list[Row]]:
-    """Returns a share of the rows of each class, drawn at random, and the rest in its order."""
+    """Returns a share of the rows of each class, drawn at random, and the other rows in order."""
     drawn = {
         i
         for ids in _classes(rows, class_field, rng)
@@ -231,7 +236,7 @@ def _classes(
 def _same(
     known: Sequence[Row], stored: Sequence[StoredSample], class_field: str | None
 ) -> NDArray[np.bool_]:
-    """Returns which trusted rows a row is held against, [trusted, n]."""
+    """Returns which trusted rows a row is compared with, [trusted, n]."""
     one = np.array([_class(row, class_field) for row in known])
     other = np.array([_class(item.row, class_field) for item in stored])
     same: NDArray[np.bool_] = one[:, None] == other

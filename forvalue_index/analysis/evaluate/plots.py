@@ -1,4 +1,4 @@
-"""Tables of methods as pictures: a panel for each figure, a bar for each method."""
+"""Tables of methods as bar charts: a panel for each figure, a bar for each method."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INFLUENCE = ("stored", "exact", "audit", "balanced", "kfac", "raw", "value")
 
 
 def require_plots(path: Path) -> None:
-    """Does nothing if a picture can be written to `path`.
+    """Checks that a chart can be written to `path`.
 
     Raises:
         DependencyError: the library is not installed.
@@ -34,13 +34,13 @@ def require_plots(path: Path) -> None:
 
 
 def bars(path: Path, methods: Mapping[str, Any], columns: Mapping[str, str], title: str) -> None:
-    """Writes a picture of methods: their means, with the standard error where there is one.
+    """Writes a bar chart of methods: their means, with the standard error where there is one.
 
     Args:
         path: of the PNG file.
         methods: name -> what holds a `Figure` under each name in `columns`.
-        columns: name of a figure -> what it is called.
-        title: of the picture.
+        columns: name of a figure -> its heading.
+        title: of the chart.
 
     Raises:
         DependencyError: the library is not installed.
@@ -62,7 +62,7 @@ def bars(path: Path, methods: Mapping[str, Any], columns: Mapping[str, str], tit
 
 
 def _panel(panel: Any, names: Sequence[str], figures: Sequence[Figure]) -> None:
-    """Draws one figure of all methods, the first on top."""
+    """Draws one figure of all methods, the first at the top."""
     means = [figure.mean or 0.0 for figure in figures]
     errors = [figure.se or 0.0 for figure in figures]
     colors = [OURS if name.startswith(INFLUENCE) else OTHERS for name in names]

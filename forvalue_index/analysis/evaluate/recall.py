@@ -1,6 +1,6 @@
-"""Whether an index finds what is known to be there: sources that share a field with the query.
+"""Whether an index finds known sources: the training rows that share a field with the query.
 
-Scores by influence, as stored and exact, stand beside baselines that need no influence.
+Influence, stored and exact, is compared with baselines that do not use it.
 """
 
 from __future__ import annotations
@@ -15,32 +15,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.analysis.evaluate.baselines import require_bm25
-from forvalue_index.analysis.evaluate.methods import influences, rivals, stored_samples
+from forvalue_index.analysis.evaluate.methods import (
+    all_stored,
+    influence_scores,
+    other_scores,
+)
 from forvalue_index.analysis.evaluate.metrics import Figure, auc, hit, reciprocal_rank
 from forvalue_index.analysis.evaluate.metrics import recall as recall_at_n
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.sources import Data
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.index import InfluenceIndex
-from forvalue_index.pipeline.add import Progress
-from forvalue_index.records import Sample, StoredSample
+from forvalue_index.records import Progress, Row, Sample, StoredSample
 
 Gold = NDArray[np.bool_]  # [q, n]: this training sample is a source of that query
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SourceFigures:
     """How well one method finds the sources. Every figure is over the queries."""
 
     mrr: Figure  # 1 / rank of the first source
-    hit_1: Figure  # a source comes first
-    hit_10: Figure  # a source is among the first ten
-    auc: Figure  # chance that a source is above another sample
+    hit_1: Figure  # whether a source comes first
+    hit_10: Figure  # whether a source is among the first ten
+    auc: Figure  # chance that a source scores above another sample
     recall: Figure  # share of the n sources among the first n
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
+class RecallResult:
     """The methods side by side."""
 
     gold_field: str
@@ -49,7 +52,7 @@ class Recall:
     queries: int
     samples: int
     sources: Figure  # training samples with the query's value of the field
-    methods: dict[str, Found]
+    methods: dict[str, SourceFigures]
 
 
 def recall(
@@ -62,41 +65,22 @@ def recall(
     seed: int = 0,
     format: FormatConfig | None = None,
     progress: Progress | None = None,
-) -> Recall:
-    """Returns how well an index, and baselines beside it, find the sources of queries.
-
-    The sources of a query are the training samples with an equal value of `gold_field`.
-
-    Args:
-        index: the index.
-        data: queries with the field.
-        gold_field: field of the queries and of the training rows.
-        exact: also score by the exact forms of the recipe and of the last layer's gradients, by
-            running all training samples forward again.
-        gradient: also score by the gradients of the whole model, a backward pass a sample.
-        seed: of the random baseline.
-        format: how queries become tokens, if not as the index's rows do.
-        progress: called as training samples are run forward again.
-
-    Raises:
-        DependencyError: the library for BM25 is not installed.
-        InputError: there is no query, or one has no sources, or nothing but sources.
-        RowError: a query lacks a field or holds nothing to score.
-    """
+) -> RecallResult:
+    """Returns how well the sources of queries are found; see `Evaluation.recall`."""
     require_bm25()  # before the first forward pass
     queries = index.samples(data, format)
-    stored = stored_samples(index, index.flat.ids)
+    stored = all_stored(index)
     gold = gold_of(queries, stored, gold_field)
-    asked = format or index.config.format
+    query_format = format or index.config.format
     methods = {
-        name: found(scores, gold)
+        name: source_figures(scores, gold)
         for name, scores in itertools.chain(
-            influences(index, queries, stored, exact=exact, progress=progress),
-            rivals(
+            influence_scores(index, queries, stored, exact=exact, progress=progress),
+            other_scores(
                 index,
                 queries,
                 stored,
-                asked,
+                query_format,
                 last_layer=exact,
                 gradient=gradient,
                 seed=seed,
@@ -104,7 +88,7 @@ def recall(
             ),
         )
     }
-    return Recall(
+    return RecallResult(
         gold_field=gold_field,
         recipe=index.config.vector.recipe,
         dim=index.vectoriser.dim,
@@ -115,12 +99,12 @@ def recall(
     )
 
 
-def found(scores: NDArray[Any], gold: Gold) -> Found:
-    """Returns how well scores [q, n] find the sources; equal scores in a random, fixed order."""
-    # Training rows often come sorted by class: in that order ties would be lucky or unlucky.
+def source_figures(scores: NDArray[Any], gold: Gold) -> SourceFigures:
+    """Returns how well scores [q, n] find the sources; ties are broken in a fixed random order."""
+    # Training rows are often sorted by class, so ties in their order would favour some classes.
     order = np.random.default_rng(0).permutation(scores.shape[1])
     pairs = [(row[order], truth[order]) for row, truth in zip(scores, gold, strict=True)]
-    return Found(
+    return SourceFigures(
         mrr=Figure.of(reciprocal_rank(*pair) for pair in pairs),
         hit_1=Figure.of(hit(*pair, 1) for pair in pairs),
         hit_10=Figure.of(hit(*pair, 10) for pair in pairs),
@@ -154,10 +138,10 @@ def gold_of(queries: Sequence[Sample], stored: Sequence[StoredSample], field: st
     return gold
 
 
-def _value(row: dict[str, Any], field: str) -> str:
-    # As JSON, so that any value can be compared; a missing field is equal to nothing that is.
+def _value(row: Row, field: str) -> str:
+    # As JSON any value can be compared; a missing field is equal to no value.
     return json.dumps(row[field], sort_keys=True, ensure_ascii=False) if field in row else ""
 
 
-def _missing(field: str, row: dict[str, Any]) -> str:
+def _missing(field: str, row: Row) -> str:
     return f"no field {field!r}; the row's fields are: {', '.join(row)}"

@@ -1,11 +1,10 @@
-"""What training on random parts of a data set does to targets, measured; every run is kept.
+"""Losses of targets after fine-tuning on random subsets of the rows; every run is kept.
 
-The truth that the linear datamodeling score compares predictions with (arXiv 2303.14186).
+The linear datamodeling score compares predictions with these losses (arXiv 2303.14186).
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -13,17 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save
 
-from forvalue_index.analysis.evaluate.training import TrainConfig, fine_tune, sample_losses
+from forvalue_index.config import TrainConfig
 from forvalue_index.data.writers import complete
 from forvalue_index.errors import InputError
-from forvalue_index.model.language_model import LanguageModel
-from forvalue_index.model.model_lock import model_lock
-from forvalue_index.pipeline.add import Progress
-from forvalue_index.records import Sample
+from forvalue_index.index import InfluenceIndex, LanguageModel
+from forvalue_index.records import Progress, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +35,16 @@ class SubsetConfig:
 
 
 class SubsetRuns:
-    """Fine-tunings of one model on subsets of one set of rows, kept in a folder as they are done.
+    """Fine-tunings of one model on subsets of the same rows, kept in a folder as they finish.
 
-    A file for each run, under a name that holds a hash of all that it depends on: runs of other
-    settings may stand beside it, and an interrupted study goes on after the last whole run.
+    There is a file for each run. Its name has a hash of everything that the run depends on: runs
+    with other settings can share the folder, and an interrupted study continues after the last run
+    that finished.
     """
 
     def __init__(
         self,
-        lm: LanguageModel,
+        index: InfluenceIndex,
         samples: Sequence[Sample],
         targets: Sequence[Sample],
         config: SubsetConfig,
@@ -56,10 +52,10 @@ class SubsetRuns:
     ) -> None:
         if round(config.share * len(samples)) in (0, len(samples)):
             raise InputError(f"{len(samples)} rows are too few to take {config.share:g} of them")
-        self._lm, self._samples, self._targets = lm, samples, targets
+        self._passes, self._samples, self._targets = index.passes, samples, targets
         self._config = config
         self._work = work
-        self._rows = _hash([lm.fingerprint()["weights"], _contents(samples)])
+        self._rows = _hash([index.lm.fingerprint()["weights"], _contents(samples)])
         self._key = _hash([self._rows, _contents(targets), asdict(config)])
         work.mkdir(parents=True, exist_ok=True)
 
@@ -89,40 +85,22 @@ class SubsetRuns:
         """Returns the model fine-tuned on all rows; its weights are kept, too."""
         train = self._config.train
         path = self._work / f"full-{_hash([self._rows, asdict(train)])}.safetensors"
-        if not path.exists():
-            tuned = fine_tune(self._lm, self._samples, train, progress)
-            with complete(path) as file:
-                file.write(save({name: value.cpu() for name, value in _weights(tuned).items()}))
-            return tuned
-        return with_weights(self._lm, load_file(path))
+        return self._passes.fine_tuned(self._samples, train, progress, keep=path)
 
     def _run(self, number: int) -> NDArray[np.float64]:
         path = self._work / f"subset-{self._key}-{number:04d}.json"
         if path.exists():
             return np.array(json.loads(path.read_text()))
         chosen = [self._samples[i] for i in self.members(number)]
-        losses = sample_losses(fine_tune(self._lm, chosen, self._config.train), self._targets)
+        tuned = self._passes.fine_tuned(chosen, self._config.train)
+        losses = self._passes.losses(self._targets, tuned)
         with complete(path, text=True) as file:
             json.dump(losses.tolist(), file)
         return losses
 
 
-def with_weights(lm: LanguageModel, weights: dict[str, torch.Tensor]) -> LanguageModel:
-    """Returns a copy of a model, in float32, with other weights."""
-    with model_lock():
-        result = copy.deepcopy(lm)
-    result.model.float()
-    for name, value in _weights(result).items():
-        value.copy_(weights[name])
-    return result
-
-
-def _weights(lm: LanguageModel) -> dict[str, torch.Tensor]:
-    return {name: value.detach() for name, value in lm.model.named_parameters()}
-
-
 def _contents(samples: Sequence[Sample]) -> list[str]:
-    """Returns what the model sees of each sample, hashed."""
+    """Returns a hash of each sample as the model reads it."""
     return [
         hashlib.sha256(
             sample.input_ids.tobytes()

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import click
 
-from forvalue_index.cli.evaluate import finding, trials
+from forvalue_index.cli.evaluate.fidelity import fidelity
+from forvalue_index.cli.evaluate.identify import identify
+from forvalue_index.cli.evaluate.lds import lds
+from forvalue_index.cli.evaluate.mislabel import mislabel
+from forvalue_index.cli.evaluate.recall import recall
+from forvalue_index.cli.evaluate.select import select
 
 
 @click.group()
@@ -20,8 +25,5 @@ def evaluate() -> None:
     """
 
 
-for command in (
-    *(finding.fidelity, finding.recall, finding.identify),
-    *(trials.mislabel, trials.select, trials.lds),
-):
+for command in (fidelity, recall, identify, mislabel, select, lds):
     evaluate.add_command(command)

@@ -1,4 +1,4 @@
-"""What the commands of `forvalue evaluate` share: options, and methods side by side."""
+"""The results of studies as tables: methods side by side."""
 
 from __future__ import annotations
 
@@ -7,72 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich.table import Table
 
 from forvalue_index.cli import render
-from forvalue_index.cli.bundles import F, with_options
 
 if TYPE_CHECKING:
     from forvalue_index.analysis.evaluate.metrics import Figure
-
-queries_option = click.option(
-    "--data",
-    required=True,
-    metavar="FILE",
-    help="Queries, in a file that `build` can read.",
-)
-exact_option = click.option(
-    "--exact",
-    is_flag=True,
-    help="Also compare the exact forms of recipe and last layer; runs all samples again.",
-)
-gradient_option = click.option(
-    "--gradient",
-    is_flag=True,
-    help="Also compare gradients of the whole model: one backward pass per sample; for small "
-    "models.",
-)
-
-
-def _png(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
-    """Makes sure, before the work, that a picture can be written."""
-    if path is not None:
-        from forvalue_index.analysis.evaluate.plots import require_plots
-
-        require_plots(path)
-    return path
-
-
-plot_option = click.option(
-    "--plot",
-    type=click.Path(path_type=Path),
-    callback=_png,
-    metavar="FILE",
-    help="Also draw the table, as a PNG file.",
-)
-
-_TRAIN = [
-    click.option(
-        "--learning-rate",
-        type=click.FloatRange(0, min_open=True),
-        default=1e-4,
-        show_default=True,
-        help="Peak learning rate of the fine-tuning; small models need more.",
-    ),
-    click.option(
-        "--batch-size",
-        type=click.IntRange(min=1),
-        default=16,
-        show_default=True,
-        help="Rows per step of the fine-tuning.",
-    ),
-]
-
-
-def train_options(command: F) -> F:
-    """Adds the options of how models are fine-tuned, but for the epochs."""
-    return with_options(command, _TRAIN)
 
 
 def show(
@@ -88,11 +28,11 @@ def show(
 
     Args:
         result: a dataclass with `methods`: name -> figures.
-        columns: name of a figure -> what it is called.
+        columns: name of a figure -> its heading.
         note: what the figures mean, below the table.
-        title: of the picture.
+        title: of the chart.
         as_json: print the whole result instead.
-        plot: where the picture goes.
+        plot: file of the chart.
     """
     if plot is not None:
         from forvalue_index.analysis.evaluate.plots import bars
@@ -110,7 +50,7 @@ def show(
 
 
 def table(first: str, *columns: str) -> Table:
-    """Returns an empty table of numbers with names in front."""
+    """Returns an empty table of numbers, with a first column of names."""
     result = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     result.add_column(first, no_wrap=True)
     for column in columns:
@@ -119,7 +59,7 @@ def table(first: str, *columns: str) -> Table:
 
 
 def number(value: float | None) -> str:
-    """Returns a number as it stands in a table."""
+    """Returns a number with three decimals; a dash for None."""
     return "–" if value is None else f"{value:.3f}"
 
 

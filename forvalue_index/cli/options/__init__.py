@@ -1,0 +1,1 @@
+"""Options, each declared once: a file for each group, and decorators that add them to a command."""

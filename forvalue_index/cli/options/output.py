@@ -1,0 +1,64 @@
+"""Options of where results go: JSON on standard output, and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from forvalue_index.cli.options.group import Option
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def _table(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    """Checks, before any work, that a file's format is known by its name."""
+    if path is not None:
+        from forvalue_index.data.writers import check_suffix
+
+        check_suffix(path)
+    return path
+
+
+def output_option(help: str, *, required: bool = False) -> Option:
+    """Returns the option of a file of rows: .jsonl, .csv or .parquet."""
+    return click.option(
+        "--output",
+        required=required,
+        type=click.Path(path_type=Path),
+        callback=_table,
+        metavar="FILE",
+        help=help,
+    )
+
+
+def html_option(help: str) -> Option:
+    """Returns the option of a page that is written."""
+    return click.option(
+        "--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=help
+    )
+
+
+def k_option(default: int, help: str, *, least: int = 1) -> Option:
+    """Returns the option of how many are shown."""
+    return click.option(
+        "-k", default=default, show_default=True, type=click.IntRange(min=least), help=help
+    )
+
+
+def _chart(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    """Checks, before any work, that a chart can be written."""
+    if path is not None:
+        from forvalue_index.analysis.evaluate.plots import require_plots
+
+        require_plots(path)
+    return path
+
+
+plot_option = click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    callback=_chart,
+    metavar="FILE",
+    help="Also draw the table, as a PNG file.",
+)

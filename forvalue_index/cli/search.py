@@ -1,0 +1,44 @@
+"""`forvalue search`: rows by their words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.text import Text
+
+from forvalue_index.cli import render
+from forvalue_index.cli.options.data import index_option, where_option
+from forvalue_index.cli.options.output import json_option, k_option
+
+
+@click.command()
+@index_option
+@click.argument("words", nargs=-1, required=True)
+@k_option(10, "Hits to show.")
+@where_option
+@json_option
+def search(
+    directory: Path, words: tuple[str, ...], k: int, where: tuple[str, ...], as_json: bool
+) -> None:
+    """Show the training samples that have these words, the best first (BM25).
+
+    Loads no model. To find where an answer came from, words and influence together do better:
+    forvalue query --metric hybrid.
+
+    \b
+    Example:
+      forvalue search --index my.index capital of France
+      forvalue search --index my.index "refund policy" --where source=faq --json
+    """
+    from forvalue_index.index import InfluenceIndex
+
+    with InfluenceIndex.open(directory) as index:
+        text = " ".join(words)
+        hits = index.search(text, k, where=where)
+        if as_json:
+            for hit in hits:
+                render.json_line(render.hit_json(hit))
+            return
+        title = Text("? ", style="yellow") + Text(render.one_line(text))
+        render.console().print(render.hits_table(hits, index.config.format, "lexical", title))

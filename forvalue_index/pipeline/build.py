@@ -1,0 +1,196 @@
+"""How an index is created, opened and built.
+
+create : settings, model -> an empty store, and the session that fills it
+open   : directory -> its store; the model is loaded when it is first needed
+build  : create, or open what an interrupted build left, then add
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from forvalue_index.catalog.address import name_catalog, parse_url, shown
+from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
+from forvalue_index.data.field_guess import guess_format
+from forvalue_index.data.formatter import settled
+from forvalue_index.data.images import with_images
+from forvalue_index.data.ingest import Rejects, check_rows
+from forvalue_index.data.sources import Data, open_rows
+from forvalue_index.data.token_rows import parted
+from forvalue_index.errors import IndexMissingError, InputError, LockedError
+from forvalue_index.model.language_model import LanguageModel, load_model
+from forvalue_index.pipeline.add import AddReport, add_checked
+from forvalue_index.pipeline.session import Session, fingerprint
+from forvalue_index.pipeline.workers import settle_devices
+from forvalue_index.records import Progress
+from forvalue_index.store.layout import is_index, require_empty, url_of
+from forvalue_index.store.store import Store
+
+Model: TypeAlias = str | Path | ModelConfig | LanguageModel
+"""A path, a hub id, how to read one, or a model that is loaded already."""
+
+
+def create(
+    directory: str | Path,
+    model: Model,
+    format: FormatConfig | None,
+    vector: VectorConfig | None,
+    catalog: str | None,
+    device: str | None,
+) -> Session:
+    """Makes an empty index and returns its session; see `InfluenceIndex.create`."""
+    path = Path(directory)
+    if catalog is not None:
+        name_catalog(catalog)
+    require_empty(path)
+    model = _known(model)
+    if isinstance(model, LanguageModel):
+        lm, settings = model, ModelConfig(model.name)
+    else:
+        settings = replace(  # for whoever opens the index somewhere else
+            model, name=_resolved(model.name), adapters=tuple(map(_resolved, model.adapters))
+        )
+        lm = load_model(settings, device)
+    format = format or FormatConfig()
+    format = settled(format, lm.tokenizer, lm.max_length(format.max_length))
+    config = IndexConfig(settings, format, vector or VectorConfig())
+    store = Store.create(path, config, fingerprint(config, lm), catalog)
+    session = Session(store, config, device)
+    session.adopt(lm, given=isinstance(model, LanguageModel))
+    return session
+
+
+def open_session(
+    directory: str | Path,
+    model: Model | None,
+    device: str | None,
+    trust_remote_code: bool = False,
+) -> Session:
+    """Returns the session of an index that is there; see `InfluenceIndex.open`."""
+    given = None if model is None else _known(model)
+    store = Store.open(directory)
+    settings = replace(store.config.model, trust_remote_code=trust_remote_code)
+    if isinstance(model, str | Path):
+        settings = replace(settings, name=str(model))
+    elif isinstance(given, ModelConfig):
+        settings = given
+    session = Session(store, replace(store.config, model=settings), device)
+    if isinstance(given, ModelConfig):
+        session.named = given.name, *given.adapters
+    if isinstance(given, LanguageModel):
+        try:
+            session.use(given, given=True)
+        except BaseException:
+            session.close()
+            raise
+    return session
+
+
+def build(
+    directory: str | Path,
+    data: Data,
+    model: Model,
+    format: FormatConfig | None,
+    vector: VectorConfig | None,
+    catalog: str | None,
+    device: str | None,
+    devices: str | Sequence[str | int] | None,
+    on_error: str,
+    progress: Progress | None,
+) -> tuple[Session, AddReport]:
+    """Makes an index of data, or continues with it; see `InfluenceIndex.build`."""
+    names = settle_devices(devices) if devices is not None else []
+    if names and device is not None:
+        raise InputError("give a device or devices, not both")
+    device = names[0] if names else device
+    path = Path(directory)
+    if catalog is not None:
+        name_catalog(catalog)
+    existed, new = path.exists(), not is_index(path)
+    if new:
+        require_empty(path)
+    rows = open_rows(data)
+    format, vector = format or guess_format(rows)[0], vector or VectorConfig()
+    rows = parted(with_images(rows, format), format)
+    with Rejects(on_error) as rejects:
+        if new:  # the rows are checked before the model takes its time and memory
+            checked = check_rows(rows, format, rejects, progress)
+            session = create(path, model, format, vector, catalog, device)
+        else:
+            _require_catalog(path, catalog)
+            session = open_session(path, model, device)
+        try:
+            if not new:
+                _require_settings(session, format, vector)
+                checked = check_rows(rows, format, rejects, progress)
+            if names:
+                session.move(names[0])
+            if not new:
+                with session.store.writer.lock():  # refused before the model is loaded
+                    pass
+            session.load()  # also where no row is missing: it may be another model
+            report = add_checked(session, rows, checked, rejects, progress, devices=names)
+            return session, report
+        except BaseException:
+            if new:
+                with suppress(LockedError):  # another process has begun to fill it
+                    session.store.destroy(itself=not existed)
+            session.close()
+            raise
+
+
+def _require_settings(session: Session, format: FormatConfig, vector: VectorConfig) -> None:
+    """Checks that a build that is continued was begun with the same settings.
+
+    Raises:
+        IndexMissingError: it was not; the message names those that differ.
+    """
+    found = asdict(session.config.format) | asdict(session.config.vector)
+    wanted = asdict(format) | asdict(vector)
+    for name in ("max_length", "chat_template"):  # settled at creation
+        if wanted[name] is None:
+            wanted[name] = found[name]
+    differing = [f"{name}: {found[name]}" for name in wanted if wanted[name] != found[name]]
+    if differing:
+        raise IndexMissingError(
+            f"{session.store.directory} holds an index made with other settings "
+            f"({', '.join(differing)}): choose a new directory"
+        )
+
+
+def _require_catalog(directory: Path, catalog: str | None) -> None:
+    """Checks that a build that is continued was begun with the same catalogue, if one is named.
+
+    Raises:
+        IndexMissingError: it was not.
+    """
+    found = shown(parse_url(url_of(directory)))
+    if catalog is not None and (place := shown(parse_url(catalog))) != found:
+        raise IndexMissingError(
+            f"{directory} keeps its rows in {found}, not in {place}: choose a new directory"
+        )
+
+
+def _known(model: Model) -> ModelConfig | LanguageModel:
+    """Returns a loaded model as it is, and a path or hub id as settings.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if isinstance(model, str | Path):
+        return ModelConfig(str(model))
+    if not isinstance(model, ModelConfig | LanguageModel):
+        raise InputError(
+            f"a model is a path, a hub id, a ModelConfig, or what wrap_model(model, tokenizer) "
+            f"returns, not {type(model).__name__}"
+        )
+    return model
+
+
+def _resolved(name: str) -> str:
+    """Returns the whole path of what is here; an id on the hub stays as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name

@@ -1,0 +1,157 @@
+"""Hits by the words of rows, alone or beside their vectors.
+
+    lexical = BM25 of the query's text and the row's
+    hybrid  = lexical + cosine, each standardised over the rows of the query
+
+Influence says what a row did. To find where something came from, words and influence do better
+together than either alone (docs/measurements.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forvalue_index.config import FormatConfig
+from forvalue_index.data.formatter import texts_of
+from forvalue_index.errors import InputError, RowError
+from forvalue_index.metric import METRICS, Metric
+from forvalue_index.pipeline.session import Session
+from forvalue_index.records import Hit, Sample, listed
+from forvalue_index.search.words import shared_spans
+from forvalue_index.store.snapshot import Snapshot
+
+QUERIES = 32  # whose scores of all rows are in memory at a time
+
+Scores = NDArray[np.float32]
+
+
+def find(
+    session: Session,
+    samples: Sequence[Sample],
+    k: int,
+    metric: Metric,
+    conditions: list[str],
+    format: FormatConfig | None,
+) -> list[Hit]:
+    """Returns the k best rows for each query under a metric in which words take part.
+
+    Args:
+        session: of the index.
+        samples: the queries.
+        k: hits per query, at most.
+        metric: "lexical" or "hybrid".
+        conditions: on the rows' fields; all must hold.
+        format: how the queries became tokens, if not as the index's rows do.
+    """
+    texts = [text_of(sample, format or session.config.format) for sample in samples]
+    vectors = session.vectors(list(samples)) if metric.vectors else None
+    return session.store.answer(
+        lambda snapshot: list(_hits(session, snapshot, texts, vectors, k, metric, conditions))
+    )
+
+
+def search(session: Session, texts: Sequence[str], k: int, where: str | Iterable[str]) -> list[Hit]:
+    """Returns the k rows that share most with each text, by BM25; see `InfluenceIndex.search`."""
+    if k < 1:
+        raise InputError(f"k is {k}, but it is a number of hits: use 1 or more")
+    return session.store.answer(
+        lambda snapshot: list(
+            _hits(session, snapshot, texts, None, k, METRICS["lexical"], listed(where))
+        )
+    )
+
+
+def scores(
+    session: Session, samples: Sequence[Sample], metric: Metric
+) -> tuple[NDArray[np.int64], Scores]:
+    """Returns the ids of all training samples [n] and their scores for queries [q, n]."""
+    texts = [text_of(sample, session.config.format) for sample in samples]
+    vectors = session.vectors(list(samples)) if metric.vectors else None
+
+    def ask(snapshot: Snapshot) -> tuple[NDArray[np.int64], Scores]:
+        lexical, cosine = _parts(snapshot, texts, vectors)
+        return snapshot.flat.ids, _joined(lexical, cosine)
+
+    return session.store.answer(ask)
+
+
+def text_of(sample: Sample, format: FormatConfig) -> str:
+    """Returns the text whose words a query has: of the part that is asked about, or all of it."""
+    if sample.part is not None:
+        return sample.part
+    try:
+        return "\n".join(texts_of(sample.row, sample.source, format))
+    except RowError:  # a row that holds no text, such as one of tokens
+        return ""
+
+
+def _parts(
+    snapshot: Snapshot, texts: Sequence[str], vectors: Scores | None
+) -> tuple[Scores, Scores | None]:
+    """Returns BM25 and cosine of all rows, [q, n] each; None without vectors."""
+    lexical = snapshot.lexicon.bm25(texts)
+    if vectors is None:
+        return lexical, None
+    cosine = METRICS["cosine"]
+    found: Scores = snapshot.flat.scores(vectors, weights=snapshot.weights(cosine))[1]
+    found /= np.maximum(np.linalg.norm(vectors, axis=1), 1e-30)[:, None]
+    return lexical, found
+
+
+def _joined(lexical: Scores, cosine: Scores | None) -> Scores:
+    return lexical if cosine is None else _standard(lexical) + _standard(cosine)
+
+
+def _standard(scores: Scores) -> Scores:
+    """Returns scores [q, n] with mean 0 and standard deviation 1 over the rows of each query."""
+    wide = scores.astype(np.float64)
+    spread = wide.std(axis=1, keepdims=True)
+    centred = wide - wide.mean(axis=1, keepdims=True)
+    standard: Scores = (centred / np.where(spread > 0, spread, 1)).astype(np.float32)
+    return standard
+
+
+def _hits(
+    session: Session,
+    snapshot: Snapshot,
+    texts: Sequence[str],
+    vectors: Scores | None,
+    k: int,
+    metric: Metric,
+    conditions: list[str],
+) -> Iterator[Hit]:
+    ids, format = snapshot.flat.ids, session.config.format
+    allowed = np.ones(len(ids), bool)
+    if conditions:
+        allowed = np.isin(ids, snapshot.where(conditions))
+    for start in range(0, len(texts), QUERIES):
+        own = slice(start, start + QUERIES)
+        some = None if vectors is None else vectors[own]
+        lexical, cosine = _parts(snapshot, texts[own], some)
+        joined = _joined(lexical, cosine)
+        for number, text in enumerate(texts[own]):
+            # Without a vector, a row that shares no word has nothing to do with the query.
+            may = allowed if cosine is not None else allowed & (lexical[number] > 0)
+            places = np.flatnonzero(may)
+            order = np.argsort(-joined[number, places], kind="stable")[:k]
+            best = places[order]
+            rows = snapshot.samples(ids[best].tolist())
+            norms = snapshot.figures(np.sort(ids[best])).norm if cosine is not None else None
+            for rank, place in enumerate(best, 1):
+                id = int(ids[place])
+                parts = {"lexical": float(lexical[number, place])}
+                if some is not None and cosine is not None and norms is not None:
+                    norm = float(norms[np.searchsorted(np.sort(ids[best]), id)])
+                    length = float(np.linalg.norm(some[number])) / session.vectoriser.scale**2
+                    parts["cosine"] = float(cosine[number, place])
+                    parts["influence"] = parts["cosine"] * length * norm
+                row = rows[id]
+                words = "\n".join(texts_of(row.row, row.key, format))
+                shared = tuple(words[a:b] for a, b in shared_spans(words, text))
+                score = float(joined[number, place])
+                yield Hit(
+                    start + number, rank, id, row.key, score, row.row, parts=parts, shared=shared
+                )

@@ -1,0 +1,237 @@
+"""Every tool runs from its command line to its end, at its smallest setting.
+
+What the tools measure is not judged here. Those that start processes of their own and take long are
+marked slow: `python -m pytest -m slow tests/test_tools_run.py` runs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from helpers.cli import write
+from helpers.models import SIZES, tiny_tokenizer
+from helpers.tiny_vision import save
+from PIL import Image
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+
+from forvalue_index.records import Row
+
+TOOLS = Path(__file__).parent.parent / "tools"
+Tool = Callable[..., str]
+
+
+@pytest.fixture()
+def tool(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Tool:
+    """Runs the `main` of a tool in this process, and returns what it prints."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: Any) -> str:
+        main, words = importlib.import_module(name).main, [*map(str, arguments)]
+        if isinstance(main, click.Command):
+            result = CliRunner().invoke(main, words, catch_exceptions=False)
+            assert result.exit_code == 0, result.output
+            return result.stdout
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code, end.code
+        return capsys.readouterr().out
+
+    return run
+
+
+def process(name: str, *arguments: Any) -> str:
+    """Runs a tool in a process of its own."""
+    command = [sys.executable, str(TOOLS / f"{name}.py"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def class_rows(count: int, seed: int) -> list[Row]:
+    rng = np.random.default_rng(seed)
+    return [
+        {"prompt": (ask := f"{'pqr'[i % 3]} {rng.integers(1000)}:"), "text": f"{ask} {i % 3}"}
+        | {"variation": i % 3}
+        for i in range(count)
+    ]
+
+
+@pytest.fixture()
+def classes(tmp_path: Path) -> Path:
+    """A folder with the data sets of the studies of classes."""
+    for task in ("grammars", "math_without_reason"):
+        write(tmp_path / f"{task}_train.jsonl", class_rows(45, 0))
+        write(tmp_path / f"{task}_test.jsonl", class_rows(6, 1))
+    return tmp_path
+
+
+@pytest.fixture()
+def long_model(tmp_path: Path) -> Path:
+    """A model of as many positions as the studies of classes read."""
+    torch.manual_seed(0)
+    config = LlamaConfig(**SIZES | {"max_position_embeddings": 512})
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "long")
+    tiny_tokenizer().save_pretrained(tmp_path / "long")
+    return tmp_path / "long"
+
+
+@pytest.fixture()
+def encoder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = BertModel(BertConfig(vocab_size=96, intermediate_size=16, **sizes))
+    model.save_pretrained(tmp_path / "encoder")
+    tiny_tokenizer().save_pretrained(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+@pytest.fixture()
+def labelled(tmp_path: Path) -> Path:
+    rows = [{"text": f"{['good', 'bad'][i % 2]} {i}", "label": i % 2} for i in range(24)]
+    return write(tmp_path / "labelled.jsonl", rows)
+
+
+def test_bench_build_shows_where_the_time_goes(tool: Tool, model_dir: Path) -> None:
+    small = ("--length", 8, "--rows", 8)
+    assert "sketch" in tool("bench_build", "--model", model_dir, *small, "--profile")
+
+
+@pytest.mark.slow
+def test_bench_build_measures(model_dir: Path) -> None:
+    small = ("--length", 8, "--rows", 8, "--repeats", 1, "--json")
+    assert json.loads(process("bench_build", "--model", model_dir, *small))
+
+
+def test_a_classifier_is_made_and_its_wrong_labels_are_looked_for(
+    tool: Tool, tmp_path: Path, encoder: Path, labelled: Path
+) -> None:
+    tool("make_classifier", labelled, "--encoder", encoder, "--out", "made", "--epochs", 1)
+    assert (tmp_path / "made" / "config.json").exists()
+    small = ("--epochs", 1, "--seeds", 1, "--flip", 0.2)
+    assert "self-influence" in tool("bench_classifier", labelled, "--encoder", encoder, *small)
+
+
+def test_bench_derived(tool: Tool) -> None:
+    small = ("--n", 2000, "--dim", 32, "--factory", "IVF8,SQ8", "--json")
+    assert json.loads(tool("bench_derived", *small))["factory"] == "IVF8,SQ8"
+
+
+def test_bench_fidelity(tool: Tool, model_dir: Path, tmp_path: Path, rows: list[Row]) -> None:
+    data = write(tmp_path / "rows.jsonl", rows)
+    small = ("--queries", 4, "--dim", 64, "--bits", 4, "--cache", tmp_path / "exact", "--json")
+    found = json.loads(tool("bench_fidelity", "--model", model_dir, "--data", data, *small))
+    assert (found["queries"], found["dim"]) == (4, 64)
+
+
+def test_bench_filters(tool: Tool) -> None:
+    assert "filter on 56 rows" in tool("bench_filters", "--rows", 56)
+
+
+def test_bench_identify(tool: Tool, long_model: Path, classes: Path) -> None:
+    small = ("--recipe", "raw", "--dim", 64, "--json")
+    out = tool("bench_identify", "--model", long_model, "--data", classes, *small)
+    assert len(out.splitlines()) == 4
+
+
+def test_bench_images(tool: Tool, tmp_path: Path) -> None:
+    save(tmp_path / "model", "llava")
+    lines = []
+    for i in range(20):
+        Image.new("RGB", (8, 8), "red" if i % 2 else "blue").save(tmp_path / f"{i}.png")
+        lines.append({"file_name": f"{i}.png", "caption": " ab" if i % 2 else " cd"})
+    write(tmp_path / "metadata.jsonl", lines)
+    small = ("--seeds", 1, "--json")
+    assert tool("bench_images", "--model", tmp_path / "model", "--data", tmp_path, *small)
+
+
+def test_bench_increment(tool: Tool) -> None:
+    assert "compact" in tool("bench_increment", "--samples", 2000, "--dim", 32)
+
+
+@pytest.mark.parametrize("study", ["identify", "mislabel"])
+def test_bench_recall_of_classes(tool: Tool, long_model: Path, classes: Path, study: str) -> None:
+    small = ("--seeds", 1, "--rows", 10, "--queries", 1, "--recipe", "raw", "--sketch-dim", 256)
+    small += ("--set", "grammars")
+    assert "2 KB" in tool("bench_recall", study, "--model", long_model, "--data", classes, *small)
+
+
+@pytest.mark.slow
+def test_bench_recall_of_facts(tmp_path: Path) -> None:
+    small = ("--seeds", 1, "--people", 4, "--epochs", 1, "--recipe", "raw", "--sketch-dim", 256)
+    assert "2 KB" in process("bench_recall", "recall", "--work", tmp_path, *small)
+
+
+def test_bench_search(tool: Tool) -> None:
+    small = ("--n", 700, "--dim", 32, "--rank", 8, "--batch", 20, "--segment", 300)
+    assert tool("bench_search", *small, "--repeats", 1, "--json")
+
+
+def test_check_heads(tool: Tool) -> None:
+    assert json.loads(tool("check_heads", "llama", "--json").splitlines()[0])
+
+
+def test_the_facts_of_a_study_and_a_model_trained_on_them(tool: Tool, tmp_path: Path) -> None:
+    tool("make_facts", "--output", tmp_path, "--people", 2)
+    small = ("--epochs", 1, "--hidden", 8, "--layers", 1, "--vocab", 400)
+    data, questions = tmp_path / "train.jsonl", tmp_path / "questions.jsonl"
+    tool(
+        *("train_small_lm", "--data", data, "--questions", questions),
+        *("--output", tmp_path / "model", *small),
+    )
+    assert (tmp_path / "model" / "config.json").exists()
+
+
+def test_make_demo(tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    for name, value in {"EPOCHS": 1, "HIDDEN": 8, "LAYERS": 1, "PEOPLE": 8, "VOCAB": 400}.items():
+        monkeypatch.setattr(importlib.import_module("make_demo"), name, value)
+    assert "questions answered right" in tool("make_demo", "--output", tmp_path)
+
+
+@pytest.mark.slow
+def test_make_docs(tool: Tool, tmp_path: Path) -> None:
+    tool("make_docs", "--output", tmp_path / "docs.jsonl", "--package", "click", "--rows", 3)
+    assert len((tmp_path / "docs.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["make_index_asset", "make_schema_asset"])
+def test_assets_are_made(
+    tool: Tool, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    monkeypatch.setattr(importlib.import_module(name), "FOLDER", tmp_path / "assets")
+    assert Path(tool(name).strip()).exists()
+
+
+@pytest.mark.slow
+def test_torture() -> None:
+    assert " 0 violations" in process("torture", "--kills", 2, "--versions", 2, "--short")
+
+
+@pytest.mark.parametrize("name", ["bench_peers"])
+def test_a_tool_that_needs_an_environment_of_its_own_has_help(tool: Tool, name: str) -> None:
+    assert "Example" in tool(name, "--help") or "Usage" in tool(name, "--help")
+
+
+def test_all_tools_are_run() -> None:
+    text = Path(__file__).read_text()
+    shared = {"bench_recipes", "fuzz"}  # used by bench_recall; run by test_fuzz.py
+    for path in TOOLS.glob("*.py"):
+        assert f'"{path.stem}"' in text, f"{path.name} is not run by any test"
+    assert shared <= {path.stem for path in TOOLS.glob("*.py")}
