@@ -212,6 +212,15 @@ def test_why_this_and_not_that(index: InfluenceIndex) -> None:
             {"messages_field": "chosen", "rejected_field": "rejected"},
         ),
         (
+            {"prompt": [{"role": "user"}], "chosen": [{"role": "a"}], "rejected": [{"role": "a"}]},
+            {
+                "prompt_field": "prompt",
+                "response_field": "chosen",
+                "rejected_field": "rejected",
+                "chat": True,
+            },
+        ),
+        (
             {"prompt": "p", "completion": "a", "label": False},
             {
                 "prompt_field": "prompt",
@@ -258,6 +267,28 @@ def test_two_conversations(tmp_path: Path) -> None:
         tokenizer.decode(sample.input_ids[part][sample.scored[part]]) for part, _ in sample.texts
     ]
     assert texts == ["ok</s>", "no no</s>"]
+
+
+def test_a_prompt_and_two_answers_that_are_messages() -> None:
+    """TRL's explicit form gives the tokens of two whole conversations."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<s>{{ m.role }} {{ m.content }}</s>{% endfor %}"
+    )
+    prompt = [{"role": "user", "content": "hi"}]
+    row = {
+        "prompt": prompt,
+        "chosen": [{"role": "assistant", "content": "ok"}],
+        "rejected": [{"role": "assistant", "content": "no no"}],
+    }
+    whole = {name: prompt + row[name] for name in ("chosen", "rejected")}
+    made = []
+    for own in (row, whole):
+        formatter = row_formatter(tokenizer, FormatConfig(**guess(own)[0]), 256, 96, None)
+        made += formatter.samples([("row 1", own)])
+    np.testing.assert_array_equal(made[0].input_ids, made[1].input_ids)
+    np.testing.assert_array_equal(made[0].scored, made[1].scored)
+    assert made[0].rejected == made[1].rejected and made[0].n_scored > 2
 
 
 @pytest.mark.parametrize("value", [False, 0, "false", "False"])

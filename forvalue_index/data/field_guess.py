@@ -49,7 +49,7 @@ def guess(row: Row) -> tuple[dict[str, Any], str]:
     return _texts(row)
 
 
-def _tokens(row: Row) -> tuple[dict[str, str], str]:
+def _tokens(row: Row) -> tuple[dict[str, Any], str]:
     """Returns the guess of a row that holds its tokens, maybe beside the text that they are of."""
     masks = [name for name in ("labels", *MASKS) if row.get(name) is not None]
     words = f"tokens from {TOKENS!r}, scored by {' and '.join(map(repr, masks))}"
@@ -62,7 +62,7 @@ def _tokens(row: Row) -> tuple[dict[str, str], str]:
         return settings, words
 
 
-def _texts(row: Row) -> tuple[dict[str, str], str]:
+def _texts(row: Row) -> tuple[dict[str, Any], str]:
     """Returns the guess of a row's texts."""
     names = {name.casefold(): name for name in reversed(row)}  # of two, the first
     if "chosen" in names and "rejected" in names:
@@ -87,11 +87,14 @@ def _texts(row: Row) -> tuple[dict[str, str], str]:
     )
 
 
-def _preference(row: Row, names: dict[str, str]) -> tuple[dict[str, str], str]:
+def _preference(row: Row, names: dict[str, str]) -> tuple[dict[str, Any], str]:
     """Returns the guess of a row that prefers one text to another."""
     chosen, rejected = names["chosen"], names["rejected"]
     prompts = [names[prompt] for prompt, _ in PAIRS if prompt in names]
-    settings, words = {"rejected_field": rejected}, f"{chosen!r} preferred to {rejected!r}"
+    settings: dict[str, Any] = {"rejected_field": rejected}
+    words = f"{chosen!r} preferred to {rejected!r}"
+    if prompts and _is_list(row[prompts[0]]):  # TRL's conversational form
+        settings["chat"] = True
     # A conversation has the prompt in it, unless that is one, too.
     if prompts and (_is_list(row[prompts[0]]) or not _is_list(row[chosen])):
         settings |= {"prompt_field": prompts[0], "response_field": chosen}
