@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -297,13 +295,3 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
     assert f"forvalue {name}" in text.split("Example:")[1]
     options = [p for p in command.params if isinstance(p, click.Option)]
     assert all(option.help for option in options), "an option without help"
-
-
-def test_help_does_not_import_torch() -> None:
-    code = (
-        "import sys; from forvalue_index.cli import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "assert 'torch' not in sys.modules and 'faiss' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
