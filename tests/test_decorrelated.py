@@ -326,7 +326,7 @@ def test_there_is_no_exact_form(
     def refuse(*_: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("forvalue_index.pipeline.session.load_model", refuse)
+    monkeypatch.setattr("forvalue_index.model.language_model.load_model", refuse)
     data = index.directory.with_suffix(".jsonl")
     data.write_text('{"prompt": "a", "response": " b"}\n')
     for command, more in (("score", []), ("query", []), ("ask", ["--prompt", "a"])):
