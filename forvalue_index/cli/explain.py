@@ -144,7 +144,7 @@ def _values(explanation: Explanation) -> dict[str, Any]:
             "tokens": passage.texts,
             "scored": passage.scored.tolist(),
             "contributions": passage.values.tolist(),
-        }
+        } | ({} if passage.rejected is None else {"rejected": passage.rejected})
 
     return {
         "id": explanation.id,

@@ -45,11 +45,13 @@ def snippet(passage: Passage, limit: int = 240) -> Text:
 def hit_json(hit: Hit, passage: Passage) -> dict[str, Any]:
     """Returns a hit as JSON values, with "tokens": the text and the contribution of each.
 
-    The contribution of a token that is not scored is null.
+    The contribution of a token that is not scored is null. "rejected" is where the rejected text
+    of a preference begins.
     """
     values = zip(passage.texts, passage.scored.tolist(), passage.values.tolist(), strict=True)
     tokens = [[text, float(f"{value:.6g}") if scored else None] for text, scored, value in values]
-    return render.hit_json(hit) | {"tokens": tokens}
+    rejected = {} if passage.rejected is None else {"rejected": passage.rejected}
+    return render.hit_json(hit) | {"tokens": tokens} | rejected
 
 
 def pairs(explanation: Explanation, n: int) -> Table:

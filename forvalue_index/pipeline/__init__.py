@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from forvalue_index.pipeline import add as add
     from forvalue_index.pipeline import build as build
     from forvalue_index.pipeline import explain as explain
+    from forvalue_index.pipeline import from_trainer as from_trainer
     from forvalue_index.pipeline import hybrid as hybrid
     from forvalue_index.pipeline import open as open
     from forvalue_index.pipeline import query as query
     from forvalue_index.pipeline import respond as respond
 
-_VERBS = "add", "build", "explain", "hybrid", "open", "query", "respond"
+_VERBS = "add", "build", "explain", "from_trainer", "hybrid", "open", "query", "respond"
 
 
 def __getattr__(name: str) -> ModuleType:
