@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import click
@@ -295,3 +296,13 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
     assert f"forvalue {name}" in text.split("Example:")[1]
     options = [p for p in command.params if isinstance(p, click.Option)]
     assert all(option.help for option in options), "an option without help"
+
+
+def test_the_demo_ends_with_what_to_do_next(tmp_path: Path) -> None:
+    result = run("demo", "--index", tmp_path / "demo.index", "-k", 1)
+    assert result.exit_code == 0
+    *_, see, build, ask = result.stderr.splitlines()
+    assert [re.search(r"forvalue (\w+)", line)[1] for line in (see, build, ask)] == [
+        *("preview", "build", "ask")
+    ]
+    assert all(len(line) <= 80 for line in (see, build, ask))
