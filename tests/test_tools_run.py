@@ -241,4 +241,4 @@ def test_all_tools_are_run() -> None:
 def test_bench_start() -> None:
     printed = process("bench_start", "--runs", 1)
     assert "forvalue --help" in printed
-    assert printed.count(" s ") == 10
+    assert printed.count(" s ") == 20

@@ -1,8 +1,8 @@
 """Seconds until a command is done, beside importing the libraries of models, in one run.
 
 Builds the demo's index, then runs each command some times, in turns, so that what else the machine
-does falls on all alike. A command's figure is the fastest of its runs; the last column is its share
-of the time that importing torch and transformers takes.
+does falls on all alike. The figures are of a command's fastest run: seconds, seconds of the
+processor (which depend less on what else runs), and the share of the first line's seconds.
 
     python tools/bench_start.py
 """
@@ -10,6 +10,7 @@ of the time that importing torch and transformers takes.
 from __future__ import annotations
 
 import argparse
+import resource
 import subprocess
 import sys
 import tempfile
@@ -34,13 +35,13 @@ def main() -> None:
         index = Path(folder) / "demo.index"
         subprocess.run([*FORVALUE, "demo", "--index", index], check=True, capture_output=True)
         commands = _commands(index)
-        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
         for _ in range(runs):
             for name, command in commands.items():
                 seconds[name].append(_seconds(command))
     best = {name: min(each) for name, each in seconds.items()}
-    for name, least in best.items():
-        print(f"{name:34} {least:7.2f} s {least / best[IMPORTS]:7.2f}")
+    for name, (least, busy) in best.items():
+        print(f"{name:34} {least:7.2f} s {busy:7.2f} s {least / best[IMPORTS][0]:7.2f}")
 
 
 def _commands(index: Path) -> dict[str, list[str]]:
@@ -64,10 +65,12 @@ def _commands(index: Path) -> dict[str, list[str]]:
     }
 
 
-def _seconds(command: list[str]) -> float:
-    start = time.perf_counter()
+def _seconds(command: list[str]) -> tuple[float, float]:
+    """Returns the seconds of a command, and those of the processor."""
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - start
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 if __name__ == "__main__":
