@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 @click.option(
     "--instead",
     metavar="TEXT",
-    help="Ask why the model answers what it does and not this: the difference of influences.",
+    help="Ask why this answer and not another one, TEXT: the difference of both influences.",
 )
 @part_options
 @k_option(10, "Hits to show.")

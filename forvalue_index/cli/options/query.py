@@ -38,7 +38,7 @@ _QUERY: list[Option] = [
     click.option(
         "--instead",
         metavar="TEXT",
-        help="Ask why the response (or the text) and not this: the difference of influences.",
+        help="Ask why this answer and not another one, TEXT: the difference of both influences.",
     ),
     click.option(
         "--image",
