@@ -1,19 +1,24 @@
-# make demo   install into .venv and run the demo
-# make test   install into .venv and run everything that CI runs
+# make demo   install into .venv what the demo needs, and run it
+# make test   install into .venv what the checks need too, and run everything that CI runs
 PYTHON ?= python3
 VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
 
 .PHONY: install demo test
-install: $(VENV)/installed
+install: $(VENV)/checks
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/package: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,dev]"
+	$(PIP) --editable ".[cpu]"
 	touch $@
 
-demo: install
+$(VENV)/checks: $(VENV)/package
+	$(PIP) --editable ".[cpu,dev]"
+	touch $@
+
+demo: $(VENV)/package
 	$(VENV)/bin/forvalue demo
 
-test: install
+test: $(VENV)/checks
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" tools/check

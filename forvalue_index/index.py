@@ -4,34 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from forvalue_index import pipeline
 from forvalue_index.analysis.verbs import AnalysisVerbs
-from forvalue_index.config import FormatConfig, VectorConfig
-from forvalue_index.data.sources import Data
-from forvalue_index.metric import Metric
-from forvalue_index.model.generation import Sampling
-from forvalue_index.model.language_model import LanguageModel as LanguageModel
-from forvalue_index.pipeline import add, build, explain, hybrid, query, respond
 from forvalue_index.pipeline.accessors import IndexAccessors
-from forvalue_index.pipeline.add import AddReport
-from forvalue_index.pipeline.build import Model
-from forvalue_index.pipeline.from_trainer import trained
-from forvalue_index.pipeline.session import Queries, Session
-from forvalue_index.records import (
-    Explanation,
-    Hit,
-    Passage,
-    Progress,
-    Row,
-    Sample,
-    StoredSample,
-    listed,
-)
-from forvalue_index.search.ann_files import DerivedInfo
-from forvalue_index.search.common import Ids, Scores
+from forvalue_index.records import listed
 from forvalue_index.store import compact, derived, export, rows, store, verify
-from forvalue_index.store.compact import CompactReport
+
+if TYPE_CHECKING:
+    from forvalue_index.config import FormatConfig, VectorConfig
+    from forvalue_index.data.sources import Data
+    from forvalue_index.metric import Metric
+    from forvalue_index.model.generation import Sampling
+    from forvalue_index.model.language_model import LanguageModel as LanguageModel
+    from forvalue_index.pipeline.add import AddReport
+    from forvalue_index.pipeline.open import Model
+    from forvalue_index.pipeline.session import Queries, Session
+    from forvalue_index.records import (
+        Explanation,
+        Hit,
+        Passage,
+        Progress,
+        Row,
+        Sample,
+        StoredSample,
+    )
+    from forvalue_index.search.ann_files import DerivedInfo
+    from forvalue_index.search.common import Ids, Scores
+    from forvalue_index.store.compact import CompactReport
 
 
 class InfluenceIndex(IndexAccessors, AnalysisVerbs):
@@ -81,7 +82,7 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
             IndexMissingError: `directory` is not empty.
             ModelError: the model cannot be loaded, or its head is not understood.
         """
-        return cls(build.create(directory, model, format, vector, catalog, device))
+        return cls(pipeline.build.create(directory, model, format, vector, catalog, device))
 
     @classmethod
     def open(
@@ -104,7 +105,7 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
             SchemaError: the index was written by another version of this package.
             FingerprintError: `model` is loaded, and not the one the index was made with.
         """
-        return cls(build.open_session(directory, model, device, trust_remote_code))
+        return cls(pipeline.open.open_session(directory, model, device, trust_remote_code))
 
     @classmethod
     def build(
@@ -127,7 +128,7 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
         of the first row's fields. The rows are checked before the model is loaded. A build that
         fails before the first commit leaves nothing; later, the same call continues it.
         """
-        session, report = build.build(
+        session, report = pipeline.build.build(
             directory, data, model, format, vector, catalog, device, devices, on_error, progress
         )
         return cls(session), report
@@ -166,7 +167,7 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
             InputError: the trainer has no train set, no tokenizer, or makes no labels.
             ModelError: its model is spread over several processes, or its head is not understood.
         """
-        found = trained(trainer, format, checkpoints)
+        found = pipeline.from_trainer.trained(trainer, format, checkpoints)
         return cls.build(
             directory,
             found.rows,
@@ -225,7 +226,7 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
             LockedError: another process is writing to the index.
             StorageError: the disk is full; what was committed stays.
         """
-        return add.add(self.session, data, update, on_error, progress, devices)
+        return pipeline.add.add(self.session, data, update, on_error, progress, devices)
 
     def query(
         self,
@@ -267,7 +268,7 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
             FingerprintError: the model is not the one that the index was made with.
             CorruptIndexError: a segment is not what was committed.
         """
-        return query.query(
+        return pipeline.query.query(
             self.session, data, k, opponents, metric, where, exact, candidates, flat, format
         )
 
@@ -281,7 +282,7 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
         Raises:
             InputError: k is not positive, or a condition cannot be read.
         """
-        return hybrid.search(self.session, listed(words), k, where)
+        return pipeline.hybrid.search(self.session, listed(words), k, where)
 
     def explain(
         self, query: Row | Sample, key: str, *, format: FormatConfig | None = None
@@ -291,13 +292,13 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
         Raises:
             InputError: there is no such key.
         """
-        return explain.explain(self.session, query, key, format)
+        return pipeline.explain.explain(self.session, query, key, format)
 
     def contributions(
         self, query: Row | Sample, hits: Iterable[Hit], *, format: FormatConfig | None = None
     ) -> list[Passage]:
         """Returns the tokens of hits with what each adds to the exact influence on their query."""
-        return explain.contributions(self.session, query, hits, format)
+        return pipeline.explain.contributions(self.session, query, hits, format)
 
     def respond(
         self,
@@ -315,7 +316,7 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
         Raises:
             InputError: the prompt is empty or too long, or the model answers with nothing.
         """
-        return respond.respond(self.session, prompt, sampling, format, report)
+        return pipeline.respond.respond(self.session, prompt, sampling, format, report)
 
     def instead(
         self, query: Row | Sample, text: str, *, format: FormatConfig | None = None
@@ -333,7 +334,7 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
         Raises:
             InputError: both say the same, or the query is a classifier's.
         """
-        return respond.instead(self.session, query, text, format)
+        return pipeline.respond.instead(self.session, query, text, format)
 
     def part(
         self,
@@ -351,7 +352,7 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
         Raises:
             InputError: that is no part of the response, or not one of the two was given.
         """
-        return explain.part_of(self.session, query, span, tokens, format)
+        return pipeline.explain.part_of(self.session, query, span, tokens, format)
 
     def samples(self, data: Queries, format: FormatConfig | None = None) -> list[Sample]:
         """Returns queries as samples: tokenised, with the tokens that are scored."""
@@ -362,7 +363,7 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
 
         Under the metric "dot" these are influence; see `influence` for the exact form.
         """
-        return query.scores(self.session, samples, metric)
+        return pipeline.query.scores(self.session, samples, metric)
 
     def remove(self, keys: str | Iterable[str] = (), *, where: str | Iterable[str] = ()) -> int:
         """Removes the samples under `keys`, or that meet `where`, and returns how many.

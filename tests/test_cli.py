@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import click
@@ -299,11 +298,11 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
     assert all(option.help for option in options), "an option without help"
 
 
-def test_help_does_not_import_torch() -> None:
-    code = (
-        "import sys; from forvalue_index.cli import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "assert 'torch' not in sys.modules and 'faiss' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+def test_the_demo_ends_with_what_to_do_next(tmp_path: Path) -> None:
+    result = run("demo", "--index", tmp_path / "demo.index", "-k", 1)
+    assert result.exit_code == 0
+    *_, see, build, ask = result.stderr.splitlines()
+    assert [re.search(r"forvalue (\w+)", line)[1] for line in (see, build, ask)] == [
+        *("preview", "build", "ask")
+    ]
+    assert all(len(line) <= 80 for line in (see, build, ask))

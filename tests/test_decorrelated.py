@@ -19,7 +19,7 @@ from forvalue_index.analysis.values import exact_values, sample_values
 from forvalue_index.cli import main
 from forvalue_index.errors import InputError
 from forvalue_index.records import Row
-from forvalue_index.search import decorrelate, stored
+from forvalue_index.search import moment, stored
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.store.writer import Writer
 
@@ -133,19 +133,19 @@ def test_removed_rows_leave_the_moment(
 def summed(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The ids whose vectors were read for the second moment, a list for each time."""
     found: list[list[int]] = []
-    real = decorrelate._sum
+    real = moment._sum
 
     def watched(flat: FlatSearch, ids: NDArray[np.int64]) -> Any:
         if len(ids):
             found.append(ids.tolist())
         return real(flat, ids)
 
-    monkeypatch.setattr(decorrelate, "_sum", watched)
+    monkeypatch.setattr(moment, "_sum", watched)
     return found
 
 
 def moment_of(index: InfluenceIndex) -> Path:
-    return index.directory / "derived" / decorrelate.MOMENT
+    return index.directory / "derived" / moment.MOMENT
 
 
 def test_only_what_is_new_or_gone_is_read(
@@ -207,14 +207,14 @@ def test_a_sum_that_was_much_larger_is_made_again(
     index: InfluenceIndex, summed: list[list[int]]
 ) -> None:
     """float32 keeps little of the others beside a row that was 1,000 times as long."""
-    total = decorrelate._sum(index.flat, index.flat.ids)
+    total = moment._sum(index.flat, index.flat.ids)
     before = index.flat
     index.remove(["row-3"])
     index.store.snapshots.refresh()
     vectors = index.flat.vectors(index.flat.ids)
     for most, read in ((0.0, [3]), (1e6 * float(np.trace(total)), index.flat.ids.tolist())):
-        known = decorrelate.SecondMoment(total, {}, before.ids[:0], most).now_of(before)
-        made = decorrelate._brought_up_to(index.flat, known)
+        known = moment.SecondMoment(total, {}, before.ids[:0], most).now_of(before)
+        made = moment._brought_up_to(index.flat, known)
         assert summed[-1] == read
         np.testing.assert_allclose(made.total, vectors.T @ vectors, rtol=1e-3, atol=1e-4)
 
@@ -326,7 +326,7 @@ def test_there_is_no_exact_form(
     def refuse(*_: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("forvalue_index.pipeline.session.load_model", refuse)
+    monkeypatch.setattr("forvalue_index.model.language_model.load_model", refuse)
     data = index.directory.with_suffix(".jsonl")
     data.write_text('{"prompt": "a", "response": " b"}\n')
     for command, more in (("score", []), ("query", []), ("ask", ["--prompt", "a"])):

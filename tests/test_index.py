@@ -69,7 +69,7 @@ def test_rows_that_are_there_cost_no_forward_pass(
     def refuse(*_: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("forvalue_index.pipeline.session.load_model", refuse)
+    monkeypatch.setattr("forvalue_index.model.language_model.load_model", refuse)
     report = again.add(rows)
     assert (report.added, report.skipped, report.samples) == (0, 30, 30)
     with pytest.raises(AssertionError, match="the model was loaded"):

@@ -81,7 +81,7 @@ def test_an_older_schema_is_named_with_the_command(
     file = tmp_path / "catalog.db"
     Catalog.create(f"sqlite:///{file}", {}, {}).close()
     found = migrations.head()
-    monkeypatch.setattr(migrations, "head", lambda: "0099")
+    monkeypatch.setattr(migrations, "REVISION", "0099")
     with pytest.raises(
         SchemaError,
         match=rf"revision {found}, but this version needs 0099: "

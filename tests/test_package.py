@@ -5,11 +5,16 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import forvalue_index
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_public_names_are_there_and_documented() -> None:
@@ -37,3 +42,31 @@ def test_analysis_reaches_into_no_other_layer() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):
                 assert node.attr not in inner, f"{path}:{node.lineno}: .{node.attr}"
+
+
+def test_the_citation_is_of_this_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+
+
+@pytest.mark.slow  # it installs the build's requirements
+def test_the_package_is_built_with_all_that_it_needs(tmp_path: Path) -> None:
+    pytest.importorskip("twine")
+    module = [sys.executable, "-m"]
+    subprocess.run([*module, "build", "--outdir", tmp_path, ROOT], check=True, capture_output=True)
+    (wheel,), (source,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    subprocess.run([*module, "twine", "check", "--strict", wheel, source], check=True)
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    package = Path(forvalue_index.__file__).parent
+    files = [
+        path for path in package.rglob("*") if path.is_file() and "__pycache__" not in str(path)
+    ]
+    wanted = {str(path.relative_to(package.parent)) for path in files}
+    scripts = (ROOT / "migrations").rglob("*.py")
+    wanted |= {str("forvalue_index" / path.relative_to(ROOT)) for path in scripts}
+    assert wanted <= packed
+    assert {
+        "forvalue_index/py.typed",
+        "forvalue_index/assets/demo/model/model.safetensors",
+    } <= packed

@@ -422,5 +422,5 @@ def test_rows_that_are_there_need_no_model(
     index: InfluenceIndex, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.session.unload()
-    monkeypatch.setattr("forvalue_index.pipeline.session.load_model", None)
+    monkeypatch.setattr("forvalue_index.model.language_model.load_model", None)
     assert index.add(rows[:6]).skipped == 6

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from forvalue_index.search.batch import MANY, propose_many
+from forvalue_index.search.batch import propose_many
 from forvalue_index.search.first_pass import FirstPass
-from forvalue_index.search.flat import FlatSearch
+from forvalue_index.search.flat import MANY, FlatSearch
 from forvalue_index.search.segment import write_segment
 from forvalue_index.vectors.codes import Codes
 

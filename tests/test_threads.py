@@ -101,7 +101,7 @@ def test_the_first_queries_of_all_threads_load_the_model_once(
         next(loads)
         return real(*args)
 
-    monkeypatch.setattr("forvalue_index.pipeline.session.load_model", counted)
+    monkeypatch.setattr("forvalue_index.model.language_model.load_model", counted)
     with InfluenceIndex.open(tmp_path / "i", device="cpu") as index:
         answers = at_once([lambda: found(index, rows[0]) for _ in range(THREADS)])
     assert answers == [expected] * THREADS

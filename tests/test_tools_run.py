@@ -235,3 +235,10 @@ def test_all_tools_are_run() -> None:
     for path in TOOLS.glob("*.py"):
         assert f'"{path.stem}"' in text, f"{path.name} is not run by any test"
     assert shared <= {path.stem for path in TOOLS.glob("*.py")}
+
+
+@pytest.mark.slow
+def test_bench_start() -> None:
+    printed = process("bench_start", "--runs", 1)
+    assert "forvalue --help" in printed
+    assert printed.count(" s ") == 20

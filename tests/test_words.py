@@ -240,7 +240,7 @@ def test_words_have_no_exact_form_and_no_opponents(
 
 
 def test_search_by_the_command(index: InfluenceIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forvalue_index.pipeline.session.load_model", None)
+    monkeypatch.setattr("forvalue_index.model.language_model.load_model", None)
     run = CliRunner().invoke(
         main, ["search", "--index", str(index.directory), "w1", "w5", "--json"]
     )

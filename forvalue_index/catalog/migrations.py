@@ -13,14 +13,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Engine, select
+from sqlalchemy import URL, Connection, Engine, String, column, inspect, select, table
 
 from forvalue_index.catalog.engine import make_engine, place_of, reading, writing
-from forvalue_index.catalog.schema import FORMAT, Base, IndexInfoTable
+from forvalue_index.catalog.schema import FORMAT, REVISION, Base, IndexInfoTable
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, SchemaError
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+_NOTED = table("alembic_version", column("version_num", String))
+"""Where Alembic notes the revision of a catalogue; it is read here without importing Alembic."""
 
 
 def scripts_folder() -> Path:
@@ -33,7 +36,7 @@ def scripts_folder() -> Path:
 
 
 def head() -> str:
-    """Returns the revision that this version of the package reads and writes."""
+    """Returns the revision of the newest migration, which is `REVISION`."""
     from alembic.script import ScriptDirectory
 
     revision = ScriptDirectory.from_config(_config(None)).get_current_head()
@@ -47,9 +50,9 @@ def current(connection: Connection) -> str | None:
     Raises:
         CorruptIndexError: several are noted.
     """
-    from alembic.migration import MigrationContext
-
-    heads = MigrationContext.configure(connection).get_current_heads()
+    if not inspect(connection).has_table(_NOTED.name):
+        return None
+    heads = connection.execute(select(_NOTED.c.version_num)).scalars().all()
     if len(heads) > 1:
         raise CorruptIndexError(
             f"the table alembic_version of {place_of(connection.engine)} has {len(heads)} "
@@ -120,15 +123,16 @@ def check_revision(engine: Engine) -> None:
         raise IndexMissingError(
             f"no index here: {place_of(engine)} holds no catalogue. Make one with `forvalue build`"
         )
+    if found == REVISION:
+        return
     _check_known(found, engine)
-    if found != head():
-        with reading(engine) as connection:
-            check_format(_format(connection), engine)  # which no migration changes
-        folder = Path(str(engine.url.database)).parent if engine.name == "sqlite" else "DIR"
-        raise SchemaError(
-            f"{place_of(engine)} has schema revision {found}, but this version needs {head()}: "
-            f"run `forvalue migrate --index {folder}`"
-        )
+    with reading(engine) as connection:
+        check_format(_format(connection), engine)  # which no migration changes
+    folder = Path(str(engine.url.database)).parent if engine.name == "sqlite" else "DIR"
+    raise SchemaError(
+        f"{place_of(engine)} has schema revision {found}, but this version needs {REVISION}: "
+        f"run `forvalue migrate --index {folder}`"
+    )
 
 
 def check_format(found: Any, engine: Engine) -> None:

@@ -22,6 +22,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 FORMAT = 2
 """Of the segment files and of what the fingerprint means; the tables have their revision."""
 
+REVISION = "0003"
+"""Of the tables below: that of the newest migration."""
+
 # On SQLite only the type INTEGER makes a primary key the row's own address.
 _BigKey = BigInteger().with_variant(Integer(), "sqlite")
 

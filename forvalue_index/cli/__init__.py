@@ -1,7 +1,8 @@
 """The command line: a file for each command, which parses, calls one method, and renders.
 
-Only this package prints or exits. Results go to stdout, progress and notes to stderr. torch and the
-model libraries are imported in the commands that need them, so that `--help` is fast.
+Only this package prints or exits. Results go to stdout, progress and notes to stderr. A
+command is imported when it is called, and imports what it needs when it runs, so that starting is
+fast.
 """
 
 from __future__ import annotations
@@ -12,28 +13,7 @@ from typing import Any
 
 import click
 
-from forvalue_index.cli import render
-from forvalue_index.cli.add import add
-from forvalue_index.cli.ask import ask
-from forvalue_index.cli.audit import audit
-from forvalue_index.cli.build import build
-from forvalue_index.cli.compact import compact
-from forvalue_index.cli.demo import demo
-from forvalue_index.cli.evaluate import evaluate
-from forvalue_index.cli.explain import explain
-from forvalue_index.cli.export import export
-from forvalue_index.cli.info import info
-from forvalue_index.cli.list import list_samples
-from forvalue_index.cli.migrate import migrate
-from forvalue_index.cli.optimize import optimize
-from forvalue_index.cli.preview import preview
-from forvalue_index.cli.query import query
-from forvalue_index.cli.remove import remove
-from forvalue_index.cli.score import score
-from forvalue_index.cli.search import search
-from forvalue_index.cli.select import select
-from forvalue_index.cli.show import show
-from forvalue_index.cli.verify import verify
+from forvalue_index.cli.commands import SUMMARIES, Commands
 from forvalue_index.errors import ForvalueError, one_line, out_of_memory
 from forvalue_index.system.files import NO_ROOM
 
@@ -54,6 +34,11 @@ _INTERRUPTED = {
 
 class _Group(click.Group):
     """Turns this package's errors into one line on stderr and exit code 1."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands in the help."""
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(SUMMARIES.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -85,7 +70,9 @@ class _Group(click.Group):
             raise click.ClickException(f"interrupted; {after}") from None
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Group, commands=Commands(), context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="forvalue-index")
 def main(debug: bool) -> None:
@@ -98,29 +85,8 @@ def main(debug: bool) -> None:
       forvalue build train.jsonl --index my.index --model path/to/model
       forvalue query --index my.index --prompt "Who wrote it?" --response " Ada."
     """
-    render.show_warnings()
+    from forvalue_index.cli.render import show_warnings
+
+    show_warnings()
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars are for terminals
-
-
-for _command in (
-    *(
-        preview,
-        build,
-        add,
-        query,
-        search,
-        ask,
-        explain,
-        score,
-        audit,
-        select,
-        evaluate,
-        info,
-        list_samples,
-        show,
-        export,
-    ),
-    *(remove, compact, optimize, verify, migrate, demo),
-):
-    main.add_command(_command)

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from forvalue_index.index import InfluenceIndex
     from forvalue_index.records import Hit
 
+NEXT = (
+    "See your rows:  forvalue preview train.jsonl --model my-model",
+    "Index them:     forvalue build train.jsonl --index my.index --model my-model",
+    'Ask your model: forvalue ask --index my.index --prompt "..."',
+)
+"""What to do with a model and rows of one's own; each fits on a line."""
+
 
 @click.command()
 @k_option(3, "Hits to show.")
@@ -51,8 +58,12 @@ def demo(k: int, directory: Path | None) -> None:
         _run(assets, directory or Path(temporary) / "demo.index", k)
     if directory is not None:
         render.notes.print(
-            f'The index is kept: forvalue query --index {directory} --prompt "..." --response "..."'
+            f'The index is kept: forvalue ask --index {directory} --prompt "..."',
+            markup=False,
+            soft_wrap=True,
         )
+    for line in NEXT:
+        render.notes.print(line, markup=False, soft_wrap=True)
 
 
 def _run(assets: Path, directory: Path, k: int) -> None:

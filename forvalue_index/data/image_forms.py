@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from forvalue_index.data.remote import fetch
 from forvalue_index.errors import RowError, brief
 from forvalue_index.picture import HASH, LARGEST_PIXELS, Picture, digest_of, read, require_size
 from forvalue_index.system.temporary import Spool
@@ -49,6 +48,8 @@ class Known:
         """Returns the picture at a URL, which its row keeps."""
         if url in self._failed:
             raise RowError(source, self._failed[url])
+        from forvalue_index.data.remote import fetch  # nothing else needs a network's libraries
+
         self._fetched = self._fetched or Spool("what was fetched")
         if url not in self._fetched:
             try:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.metric import Metric
-from forvalue_index.model.language_model import LanguageModel
-from forvalue_index.pipeline.passes import ModelPasses
 from forvalue_index.pipeline.query import exact_scores
 from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Sample, StoredSample
@@ -19,7 +17,11 @@ from forvalue_index.search.flat import FlatSearch
 from forvalue_index.store import rows
 from forvalue_index.store.snapshot import Snapshot
 from forvalue_index.store.store import Store
-from forvalue_index.vectors.vectoriser import Vectoriser
+
+if TYPE_CHECKING:
+    from forvalue_index.model.language_model import LanguageModel
+    from forvalue_index.pipeline.passes import ModelPasses
+    from forvalue_index.vectors.vectoriser import Vectoriser
 
 T = TypeVar("T")
 
@@ -79,6 +81,8 @@ class IndexAccessors:
     @property
     def passes(self) -> ModelPasses:
         """Passes of the model over samples: losses, states, gradients, fine-tuning."""
+        from forvalue_index.pipeline.passes import ModelPasses
+
         return ModelPasses(self.session)
 
     def stored(self, ids: Iterable[int] | NDArray[np.int64]) -> Iterator[StoredSample]:

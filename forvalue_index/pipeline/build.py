@@ -1,7 +1,6 @@
-"""How an index is created, opened and built.
+"""How an index is created and built.
 
 create : settings, model -> an empty store, and the session that fills it
-open   : directory -> its store; the model is loaded when it is first needed
 build  : create, or open what an interrupted build left, then add
 """
 
@@ -12,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypeAlias
 
 from forvalue_index.catalog.address import name_catalog, parse_url, shown
 from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
@@ -26,6 +24,7 @@ from forvalue_index.data.token_rows import parted
 from forvalue_index.errors import IndexMissingError, InputError, LockedError
 from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.pipeline.add import AddReport, add_checked
+from forvalue_index.pipeline.open import Model, known, open_session
 from forvalue_index.pipeline.session import Session, fingerprint
 from forvalue_index.pipeline.workers import settle_devices
 from forvalue_index.records import Progress
@@ -33,9 +32,6 @@ from forvalue_index.store.layout import is_index, require_empty, url_of
 from forvalue_index.store.store import Store
 
 log = logging.getLogger(__name__)
-
-Model: TypeAlias = str | Path | ModelConfig | LanguageModel
-"""A path, a hub id, how to read one, or a model that is loaded already."""
 
 
 def create(
@@ -51,7 +47,7 @@ def create(
     if catalog is not None:
         name_catalog(catalog)
     require_empty(path)
-    model = _known(model)
+    model = known(model)
     if isinstance(model, LanguageModel):
         lm, settings = model, ModelConfig(model.name)
     else:
@@ -67,32 +63,6 @@ def create(
     store = Store.create(path, config, fingerprint(config, lm), catalog)
     session = Session(store, config, device)
     session.adopt(lm, given=isinstance(model, LanguageModel))
-    return session
-
-
-def open_session(
-    directory: str | Path,
-    model: Model | None,
-    device: str | None,
-    trust_remote_code: bool = False,
-) -> Session:
-    """Returns the session of an index that is there; see `InfluenceIndex.open`."""
-    given = None if model is None else _known(model)
-    store = Store.open(directory)
-    settings = replace(store.config.model, trust_remote_code=trust_remote_code)
-    if isinstance(model, str | Path):
-        settings = replace(settings, name=str(model))
-    elif isinstance(given, ModelConfig):
-        settings = given
-    session = Session(store, replace(store.config, model=settings), device)
-    if isinstance(given, ModelConfig):
-        session.named = given.name, *given.adapters
-    if isinstance(given, LanguageModel):
-        try:
-            session.use(given, given=True)
-        except BaseException:
-            session.close()
-            raise
     return session
 
 
@@ -181,22 +151,6 @@ def _require_catalog(directory: Path, catalog: str | None) -> None:
         raise IndexMissingError(
             f"{directory} keeps its rows in {found}, not in {place}: choose a new directory"
         )
-
-
-def _known(model: Model) -> ModelConfig | LanguageModel:
-    """Returns a loaded model as it is, and a path or hub id as settings.
-
-    Raises:
-        InputError: it is something else.
-    """
-    if isinstance(model, str | Path):
-        return ModelConfig(str(model))
-    if not isinstance(model, ModelConfig | LanguageModel):
-        raise InputError(
-            f"a model is a path, a hub id, a ModelConfig, or what wrap_model(model, tokenizer) "
-            f"returns, not {type(model).__name__}"
-        )
-    return model
 
 
 def _resolved(name: str) -> str:

@@ -1,11 +1,14 @@
-"""The model and the vectoriser of an open index: from rows to samples, vectors and exact scores."""
+"""The model and the vectoriser of an open index: from rows to samples, vectors and exact scores.
+
+The libraries of models are imported with the first model, vectoriser or encoder.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from threading import RLock
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +23,15 @@ from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted, query_format
 from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError
 from forvalue_index.metric import Metric
-from forvalue_index.model.encoder import Encoder
-from forvalue_index.model.language_model import LanguageModel, load_model
-from forvalue_index.model.load import on_this_machine
-from forvalue_index.model.runner import Refused
 from forvalue_index.records import Encoded, Sample
 from forvalue_index.store.store import Store
 from forvalue_index.store.vectoriser import digest
-from forvalue_index.vectors.recipe import RECIPES
-from forvalue_index.vectors.vectoriser import Vectoriser
+
+if TYPE_CHECKING:
+    from forvalue_index.model.encoder import Encoder
+    from forvalue_index.model.language_model import LanguageModel
+    from forvalue_index.model.runner import Refused
+    from forvalue_index.vectors.vectoriser import Vectoriser
 
 Queries: TypeAlias = "Data | Sample | list[Sample]"
 """Rows in the form of the index's own, or paths of files with such, or samples."""
@@ -84,6 +87,9 @@ class Session:
         """The model, loaded and checked against the fingerprint when it is first needed."""
         with self._loading:
             if self._lm is None:
+                from forvalue_index.model.language_model import load_model
+                from forvalue_index.model.load import on_this_machine
+
                 config = on_this_machine(self.config.model, self.named)
                 self.use(load_model(config, self._device))
             assert self._lm is not None
@@ -136,6 +142,8 @@ class Session:
         """
         with self._loading:
             if self._vectoriser is None:
+                from forvalue_index.vectors.vectoriser import Vectoriser
+
                 data = self.store.vectoriser_bytes()
                 try:
                     made = Vectoriser.from_bytes(data, self.config.vector, self.lm.device)
@@ -198,6 +206,8 @@ class Session:
         """Runs the model; it remembers which batches fit into the memory."""
         with self._loading:
             if self._encoder is None:
+                from forvalue_index.model.encoder import Encoder
+
                 self._encoder = Encoder(self.lm)
             return self._encoder
 
@@ -263,6 +273,8 @@ def fingerprint(config: IndexConfig, lm: LanguageModel) -> dict[str, Any]:
 
     What the vectoriser learned joins it when the first rows are added.
     """
+    from forvalue_index.vectors.recipe import RECIPES
+
     return lm.fingerprint() | {
         "format": digest(named(config.format)),
         "vector": digest(named(config.vector)),

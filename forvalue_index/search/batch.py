@@ -18,8 +18,6 @@ from torch import Tensor
 from forvalue_index.search.common import Ids, Scores, on_all_cores
 from forvalue_index.vectors.codes import Bytes, Codes
 
-MANY = 16  # queries from which this is faster than one at a time
-
 _DEVIATIONS = 6.0  # of the usual error of a score that rounding makes
 _EPSILON = 2.0**-20  # of float32 sums, relative to the lengths of both vectors
 _DECODED = 256  # vectors that a thread decodes at a time

@@ -20,12 +20,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from forvalue_index.errors import CorruptIndexError, InputError
 from forvalue_index.records import Segment
-from forvalue_index.search.batch import MANY, propose_many
 from forvalue_index.search.common import Ids, Scores, best_of, on_all_cores
 from forvalue_index.search.first_pass import FirstPass
 from forvalue_index.search.gpu import Resident
 from forvalue_index.search.segment import OpenSegment
 from forvalue_index.search.stored import StoredVectors
+
+MANY = 16
+"""Queries from which products of matrices are faster than one query at a time."""
 
 _COMPARED = 2**21  # of vectors that are compared at a time: 16 MiB in float64
 _DECODED = 2**24  # of vectors that are compared with many queries at a time: 16 MiB of integers
@@ -124,6 +126,8 @@ class FlatSearch(StoredVectors):
         self, queries: Scores, left: NDArray[np.intp], k: int, live: Ids, table: Scores | None
     ) -> tuple[Scores, Ids, NDArray[np.intp]]:
         """Returns the k best of the queries `left`, and those of these that it is not sure of."""
+        from forvalue_index.search.batch import propose_many  # it needs torch
+
         step = max(1, _DECODED // self.dim)
         blocks = (
             (live[s : s + step], self._data(live[s : s + step])) for s in range(0, len(live), step)

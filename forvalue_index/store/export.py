@@ -8,14 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from forvalue_index.store.layout import storing
 from forvalue_index.store.rows import PAGE
 from forvalue_index.store.snapshot import Snapshot
 from forvalue_index.store.store import Store
 from forvalue_index.system.files import atomic_write
-from forvalue_index.vectors.vectoriser import Vectoriser
+from forvalue_index.vectors.scale import scale_of
 
 
 def export(store: Store, vectors: Path, rows: Path, where: Sequence[str]) -> tuple[int, int]:
@@ -26,10 +25,7 @@ def export(store: Store, vectors: Path, rows: Path, where: Sequence[str]) -> tup
     Raises:
         StorageError: a file cannot be written; neither is there then.
     """
-    scale = 1.0
-    if store.fitted:
-        data, cpu = store.vectoriser_bytes(), torch.device("cpu")
-        scale = Vectoriser.from_bytes(data, store.config.vector, cpu).scale
+    scale = scale_of(store.vectoriser_bytes()) if store.fitted else 1.0
     return store.answer(lambda snapshot: _write(snapshot, vectors, rows, where, scale))
 
 

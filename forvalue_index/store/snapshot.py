@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from threading import RLock
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,13 +27,16 @@ from forvalue_index.search.ann import DerivedSearch, check_current, open_derived
 from forvalue_index.search.ann_files import derived_names, read_info
 from forvalue_index.search.backend import faiss
 from forvalue_index.search.checked import CheckedFiles, OpenSegments
-from forvalue_index.search.decorrelate import Decorrelation, KeptMoment, Writing
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.gpu import Resident
+from forvalue_index.search.moment import KeptMoment, Writing
 from forvalue_index.search.words import Lexicon
 from forvalue_index.store.layout import CHECKED, CHECKED_DERIVED, DERIVED, SEGMENTS
 from forvalue_index.store.vectoriser import dim_of, is_fitted
 from forvalue_index.store.words import KeptWords
+
+if TYPE_CHECKING:
+    from forvalue_index.search.decorrelate import Decorrelation
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -152,6 +155,8 @@ class Snapshot:
             return queries
         with self._lock:
             if self._decorrelation is None:
+                from forvalue_index.search.decorrelate import Decorrelation  # it needs torch
+
                 self._decorrelation = Decorrelation(self.flat, self._moments, self._writing)
         return self._decorrelation(queries)
 

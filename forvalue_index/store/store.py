@@ -19,7 +19,7 @@ from forvalue_index.config import IndexConfig
 from forvalue_index.errors import IndexMissingError
 from forvalue_index.records import Fidelity
 from forvalue_index.search.ann_files import readable_infos
-from forvalue_index.search.decorrelate import KeptMoment
+from forvalue_index.search.moment import KeptMoment
 from forvalue_index.store.layout import (
     CATALOG,
     CATALOG_URL,

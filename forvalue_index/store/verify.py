@@ -12,7 +12,7 @@ from contextlib import suppress
 from forvalue_index.catalog.lock import was_interrupted
 from forvalue_index.errors import CorruptIndexError, ForvalueError, LockedError
 from forvalue_index.search.ann_files import derived_names, read_info, remove_derived
-from forvalue_index.search.decorrelate import MOMENT
+from forvalue_index.search.moment import MOMENT
 from forvalue_index.search.segment import verify_segment
 from forvalue_index.store.derived import derived_problem, remake
 from forvalue_index.store.layout import DERIVED, SEGMENTS, storing

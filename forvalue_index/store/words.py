@@ -15,8 +15,8 @@ from forvalue_index.config import FormatConfig
 from forvalue_index.data.row_text import texts_of
 from forvalue_index.errors import ForvalueError, RowError
 from forvalue_index.records import Row, Segment
-from forvalue_index.search.decorrelate import Writing
 from forvalue_index.search.flat import FlatSearch
+from forvalue_index.search.moment import Writing
 from forvalue_index.search.words import Lexicon, Words, words_file
 
 

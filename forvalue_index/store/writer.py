@@ -19,7 +19,7 @@ from forvalue_index.catalog.lock import WriterLock
 from forvalue_index.errors import InputError, LockedError
 from forvalue_index.records import Encoded, Sample, StoredSample
 from forvalue_index.search.ann_files import readable_infos
-from forvalue_index.search.decorrelate import MOMENT
+from forvalue_index.search.moment import MOMENT
 from forvalue_index.search.segment import SUFFIX, orphans, write_segment
 from forvalue_index.search.words import SUFFIX as WORDS
 from forvalue_index.search.words import words_file

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,10 @@ from forvalue_index.config import RECIPES, FormatConfig, VectorConfig
 from forvalue_index.data.images import with_images
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.errors import InputError
-from forvalue_index.index import LanguageModel
 from forvalue_index.records import Progress, Row, Sample
+
+if TYPE_CHECKING:
+    from forvalue_index.index import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)

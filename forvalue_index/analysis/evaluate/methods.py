@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from forvalue_index.analysis.evaluate.baselines import baselines
 from forvalue_index.analysis.evaluate.exact import exact_scores
 from forvalue_index.config import FormatConfig, VectorConfig
-from forvalue_index.index import InfluenceIndex, LanguageModel
+from forvalue_index.index import InfluenceIndex
 from forvalue_index.metric import METRICS
 from forvalue_index.records import Progress, Row, Sample, StoredSample
+
+if TYPE_CHECKING:
+    from forvalue_index.index import LanguageModel
 
 LAST_LAYER, GRADIENT = "last-layer gradient", "full gradient"
 PLACE = "forvalue_place"  # field that makes equal rows of a temporary index distinct

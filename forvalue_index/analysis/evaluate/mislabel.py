@@ -10,7 +10,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,10 @@ from forvalue_index.config import FormatConfig, TrainConfig, VectorConfig
 from forvalue_index.data.images import with_images
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.errors import InputError
-from forvalue_index.index import InfluenceIndex, LanguageModel
 from forvalue_index.records import Progress, Row, StoredSample
+
+if TYPE_CHECKING:
+    from forvalue_index.index import InfluenceIndex, LanguageModel
 
 
 @dataclass(frozen=True, slots=True)

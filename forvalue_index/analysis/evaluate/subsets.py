@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from forvalue_index.config import TrainConfig
 from forvalue_index.data.writers import complete
 from forvalue_index.errors import InputError
-from forvalue_index.index import InfluenceIndex, LanguageModel
 from forvalue_index.records import Progress, Sample
+
+if TYPE_CHECKING:
+    from forvalue_index.index import InfluenceIndex, LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
