@@ -22,7 +22,8 @@ from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.analysis.audit.agreement import UnitVectors, agreement, cosines, nearest
 from forvalue_index.analysis.audit.audit import audit
 from forvalue_index.analysis.audit.review import page, review
-from forvalue_index.analysis.audit.scores import NEIGHBOURS, _suspicion, score_rows
+from forvalue_index.analysis.audit.scores import NEIGHBOURS, score_rows
+from forvalue_index.analysis.audit.suspicion import suspicion_in
 from forvalue_index.analysis.evaluate.metrics import auc
 from forvalue_index.cli import main
 from forvalue_index.errors import InputError
@@ -203,10 +204,10 @@ def test_a_score_counts_by_how_far_the_usual_row_is_from_zero() -> None:
     rng = np.random.default_rng(0)
     telling, noise, loss = -5 + rng.normal(size=99), rng.normal(size=99) + 1, rng.normal(size=99)
     both = {"disagreement": telling, "needless prompt": noise}
-    assert np.argsort(_suspicion(both, loss)).tolist() == np.argsort(telling).tolist()
+    assert np.argsort(suspicion_in(both, loss)).tolist() == np.argsort(telling).tolist()
     flat = {"disagreement": noise, "needless prompt": np.zeros(99)}
-    assert np.corrcoef(_suspicion(flat, loss), noise)[0, 1] > 0.9  # nothing tells: all count
-    alone = _suspicion({"disagreement": telling}, loss)  # without prompts
+    assert np.corrcoef(suspicion_in(flat, loss), noise)[0, 1] > 0.9  # nothing tells: all count
+    alone = suspicion_in({"disagreement": telling}, loss)  # without prompts
     ranks = sum(np.argsort(np.argsort(score)) / 98 for score in (telling, loss)) / 2
     np.testing.assert_allclose(alone, ranks)
 
@@ -328,6 +329,7 @@ def test_audit_for_people(path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert "reasons" in result.stdout
     last = result.stdout.splitlines()[-1]
+    assert re.search(r"(About|Few or none|How many rows are wrong)", result.stdout)
     assert re.fullmatch(r"83 training rows: .*\b4 contradictions\b.*", last.strip()), last
 
 

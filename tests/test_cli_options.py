@@ -61,7 +61,9 @@ def whole(group: set[str], sign: str) -> set[str]:
 
 
 def test_every_command_that_loads_a_model_by_name_has_all_options_of_a_model() -> None:
-    assert whole(LOADING, "--revision") == {"build", "preview", "evaluate mislabel", "evaluate lds"}
+    assert whole(LOADING, "--revision") == {
+        *("build", "preview", "evaluate mislabel", "evaluate lds", "evaluate removal"),
+    }
     for name in LOADING - {"--trust-remote-code"}:
         assert having(name) == having("--revision")
 

@@ -15,7 +15,7 @@ from helpers.models import tiny_model, tiny_tokenizer
 from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.analysis.evaluate.lds import lds, lds_of
 from forvalue_index.analysis.evaluate.methods import empty_index
-from forvalue_index.analysis.evaluate.subsets import SubsetConfig, SubsetRuns
+from forvalue_index.analysis.evaluate.subsets import SubsetConfig, SubsetRuns, seed_noise
 from forvalue_index.config import TrainConfig, VectorConfig
 from forvalue_index.errors import InputError
 from forvalue_index.model.encoder import Encoder
@@ -63,15 +63,29 @@ def runs(base: InfluenceIndex, samples: list[Sample], work: Path, **changes: Any
 def test_a_finished_run_is_not_made_again(
     base: InfluenceIndex, samples: list[Sample], tmp_path: Path, trained: list[int]
 ) -> None:
-    two = runs(base, samples, tmp_path).losses(2)
+    two = runs(base, samples, tmp_path).losses(2)[0]
     assert trained == [6, 6]
-    three = runs(base, samples, tmp_path).losses(3)
+    three = runs(base, samples, tmp_path).losses(3)[0]
     assert trained == [6, 6, 6]
     np.testing.assert_array_equal(three[:2], two)
     assert not np.allclose(three[0], three[1])
     (tmp_path / "subset-cut.part").write_text("[1.0")  # as a kill would leave it
-    assert runs(base, samples, tmp_path).losses(3).shape == (3, 4)
+    assert runs(base, samples, tmp_path).losses(3).shape == (1, 3, 4)
     assert len(trained) == 3
+
+
+def test_a_subset_is_trained_on_with_several_seeds(
+    base: InfluenceIndex, samples: list[Sample], tmp_path: Path, trained: list[int]
+) -> None:
+    one = runs(base, samples, tmp_path).losses(2)
+    both = runs(base, samples, tmp_path).losses(2, seeds=2)
+    assert len(trained) == 4, "the first seed is not trained again"
+    np.testing.assert_array_equal(both[0], one[0])
+    other = runs(base, samples, tmp_path, train=replace(CONFIG.train, seed=1)).losses(2)
+    np.testing.assert_array_equal(both[1], other[0])
+    noise = seed_noise(both)
+    assert noise is not None
+    assert 0 < noise < np.abs(both[0, 0] - both[0, 1]).max()
 
 
 def test_runs_of_other_settings_are_other_runs(
@@ -179,6 +193,10 @@ def test_the_command(
     out = run_well(*arguments, "--plot", picture)
     assert len(trained) == 4, "nothing is trained twice"
     assert "balanced, exact cosine" in out
-    assert "3 subsets of 50% of 12 rows, 3 targets" in out
+    assert "3 subsets that keep 50% of 12 rows" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "another seed" not in out
+    out = run_well(*arguments, "--trainings", 2)
+    assert len(trained) == 7
+    assert "2 trainings each" in out and "another seed alone moves it by 0." in out
     assert run(*arguments, "--subsets", 2).exit_code == 2

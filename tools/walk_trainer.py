@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from rich.console import Console
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from forvalue_index import InfluenceIndex, VectorConfig
 from forvalue_index.records import Hit

@@ -25,7 +25,7 @@ from forvalue_index.cli.progress import progress_bar
 from forvalue_index.config import FormatConfig
 from forvalue_index.records import Row
 
-_COLORS = {"suspect": "yellow", "near-duplicate": "dim"}
+_COLORS = {"suspect": "yellow", "near-contradiction": "dim", "near-duplicate": "dim"}
 
 
 @click.command()
@@ -85,6 +85,10 @@ def audit(
     (and of trusted rows, if there are any), and whether its prompt makes its response any more
     likely. All rows are run forward again. --json prints one line for each row that was found.
 
+    How many rows are wrong is estimated by exchanging the responses of up to 512 rows, which shows
+    how wrong ones look; 30 or more trusted rows make it more exact. Rows that are wrong in another
+    way, such as a false fact in the usual words, are not counted.
+
     Near-duplicates are sought only among the 15 rows with the nearest prompts, so there may be
     fewer of them than `select --dedup` leaves out.
 
@@ -94,7 +98,7 @@ def audit(
       forvalue audit --index my.index --trusted checked.jsonl --class-field topic
       forvalue audit --index my.index --where source=crowd --top 500 --json > suspects.jsonl
     """
-    from forvalue_index.analysis.audit.review import flat_row, page
+    from forvalue_index.analysis.audit.review import flat_row, page, verdict
     from forvalue_index.data.writers import write_rows, write_text
     from forvalue_index.index import InfluenceIndex
 
@@ -109,7 +113,7 @@ def audit(
             format=format_of(format, fields),
             progress=progress,
         )
-    rows, count = found.rows, len(found.ids)
+    rows, count, said = found.rows, len(found.ids), verdict(found.estimate)
     if html is not None:
         title = f"{len(rows):,} of {count:,} training rows to look at"
         write_text(html, page(rows, format, title))
@@ -118,13 +122,14 @@ def audit(
     if as_json:
         for row in rows:
             render.json_line(row)
+        render.notes.print(said, markup=False)
     else:
-        _show(rows, k, count, format)
+        _show(rows, k, count, format, said)
     for path in filter(None, (output, html)):
         render.notes.print(f"{len(rows):,} rows to look at in {path}", markup=False)
 
 
-def _show(rows: Sequence[Row], k: int, count: int, format: FormatConfig) -> None:
+def _show(rows: Sequence[Row], k: int, count: int, format: FormatConfig, said: str) -> None:
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("suspicion", justify="right", no_wrap=True)
     table.add_column("key", style="cyan", no_wrap=True, max_width=18)
@@ -143,6 +148,7 @@ def _show(rows: Sequence[Row], k: int, count: int, format: FormatConfig) -> None
     console = render.console()
     if k and rows:
         console.print(table, "", sep="\n")
+    console.print(said, markup=False)
     kinds = Counter(row["kind"] for row in rows)
     words = ", ".join(f"{number:,} {name}{'s' * (number > 1)}" for name, number in kinds.items())
     console.print(f"{count:,} training rows: {words or 'nothing found'}", style="dim")

@@ -88,14 +88,23 @@ def cosines(vectors: UnitVectors, near: Positions) -> tuple[Vectors, Vectors]:
     Centred: after the mean of all training rows was subtracted. 0 where `near` is -1.
     """
     plain, centred = np.zeros(near.shape, np.float32), np.zeros(near.shape, np.float32)
-    shift = vectors.mean.astype(np.float32)
     for start in range(0, len(near), _BLOCK):
         part = slice(start, start + _BLOCK)
         own = vectors(np.arange(start, min(start + _BLOCK, len(near))))
-        others = vectors(np.maximum(near[part], 0).ravel()).reshape(*near[part].shape, -1)
-        plain[part] = np.einsum("nd,nkd->nk", own, others)
-        centred[part] = np.einsum("nd,nkd->nk", unit(own - shift), unit(others - shift))
+        plain[part], centred[part] = cosines_with(vectors, own, near[part])
+    return plain, centred
+
+
+def cosines_with(vectors: UnitVectors, own: Vectors, near: Positions) -> tuple[Vectors, Vectors]:
+    """Returns the cosines of the unit vectors `own` [m, dim] with those at `near` [m, k].
+
+    Plain and centred, as `cosines`.
+    """
+    shift = vectors.mean.astype(np.float32)
+    others = vectors(np.maximum(near, 0).ravel()).reshape(*near.shape, -1)
     there = near >= 0
+    plain = np.einsum("nd,nkd->nk", own, others)
+    centred = np.einsum("nd,nkd->nk", unit(own - shift), unit(others - shift))
     return plain * there, centred * there
 
 
@@ -109,17 +118,35 @@ def agreement(centred: Vectors, near: Positions) -> Floats:
         centred: [n, k] centred cosines of the n training rows with their neighbours.
         near: [n, k] positions of the neighbours; n or more is a trusted row, -1 is none.
     """
-    n, there = len(near), near >= 0
-    reliable = np.ones(max(n, int(near.max(initial=-1)) + 1), np.bool_)
-    result = np.zeros(n)
+    reliable = np.ones(max(len(near), int(near.max(initial=-1)) + 1), np.bool_)
+    result = np.zeros(len(near))
     for _ in range(_ROUNDS):
-        counted = reliable[near] & there
-        counted[~counted.any(1)] = there[~counted.any(1)]
-        result = (centred * counted).sum(1) / np.maximum(counted.sum(1), 1)
-        around = np.where(there & (near < n), result[np.minimum(near, n - 1)], np.nan)
-        around[np.isnan(around).all(1)] = -np.inf  # all neighbours are trusted: the row is reliable
-        reliable[:n] = result >= np.nanmedian(around, 1)
+        result = agreement_with(centred, near, reliable)
+        reliable = reliable_rows(result, near, len(reliable))
     return result
+
+
+def agreement_with(centred: Vectors, near: Positions, reliable: NDArray[np.bool_]) -> Floats:
+    """Returns the mean cosine of any rows with their reliable neighbours, [m].
+
+    `centred` and `near` are [m, k]; `reliable` tells it of every position. Where no neighbour is
+    reliable, all of them count.
+    """
+    there = near >= 0
+    counted = reliable[near] & there
+    counted[~counted.any(1)] = there[~counted.any(1)]
+    return np.asarray((centred * counted).sum(1) / np.maximum(counted.sum(1), 1), np.float64)
+
+
+def reliable_rows(agreed: Floats, near: Positions, count: int) -> NDArray[np.bool_]:
+    """Returns which of `count` positions are reliable, given the training rows' agreement [n]."""
+    n = len(near)
+    inside = (near >= 0) & (near < n)
+    around = np.where(inside, agreed[np.minimum(near, n - 1)], np.nan)
+    around[np.isnan(around).all(1)] = -np.inf  # all neighbours are trusted: the row is reliable
+    reliable = np.ones(count, np.bool_)
+    reliable[:n] = agreed >= np.nanmedian(around, 1)
+    return reliable
 
 
 def unit(vectors: NDArray[np.floating]) -> Vectors:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.analysis.audit.agreement import unit
-from forvalue_index.config import FormatConfig
 from forvalue_index.data.row_text import texts_of
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.records import Progress, Sample
@@ -33,6 +34,7 @@ class Prompts:
     bare: NDArray[np.float64]  # [n] nats, loss of the response alone; NaN if the row has no prompt
     prompt: NDArray[np.uint64]  # [n] hash of the prompt; 0 without one
     response: NDArray[np.uint64]  # [n] hash of the response
+    words: list[NDArray[np.uint32]]  # n hashes of the words of the prompt; odd: has a digit
 
 
 def read_prompts(
@@ -53,18 +55,21 @@ def read_prompts(
         bare=np.full(len(ids), np.nan),
         prompt=np.zeros(len(ids), np.uint64),
         response=np.zeros(len(ids), np.uint64),
+        words=[],
     )
     tokens = 0
     for start in range(0, len(ids), _PAGE):
         samples = index.training_samples(ids[start : start + _PAGE].tolist())
         part = slice(start, start + len(samples))
         result.states[part] = whiten(passes.states(_prompts(samples)))
-        hashes = [_hashes(sample, index.config.format) for sample in samples]
+        texts = [texts_of(sample.row, sample.source, index.config.format) for sample in samples]
+        hashes = [_hashes(*both, sample) for both, sample in zip(texts, samples, strict=True)]
+        result.words.extend(_words(prompt) for prompt, _ in texts)
         result.prompt[part], result.response[part] = np.array(hashes, np.uint64).T
         there = np.flatnonzero(result.prompt[part])
         if len(there):
-            bare = [_bare(samples[i], tokenizer) for i in there]
-            result.bare[start + there] = passes.losses(bare)
+            alone = [bare(samples[i], tokenizer) for i in there]
+            result.bare[start + there] = passes.losses(alone)
         tokens += sum(len(sample.input_ids) for sample in samples)
         if progress is not None:
             progress("prompts", start + len(samples), len(ids), tokens)
@@ -95,10 +100,11 @@ def has_prompt(sample: Sample) -> bool:
 
     A preference counts as having none: how its prompt fits two texts is not asked.
     """
-    return sample.label is None and sample.rejected is None and _first(sample) > 1
+    return sample.label is None and sample.rejected is None and first_scored(sample) > 1
 
 
-def _first(sample: Sample) -> int:
+def first_scored(sample: Sample) -> int:
+    """Returns the position of the first scored token."""
     return int(sample.scored.argmax())
 
 
@@ -108,14 +114,14 @@ def _prompts(samples: Sequence[Sample]) -> list[Sample]:
     for sample in samples:
         if has_prompt(sample):
             # Images may follow, and their tokens and pixels have to stay together.
-            end = len(sample.input_ids) if sample.images else _first(sample) + 1
-            scored = (np.arange(end) > 0) & (np.arange(end) <= _first(sample))
+            end = len(sample.input_ids) if sample.images else first_scored(sample) + 1
+            scored = (np.arange(end) > 0) & (np.arange(end) <= first_scored(sample))
             sample = replace(sample, input_ids=sample.input_ids[:end], scored=scored)
         result.append(sample)
     return result
 
 
-def _bare(sample: Sample, tokenizer: Any) -> Sample:
+def bare(sample: Sample, tokenizer: Any) -> Sample:
     """Returns the response after a single token without meaning."""
     starts = (tokenizer.bos_token_id, tokenizer.eos_token_id, int(sample.input_ids[0]))
     start = next(id for id in starts if id is not None)
@@ -123,11 +129,21 @@ def _bare(sample: Sample, tokenizer: Any) -> Sample:
     return replace(sample, input_ids=ids, scored=np.arange(len(ids)) > 0, images=())
 
 
-def _hashes(sample: Sample, format: FormatConfig) -> tuple[int, int]:
+def _hashes(prompt: str, response: str, sample: Sample) -> tuple[int, int]:
     """Returns hashes of the texts of the prompt (0 if there is none) and the response."""
-    prompt, response = texts_of(sample.row, sample.source, format)
     seen = [picture.digest for picture in sample.images]
     return _hash(prompt, seen) if has_prompt(sample) else 0, _hash(response, sample.label)
+
+
+def _words(text: str) -> NDArray[np.uint32]:
+    """Returns a hash of each word, in lower case; its lowest bit tells whether it has a digit."""
+    return np.array(
+        [
+            zlib.crc32(word.encode()) & ~1 | any(letter.isdigit() for letter in word)
+            for word in re.findall(r"\w+", text.lower())
+        ],
+        np.uint32,
+    )
 
 
 def _hash(*values: object) -> int:

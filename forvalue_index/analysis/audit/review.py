@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from forvalue_index.analysis.audit.estimate import LEAST, Estimate
 from forvalue_index.analysis.audit.scores import Audit
 from forvalue_index.analysis.page import fill
 from forvalue_index.config import FormatConfig
@@ -69,6 +70,7 @@ def _row(found: Audit, place: int, samples: Mapping[int, StoredSample], reasons:
 _WORDS = {
     "duplicate": 'the same prompt and response as "{key}"',
     "contradiction": 'the same prompt as "{key}", with another response',
+    "near-contradiction": 'a prompt one word apart from that of "{key}", with another response',
     "near-duplicate": 'nearly the same influence as "{key}" (cosine {cosine:.3f})',
 }
 
@@ -117,6 +119,37 @@ class _Usual:
         if name == "loss":
             return f"loss {score:.2f} nats per token, {more}"
         return f"self-influence {score:.3g}, {more}"
+
+
+def verdict(found: Estimate) -> str:
+    """Returns how many rows are wrong, in a sentence or two."""
+    if found.share is None or found.high is None or found.low is None:
+        why = "there are too few rows with a prompt and a response to say"
+        if found.separation is not None:
+            other = "a trusted one" if found.trusted else "the others"
+            why = (
+                f"their scores do not tell: a row with an exchanged response looks worse than "
+                f"{other} in {found.separation:.0%} of pairs only"
+            )
+            if not found.trusted:
+                why += (
+                    f", or very many are wrong; {LEAST} or more trusted rows (--trusted) may tell"
+                )
+        return f"How many rows are wrong: {why}"
+    most = round(found.high * found.rows)
+    if found.few:
+        text = f"Few or none have a response that belongs to another prompt (at most {most:,})"
+    else:
+        least, about = round(found.low * found.rows), round(found.share * found.rows)
+        text = (
+            f"About {about:,} ({found.share:.0%}; {least:,} to {most:,}) have a response that "
+            "belongs to another prompt"
+        )
+        tops = ", ".join(f"{share:.0%} of the first {k}" for k, share in found.precision.items())
+        text += f": {tops}" if tops else ""
+    if not found.trusted:
+        text += f"; {LEAST} or more trusted rows (--trusted) make this narrower"
+    return text
 
 
 def flat_row(row: Row) -> Row:

@@ -1,6 +1,7 @@
 """The studies of an index that exists, as methods: what `InfluenceIndex.evaluate` is.
 
-`mislabel.py` and `lds.py` study a model and a data set, and make their indexes themselves.
+`mislabel.py`, `lds.py` and `removal.py` study a model and a data set, and make their indexes
+themselves.
 """
 
 from __future__ import annotations

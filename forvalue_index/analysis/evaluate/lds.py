@@ -23,7 +23,7 @@ from forvalue_index.analysis.evaluate.methods import (
     temporary_index,
 )
 from forvalue_index.analysis.evaluate.metrics import Figure, spearman
-from forvalue_index.analysis.evaluate.subsets import SubsetConfig, SubsetRuns
+from forvalue_index.analysis.evaluate.subsets import SubsetConfig, SubsetRuns, seed_noise
 from forvalue_index.config import RECIPES, FormatConfig, VectorConfig
 from forvalue_index.data.images import with_images
 from forvalue_index.data.sources import Data, open_rows
@@ -48,11 +48,13 @@ class LdsResult:
     rows: int
     targets: int
     subsets: int
-    share: float
+    share: float  # of the rows, that a subset keeps
+    trainings: int  # of each subset, each with another seed
     loss_before: float  # of the targets, mean, nats
     loss_all: float  # after fine-tuning on all rows
     loss_subsets: float  # after fine-tuning on a subset, mean over them
     loss_spread: float  # over the subsets, of a target's loss, mean over the targets
+    noise: float | None  # standard deviation of a loss over seeds of one subset; None of one seed
     methods: dict[str, LdsFigure]
 
 
@@ -64,6 +66,7 @@ def lds(
     format: FormatConfig,
     *,
     subsets: int = 32,
+    trainings: int = 1,
     config: SubsetConfig | None = None,
     vector: VectorConfig | None = None,
     recipes: Sequence[str] = RECIPES,
@@ -79,7 +82,9 @@ def lds(
         targets: rows whose loss is predicted.
         work: folder that keeps finished runs; a second call continues where the first stopped.
         format: how rows become tokens.
-        subsets: how many models are fine-tuned.
+        subsets: how many subsets of the rows are trained on.
+        trainings: how many models are fine-tuned on each subset, each with another seed; their
+            losses are averaged.
         config: which rows they are fine-tuned on, and how.
         vector: how vectors are made, but for the recipe.
         recipes: names of recipes.
@@ -94,6 +99,8 @@ def lds(
     """
     if subsets < 3:
         raise InputError(f"{subsets} subsets: a rank correlation needs 3 or more")
+    if trainings < 1:
+        raise InputError(f"{trainings} trainings: a subset is trained on once or more")
     require_bm25()  # before the first training
     config, vector = config or SubsetConfig(), vector or VectorConfig()
     rows = [row for _, row in with_images(open_rows(data), format)]
@@ -101,9 +108,9 @@ def lds(
         samples, queries = base.samples(rows), base.samples(targets)
         runs = SubsetRuns(base, samples, queries, config, work)
         tuned = runs.full(progress)
-        measured = runs.losses(subsets, progress)
+        every = runs.losses(subsets, progress, seeds=trainings)
         before, after = base.passes.losses(queries), base.passes.losses(queries, tuned)
-    chosen = runs.indicator(subsets)
+    measured, chosen = every.mean(0), runs.indicator(subsets)
     scored = _methods(
         tuned if at == "tuned" else lm, rows, queries, format, vector, recipes, gradient, progress
     )
@@ -112,10 +119,12 @@ def lds(
         targets=len(queries),
         subsets=subsets,
         share=config.share,
+        trainings=trainings,
         loss_before=float(before.mean()),
         loss_all=float(after.mean()),
         loss_subsets=float(measured.mean()),
         loss_spread=float(measured.std(0, ddof=1).mean()),
+        noise=seed_noise(every),
         methods={name: LdsFigure(lds_of(chosen @ scores.T, -measured)) for name, scores in scored},
     )
 

@@ -165,7 +165,7 @@ def methods(
             yield name, -matrix[0]  # a wrong response is unlikely
         elif name != "length":
             yield name, (matrix * same).sum(0) / np.maximum(same.sum(0), 1)
-    audit = score_rows(index, class_field=class_field, progress=progress)
+    audit = score_rows(index, class_field=class_field, progress=progress, estimated=False)
     for name, suspicion in audit.scores.items():
         if name != "loss":
             yield f"audit: {name}", -suspicion

@@ -9,6 +9,7 @@ from forvalue_index.cli.evaluate.identify import identify
 from forvalue_index.cli.evaluate.lds import lds
 from forvalue_index.cli.evaluate.mislabel import mislabel
 from forvalue_index.cli.evaluate.recall import recall
+from forvalue_index.cli.evaluate.removal import removal
 from forvalue_index.cli.evaluate.select import select
 
 
@@ -25,5 +26,5 @@ def evaluate() -> None:
     """
 
 
-for command in (fidelity, recall, identify, mislabel, select, lds):
+for command in (fidelity, recall, identify, mislabel, select, lds, removal):
     evaluate.add_command(command)

@@ -12,7 +12,13 @@ from forvalue_index.cli.options.data import DataOptions, data_options, seed_opti
 from forvalue_index.cli.options.format import format_for, format_options
 from forvalue_index.cli.options.model import device_option, model_options
 from forvalue_index.cli.options.output import json_option, plot_option
-from forvalue_index.cli.options.study import gradient_option, share_range, train_options
+from forvalue_index.cli.options.study import (
+    at_option,
+    gradient_option,
+    share_range,
+    train_options,
+    work_option,
+)
 from forvalue_index.cli.progress import progress_bar
 from forvalue_index.config import RECIPES, ModelConfig, TrainConfig
 
@@ -23,18 +29,23 @@ from forvalue_index.config import RECIPES, ModelConfig, TrainConfig
 @click.option("--targets", required=True, metavar="FILE", help="Rows whose loss is predicted.")
 @data_options
 @format_options
-@click.option(
-    "--work",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Keeps every finished run; the same command continues where it stopped.",
-)
+@work_option
 @click.option(
     "--subsets", type=click.IntRange(min=3), default=32, show_default=True, help="Subsets to run."
 )
 @click.option(
-    "--share", type=share_range, default=0.5, show_default=True, help="Share of rows in a subset."
+    "--share",
+    type=share_range,
+    default=0.5,
+    show_default=True,
+    help="Share of the rows that a subset keeps; the others are removed.",
+)
+@click.option(
+    "--trainings",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Trainings of each subset, each with another seed; their losses are averaged.",
 )
 @train_options(3, "Epochs per run.")
 @click.option(
@@ -44,13 +55,7 @@ from forvalue_index.config import RECIPES, ModelConfig, TrainConfig
     multiple=True,
     help="Recipe to compare; repeatable.  [default: all]",
 )
-@click.option(
-    "--at",
-    type=click.Choice(["tuned", "base"]),
-    default="tuned",
-    show_default=True,
-    help="Measure influence with the model fine-tuned on all rows, or with the original.",
-)
+@at_option
 @seed_option
 @gradient_option
 @plot_option
@@ -65,6 +70,7 @@ def lds(
     work: Path,
     subsets: int,
     share: float,
+    trainings: int,
     train: TrainConfig,
     recipes: tuple[str, ...],
     at: str,
@@ -99,6 +105,7 @@ def lds(
             work,
             format,
             subsets=subsets,
+            trainings=trainings,
             config=SubsetConfig(share, seed, train),
             recipes=recipes or RECIPES,
             at=at,
@@ -106,11 +113,15 @@ def lds(
             progress=progress,
         )
     note = (
-        f"{result.subsets} subsets of {result.share:.0%} of {result.rows:,} rows, "
-        f"{result.targets:,} targets; ± standard error over the subsets. Loss of the targets: "
+        f"{result.subsets} subsets that keep {result.share:.0%} of {result.rows:,} rows and remove "
+        f"the others, {result.trainings} training{'s' * (result.trainings > 1)} each; "
+        f"{result.targets:,} targets; influence with the {at} model; ± standard error over the "
+        "subsets. Loss of the targets: "
         f"{number(result.loss_before)} before, {number(result.loss_all)} trained on all rows, "
         f"{number(result.loss_subsets)} on a subset, with a spread of "
         f"{number(result.loss_spread)}"
     )
+    if result.noise is not None:
+        note += f"; another seed alone moves it by {number(result.noise)}"
     title = "Linear datamodeling score"
     show(result, {"lds": "LDS"}, note, title=title, as_json=as_json, plot=plot)

@@ -15,12 +15,13 @@ from forvalue_index.cli.options.output import json_option, plot_option
 from forvalue_index.cli.options.study import (
     exact_option,
     gradient_option,
+    recipe_option,
     seeds_option,
     share_range,
     train_options,
 )
 from forvalue_index.cli.progress import progress_bar
-from forvalue_index.config import RECIPES, ModelConfig, TrainConfig, VectorConfig
+from forvalue_index.config import ModelConfig, TrainConfig, VectorConfig
 
 
 @click.command()
@@ -44,13 +45,7 @@ from forvalue_index.config import RECIPES, ModelConfig, TrainConfig, VectorConfi
     help="Share of rows to set aside as known to be right.",
 )
 @train_options(0, "Epochs of fine-tuning on the partly wrong rows before they are scored.")
-@click.option(
-    "--recipe",
-    type=click.Choice(RECIPES),
-    default=VectorConfig().recipe,
-    show_default=True,
-    help="Recipe of the index.",
-)
+@recipe_option
 @seeds_option
 @exact_option
 @gradient_option

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
 from forvalue_index.cli.options.group import F, grouped
-from forvalue_index.config import TrainConfig
+from forvalue_index.config import RECIPES, TrainConfig, VectorConfig
 
 queries_option = click.option(
     "--data",
@@ -32,6 +33,27 @@ seeds_option = click.option(
     default=3,
     show_default=True,
     help="How often to repeat it all with new random draws.",
+)
+work_option = click.option(
+    "--work",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keeps every finished run; the same command continues where it stopped.",
+)
+at_option = click.option(
+    "--at",
+    type=click.Choice(["tuned", "base"]),
+    default="tuned",
+    show_default=True,
+    help="Measure influence with the model fine-tuned on all rows, or with the original.",
+)
+recipe_option = click.option(
+    "--recipe",
+    type=click.Choice(RECIPES),
+    default=VectorConfig().recipe,
+    show_default=True,
+    help="Recipe of the index.",
 )
 share_range = click.FloatRange(0, 1, min_open=True, max_open=True)
 
