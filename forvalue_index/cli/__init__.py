@@ -32,6 +32,7 @@ from forvalue_index.cli.remove import remove
 from forvalue_index.cli.score import score
 from forvalue_index.cli.search import search
 from forvalue_index.cli.select import select
+from forvalue_index.cli.serve import serve
 from forvalue_index.cli.show import show
 from forvalue_index.cli.verify import verify
 from forvalue_index.errors import ForvalueError, one_line, out_of_memory
@@ -112,6 +113,7 @@ for _command in (
         search,
         ask,
         explain,
+        serve,
         score,
         audit,
         select,
