@@ -162,10 +162,11 @@ class Answers:
         """Returns the scored tokens that hold characters of a response."""
         texts = pieces(self.index.lm.tokenizer, sample.input_ids.tolist())
         texts = [texts[place] for place in np.flatnonzero(sample.scored)]
-        core = whole.strip()  # a template may drop the space around it
-        start = "".join(texts).find(core)
+        joined, ends = "".join(texts), np.cumsum([len(text) for text in texts])
+        # A template may drop the space around a response.
+        core = whole if whole in joined else whole.strip()
+        start = joined.find(core)
         first, end = (place - whole.find(core) + start for place in characters)
-        ends = np.cumsum([len(text) for text in texts])
         if start < 0 or not max(first, start) < min(end, start + len(core)):
             raise HttpError(
                 422,

@@ -9,6 +9,7 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import re
 from collections.abc import Collection, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ LARGEST_BODY = 256 << 10  # bytes
 BODY_SECONDS = 20.0  # for a body to arrive
 API = "/api/"
 OPEN = ("/api/health",)  # says nothing of the index
+
+_HOST = re.compile(r"(\[(?P<address>[\da-fA-F:.]+)\]|(?P<name>[\w.-]+))(:\d+)?", re.ASCII)
 
 HEADERS = {
     "content-security-policy": (
@@ -169,10 +172,8 @@ async def _refuse(problem: HttpError, send: Send) -> None:
 
 def _name(host: str) -> str:
     """Returns the name in a Host header, without the port and the brackets of an IPv6 address."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
-    except ValueError:
-        return ""
+    found = _HOST.fullmatch(host)
+    return "" if found is None else (found["address"] or found["name"]).lower()
 
 
 def _is_address(name: str) -> bool:
