@@ -23,6 +23,7 @@ async function show() {
     else link.removeAttribute("aria-current");
   }
   say("");
+  main.replaceChildren();
   try {
     info ??= await get("info");
     const n = info.samples.toLocaleString("en");
@@ -30,9 +31,12 @@ async function show() {
     await VIEWS[view](main, info, new URLSearchParams(query), signal);
   } catch (error) {
     if (error.name === "AbortError") return;
-    main.replaceChildren(element("p", { class: "empty" }, "There is nothing to show."));
+    if (main.childElementCount === 0) {
+      main.append(element("p", { class: "empty" }, "There is nothing to show."));
+    }
     say(error.message, true);
   }
+  if (document.activeElement === document.body) main.focus({ preventScroll: true });
 }
 
 takeToken();
