@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import pytest
 import uvicorn
-from helpers.cli import assert_one_line, run, run_well
-from helpers.indexes import NEW, SETTINGS
+from helpers.cli import assert_one_line, run, run_well, write
+from helpers.indexes import NEW, SETTINGS, SMALL
+from helpers.tiny_vision import index_of, png, save
 from starlette.testclient import TestClient
 
-from forvalue_index import InfluenceIndex
+from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
 from forvalue_index.server import guard, schema
 from forvalue_index.server.app import create_app
 from forvalue_index.server.guard import Admission
+from forvalue_index.server.lane import Lane, Stop
 from forvalue_index.server.serve import is_loopback, token_for
 
 OURS = Admission({"testserver"})
@@ -215,6 +220,59 @@ def test_hostile_rows_are_data(hostile: TestClient) -> None:
     assert len(hits) == 4
 
 
+def test_pictures_are_told_by_hash_and_size_alone(tmp_path: Path) -> None:
+    rows = []
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+        rows.append({"id": f"r{number}", "prompt": "a", "response": "bc", "image": f"{number}.png"})
+    rows[5]["image"] = base64.b64encode(png(5)).decode()
+    data, model = write(tmp_path / "rows.jsonl", rows), save(tmp_path / "model", "llava")
+    with (
+        index_of(tmp_path / "index", data, model) as index,
+        TestClient(create_app(index, OURS)) as client,
+    ):
+        answers = [
+            client.get("/api/rows"),
+            client.get("/api/search", params={"words": "bc"}),
+            client.post("/api/query", json={"prompt": "a", "response": "b", "highlight": True}),
+        ]
+        pictures = [each["row"]["image"] for each in answers[0].json()["rows"]]
+        assert [sorted(picture) for picture in pictures] == [["image_blake2b", "size"]] * 6
+        assert len(answers[1].json()["hits"]) == len(answers[2].json()["hits"]) == 6
+        assert not any(str(tmp_path) in answer.text for answer in answers)
+        assert not any(rows[5]["image"] in answer.text for answer in answers)
+
+
+def test_plain_text_is_asked_about(tmp_path: Path, lm: LanguageModel, rows: list[Row]) -> None:
+    texts = [{"text": row["prompt"]} for row in rows]
+    format = FormatConfig(text_field="text")
+    with (
+        InfluenceIndex.build(tmp_path / "i", texts, lm, format=format, vector=SMALL)[0] as index,
+        TestClient(create_app(index, OURS)) as client,
+    ):
+        for given in ({"text": "a b c"}, {"prompt": "a", "response": " b"}):
+            options = [part for name, text in given.items() for part in (f"--{name}", text)]
+            answer = client.post("/api/query", json=given | {"k": 3})
+            expected = printed(index, "query", *options, "-k", 3)
+            assert answer.json()["hits"] == approximate(expected)
+        part = {"text": "a b c", "characters": [2, 3]}
+        by_span = client.post("/api/query", json={"text": "a b c", "span": "b"})
+        assert client.post("/api/query", json=part).json() == by_span.json()
+        [expected] = printed(index, "ask", "--prompt", "a", "--max-new-tokens", 3, "-k", 2)
+        answer = client.post("/api/ask", json={"prompt": "a", "max_new_tokens": 3, "k": 2})
+        assert events_of(answer.text)[-1] == ("hits", approximate(expected))
+
+
+def test_the_schema_says_what_errors_look_like(served: TestClient) -> None:
+    paths = served.get("/api/openapi.json").json()["paths"]
+    assert len(paths) == 8
+    for methods in paths.values():
+        for method in methods.values():
+            for status in ("422", "4XX", "5XX"):
+                body = method["responses"][status]["content"]["application/json"]["schema"]
+                assert body == {"$ref": "#/components/schemas/Error"}
+
+
 # -- who may come in -------------------------------------------------------------------------
 
 
@@ -293,6 +351,7 @@ def test_nothing_can_be_written(served: TestClient, index: InfluenceIndex) -> No
         ({"text": "also"}, 422, '"text"'),
         ({"label": "a"}, 422, "classifier"),
         ({"span": "c", "tokens": [0, 1]}, 422, "one of"),
+        ({"k": 21, "exact": True}, 422, '"candidates"'),
         ({"tokens": [0]}, 422, "'tokens'"),
         ({"prompt": ["/etc/passwd"]}, 422, "'prompt'"),
         ({"image": "/etc/passwd"}, 422, "no field 'image'"),
@@ -341,6 +400,52 @@ def test_too_many_pairs_of_tokens_are_refused(
     asked = ASKED | {"key": "row-1"}
     assert_error(served.post("/api/explain", json=asked), 413, '"terms": false')
     assert served.post("/api/explain", json=asked | {"terms": False}).status_code == 200
+
+
+class Caller:
+    """Stands for a request whose client stays."""
+
+    def __init__(self, host: str = "one") -> None:
+        self.client = SimpleNamespace(host=host)
+
+    async def is_disconnected(self) -> bool:
+        return False
+
+
+def run_two(busy: Lane, until: Callable[[Stop], object], first: str, second: str) -> Any:
+    """What the second of two requests gets whose work lasts until `until` returns or raises."""
+
+    async def both() -> list[Any]:
+        requests: Any = Caller(first), Caller(second)
+        work = [asyncio.create_task(busy.run(request, until)) for request in requests]
+        return await asyncio.gather(*work, return_exceptions=True)
+
+    try:
+        return asyncio.run(both())
+    finally:
+        busy.close()
+
+
+def test_a_full_queue_and_a_long_wait_are_503() -> None:
+    one, other = run_two(Lane("t", 1, waiting=0), lambda _: time.sleep(0.5), "a", "b")
+    assert one is None and (other.status, other.headers) == (503, {"retry-after": "5"})
+    lane = Lane("t", 1, patience=0.1)
+    one, other = run_two(lane, lambda _: time.sleep(1), "a", "b")
+    assert one is None and other.status == 503 and "try again" in other.sentence
+    one, other = run_two(Lane("t", 1), lambda _: time.sleep(0.1), "a", "b")
+    assert (one, other) == (None, None)
+    one, other = run_two(Lane("t", 1, each=1), lambda _: time.sleep(0.1), "a", "a")
+    assert one is None and other.status == 429
+
+
+def test_work_that_takes_too_long_is_stopped() -> None:
+    def work(stop: Stop) -> None:
+        while True:
+            stop.check()
+            time.sleep(0.01)
+
+    for error in run_two(Lane("t", 2, seconds=0.1), work, "a", "b"):
+        assert error.status == 503 and "stopped after 0.1 s" in error.sentence
 
 
 # -- over a socket ---------------------------------------------------------------------------

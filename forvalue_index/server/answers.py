@@ -19,6 +19,7 @@ from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.model.generation import Sampling
 from forvalue_index.picture import HASH
+from forvalue_index.pipeline.query import MOST
 from forvalue_index.records import Hit, Row, Sample, StoredSample
 from forvalue_index.server.lane import Stop
 from forvalue_index.server.problem import HttpError, Names
@@ -33,6 +34,7 @@ from forvalue_index.server.schema import (
 
 Json = dict[str, Any]
 
+MOST_EXACT = 20  # hits with exact scores, whose candidates are not limited
 MOST_PAIRS = 1 << 20  # of tokens, whose terms one answer holds
 PLACES = ("directory", "catalog")  # of `info`, which are this machine's own
 
@@ -159,24 +161,40 @@ class Answers:
         return sample
 
     def _tokens_of(self, sample: Sample, whole: str, characters: Sequence[int]) -> slice:
-        """Returns the scored tokens that hold characters of a response."""
+        """Returns the scored tokens that hold characters of a response, or of a plain text.
+
+        Raises:
+            HttpError: there are none.
+        """
         texts = pieces(self.index.lm.tokenizer, sample.input_ids.tolist())
-        texts = [texts[place] for place in np.flatnonzero(sample.scored)]
         joined, ends = "".join(texts), np.cumsum([len(text) for text in texts])
-        # A template may drop the space around a response.
+        # A template may drop the space around a response, which is what comes last.
         core = whole if whole in joined else whole.strip()
-        start = joined.find(core)
+        start = joined.rfind(core)
         first, end = (place - whole.find(core) + start for place in characters)
-        if start < 0 or not max(first, start) < min(end, start + len(core)):
+        first, end = max(first, start), min(end, start + len(core))
+        chosen = np.zeros(len(texts), bool)
+        if 0 <= start <= first < end:
+            low, high = np.searchsorted(ends, [first, end - 1], side="right")
+            while low and not texts[low - 1]:  # earlier tokens of the same character
+                low -= 1
+            chosen[low : high + 1] = True
+        among = np.flatnonzero(chosen[sample.scored])
+        if not len(among):
             raise HttpError(
                 422,
                 f"characters {characters[0]} to {characters[1]} of the response are not among the "
                 'tokens that are scored: name the part by "span" or "tokens"',
             )
-        first, last = np.searchsorted(ends, [max(first, start), end - 1], side="right").tolist()
-        return slice(first, last + 1)
+        return slice(int(among[0]), int(among[-1]) + 1)
 
     def _query(self, sample: Sample, choice: Choice, opponents: bool) -> list[Hit]:
+        if choice.exact and choice.candidates is None and choice.k > MOST_EXACT:
+            raise HttpError(
+                422,
+                f'"exact" runs up to {MOST} candidates for each hit: give "candidates", or at most '
+                f'{MOST_EXACT} as "k"',
+            )
         return self.index.query(
             sample,
             choice.k,

@@ -83,7 +83,8 @@ def serve(
 
     with _listening(host, port) as listener:
         shown = "localhost" if host in EVERY else f"[{host}]" if ":" in host else host
-        known = {name.lower() for name in (*LOOPBACK, host, *names)}
+        own = [socket.gethostname()] if host in EVERY else []
+        known = {name.lower() for name in (*LOOPBACK, host, *own, *names)}
         app = create_app(index, Admission(known, addresses=host in EVERY, token=token))
         config = uvicorn.Config(
             app,

@@ -138,7 +138,7 @@ export function showAsk(main, info, parameters, signal) {
   }
 
   async function generate(request, own) {
-    say(info.ready ? "The model answers\u2026" : "The model is loaded and answers\u2026");
+    say("The model answers\u2026");
     for await (const [name, data] of events("ask", request, own)) {
       if (name === "token") answer.append(visible(data.text));
       else if (name === "answer") {
@@ -147,7 +147,6 @@ export function showAsk(main, info, parameters, signal) {
         if (data.cut_off) answer.append(element("span", { class: "soft" }, " (cut off)"));
         say("Looking for the rows behind it\u2026");
       } else if (name === "hits") {
-        info.ready = true;
         await find(own, data.hits);
       } else if (name === "error") throw new Error(data.error);
     }
