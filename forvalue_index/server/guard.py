@@ -92,11 +92,8 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or passes it on with its whole body."""
-        if scope["type"] == "lifespan":
+        if scope["type"] != "http":  # start and end; the application has no web sockets
             await self._app(scope, receive, send)
-            return
-        if scope["type"] != "http":  # a web socket, of which there is none here
-            await send({"type": "websocket.close", "code": 1008})
             return
 
         async def protected(message: MutableMapping[str, Any]) -> None:

@@ -89,6 +89,7 @@ def serve(
         config = uvicorn.Config(
             app,
             log_level="warning",
+            ws="none",
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=SHUTDOWN,

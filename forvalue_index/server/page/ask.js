@@ -188,7 +188,8 @@ export function showAsk(main, info, parameters, signal) {
   }
 
   function card(hit, most, shared) {
-    const bar = element("span", { class: `bar ${hit.score < 0 ? "hurt" : "help"}` });
+    const side = sideOf(hit);
+    const bar = element("span", { class: `bar ${side}` });
     bar.style.setProperty("--share", (Math.abs(hit.score) / most).toFixed(3));
     const query = { ...asked, ...part() };
     const open = element(
@@ -203,7 +204,7 @@ export function showAsk(main, info, parameters, signal) {
       element(
         "p",
         { class: "head" },
-        element("strong", { class: hit.score < 0 ? "hurt" : "help" }, signed(hit.score)),
+        element("strong", { class: side }, signed(hit.score)),
         element("span", { class: "track", "aria-hidden": "true" }, bar),
         element("a", { href: link("row", { key: hit.key }), class: "key" }, visible(hit.key)),
       ),
@@ -371,6 +372,12 @@ export function showAsk(main, info, parameters, signal) {
     element("div", { class: "asking" }, form, element("section", { class: "said" }, answer, marked)),
     hits,
   );
+}
+
+// Whether a row helped or hurt. A score of words does not say it; its influence does, if it is known.
+function sideOf(hit) {
+  const influence = hit.parts ? (hit.parts.influence ?? 0) : hit.score;
+  return influence === 0 ? "" : influence > 0 ? "help" : "hurt";
 }
 
 function number(name, title, value, min, max, step = 1) {
