@@ -14,6 +14,7 @@ if os.name != "posix":
     )
 
 if TYPE_CHECKING:
+    from forvalue_index.callback import IndexCallback
     from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
     from forvalue_index.data.sources import open_rows
     from forvalue_index.errors import ForvalueError
@@ -30,6 +31,7 @@ _HOMES = {
     "ForvalueError": "errors",
     "FormatConfig": "config",
     "Hit": "records",
+    "IndexCallback": "callback",
     "IndexConfig": "config",
     "InfluenceIndex": "index",
     "ModelConfig": "config",
@@ -47,6 +49,7 @@ __all__ = [
     "FormatConfig",
     "ForvalueError",
     "Hit",
+    "IndexCallback",
     "IndexConfig",
     "InfluenceIndex",
     "ModelConfig",

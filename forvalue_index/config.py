@@ -31,6 +31,7 @@ class ModelConfig:
     adapters: tuple[str, ...] = ()  # PEFT checkpoints, whose influences are added up
     adapter_weights: tuple[float, ...] = ()  # of each in the sum; none: 1 each
     task: str = "auto"  # auto: what the checkpoint's configuration says
+    gguf_file: str | None = None  # in the folder or on the hub; a file's own path needs none
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -87,6 +88,11 @@ class FormatConfig:
     and a response, yes, as trainers do; of plain text, no."""
     truncate: str = "unscored"
     max_length: int | None = None  # in tokens; None: the model's own limit, at most 2048
+    tokens_field: str | None = None
+    """Token ids as they are: the other fields are for reading, and for queries."""
+    rejected_field: str | None = None
+    """What a row prefers its response, conversation or text to: its influence is subtracted."""
+    desirable_field: str | None = None  # where it is false, a row's influence has the opposite sign
     bos: bool = True  # without a chat template: what the tokenizer adds at the start is there
     template_args: tuple[str, ...] = ()  # NAME=VALUE, for the chat template; JSON, or else text
     ignored_fields: tuple[str, ...] = ()  # that have a meaning for trainers and are left out
@@ -107,6 +113,10 @@ class FormatConfig:
             raise InputError(f"truncate {self.truncate!r} is not one of {', '.join(TRUNCATIONS)}")
         if self.text_field is not None and self.messages_field is not None:
             raise InputError("a row is plain text or messages: name one of the two fields")
+        if self.label_field is not None and (self.rejected_field or self.desirable_field):
+            raise InputError("preferences are between texts: a classifier's rows have none")
+        if self.tokens_field is not None and (self.rejected_field or self.desirable_field):
+            raise InputError("preferences are read from texts, not from tokens")
         if self.template is not None and (self.text_field or self.messages_field):
             raise InputError("a template makes prompts: use it with a prompt and a response")
         if self.chat and self.text_field is not None:
@@ -131,6 +141,9 @@ class FormatConfig:
             text_field=self.text_field if field == "text_field" else None,
             messages_field=self.messages_field if field == "messages_field" else None,
             template=None,
+            tokens_field=None,
+            rejected_field=None,
+            desirable_field=None,
             chat=self.is_chat and field == "prompt_field",
         )
 

@@ -16,6 +16,7 @@ from forvalue_index.pipeline import add, build, explain, hybrid, query, respond
 from forvalue_index.pipeline.accessors import IndexAccessors
 from forvalue_index.pipeline.add import AddReport
 from forvalue_index.pipeline.build import Model
+from forvalue_index.pipeline.from_trainer import trained
 from forvalue_index.pipeline.session import Queries, Session
 from forvalue_index.records import (
     Explanation,
@@ -130,6 +131,52 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
             directory, data, model, format, vector, catalog, device, devices, on_error, progress
         )
         return cls(session), report
+
+    @classmethod
+    def from_trainer(
+        cls,
+        trainer: Any,
+        directory: str | Path,
+        *,
+        checkpoints: Sequence[str | Path] = (),
+        format: FormatConfig | None = None,
+        vector: VectorConfig | None = None,
+        catalog: str | None = None,
+        on_error: str = "stop",
+        progress: Progress | None = None,
+    ) -> tuple[InfluenceIndex, AddReport]:
+        """Returns a new index of what a trainer was trained on, and what was added: `build`.
+
+        The model is the one in memory, as it is now, and stays as it is. The tokens of a sample,
+        and which of them are scored, are what the trainer's own collator makes of its train set;
+        what else the train set has of a row is kept with it. Later, `open` looks for the model
+        where the trainer saves it (its output_dir).
+
+        Args:
+            trainer: a `transformers.Trainer`, or one that is made from it, such as TRL's
+                `SFTTrainer`; with its tokenizer (`processing_class`).
+            directory: where the index will be.
+            checkpoints: folders of adapters that it saved, whose influences are added up; they and
+                their base are read instead of the model in memory.
+            format: how rows are shown and queries become tokens; default: guessed from the
+                fields of the train set.
+            vector: as in `build`, as are the others.
+
+        Raises:
+            InputError: the trainer has no train set, no tokenizer, or makes no labels.
+            ModelError: its model is spread over several processes, or its head is not understood.
+        """
+        found = trained(trainer, format, checkpoints)
+        return cls.build(
+            directory,
+            found.rows,
+            found.model,
+            format=found.format,
+            vector=vector,
+            catalog=catalog,
+            on_error=on_error,
+            progress=progress,
+        )
 
     def close(self) -> None:
         """Closes the catalogue, the segments and the model."""
@@ -270,6 +317,24 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
         """
         return respond.respond(self.session, prompt, sampling, format, report)
 
+    def instead(
+        self, query: Row | Sample, text: str, *, format: FormatConfig | None = None
+    ) -> Sample:
+        """Returns the query why the model answers this and not `text`, to the same prompt.
+
+        Its influence is that on the answer's log-likelihood minus that on the other's, exactly:
+        with `exact`, `explain` and all else that takes a query.
+
+        Args:
+            query: a row with its answer, or a sample, such as `respond` returns.
+            text: what could have been said instead.
+            format: how the query becomes tokens, if not as the index's rows do.
+
+        Raises:
+            InputError: both say the same, or the query is a classifier's.
+        """
+        return respond.instead(self.session, query, text, format)
+
     def part(
         self,
         query: Row | Sample,
@@ -373,7 +438,8 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
     def info(self) -> dict[str, Any]:
         """Returns what the index holds and what it was made with, as JSON values."""
         config = self.config
-        return self.store.info() | {"model": config.model.name, "config": config.to_json()}
+        model = {"model": config.model.name, "adapters": list(config.model.adapters)}
+        return self.store.info() | model | {"config": config.to_json()}
 
     def verify(self) -> list[str]:
         """Reads all segments, rows and names of files; returns what is wrong, a line each."""

@@ -56,6 +56,23 @@ class Sample:
     token_types: NDArray[np.int32] | None = None  # t; which of two texts, where a model asks for it
     images: tuple[Picture, ...] = ()  # in the order of their tokens, of which none is scored
     part: str | None = None  # the text of the scored tokens, where only some count (`narrow`)
+    rejected: int | None = None
+    """Where the tokens of a text begin whose influence is subtracted. It is read by itself, as are
+    the tokens before it, if there are any; both have the images."""
+
+    @property
+    def texts(self) -> list[tuple[slice, int]]:
+        """Where the tokens of each text are, and 1, or -1 if its influence is subtracted."""
+        end = len(self.input_ids)
+        if self.rejected is None:
+            return [(slice(0, end), 1)]
+        rejected = (slice(self.rejected, end), -1)
+        return [(slice(0, self.rejected), 1), rejected] if self.rejected else [rejected]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """How many tokens each text has."""
+        return tuple(part.stop - part.start for part, _ in self.texts)
 
     @property
     def n_scored(self) -> int:
@@ -153,6 +170,8 @@ class Fidelity:
         )
 
 
+REJECTED = "\n[rejected] "
+"""What is shown before a text whose influence is subtracted."""
 REPEATED = 4  # equal tokens in a row that are shown as one
 
 
@@ -163,6 +182,7 @@ class Passage:
     texts: list[str]  # t; joined, the text as the model read it
     scored: NDArray[np.bool_]  # t, whose predictions count
     values: NDArray[np.float64]  # t, the contributions, which sum to the score; 0 if not scored
+    rejected: int | None = None  # where the rejected text begins, whose influence is subtracted
 
     def shown(self) -> list[tuple[str, int, float]]:
         """Returns each token's text, its place among the scored ones or -1, and its contribution.
@@ -171,10 +191,13 @@ class Passage:
         """
         places = np.where(self.scored, np.cumsum(self.scored) - 1, -1).tolist()
         tokens: list[tuple[str, int, float]] = []
-        for (text, place, value), run in groupby(
-            zip(self.texts, places, self.values.tolist(), strict=True)
+        each = zip(self.texts, places, self.values.tolist(), strict=True)
+        for (begins, text, place, value), run in groupby(
+            ((n == self.rejected, *token) for n, token in enumerate(each))
         ):
             n = len(list(run))
+            if begins:
+                tokens.append((REJECTED, -1, 0.0))
             if n >= REPEATED and text.strip():
                 tokens.append((f"{text} × {n} ", place, 0.0))
             else:

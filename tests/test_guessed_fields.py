@@ -48,7 +48,7 @@ def test_fields_are_guessed_from_their_names(row: Row, settings: Row) -> None:
     assert format == FormatConfig(**found, max_length=9)
 
 
-@pytest.mark.parametrize("row", [{"chosen": "a", "rejected": "b"}, {"messages": "a"}, {}])
+@pytest.mark.parametrize("row", [{"good": "a", "bad": "b"}, {"messages": "a"}, {}])
 def test_names_that_do_not_tell_are_refused(row: Row) -> None:
     with pytest.raises(InputError, match=r"do not tell which to read .*give --prompt-field"):
         guess(row)

@@ -34,6 +34,8 @@ from forvalue_index.errors import CorruptIndexError, RowError
 from forvalue_index.model import vision
 from forvalue_index.model.language_model import LanguageModel, wrap_model
 from forvalue_index.picture import HASH, Picture
+from forvalue_index.pipeline import build as pipeline_build
+from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Row, Sample
 
 FORMAT = FormatConfig(image_field="image")
@@ -299,13 +301,13 @@ def test_an_image_that_changes_while_it_is_indexed_is_named(
     on_error: str, tmp_path: Path, llava_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = written(tmp_path)
-    load = InfluenceIndex.create
+    load = pipeline_build.create
 
-    def create(*arguments: Any, **settings: Any) -> InfluenceIndex:  # after the rows were checked
+    def create(*arguments: Any, **settings: Any) -> Session:  # after the rows were checked
         (tmp_path / "3.png").write_bytes(png(33))
         return load(*arguments, **settings)
 
-    monkeypatch.setattr(InfluenceIndex, "create", create)
+    monkeypatch.setattr(pipeline_build, "create", create)
     if on_error == "stop":
         with pytest.raises(RowError, match=r"train\.jsonl:4: image .*3\.png has changed since its"):
             index_of(tmp_path / "ix", data, llava_dir)

@@ -133,8 +133,10 @@ def test_the_unembedding_gradient_of_the_loss_is_the_closed_form(
 
 def test_full_gradients_are_autograds(lm: LanguageModel, samples: list[Sample]) -> None:
     queries, rows = samples[:3], samples[3:12]
+    next(lm.model.parameters()).requires_grad_(False)
+    before = [weight.requires_grad for weight in lm.model.parameters()]
     scores = gradient_scores(lm, queries, rows)
-    assert not any(weight.requires_grad for weight in lm.model.parameters())
+    assert [weight.requires_grad for weight in lm.model.parameters()] == before
     parameters = list(lm.model.requires_grad_(True).parameters())
     gradients = torch.stack(
         [

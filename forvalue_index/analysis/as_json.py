@@ -11,7 +11,8 @@ from forvalue_index.records import Explanation, Hit, Passage
 def hit_json(hit: Hit, passage: Passage | None = None) -> dict[str, Any]:
     """Returns a hit as JSON values; with its passage also "tokens": text and contribution of each.
 
-    The contribution of a token that is not scored is null.
+    The contribution of a token that is not scored is null. "rejected" is where the rejected text
+    of a preference begins.
     """
     unsaid = {"exact": False, "parts": None, "shared": None}
     found = asdict(hit)
@@ -20,7 +21,7 @@ def hit_json(hit: Hit, passage: Passage | None = None) -> dict[str, Any]:
         return named
     values = zip(passage.texts, passage.scored.tolist(), passage.values.tolist(), strict=True)
     tokens = [[text, float(f"{value:.6g}") if scored else None] for text, scored, value in values]
-    return named | {"tokens": tokens}
+    return named | {"tokens": tokens} | _rejected(passage)
 
 
 def explanation_json(explanation: Explanation) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def explanation_json(explanation: Explanation) -> dict[str, Any]:
             "tokens": passage.texts,
             "scored": passage.scored.tolist(),
             "contributions": passage.values.tolist(),
-        }
+        } | _rejected(passage)
 
     return {
         "id": explanation.id,
@@ -41,3 +42,7 @@ def explanation_json(explanation: Explanation) -> dict[str, Any]:
         "sample": side(explanation.sample),
         "terms": explanation.terms.tolist(),
     }
+
+
+def _rejected(passage: Passage) -> dict[str, int]:
+    return {} if passage.rejected is None else {"rejected": passage.rejected}

@@ -67,6 +67,11 @@ if TYPE_CHECKING:
     help="Draw only from the most likely tokens, up to this total probability.",
 )
 @seed_option
+@click.option(
+    "--instead",
+    metavar="TEXT",
+    help="Ask why this answer and not another one, TEXT: the difference of both influences.",
+)
 @part_options
 @k_option(10, "Hits to show.")
 @search_options
@@ -82,6 +87,7 @@ def ask(
     temperature: float,
     top_p: float,
     seed: int,
+    instead: str | None,
     part: PartOptions,
     k: int,
     search: SearchOptions,
@@ -99,6 +105,7 @@ def ask(
     Example:
       forvalue ask --index my.index --prompt "Who wrote the Notes?" -k 5
       forvalue ask --index my.index --prompt "Who wrote the Notes?" --span "Ada"
+      forvalue ask --index my.index --prompt "Who wrote the Notes?" --instead "Menabrea"
       forvalue ask --index my.index --prompt "Tell a story." --temperature 0.8 --seed 1 --json
     """
     from forvalue_index.index import InfluenceIndex
@@ -113,7 +120,10 @@ def ask(
         row, format = _asked(index.config.format, prompt, data, images, source)
         answer = _silent if as_json else _aloud
         sample = answer(index, row, format, sampling)
-        query = part(index, sample)
+        query = sample
+        if instead is not None:
+            query = index.instead(query, instead, format=format)
+        query = part(index, query)
         hits = search(index, [query], k)
         texts = index.contributions(query, hits)
         if as_json:

@@ -37,6 +37,9 @@ def _shown(values: dict[str, Any]) -> dict[str, Any]:
     from forvalue_index.records import Fidelity
 
     config = values.pop("config")
+    values["adapters"] = ", ".join(values["adapters"])
+    if not values["adapters"]:
+        del values["adapters"]
     format = config["format"]
     values["fields"] = (
         format["text_field"]

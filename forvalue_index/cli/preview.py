@@ -70,8 +70,7 @@ def preview(
 
         trusted = model.trust_remote_code
         with InfluenceIndex.open(directory, trust_remote_code=trusted) as index:
-            known = replace(index.config.model, adapters=(), adapter_weights=())
-            model = on_this_machine(known)  # only the tokenizer is read, so no adapter is needed
+            model = on_this_machine(index.config.model)
             format = format_of(index.config.format, fields)
     else:
         format = format_for(rows, fields)
@@ -109,6 +108,14 @@ def _head(shown: Preview) -> Text:
 
 def _body(shown: Preview, colour: bool) -> Text:
     text = Text()
+    if shown.rejected is not None:
+        chosen, rejected = slice(0, shown.rejected), slice(shown.rejected, None)
+        for title, own in (("chosen", chosen), ("rejected", rejected)):
+            one = replace(shown, tokens=shown.tokens[own], scored=shown.scored[own], rejected=None)
+            if one.tokens:
+                text.append("\n" if text else "").append(f"{title}: ", style="cyan")
+                text.append(_body(one, colour))
+        return text
     tokens = zip(shown.scored, shown.tokens, strict=True)
     for scored, run in groupby(tokens, key=lambda token: token[0]):
         part = render.one_line("".join(token for _, token in run)).replace("⏎", "⏎\n")

@@ -58,6 +58,7 @@ def query(
     \b
     Example:
       forvalue query --index my.index --prompt "Who wrote it?" --response " Ada." -k 5
+      forvalue query --index my.index --prompt "Who?" --response " Ada." --instead " Bob."
       forvalue query --index my.index --data questions.jsonl --json > hits.jsonl
       forvalue query --index my.index --text "Once upon" --where source=web --exact
     """

@@ -18,6 +18,7 @@ from rich.text import Text
 from forvalue_index import errors
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.images import of_pictures
+from forvalue_index.data.preferences import is_desirable, rejected_format
 from forvalue_index.data.row_text import texts_of
 from forvalue_index.errors import InputError
 from forvalue_index.metric import METRICS
@@ -173,11 +174,24 @@ def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
     text.append("…" + prompt[-room:] if len(prompt) > room else prompt, style="dim")
     style = "bold" if format.label_field is None else ""
     text.append(response[:limit] + "…" if len(response) > limit else response, style=style)
+    other = rejected_format(format)
+    if other is not None:
+        text.append(" — not: ", style="dim").append(_rejected(row, other)[:limit], style="red")
+    elif not is_desirable(row, "row", format):
+        text.append(" — not desirable", style="red")
     if format.label_field is not None:
         text.append(" → ", style="dim").append(
             one_line(str(row.get(format.label_field, ""))), style="bold"
         )
     return text
+
+
+def _rejected(row: Row, other: FormatConfig) -> str:
+    """Returns the rejected text of a preference, on one line."""
+    try:
+        return one_line(texts_of(row, "row", other)[1])
+    except InputError:
+        return ""
 
 
 def without_bytes(row: Row, format: FormatConfig) -> Row:

@@ -10,6 +10,7 @@ from forvalue_index.config import FormatConfig
 from forvalue_index.data.fields import check_names
 from forvalue_index.data.image_forms import looks_like_image
 from forvalue_index.data.rows import Rows
+from forvalue_index.data.token_rows import MASKS
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row
 
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 
 MESSAGES = ("messages", "conversations", "conversation")
 TEXT = ("text", "content")
+TOKENS = "input_ids"
 IMAGES = ("image", "images")
 PAIRS = (
     ("prompt", "response"),
@@ -42,14 +44,40 @@ def guess(row: Row) -> tuple[dict[str, Any], str]:
     Raises:
         InputError: the fields have no names that tell.
     """
+    if TOKENS in row and _is_list(row[TOKENS]):
+        return _tokens(row)
+    return _texts(row)
+
+
+def _tokens(row: Row) -> tuple[dict[str, Any], str]:
+    """Returns the guess of a row that holds its tokens, maybe beside the text that they are of."""
+    masks = [name for name in ("labels", *MASKS) if row.get(name) is not None]
+    words = f"tokens from {TOKENS!r}, scored by {' and '.join(map(repr, masks))}"
+    if not masks:
+        words = f"tokens from {TOKENS!r}, all of them scored"
+    settings = {"tokens_field": TOKENS}
+    try:
+        return _texts(row)[0] | settings, words
+    except InputError:
+        return settings, words
+
+
+def _texts(row: Row) -> tuple[dict[str, Any], str]:
+    """Returns the guess of a row's texts."""
     names = {name.casefold(): name for name in reversed(row)}  # of two, the first
+    if "chosen" in names and "rejected" in names:
+        return _preference(row, names)
     for messages in MESSAGES:
         name = names.get(messages)
         if name is not None and _is_list(row[name]):
             return {"messages_field": name}, f"messages from {name!r}"
     for prompt, response in PAIRS:
         if prompt in names and response in names:
-            return _pair(row, names, prompt, response)
+            settings, words = _pair(row, names, prompt, response)
+            if isinstance(row.get("label"), bool):  # as KTO has it
+                settings["desirable_field"] = "label"
+                words += "; against it where 'label' is false"
+            return settings, words
     for text in TEXT:
         if text in names:
             return {"text_field": names[text]}, f"plain text from {names[text]!r}"
@@ -57,6 +85,23 @@ def guess(row: Row) -> tuple[dict[str, Any], str]:
         f"the field names do not tell which to read ({', '.join(row) or 'none'}): "
         "give --prompt-field and --response-field, or --messages-field, or --text-field"
     )
+
+
+def _preference(row: Row, names: dict[str, str]) -> tuple[dict[str, Any], str]:
+    """Returns the guess of a row that prefers one text to another."""
+    chosen, rejected = names["chosen"], names["rejected"]
+    prompts = [names[prompt] for prompt, _ in PAIRS if prompt in names]
+    settings: dict[str, Any] = {"rejected_field": rejected}
+    words = f"{chosen!r} preferred to {rejected!r}"
+    if prompts and _is_list(row[prompts[0]]):  # TRL's conversational form
+        settings["chat"] = True
+    # A conversation has the prompt in it, unless that is one, too.
+    if prompts and (_is_list(row[prompts[0]]) or not _is_list(row[chosen])):
+        settings |= {"prompt_field": prompts[0], "response_field": chosen}
+        return settings, f"prompt from {prompts[0]!r}, {words}"
+    if _is_list(row[chosen]):
+        return settings | {"messages_field": chosen}, f"conversations, {words}"
+    return settings | {"text_field": chosen}, f"plain texts, {words}"
 
 
 def _is_list(value: Any) -> bool:
@@ -122,7 +167,8 @@ def format_of_rows(rows: Rows, format: FormatConfig | None) -> FormatConfig:
     if format is None:
         return guess_format(rows)[0]
     default = FormatConfig()
-    named = (format.text_field, format.messages_field, format.template) != (None, None, None)
+    others = format.text_field, format.messages_field, format.template, format.tokens_field
+    named = any(name is not None for name in others)
     fields = format.prompt_field, format.response_field
     if named or fields != (default.prompt_field, default.response_field):
         return format
@@ -148,12 +194,14 @@ def format_of_queries(rows: Rows, format: FormatConfig) -> FormatConfig:
         return format
     log.info("Reading queries: %s, as the field names suggest", words)
     kinds = ("messages_field", "text_field", "prompt_field")
-    kind = next(name for name in kinds if name in settings)
+    kind = next((name for name in kinds if name in settings), "tokens_field")
     return replace(format.of_kind(kind), **settings)
 
 
 def _lacks_fields(row: Row, format: FormatConfig) -> bool:
     """Returns whether a row lacks a field that a format reads its text from."""
+    if format.tokens_field is not None and format.tokens_field in row:
+        return False
     if format.messages_field is not None:
         return format.messages_field not in row
     if format.text_field is not None:

@@ -6,10 +6,13 @@ import re
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.fields import is_empty
+from forvalue_index.data.token_rows import PACKING, PER_TOKEN
 from forvalue_index.errors import RowError
 from forvalue_index.records import Row
 
 _CHAT = "give --chat, so that prompt and response go through the chat template with it"
+_PREFERENCE = "name the text that is preferred as the response, and the other with --rejected-field"
+_TOKENS = "give --tokens-field input_ids, so that the tokens are taken as they are"
 _NONE = "nothing here reads it"
 
 MEANT = {
@@ -18,15 +21,15 @@ MEANT = {
     "tools": _CHAT,
     "chat_template_kwargs": _CHAT,
     "images": "name it with --image-field",
-    "label": "for a sequence classifier, name it with --label-field",
-    "chosen": _NONE,
-    "rejected": _NONE,
+    "label": "name it with --label-field (a class) or --desirable-field (true or false)",
+    "chosen": _PREFERENCE,
+    "rejected": _PREFERENCE,
     "weight": _NONE,
     "train": _NONE,
-    "input_ids": _NONE,
-    "labels": _NONE,
-    "completion_mask": _NONE,
-    "assistant_masks": _NONE,
+    "input_ids": _TOKENS,
+    "labels": _TOKENS,
+    "completion_mask": _TOKENS,
+    "assistant_masks": _TOKENS,
 }
 """Fields that trainers give a meaning, and what to do where they are not read."""
 
@@ -53,7 +56,13 @@ def uses(config: FormatConfig) -> dict[str, str]:
         if config.template is None:
             found[config.prompt_field] = "prompt"
         found[config.response_field] = "response"
+    if config.tokens_field is not None:
+        beside = dict.fromkeys(PER_TOKEN, "which tokens count")
+        found |= {config.tokens_field: "tokens"} | beside
+        found |= dict.fromkeys(PACKING, "where samples of a packed row begin")
     for field, use in (
+        (config.rejected_field, "rejected text"),
+        (config.desirable_field, "whether it is desirable"),
         (config.label_field, "class"),
         (config.image_field, "images"),
         (config.key_field, "key"),

@@ -128,9 +128,7 @@ class Formatter:
             if self._config.form > 1 and any(
                 isinstance(message.get("content"), list) for message in talk.messages
             ):
-                raise RowError(
-                    source, "a message has an image in it, but the model reads text only"
-                )
+                raise RowError(source, "a message has an image, but the model reads text only")
             return self._chat.render(talk, source)
         if self._chat is not None:
             talk = conversation_of(row, source, self._config)

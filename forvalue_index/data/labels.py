@@ -12,7 +12,10 @@ from forvalue_index.data.fields import label_of
 from forvalue_index.data.formatter import Formatter, Reject, left_out
 from forvalue_index.data.identity import identity
 from forvalue_index.data.image_text import Vision
+from forvalue_index.data.preference_formatter import PreferenceFormatter
+from forvalue_index.data.preferences import chosen_format, rejected_format
 from forvalue_index.data.row_text import texts_of
+from forvalue_index.data.token_formatter import TokenFormatter
 from forvalue_index.data.tokens import one_thread_at_a_time
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row, Sample
@@ -33,9 +36,9 @@ class ClassFormatter:
             raise InputError(
                 "the model is a sequence classifier: name the field of the class with --label-field"
             )
-        if config.is_chat or config.template is not None:
+        if config.is_chat or config.template is not None or config.tokens_field is not None:
             raise InputError(
-                "a classifier reads plain texts: chats and templates do not work with it"
+                "a classifier reads plain texts: chats, templates and tokens do not work with it"
             )
         self._tokenizer = tokenizer
         self._config = config
@@ -117,7 +120,7 @@ class ClassFormatter:
         raise RowError(source, f"{value!r} is not one of the model's {len(names)} classes: {known}")
 
 
-RowFormatter: TypeAlias = Formatter | ClassFormatter
+RowFormatter: TypeAlias = Formatter | ClassFormatter | PreferenceFormatter
 """What makes samples of the rows of a model, whatever it predicts."""
 
 
@@ -141,5 +144,15 @@ def row_formatter(
         raise InputError(
             "a label field is for sequence classifiers, and the model is not one: leave it out, "
             "or give --task classification to read the model as one"
+        )
+    if config.tokens_field is not None:
+        return TokenFormatter(tokenizer, config, max_length, vocabulary)
+    if config.rejected_field is not None or config.desirable_field is not None:
+        settings = max_length, vocabulary, vision
+        chosen, other = chosen_format(config), rejected_format(config)
+        return PreferenceFormatter(
+            Formatter(tokenizer, chosen, *settings),
+            None if other is None else Formatter(tokenizer, other, *settings),
+            config,
         )
     return Formatter(tokenizer, config, max_length, vocabulary, vision)

@@ -17,7 +17,9 @@ from forvalue_index.data.fields import (
     without_nulls,
 )
 from forvalue_index.data.messages import Message, answers, messages_of, shown_text, weighted
+from forvalue_index.data.preferences import is_desirable, rejected_format
 from forvalue_index.data.template import prompt_of
+from forvalue_index.data.token_rows import given_tokens, tokens_in_words, without_tokens
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Row
 
@@ -52,7 +54,7 @@ def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
     """Returns the prompt and the response of a row, before any chat template.
 
     The prompt is "" for plain text. Of a conversation the response is what the assistant says
-    last, and the prompt all that comes before it, a line each.
+    last, and the prompt all that comes before it, a line each. Of a preference, the chosen text's.
 
     Raises:
         InputError: the template for prompts cannot be read.
@@ -61,6 +63,12 @@ def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
     """
     check_names(row, source)
     require_read(row, source, config)
+    if config.tokens_field is not None:
+        return _texts_beside_tokens(row, source, config, config.tokens_field)
+    is_desirable(row, source, config)
+    other = rejected_format(config)
+    if other is not None:
+        texts_of(row, source, other)
     if config.label_field is not None:
         label_of(row, source, config.label_field)
     if config.text_field is not None:
@@ -76,6 +84,17 @@ def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
         raise RowError(source, "no message from the assistant, so there is nothing to score")
     before = "\n".join(shown_text(message) for message in messages[: last[-1]])
     return before, shown_text(messages[last[-1]])
+
+
+def _texts_beside_tokens(
+    row: Row, source: str, config: FormatConfig, field: str
+) -> tuple[str, str]:
+    """Returns the texts that a row of tokens has too, or its tokens in words."""
+    given_tokens(row, source, field)
+    try:
+        return texts_of(row, source, without_tokens(config))
+    except RowError:
+        return "", tokens_in_words(row, field)
 
 
 def _prompt(row: Row, source: str, config: FormatConfig) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from forvalue_index.records import Sample
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for half a character
 CHARACTER = 4  # bytes of the longest character in UTF-8: no token waits longer for its end
 
@@ -16,6 +18,15 @@ class Decoder(Protocol):
         self, ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool
     ) -> str:
         """Returns the text of some tokens."""
+
+
+def pieces_of(tokenizer: Decoder, sample: Sample) -> list[str]:
+    """Returns the text of each token of a sample; each of its texts is decoded by itself."""
+    return [
+        piece
+        for part, _ in sample.texts
+        for piece in pieces(tokenizer, sample.input_ids[part].tolist())
+    ]
 
 
 def pieces(tokenizer: Decoder, ids: Sequence[int]) -> list[str]:

@@ -23,6 +23,8 @@ class Batch:
     targets: Tensor  # [n] int64, the tokens or classes that are scored
     owner: Tensor  # [n] int64, the sample (0 .. b - 1) that each belongs to
     counts: list[int]  # [b], how many targets each sample has, on the host
+    signs: Tensor | None = None  # [n] float32, -1 where influence is subtracted; None: nowhere
+    lengths: list[int] | None = None  # of each text, with signs: a sample may have two texts
 
     def runs(self, part: slice) -> list[tuple[int, int]]:
         """Returns the samples that a part of the targets belongs to, each with its number there."""
@@ -48,6 +50,8 @@ class Batch:
             change(self.targets),
             change(self.owner),
             self.counts,
+            None if self.signs is None else change(self.signs),
+            self.lengths,
         )
 
 
@@ -58,23 +62,29 @@ def plan_batches(
     same_length: bool,
     kind: Callable[[Sample], Hashable] = lambda _: None,
 ) -> list[list[int]]:
-    """Returns positions of samples, grouped: a group times its longest is within the budget.
+    """Returns positions of samples, grouped: the texts of a group times its longest are within
+    the budget.
 
     Longest first, so that a budget that is too large for the memory shows at once. A sample over
     the budget is a group of its own. With `same_length`, no group needs padding. All samples of a
     group are of one kind.
     """
-    order = sorted(range(len(samples)), key=lambda i: -len(samples[i].input_ids))
+    lengths = [sample.lengths for sample in samples]
+    order = sorted(range(len(samples)), key=lambda i: -max(lengths[i]))
+    n_texts: dict[int, int] = {}  # of each group, by its place
     groups: list[list[int]] = []
-    growing: dict[Hashable, list[int]] = {}  # the last group of each kind
+    growing: dict[Hashable, int] = {}  # the last group of each kind
     for position in order:
-        sample = samples[position]
-        own = kind(sample), len(sample.input_ids) if same_length else None
-        group = growing.get(own)
-        if group is None or (len(group) + 1) * len(samples[group[0]].input_ids) > token_budget:
-            group = growing[own] = []
-            groups.append(group)
-        group.append(position)
+        own = kind(samples[position]), lengths[position] if same_length else None
+        group, texts = growing.get(own), len(lengths[position])
+        if group is None or (n_texts[group] + texts) * max(lengths[groups[group][0]]) > (
+            token_budget
+        ):
+            group = growing[own] = len(groups)
+            n_texts[group] = 0
+            groups.append([])
+        groups[group].append(position)
+        n_texts[group] += texts
     return groups
 
 
@@ -85,20 +95,29 @@ def collate(samples: Sequence[Sample], positions: list[int]) -> Batch:
     nothing and no attention mask is needed, whatever the id of the padding.
     """
     members = [samples[i] for i in positions]
-    length = max(len(sample.input_ids) for sample in members)
-    predictors, targets, owner = [], [], []
-    for row, sample in enumerate(members):
-        tokens = np.flatnonzero(sample.scored)
-        predictors.append(row * length + tokens - 1)
-        targets.append(sample.input_ids[tokens].astype(np.int64))
-        owner.append(np.full(len(tokens), row, dtype=np.int64))
+    texts = [
+        (number, sample.input_ids[part], np.flatnonzero(sample.scored[part]), sign)
+        for number, sample in enumerate(members)
+        for part, sign in sample.texts
+    ]
+    lengths = [len(ids) for _, ids, _, _ in texts]
+    length = max(lengths)
+    predictors = [row * length + tokens - 1 for row, (_, _, tokens, _) in enumerate(texts)]
+    targets = [ids[tokens].astype(np.int64) for _, ids, tokens, _ in texts]
+    n_targets = list(map(len, targets))
+    owner = np.repeat([number for number, _, _, _ in texts], n_targets)
+    counts = np.bincount(owner, minlength=len(members))
+    signed = any(sample.rejected is not None for sample in members)
+    signs = np.repeat([sign for _, _, _, sign in texts], n_targets).astype(np.float32)
     return Batch(
         positions,
-        {"input_ids": padded([sample.input_ids for sample in members], 0)},
+        {"input_ids": padded([ids for _, ids, _, _ in texts], 0)},
         torch.from_numpy(np.concatenate(predictors)),
         torch.from_numpy(np.concatenate(targets)),
-        torch.from_numpy(np.concatenate(owner)),
-        list(map(len, targets)),
+        torch.from_numpy(owner),
+        counts.tolist(),
+        torch.from_numpy(signs) if signed else None,
+        lengths if signed else None,
     )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from forvalue_index.model.batching import Batch
-from forvalue_index.model.head import Room, hidden_states
+from forvalue_index.model.head import Room
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.model.runner import Refused, Runner, refuse, require_finite
 from forvalue_index.records import Encoded, Sample
@@ -251,7 +251,10 @@ class Encoder:
         return result
 
     def losses(self, samples: Sequence[Sample]) -> NDArray[np.float64]:
-        """Returns the mean negative log-likelihood of each sample's scored tokens, [n] nats."""
+        """Returns the mean negative log-likelihood of each sample's scored tokens, [n] nats.
+
+        Those of rejected texts are subtracted.
+        """
 
         def work(batch: Batch) -> Tensor:
             losses = self._no_losses(batch)
@@ -274,6 +277,8 @@ class Encoder:
 
         def work(batch: Batch) -> Tensor:
             hidden = self._hidden(batch, 0).float()
+            if batch.signs is not None:
+                hidden = hidden * batch.signs[:, None]
             total = hidden.new_zeros(len(batch.positions), hidden.shape[1])
             return total.index_add_(0, batch.owner, hidden)
 
@@ -284,13 +289,8 @@ class Encoder:
         return result
 
     def _hidden(self, batch: Batch, checkpoint: int) -> Tensor:
-        """Returns the states that the batch's targets are read from, [n, d], in the model's dtype.
-
-        The checkpoint is active afterwards.
-        """
-        head = self._lm.activate(checkpoint)
-        states = hidden_states(self._lm.model, head, batch.inputs)
-        return states.reshape(-1, states.shape[-1])[batch.predictors]
+        """Returns the states that the batch's targets are read from; see `predicting`."""
+        return self._lm.predicting(batch, checkpoint)
 
     def _all_hidden(self, batch: Batch) -> Iterator[Tensor]:
         """Yields the states of `_hidden` for each checkpoint."""
@@ -306,8 +306,9 @@ class Encoder:
     ) -> Iterator[TokenFactors]:
         """Yields the factors of a batch's scored tokens, a chunk at a time.
 
-        The losses of each sample's tokens are added to `losses` [b]. With `room` the next chunk
-        overwrites the errors of the one before it.
+        The losses of each sample's tokens are added to `losses` [b]. Tokens of rejected texts have
+        the opposite error, and loss. With `room` the next chunk overwrites the errors of the one
+        before it.
         """
         head = self._lm.activate(checkpoint)  # an adapter may be the head's, too
         for start in range(0, len(hidden), self.runner.chunk):
@@ -315,6 +316,9 @@ class Encoder:
             states, owner = hidden[part], batch.owner[part]
             with torch.no_grad():
                 errors, own = head.errors(states, batch.targets[part], room)
+            if batch.signs is not None:
+                signs = batch.signs[part]
+                errors, own = errors.mul_(signs[:, None]), own * signs
             losses.index_add_(0, owner, own.double())
             yield TokenFactors(
                 states.float(), errors, owner, len(batch.positions), batch.runs(part)

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import TextStreamer
 
 from forvalue_index.errors import InputError
+from forvalue_index.model.evaluation import evaluating
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.model.model_lock import model_lock
 from forvalue_index.records import Sample
@@ -95,7 +96,7 @@ def generate(
     # A seed is for all of them, wherever the model is.
     several = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     seeded = range(torch.cuda.device_count()) if several else []
-    with model_lock(), torch.no_grad(), torch.random.fork_rng(seeded):
+    with model_lock(), evaluating(lm.model), torch.no_grad(), torch.random.fork_rng(seeded):
         lm.activate(len(lm.checkpoints) - 1)  # what training ended with
         torch.manual_seed(sampling.seed)
         output = lm.model.generate(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from forvalue_index.errors import ModelError
+from forvalue_index.model.evaluation import evaluating
 from forvalue_index.model.model_lock import model_lock
 
 
@@ -189,6 +190,7 @@ def hidden_states(
     """
     with (
         model_lock(),
+        evaluating(model),
         torch.set_grad_enabled(gradients),
         head_input(head.module, stop=True) as states,
     ):

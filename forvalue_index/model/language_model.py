@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,14 +16,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from forvalue_index.config import ModelConfig
 from forvalue_index.errors import ModelError
-from forvalue_index.model.adapters import AdapterSet, load_adapters, no_adapters
+from forvalue_index.model.adapters import AdapterSet, load_adapters, no_adapters, switch
 from forvalue_index.model.batching import Batch, collate
 from forvalue_index.model.classifier import class_padding_matters, find_class_head
-from forvalue_index.model.head import Head, whole
+from forvalue_index.model.evaluation import evaluating
+from forvalue_index.model.head import Head, hidden_states, whole
 from forvalue_index.model.head_probe import find_head, padding_matters
 from forvalue_index.model.load import load_pretrained
 from forvalue_index.model.model_lock import model_lock
@@ -43,7 +46,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model in evaluation mode with its tokenizer and its head.
+    """A model with its tokenizer and its head.
 
     Usually it has one checkpoint; with several adapters it has as many, of heads of one size.
     """
@@ -76,8 +79,28 @@ class LanguageModel:
         """Switches the model to a checkpoint and returns its head."""
         chosen = self.checkpoints[checkpoint]
         if chosen.adapter is not None:
-            self.model.set_adapter(chosen.adapter)
+            switch(self.model, chosen.adapter)
         return chosen.head
+
+    def predicting(self, batch: Batch, checkpoint: int, *, gradients: bool = False) -> Tensor:
+        """Returns the states that a batch's targets are read from, [n, d], in the model's dtype.
+
+        The checkpoint is active afterwards. With `gradients`, states carry them to the weights.
+        """
+        head = self.activate(checkpoint)
+        if batch.lengths is None or not self.length_matters:
+            states = hidden_states(self.model, head, batch.inputs, gradients=gradients)
+            return states.reshape(-1, states.shape[-1])[batch.predictors]
+        # Of a sample the two texts may differ in length, where all of a pass may not.
+        parts = dict[int, Tensor]()
+        for length in set(batch.lengths):
+            rows = [row for row, own in enumerate(batch.lengths) if own == length]
+            inputs = {name: value[rows, :length] for name, value in batch.inputs.items()}
+            found = hidden_states(self.model, head, inputs, gradients=gradients)
+            parts |= dict(zip(rows, found, strict=True))
+        width = max(batch.lengths)
+        each = [pad(parts[row], (0, 0, 0, width - len(parts[row]))) for row in sorted(parts)]
+        return torch.cat(each)[batch.predictors]
 
     @property
     def classes(self) -> dict[str, int] | None:
@@ -110,7 +133,7 @@ class LanguageModel:
     def fingerprint(self) -> dict[str, Any]:
         """Returns the hashes that make this model and tokenizer the same as another's."""
         parts: dict[str, Any] = {
-            "weights": _weights_hash(self.model),
+            "weights": _weights_hash(self.model, [part.adapter for part in self.checkpoints]),
             "tokenizer": _tokenizer_hash(self.tokenizer),
             "head": self.head.describe(),
         }
@@ -131,10 +154,10 @@ def load_model(config: ModelConfig, device: str | None = None) -> LanguageModel:
         ModelError: there is no such model, it cannot be read, or its head is not understood.
     """
     with model_lock():
-        model, tokenizer, processor = load_pretrained(config, find_device(device))
+        model, tokenizer, processor, paths = load_pretrained(config, find_device(device))
         adapters = no_adapters()
-        if config.adapters:
-            model, adapters = load_adapters(model, config.adapters, config.adapter_weights)
+        if paths:
+            model, adapters = load_adapters(model, paths, config.adapter_weights)
         return wrap_model(model, tokenizer, adapters, processor)
 
 
@@ -143,22 +166,22 @@ def wrap_model(
 ) -> LanguageModel:
     """Returns a loaded transformers model, as it is and where it is, made ready for reading.
 
-    `adapters` are those that PEFT has loaded into it whose influences are added up; without
+    It may go on training afterwards: dropout is off, and gradients are not made, only while it is
+    read. `adapters` are those that PEFT has loaded into it whose influences are added up; without
     them the model is read with what is active in it. With its processor it reads images as well.
     """
-    with model_lock():
+    with model_lock(), evaluating(model):
         return _wrapped(model, tokenizer, adapters, processor)
 
 
 def _wrapped(
     model: Any, tokenizer: Any, adapters: AdapterSet | None, processor: Any
 ) -> LanguageModel:
-    model = model.eval().requires_grad_(False)
     classifies = type(whole(model)).__name__.endswith("ForSequenceClassification")
     checkpoints, settings = [], dict[str, Any]()
     for name, weight in adapters or no_adapters():
         if name is not None:
-            model.set_adapter(name)
+            switch(model, name)
         if classifies:
             head, inputs = find_class_head(model)
             settings = {
@@ -209,12 +232,18 @@ def find_device(name: str | None) -> torch.device | None:
     return device
 
 
-def _weights_hash(model: nn.Module) -> str:
-    """Returns a hash over every parameter and buffer in its own dtype; tied ones count once."""
+def _weights_hash(model: nn.Module, adapters: Sequence[str | None]) -> str:
+    """Returns a hash over every parameter and buffer in its own dtype; tied ones count once.
+
+    An adapter counts by its place among those that are read: a trainer names it otherwise.
+    """
+    places = {f".{name}": f".adapter{place}" for place, name in enumerate(adapters)}
+    named = re.compile("|".join(rf"{re.escape(name)}(?=\.|$)" for name in places))
 
     def digest(name: str) -> bytes:
         tensor = kept(model, name).contiguous().cpu()
-        header = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+        known = named.sub(lambda found: places[found[0]], name)
+        header = f"{known} {tensor.dtype} {tuple(tensor.shape)}".encode()
         data = tensor.reshape(-1).view(torch.uint8).numpy().data
         return hashlib.blake2b(data, digest_size=16, key=hashlib.sha256(header).digest()).digest()
 

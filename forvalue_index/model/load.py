@@ -23,6 +23,7 @@ from transformers import (
 
 from forvalue_index.config import ModelConfig
 from forvalue_index.errors import DependencyError, ForvalueError, ModelError
+from forvalue_index.model.locate import locate
 from forvalue_index.model.offload import require_accelerate
 from forvalue_index.model.tokenizer import PICKLED, first_line, load_tokenizer, task_of
 from forvalue_index.system.files import require_no_special
@@ -41,8 +42,12 @@ PACKAGES = {
 """What to install for checkpoints that were quantised, by their method."""
 
 
-def load_pretrained(config: ModelConfig, device: torch.device | None) -> tuple[Any, Any, Any]:
-    """Returns the transformers model that `config` names, on a device, tokenizer and processor.
+def load_pretrained(
+    config: ModelConfig, device: torch.device | None
+) -> tuple[Any, Any, Any, tuple[str, ...]]:
+    """Returns the model that `config` names, on a device, tokenizer, processor and adapters.
+
+    The adapters are paths and ids, not read yet: of a path that is an adapter, that and its base.
 
     Without a device, accelerate spreads the model over those that there are.
     The processor is what prepares images; None if the model reads text only.
@@ -52,15 +57,15 @@ def load_pretrained(config: ModelConfig, device: torch.device | None) -> tuple[A
             closed form.
         DependencyError: what reads it is not installed: it is quantised, or spread.
     """
-    shared = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    _require_whole_model(config.name)
+    place = locate(config)
+    config, shared = place.config, place.settings
     if device is None:
         require_accelerate()
     with load_errors(config.name):
         require_no_special(Path(config.name))
         settings = AutoConfig.from_pretrained(config.name, **shared)
         task = task_of(config, settings)
-        tokenizer, processor = load_tokenizer(config.name, task, **shared)
+        tokenizer, processor = load_tokenizer(place, task)
     quantised = getattr(settings, "quantization_config", None)
     placed: Any = "auto" if device is None else {"": device} if quantised else None
     with load_errors(config.name), _quantised(config.name, quantised):
@@ -78,7 +83,8 @@ def load_pretrained(config: ModelConfig, device: torch.device | None) -> tuple[A
             f"model {config.name} lacks {len(lost)} of its weights, such as {lost[0]}: they would "
             "be random; get the complete checkpoint"
         )
-    return (model.to(device) if placed is None else model), tokenizer, processor
+    model = model.to(device) if placed is None else model
+    return model, tokenizer, processor, config.adapters
 
 
 def on_this_machine(config: ModelConfig, named: Collection[str] = ()) -> ModelConfig:
@@ -105,15 +111,6 @@ def on_this_machine(config: ModelConfig, named: Collection[str] = ()) -> ModelCo
 
     adapters = tuple(map(folder, config.adapters))
     return replace(config, name=folder(config.name, config.revision), adapters=adapters)
-
-
-def _require_whole_model(name: str) -> None:
-    """Raises ModelError if a folder holds nothing but an adapter."""
-    folder = Path(name)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{name} is an adapter: give its base as --model, the adapter as --adapter"
-        )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from forvalue_index.config import ModelConfig
 from forvalue_index.errors import ModelError
+from forvalue_index.model.locate import Located, locate
 from forvalue_index.model.vision import VisionProcessor
 
 DEFAULT_MAX_LENGTH = 2048
@@ -48,14 +49,17 @@ def load_text_side(config: ModelConfig) -> TextSide:
     Raises:
         ModelError: there is no such model, or it has no tokenizer that can be read.
     """
-    shared = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    place = locate(config)
+    config = place.config
     try:
-        settings = AutoConfig.from_pretrained(config.name, **shared)
+        settings = AutoConfig.from_pretrained(config.name, **place.settings)
         task = task_of(config, settings)
-        tokenizer, processor = load_tokenizer(config.name, task, **shared)
+        tokenizer, processor = load_tokenizer(place, task)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"cannot load model {config.name}: {first_line(error)}") from error
     vocabulary = getattr(settings.get_text_config(), "vocab_size", None)
+    if config.adapters:  # which may have more
+        vocabulary = None
     classes = None
     if task == "classification":
         classes = {name: number for number, name in settings.id2label.items()}
@@ -63,12 +67,15 @@ def load_text_side(config: ModelConfig) -> TextSide:
     return TextSide(tokenizer, max_positions(settings), vocabulary, classes, vision)
 
 
-def load_tokenizer(name: str, task: str, **shared: Any) -> tuple[Any, Any]:
-    """Returns a model's tokenizer, and its processor if it is read with images."""
+def load_tokenizer(place: Located, task: str) -> tuple[Any, Any]:
+    """Returns a model's tokenizer, and its processor if it is read with images.
+
+    An adapter's own tokenizer comes before that of its base.
+    """
     if task != "image-text":
-        return AutoTokenizer.from_pretrained(name, **shared), None
+        return AutoTokenizer.from_pretrained(place.tokenizer, **place.tokenizer_settings), None
     loader: Any = AutoProcessor
-    processor = loader.from_pretrained(name, **shared)
+    processor = loader.from_pretrained(place.config.name, **place.settings)
     tokenizer = processor.tokenizer
     tokenizer.chat_template = processor.chat_template or tokenizer.chat_template
     return tokenizer, processor
@@ -133,5 +140,7 @@ PICKLED = (
 
 def first_line(error: Exception) -> str:
     """Returns the first line of an error's message, or its kind when it has none."""
-    lines = str(error).strip().splitlines()
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[1]}"
     return lines[0] if lines else f"it is damaged ({type(error).__name__})"

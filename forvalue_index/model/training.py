@@ -16,7 +16,6 @@ from torch.nn.functional import cross_entropy
 from forvalue_index.config import TrainConfig
 from forvalue_index.errors import InputError, ModelError
 from forvalue_index.model.batching import Batch, plan_batches
-from forvalue_index.model.head import hidden_states
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.model.model_lock import model_lock
 from forvalue_index.records import Progress, Sample
@@ -96,13 +95,13 @@ def _step_losses(lm: LanguageModel, samples: Sequence[Sample]) -> Tensor:
 def token_losses(lm: LanguageModel, batch: Batch) -> Tensor:
     """Returns the negative log-likelihoods of a batch's scored tokens, [n] float32.
 
+    Those of rejected texts are the log-likelihoods, for training makes these smaller.
     They carry gradients where the model's weights want some.
     """
     with model_lock():
-        head = lm.activate(0)
-        states = hidden_states(lm.model, head, batch.inputs, gradients=torch.is_grad_enabled())
-        hidden = states.reshape(-1, states.shape[-1])[batch.predictors]  # [n, d]
-        return cross_entropy(head.logits(hidden), batch.targets, reduction="none")
+        hidden = lm.predicting(batch, 0, gradients=torch.is_grad_enabled())  # [n, d]
+        losses = cross_entropy(lm.head.logits(hidden), batch.targets, reduction="none")
+        return losses if batch.signs is None else losses * batch.signs
 
 
 def _order(count: int, config: TrainConfig) -> list[list[int]]:

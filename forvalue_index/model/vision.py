@@ -152,7 +152,7 @@ class VisionProcessor:
             RowError: a picture is gone, was changed or cannot be decoded.
         """
         batch = collate(samples, positions)
-        members = [samples[i] for i in positions]
+        members = [samples[i] for i in positions for _ in samples[i].texts]
         assert len({self.kind(sample) for sample in members}) == 1
         if not members[0].images:
             return batch

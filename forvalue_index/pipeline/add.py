@@ -19,6 +19,7 @@ from forvalue_index.data.images import with_images
 from forvalue_index.data.ingest import CheckedRows, Rejects, check_rows, chunks_of
 from forvalue_index.data.rows import Rows
 from forvalue_index.data.sources import Data, open_rows
+from forvalue_index.data.token_rows import parted
 from forvalue_index.errors import (
     InputError,
     KeyConflictError,
@@ -76,7 +77,8 @@ def add(
     names = settle_devices(devices) if devices is not None else []
     if names:
         session.move(names[0])
-    rows = with_images(open_rows(data), session.config.format)
+    format = session.config.format
+    rows = parted(with_images(open_rows(data), format), format)
     with Rejects(on_error) as rejects:
         checked = check_rows(rows, session.config.format, rejects, progress)
         return add_checked(session, rows, checked, rejects, progress, update, names)

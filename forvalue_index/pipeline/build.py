@@ -22,6 +22,7 @@ from forvalue_index.data.images import with_images
 from forvalue_index.data.ingest import Rejects, check_rows
 from forvalue_index.data.notes import instruct_note
 from forvalue_index.data.sources import Data, open_rows
+from forvalue_index.data.token_rows import parted
 from forvalue_index.errors import IndexMissingError, InputError, LockedError
 from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.pipeline.add import AddReport, add_checked
@@ -120,7 +121,7 @@ def build(
         require_empty(path)
     rows = open_rows(data)
     format, vector = format_of_rows(rows, format), vector or VectorConfig()
-    rows = with_images(rows, format)
+    rows = parted(with_images(rows, format), format)
     with Rejects(on_error) as rejects:
         if new:  # the rows are checked before the model takes its time and memory
             checked = check_rows(rows, format, rejects, progress)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.token_text import pieces
+from forvalue_index.data.token_text import pieces_of
 from forvalue_index.errors import InputError
 from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Explanation, Hit, Passage, Row, Sample
@@ -82,7 +82,7 @@ def part_of(
         chosen = _occurrence(session, sample, span or "")
     scored = np.zeros_like(sample.scored)
     scored[chosen] = True
-    texts = pieces(session.lm.tokenizer, sample.input_ids.tolist())
+    texts = pieces_of(session.lm.tokenizer, sample)
     return replace(sample, scored=scored, part="".join(texts[place] for place in chosen))
 
 
@@ -92,7 +92,7 @@ def _occurrence(session: Session, sample: Sample, span: str) -> NDArray[np.int64
     Raises:
         InputError: there is none.
     """
-    texts = pieces(session.lm.tokenizer, sample.input_ids.tolist())
+    texts = pieces_of(session.lm.tokenizer, sample)
     ends = np.cumsum([len(text) for text in texts])  # of the tokens, in characters
     text, start = "".join(texts), -1
     while span and (start := text.find(span, start + 1)) >= 0:
@@ -107,11 +107,11 @@ def _occurrence(session: Session, sample: Sample, span: str) -> NDArray[np.int64
 
 def _passage(session: Session, sample: Sample, values: NDArray[np.float64]) -> Passage:
     """Returns the tokens of a sample with the contributions of the scored ones."""
-    texts = pieces(session.lm.tokenizer, sample.input_ids.tolist())
+    texts = pieces_of(session.lm.tokenizer, sample)
     scored = sample.scored
     if sample.label is not None:  # a classifier's prediction follows the text
         texts.append(f"[{session.lm.model.config.id2label[sample.label]}]")
         scored = np.arange(len(texts)) == len(texts) - 1
     spread = np.zeros(len(texts))
     spread[scored] = values
-    return Passage(texts, scored, spread)
+    return Passage(texts, scored, spread, sample.rejected)

@@ -14,7 +14,8 @@ from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.notes import reading_notes
 from forvalue_index.data.sources import Data, open_rows
-from forvalue_index.data.token_text import pieces
+from forvalue_index.data.token_rows import parted
+from forvalue_index.data.token_text import pieces_of
 from forvalue_index.errors import RowError
 from forvalue_index.model.tokenizer import TextSide, load_text_side, max_length
 
@@ -31,6 +32,7 @@ class Preview:
     read: dict[str, str]  # the fields that are read, and what each is read as
     unused: list[str]  # fields that hold something and are not read
     notes: list[str]  # what is added to the text, and what else to know, a sentence each
+    rejected: int | None = None  # where a text begins whose influence is subtracted
 
 
 def preview(
@@ -54,7 +56,7 @@ def preview(
     """
     rows = open_rows(data)
     format = format_of_rows(rows, format)
-    rows = with_images(rows, format)
+    rows = parted(with_images(rows, format), format)
     side = load_text_side(ModelConfig(model) if isinstance(model, str) else model)
     cut, whole = _formatter(side, format), _formatter(side, format, sys.maxsize)
     notes = reading_notes(side.tokenizer, format)
@@ -69,13 +71,14 @@ def preview(
         ids = sample.input_ids.tolist()
         yield Preview(
             source=source,
-            tokens=pieces(side.tokenizer, ids),
+            tokens=pieces_of(side.tokenizer, sample),
             ids=ids,
             scored=sample.scored.tolist(),
             cut=len(uncut.input_ids) - len(ids),
             read=read_as(row, format),
             unused=unread(row, format),
             notes=notes,
+            rejected=sample.rejected,
         )
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.messages import messages_of
+from forvalue_index.data.preferences import chosen_format, contrast
+from forvalue_index.data.token_rows import query_format, without_tokens
 from forvalue_index.data.tokens import special_tokens
 from forvalue_index.errors import InputError
 from forvalue_index.model.generation import Sampling, end_tokens, generate, text_of
@@ -58,6 +60,24 @@ def respond(
     )
 
 
+def instead(
+    session: Session, query: Row | Sample, text: str, format: FormatConfig | None
+) -> Sample:
+    """Returns a query why its answer and not another; see `InfluenceIndex.instead`."""
+    format = format or session.config.format
+    if isinstance(query, Sample):
+        if format.messages_field is not None and format.messages_field not in query.row:
+            format = format.of_kind("prompt_field")  # the prompt was a text
+        format = answered_format(format)
+    else:
+        format = chosen_format(query_format(query, format))
+        [query] = session.samples(query, format)
+    if query.label is not None:
+        raise InputError("a class has no other text: query for the other class")
+    [other] = session.samples([_with_text(query.row, format, text)], format)
+    return contrast(query, other)
+
+
 def _stub(session: Session, format: FormatConfig) -> str:
     """Returns a text that stands for the answer, and that no token shares with the prompt."""
     if format.is_chat or format.form == 1:
@@ -84,14 +104,21 @@ def _prompted(prompt: str | Row, format: FormatConfig) -> tuple[Row, FormatConfi
     """Returns the row of a prompt, and the format in which its answer alone is scored."""
     if isinstance(prompt, str):
         prompt, format = {format.prompt_field: prompt}, format.of_kind("prompt_field")
-    # A text that is gone on with is a prompt and a response.
-    elif format.text_field is not None or (
+    elif (
         format.messages_field is not None
         and format.messages_field not in prompt
         and format.prompt_field in prompt
     ):
         format = format.of_kind("prompt_field")
-    return prompt, replace(format, score="response", last_turn=True)
+    return prompt, answered_format(format)
+
+
+def answered_format(format: FormatConfig) -> FormatConfig:
+    """Returns the format in which of a row that was answered the answer alone is scored."""
+    format = without_tokens(chosen_format(format))
+    if format.text_field is not None:  # a text that is gone on with is a prompt and a response
+        format = format.of_kind("prompt_field")
+    return replace(format, score="response", last_turn=True)
 
 
 def _answered(row: Row, format: FormatConfig, text: str) -> Row:
@@ -105,8 +132,8 @@ def _answered(row: Row, format: FormatConfig, text: str) -> Row:
 
 
 def _with_text(row: Row, format: FormatConfig, text: str) -> Row:
-    """Returns an answered row with another answer."""
-    field = format.messages_field or format.response_field
+    """Returns an answered row with another answer; a plain text is one altogether."""
+    field = format.text_field or format.messages_field or format.response_field
     if not isinstance(row[field], list):
         return row | {field: text}
     *messages, answer = row[field]

@@ -17,6 +17,7 @@ from forvalue_index.data.field_use import uses
 from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.sources import Data, open_rows
+from forvalue_index.data.token_rows import parted, query_format
 from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError
 from forvalue_index.metric import Metric
 from forvalue_index.model.encoder import Encoder
@@ -180,9 +181,10 @@ class Session:
         if uses(format) == uses(own):  # none is named for these rows
             format = format_of_queries(opened, format)
         format = replace(format, key_field=None)  # a query needs no key of its own
-        rows = list(with_images(opened, format))
+        rows = list(parted(with_images(opened, format), format))
         if not rows:
             raise InputError("there are no queries in the data")
+        format = query_format(rows[0][1], format)
         return self.formatter(format).samples(rows)
 
     def training_samples(self, ids: Iterable[int]) -> list[Sample]:

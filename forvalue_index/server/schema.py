@@ -142,6 +142,7 @@ class HitAnswer(_Answer):
     tokens: list[tuple[str, float | None]] | None = Field(
         None, description="text and contribution of each; null: it is not scored"
     )
+    rejected: int | None = Field(None, description="token with which a rejected text begins")
 
 
 class HitsAnswer(_Answer):
@@ -177,6 +178,7 @@ class Side(_Answer):
     tokens: list[str]
     scored: list[bool]
     contributions: list[float]
+    rejected: int | None = Field(None, description="token with which a rejected text begins")
 
 
 class ExplainAnswer(_Answer):

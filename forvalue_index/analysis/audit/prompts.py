@@ -91,8 +91,11 @@ class _Whitening:
 
 
 def has_prompt(sample: Sample) -> bool:
-    """Returns whether more than one token comes before the first that is scored."""
-    return sample.label is None and _first(sample) > 1
+    """Returns whether more than one token comes before the first that is scored.
+
+    A preference counts as having none: how its prompt fits two texts is not asked.
+    """
+    return sample.label is None and sample.rejected is None and _first(sample) > 1
 
 
 def _first(sample: Sample) -> int:

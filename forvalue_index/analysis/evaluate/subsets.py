@@ -102,7 +102,11 @@ class SubsetRuns:
 def _contents(samples: Sequence[Sample]) -> list[str]:
     """Returns a hash of each sample as the model reads it."""
     return [
-        hashlib.sha256(sample.input_ids.tobytes() + sample.scored.tobytes()).hexdigest()
+        hashlib.sha256(
+            sample.input_ids.tobytes()
+            + sample.scored.tobytes()
+            + (b"" if sample.rejected is None else b"%d" % sample.rejected)
+        ).hexdigest()
         for sample in samples
     ]
 

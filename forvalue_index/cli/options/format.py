@@ -34,6 +34,23 @@ _FIELDS: list[Option] = [
         help="Field of a conversation instead: what the assistant says is scored.",
     ),
     click.option(
+        "--rejected-field",
+        metavar="NAME",
+        help="Field of what a row prefers its response (conversation, text) to, whose influence "
+        "is subtracted.",
+    ),
+    click.option(
+        "--desirable-field",
+        metavar="NAME",
+        help="Field that is false where a row is not to be learned from: its influence has the "
+        "opposite sign.",
+    ),
+    click.option(
+        "--tokens-field",
+        metavar="NAME",
+        help="Field of token ids instead; labels or masks beside it say which are scored.",
+    ),
+    click.option(
         "--image-field",
         metavar="NAME",
         help='Field of one or more images.  [default: image or images, if it holds any; "": none]',
@@ -170,7 +187,7 @@ def format_for(rows: Rows, fields: dict[str, Any]) -> FormatConfig:
     from forvalue_index.data.field_guess import guess_format
 
     format = format_of(FormatConfig(), fields)
-    if _kinds(fields):
+    if _kinds(fields) or "tokens_field" in fields:
         return format if "image_field" in fields else _with_images(format, rows)
     guessed, words = guess_format(rows, format, images="image_field" not in fields)
     if guessed != format:  # not the default names

@@ -76,6 +76,9 @@ _LOADING: list[Option] = [
         show_default=True,
         help="Data type of the weights; auto: as in the checkpoint.",
     ),
+    click.option(
+        "--gguf-file", metavar="NAME", help="GGUF file in the model's folder, if it has several."
+    ),
     _trust_option,
 ]
 

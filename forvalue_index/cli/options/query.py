@@ -10,6 +10,7 @@ import click
 from forvalue_index.cli.options.data import DATA, DataOptions, metric_option, where_option
 from forvalue_index.cli.options.group import F, Option, grouped
 from forvalue_index.config import FormatConfig
+from forvalue_index.data.preferences import INSTEAD, with_rejected
 from forvalue_index.metric import metric_of
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ _QUERY: list[Option] = [
     click.option("--prompt", metavar="TEXT", help="What the model was asked."),
     click.option("--response", metavar="TEXT", help="What it answered, or should have."),
     click.option("--text", metavar="TEXT", help="Plain text instead of prompt and response."),
+    click.option(
+        "--instead",
+        metavar="TEXT",
+        help="Ask why this answer and not another one, TEXT: the difference of both influences.",
+    ),
     click.option(
         "--image",
         "images",
@@ -80,6 +86,7 @@ class QueryOptions:
     prompt: str | None
     response: str | None
     text: str | None
+    instead: str | None
     images: tuple[str, ...]
     label: str | None
     data: str | None
@@ -92,6 +99,10 @@ class QueryOptions:
         given = [typed, self.text is not None, self.data is not None]
         if sum(given) != 1 or (self.prompt is not None and self.response is None):
             raise click.UsageError("give --prompt and --response, or --text, or --data FILE")
+        if self.instead is not None and (self.data is not None or self.label is not None):
+            raise click.UsageError(
+                "--instead goes with --response or --text; name --rejected-field for rows of --data"
+            )
         if self.data is not None and self.label is not None:
             raise click.UsageError(
                 "--label goes with --text or --prompt; a row of --data has its own"
@@ -104,10 +115,12 @@ class QueryOptions:
     def rows(self, format: FormatConfig) -> tuple[Rows, FormatConfig]:
         """Returns the queries as rows, and their format, given that of the index."""
         from forvalue_index.data.sources import open_rows
+        from forvalue_index.data.token_rows import query_format
 
         if self.data is not None:
-            source = DataOptions(self.split, self.subset, self.allow_remote)
-            return source.rows(self.data), format
+            rows = DataOptions(self.split, self.subset, self.allow_remote).rows(self.data)
+            first = next((row for _, row in rows.outcomes() if isinstance(row, dict)), {})
+            return rows, query_format(first, format)
         if (self.label is None) != (format.label_field is None):
             wanted = "give --label too" if self.label is None else "leave out --label"
             kind = "a classifier's" if self.label is None else "not a classifier's"
@@ -116,13 +129,18 @@ class QueryOptions:
         if self.images:
             format = replace(format, image_field=format.image_field or "image")
             more[format.image_field or ""] = list(self.images)
+        if self.instead is not None:
+            more[INSTEAD] = self.instead
         if self.text is not None:
             field = format.text_field or "text"
-            format = replace(format.of_kind("text_field"), text_field=field)
+            format = self._contrasted(replace(format.of_kind("text_field"), text_field=field))
             return open_rows({field: self.text} | more, allow_remote=self.allow_remote), format
         row: Row = {format.prompt_field: self.prompt or "", format.response_field: self.response}
         typed = open_rows(row | more, allow_remote=self.allow_remote)
-        return typed, format.of_kind("prompt_field")
+        return typed, self._contrasted(format.of_kind("prompt_field"))
+
+    def _contrasted(self, format: FormatConfig) -> FormatConfig:
+        return format if self.instead is None else with_rejected(format)
 
 
 @dataclass(frozen=True)

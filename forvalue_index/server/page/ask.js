@@ -208,7 +208,7 @@ export function showAsk(main, info, parameters, signal) {
         element("span", { class: "track", "aria-hidden": "true" }, bar),
         element("a", { href: link("row", { key: hit.key }), class: "key" }, visible(hit.key)),
       ),
-      coloured(hit.tokens, shared),
+      coloured(hit.tokens, { shared, rejected: hit.rejected }),
       element("p", { class: "foot" }, chips(hit), isClassifier ? null : open),
       below,
     );

@@ -9,13 +9,15 @@ const KEPT = 100; // characters of it that stay
 
 // `tokens` are [text, contribution or null]. Texts of one character that is spread over several
 // tokens are joined by the server's rule: all but the last of them are "".
-export function coloured(tokens, shared = new Set(), of = () => ({})) {
+// `rejected` is the token with which a text begins whose influence is subtracted.
+export function coloured(tokens, { shared = new Set(), of = () => ({}), rejected = null } = {}) {
   const most = Math.max(...tokens.map(([, value]) => Math.abs(value ?? 0)), 1e-300);
   const underlined = sharedTokens(tokens, shared);
   const spans = [];
   let waiting = 0;
   tokens.forEach(([text, value], place) => {
     waiting += value ?? 0;
+    if (place === rejected) spans.push(element("span", { class: "role" }, "rejected"));
     if (text === "") return;
     const share = waiting / most;
     waiting = 0;
@@ -110,7 +112,7 @@ export async function explained(query, key, signal) {
 
   function draw(focus = false) {
     for (const side of ["query", "sample"]) {
-      const { tokens, scored } = found[side];
+      const { tokens, scored, rejected } = found[side];
       const values_ = values(side);
       let number = -1;
       const numbers = scored.map((is) => (is ? ++number : -1));
@@ -132,7 +134,7 @@ export async function explained(query, key, signal) {
             }
           : {};
       const pairs = tokens.map((text, place) => [text, scored[place] ? values_[place] : null]);
-      halves[side].replaceChildren(coloured(pairs, new Set(), of));
+      halves[side].replaceChildren(coloured(pairs, { of, rejected }));
     }
     if (focus) box.querySelector('[aria-pressed="true"]')?.focus();
     note.textContent = !found.terms
