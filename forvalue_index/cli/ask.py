@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.text import Text
 
+from forvalue_index.analysis.as_json import hit_json
 from forvalue_index.cli import highlight, render
 from forvalue_index.cli.options.data import DataOptions, data_options, index_option, seed_option
 from forvalue_index.cli.options.model import OpenOptions, opening_options
@@ -126,7 +127,7 @@ def ask(
         hits = search(index, [query], k)
         texts = index.contributions(query, hits)
         if as_json:
-            named = [highlight.hit_json(hit, text) for hit, text in zip(hits, texts, strict=True)]
+            named = [hit_json(hit, text) for hit, text in zip(hits, texts, strict=True)]
             render.json_line({"row": sample.row, "hits": named})
             return
         render.console().print(

@@ -15,6 +15,7 @@ SUMMARIES = {
     "search": "Show the training samples that have these words.",
     "ask": "Ask the model, and see what its answer comes from.",
     "explain": "Show through which tokens a training sample acted.",
+    "serve": "Serve an index over HTTP, with a page to look at it.",
     "score": "Show what every training sample is worth.",
     "audit": "Find rows that are likely wrong or repeated.",
     "select": "Choose the training rows to keep.",

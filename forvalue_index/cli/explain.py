@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.rule import Rule
 from rich.text import Text
 
+from forvalue_index.analysis.as_json import explanation_json
 from forvalue_index.cli import highlight, render
 from forvalue_index.cli.options.data import index_option
 from forvalue_index.cli.options.format import field_options, format_of
@@ -27,7 +28,7 @@ from forvalue_index.errors import InputError
 
 if TYPE_CHECKING:
     from forvalue_index.index import InfluenceIndex
-    from forvalue_index.records import Explanation, Passage, Sample
+    from forvalue_index.records import Explanation, Sample
 
 
 @click.command()
@@ -100,7 +101,7 @@ def explain(
     if html is not None:
         _write(html, explanation)
     if as_json:
-        render.json_line(_values(explanation))
+        render.json_line(explanation_json(explanation))
     else:
         _show(explanation, pairs)
 
@@ -136,21 +137,3 @@ def _show(explanation: Explanation, pairs: int) -> None:
     if pairs:
         console.print(Rule("the pairs of tokens that count most", align="left", style="dim"))
         console.print(highlight.pairs(explanation, pairs))
-
-
-def _values(explanation: Explanation) -> dict[str, Any]:
-    def side(passage: Passage) -> dict[str, Any]:
-        return {
-            "tokens": passage.texts,
-            "scored": passage.scored.tolist(),
-            "contributions": passage.values.tolist(),
-        } | ({} if passage.rejected is None else {"rejected": passage.rejected})
-
-    return {
-        "id": explanation.id,
-        "key": explanation.key,
-        "score": explanation.score,
-        "query": side(explanation.query),
-        "sample": side(explanation.sample),
-        "terms": explanation.terms.tolist(),
-    }

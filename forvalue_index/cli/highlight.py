@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.style import Style
@@ -13,7 +13,7 @@ from forvalue_index.cli import render
 from forvalue_index.cli.render import one_line
 
 if TYPE_CHECKING:
-    from forvalue_index.records import Explanation, Hit, Passage
+    from forvalue_index.records import Explanation, Passage
 
 STRENGTHS = ((0.6, "bold reverse"), (0.25, "bold"), (0.08, ""))
 """Least share of the largest contribution -> how a token looks."""
@@ -40,18 +40,6 @@ def snippet(passage: Passage, limit: int = 240) -> Text:
     for token, place, value in tokens[first : stops[first]]:
         text.append(token, style="dim" if place < 0 else _style(value / most))
     return text.append("…") if stops[first] < len(tokens) else text
-
-
-def hit_json(hit: Hit, passage: Passage) -> dict[str, Any]:
-    """Returns a hit as JSON values, with "tokens": the text and the contribution of each.
-
-    The contribution of a token that is not scored is null. "rejected" is where the rejected text
-    of a preference begins.
-    """
-    values = zip(passage.texts, passage.scored.tolist(), passage.values.tolist(), strict=True)
-    tokens = [[text, float(f"{value:.6g}") if scored else None] for text, scored, value in values]
-    rejected = {} if passage.rejected is None else {"rejected": passage.rejected}
-    return render.hit_json(hit) | {"tokens": tokens} | rejected
 
 
 def pairs(explanation: Explanation, n: int) -> Table:

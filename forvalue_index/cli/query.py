@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.text import Text
 
+from forvalue_index.analysis.as_json import hit_json
 from forvalue_index.cli import highlight, render
 from forvalue_index.cli.options.data import index_option
 from forvalue_index.cli.options.format import field_options, format_of
@@ -73,8 +74,7 @@ def query(
             texts = index.contributions(sample, own) if highlighted else None
             if as_json:
                 for place, hit in enumerate(own):
-                    named = highlight.hit_json(hit, texts[place]) if texts else render.hit_json(hit)
-                    render.json_line(named)
+                    render.json_line(hit_json(hit, texts[place] if texts else None))
                 continue
             title = Text("? ", style="yellow") + render.sample_text(sample.row, format)
             shown = None if texts is None else [highlight.snippet(passage) for passage in texts]

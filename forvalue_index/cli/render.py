@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,13 +107,6 @@ def added(directory: Path, report: AddReport) -> None:
             "new rows are unlike them, so scores are less exact; with many, build a new index.",
             style="yellow",
         )
-
-
-def hit_json(hit: Hit) -> dict[str, Any]:
-    """Returns a hit as JSON values."""
-    found = asdict(hit)
-    unsaid = {"exact": False, "parts": None, "shared": None}
-    return {name: value for name, value in found.items() if unsaid.get(name, ...) != value}
 
 
 def hits_table(

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from rich.text import Text
 
+from forvalue_index.analysis.as_json import hit_json
 from forvalue_index.cli import render
 from forvalue_index.cli.options.data import index_option, where_option
 from forvalue_index.cli.options.output import json_option, k_option
@@ -38,7 +39,7 @@ def search(
         hits = index.search(text, k, where=where)
         if as_json:
             for hit in hits:
-                render.json_line(render.hit_json(hit))
+                render.json_line(hit_json(hit))
             return
         title = Text("? ", style="yellow") + Text(render.one_line(text))
         render.console().print(render.hits_table(hits, index.config.format, "lexical", title))

@@ -1,0 +1,74 @@
+// Requests to the server that the page came from, and to no other.
+
+const NAME = "forvalue-token";
+
+// The token comes after # in the address, which browsers send to nobody, and is kept for this tab.
+export function takeToken() {
+  const found = /^#token=(.+)$/.exec(location.hash);
+  if (!found) return;
+  sessionStorage.setItem(NAME, found[1]);
+  history.replaceState(null, "", location.pathname);
+}
+
+function headers(more = {}) {
+  const token = sessionStorage.getItem(NAME);
+  return token === null ? more : { authorization: `Bearer ${token}`, ...more };
+}
+
+async function answered(request) {
+  let response;
+  try {
+    response = await request;
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The server does not answer: is it still running?");
+  }
+  if (response.ok) return response;
+  const said = await response.json().catch(() => ({}));
+  if (response.status === 401) {
+    throw new Error("Open the address that the server printed, with its token.");
+  }
+  throw new Error(said.error ?? `The server answers with status ${response.status}.`);
+}
+
+export async function get(path, parameters = {}, signal = undefined) {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(parameters)) {
+    for (const each of [value].flat()) query.append(name, each);
+  }
+  const request = fetch(`api/${path}?${query}`, { headers: headers(), signal });
+  return (await answered(request)).json();
+}
+
+function sent(path, body, signal) {
+  return answered(
+    fetch(`api/${path}`, {
+      method: "POST",
+      headers: headers({ "content-type": "application/json" }),
+      body: JSON.stringify(body),
+      signal,
+    }),
+  );
+}
+
+export async function post(path, body, signal = undefined) {
+  return (await sent(path, body, signal)).json();
+}
+
+// Yields the server-sent events of a request as [name, data].
+export async function* events(path, body, signal) {
+  const response = await sent(path, body, signal);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let waiting = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    waiting += value;
+    const parts = waiting.split("\n\n");
+    waiting = parts.pop();
+    for (const part of parts) {
+      const found = /^event: (\w+)\ndata: (.*)$/.exec(part);
+      if (found) yield [found[1], JSON.parse(found[2])];
+    }
+  }
+}

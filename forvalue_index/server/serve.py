@@ -1,0 +1,109 @@
+"""Listens at an address and answers until it is interrupted."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+from collections.abc import Callable, Iterable
+
+from forvalue_index.errors import DependencyError, InputError
+from forvalue_index.index import InfluenceIndex
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+EVERY = ("0.0.0.0", "::")
+LEAST_TOKEN = 16  # characters
+SHUTDOWN = 3  # seconds that requests have to end
+
+
+def require_server() -> None:
+    """Checks that the packages of the extra `serve` are installed.
+
+    Raises:
+        DependencyError: they are not.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError:
+        raise DependencyError(
+            'a server needs the packages fastapi and uvicorn: pip install "forvalue-index[serve]"'
+        ) from None
+
+
+def token_for(host: str, token: str | None) -> str | None:
+    """Returns the token that clients need: the given one, or a new one beyond loopback.
+
+    Raises:
+        InputError: the given one is too short, or cannot stand in a header.
+    """
+    if token is None:
+        return None if is_loopback(host) else secrets.token_urlsafe(24)
+    if len(token) < LEAST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
+        raise InputError(
+            f"a token has {LEAST_TOKEN} or more letters, digits or signs and no space: leave it "
+            "out to have one made"
+        )
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether only this machine can reach a host name or address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve(
+    index: InfluenceIndex,
+    host: str,
+    port: int,
+    token: str | None,
+    names: Iterable[str],
+    ready: Callable[[str], None],
+) -> None:
+    """Serves an open index until the process is interrupted.
+
+    Args:
+        index: what is served.
+        host: name or address to listen at.
+        port: 0: any that is free.
+        token: that clients need; None: they need none.
+        names: further host names under which clients reach the server.
+        ready: called with the address of the page, once it can be opened.
+
+    Raises:
+        InputError: the address is taken, or not one of this machine's.
+    """
+    import uvicorn
+
+    from forvalue_index.server.app import create_app
+    from forvalue_index.server.guard import Admission
+
+    with _listening(host, port) as listener:
+        shown = "localhost" if host in EVERY else f"[{host}]" if ":" in host else host
+        own = [socket.gethostname()] if host in EVERY else []
+        known = {name.lower() for name in (*LOOPBACK, host, *own, *names)}
+        app = create_app(index, Admission(known, addresses=host in EVERY, token=token))
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            ws="none",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=SHUTDOWN,
+        )
+        ready(f"http://{shown}:{listener.getsockname()[1]}/")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=128)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot listen at {host} port {port} ({reason}): choose others with --host and --port"
+        ) from None
