@@ -263,6 +263,26 @@ def test_plain_text_is_asked_about(tmp_path: Path, lm: LanguageModel, rows: list
         assert events_of(answer.text)[-1] == ("hits", approximate(expected))
 
 
+def test_a_hit_says_where_its_rejected_text_begins(tmp_path: Path, lm: LanguageModel) -> None:
+    pairs = [{"prompt": "a", "chosen": f" b{n}", "rejected": f" c{n}"} for n in "defghijk"]
+    format = FormatConfig(response_field="chosen", rejected_field="rejected", eos=False)
+    with (
+        InfluenceIndex.build(tmp_path / "i", pairs, lm, format=format, vector=SMALL)[0] as index,
+        TestClient(create_app(index, OURS)) as client,
+    ):
+        answer = client.post("/api/query", json=ASKED | {"k": 3, "highlight": True})
+        expected = printed(
+            index, "query", "--prompt", "a b", "--response", " c", "-k", 3, "--highlight"
+        )
+        assert answer.json()["hits"] == approximate(expected)
+        assert all(type(hit["rejected"]) is int for hit in answer.json()["hits"])
+        schema.HitsAnswer.model_validate_json(answer.content)
+        key = expected[0]["key"]
+        explained = client.post("/api/explain", json=ASKED | {"key": key})
+        assert explained.json()["sample"]["rejected"] == expected[0]["rejected"]
+        schema.ExplainAnswer.model_validate_json(explained.content)
+
+
 def test_the_schema_says_what_errors_look_like(served: TestClient) -> None:
     paths = served.get("/api/openapi.json").json()["paths"]
     assert len(paths) == 8

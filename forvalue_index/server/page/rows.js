@@ -136,6 +136,10 @@ export function textOf(row, info, most) {
   ]) {
     if (row[field] !== undefined) box.append(passage(shown(row[field]), { class: kind }, most));
   }
+  const rejected = row[format.rejected_field];
+  if (rejected !== undefined) {
+    box.append(element("span", { class: "role" }, "rejected"), passage(shown(rejected), {}, most));
+  }
   if (box.childElementCount === 0) box.append(passage(shown(row), {}, most));
   return box;
 }
