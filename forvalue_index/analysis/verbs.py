@@ -88,10 +88,13 @@ class AnalysisVerbs:
         format: FormatConfig | None = None,
         progress: Progress | None = None,
     ) -> Audit:
-        """Returns which training rows are likely wrong, and why. Runs all rows forward.
+        """Returns which training rows are likely wrong, why, and an estimate of how many.
+
+        Runs all rows forward, and up to 512 with exchanged responses for the estimate.
 
         Args:
-            trusted: rows that are known to be right, in the form of the index's rows.
+            trusted: rows that are known to be right, in the form of the index's rows; 30 or more
+                make the estimate more exact.
             class_field: field of training (and trusted) rows: rows are compared within a class.
             where: only training rows that meet these conditions.
             top: suspects to list, at most; duplicates are listed in addition.
