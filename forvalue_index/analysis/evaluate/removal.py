@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,12 @@ from forvalue_index.config import FormatConfig, TrainConfig, VectorConfig
 from forvalue_index.data.images import with_images
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.errors import InputError
-from forvalue_index.index import InfluenceIndex, LanguageModel
+from forvalue_index.index import InfluenceIndex
 from forvalue_index.metric import METRICS
 from forvalue_index.records import Progress, Sample, StoredSample
+
+if TYPE_CHECKING:
+    from forvalue_index.index import LanguageModel
 
 SHARES = (0.01, 0.05)
 METHODS = (
