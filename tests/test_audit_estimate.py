@@ -145,6 +145,7 @@ def test_exchanged_rows_have_a_prompt_and_the_response_of_another(
         ("who wrote the song first", "first who wrote the song", False),
         ("what is 3 plus four", "what is 5 plus four", False),  # numbers make another question
         ("what is the sum of 3 and 4", "what was the sum of 3 and 4", True),
+        ("who wrote the song Ax", "who wrote the song Bee", False),  # so do names
         ("capital of france", "capital of spain", False),  # too short
         ("", "", False),
     ],

@@ -34,7 +34,7 @@ class Prompts:
     bare: NDArray[np.float64]  # [n] nats, loss of the response alone; NaN if the row has no prompt
     prompt: NDArray[np.uint64]  # [n] hash of the prompt; 0 without one
     response: NDArray[np.uint64]  # [n] hash of the response
-    words: list[NDArray[np.uint32]]  # n hashes of the words of the prompt; odd: has a digit
+    words: list[NDArray[np.uint32]]  # n hashes of the words of the prompt; odd: number, name
 
 
 def read_prompts(
@@ -136,14 +136,15 @@ def _hashes(prompt: str, response: str, sample: Sample) -> tuple[int, int]:
 
 
 def _words(text: str) -> NDArray[np.uint32]:
-    """Returns a hash of each word, in lower case; its lowest bit tells whether it has a digit."""
-    return np.array(
-        [
-            zlib.crc32(word.encode()) & ~1 | any(letter.isdigit() for letter in word)
-            for word in re.findall(r"\w+", text.lower())
-        ],
-        np.uint32,
-    )
+    """Returns a hash of each word, in lower case; its lowest bit tells a number or a name.
+
+    These are words with a digit, and those with a capital after the first word.
+    """
+    hashes = []
+    for place, word in enumerate(re.findall(r"\w+", text)):
+        special = any(letter.isdigit() for letter in word) or (place > 0 and word[0].isupper())
+        hashes.append(zlib.crc32(word.lower().encode()) & ~1 | special)
+    return np.array(hashes, np.uint32)
 
 
 def _hash(*values: object) -> int:

@@ -86,9 +86,9 @@ def _word_apart(prompts: Prompts, near: NDArray[np.int64]) -> list[tuple[int, in
 
 
 def word_apart(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> bool:
-    """Returns whether one word was changed, added or left out; none of it a number.
+    """Returns whether one word was changed, added or left out; neither a number nor a name.
 
-    Takes hashes of words, odd ones for words with a digit. Prompts of fewer than four words are too
+    Takes hashes of words, odd ones for numbers and names. Prompts of fewer than four words are too
     short to be nearly the same.
     """
     short, long = sorted((one, other), key=len)
