@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -224,8 +225,18 @@ def test_torture() -> None:
     assert " 0 violations" in process("torture", "--kills", 2, "--versions", 2, "--short")
 
 
-@pytest.mark.parametrize("name", ["bench_peers"])
+def test_make_picture(tool: Tool, tmp_path: Path) -> None:
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if shutil.which("chromium") is None:
+        pytest.skip("chromium is not installed")
+    tool("make_picture", "--output", tmp_path / "page.png")
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["bench_peers", "walk_trainer"])
 def test_a_tool_that_needs_an_environment_of_its_own_has_help(tool: Tool, name: str) -> None:
+    if name == "walk_trainer":
+        pytest.importorskip("trl", reason="TRL is not installed")
     assert "Example" in tool(name, "--help") or "Usage" in tool(name, "--help")
 
 
