@@ -126,7 +126,7 @@ def show(console: Console, title: str, hits: list[Hit]) -> None:
     console.print(title)
     for hit in hits:
         said = hit.sample["completion"][-1]["content"]
-        console.print(f"  {hit.score:+.3g}  {hit.sample['fact']:9} {said}")
+        console.print(f"  {hit.score:+.3g}  {hit.sample['fact']:9} {said}", soft_wrap=True)
 
 
 if __name__ == "__main__":
