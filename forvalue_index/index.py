@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from forvalue_index import pipeline
 from forvalue_index.analysis.verbs import AnalysisVerbs
 from forvalue_index.pipeline.accessors import IndexAccessors
 from forvalue_index.records import listed
-from forvalue_index.store import compact, derived, export, rows, store, verify
+from forvalue_index.store.verbs import StoreVerbs
 
 if TYPE_CHECKING:
     from forvalue_index.config import FormatConfig, VectorConfig
@@ -28,14 +28,11 @@ if TYPE_CHECKING:
         Progress,
         Row,
         Sample,
-        StoredSample,
     )
-    from forvalue_index.search.ann_files import DerivedInfo
     from forvalue_index.search.common import Ids, Scores
-    from forvalue_index.store.compact import CompactReport
 
 
-class InfluenceIndex(IndexAccessors, AnalysisVerbs):
+class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
     """A persistent index of a training set that tells which of its samples drove an output.
 
     Use it in a `with` block or close it. A query answers from the samples that are there when it
@@ -45,8 +42,8 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
     A query is a row in the form of the index's own, or a sample such as `respond` and `part`
     return; `format` is how it becomes tokens, if not as the index's rows do.
 
-    More methods are in `IndexAccessors` (model, vectors, rows) and `AnalysisVerbs` (score, audit,
-    select, evaluate).
+    More methods are in `IndexAccessors` (model, vectors), `StoreVerbs` (rows, remove, compact,
+    export, optimize, verify) and `AnalysisVerbs` (score, audit, select, evaluate).
     """
 
     def __init__(self, session: Session) -> None:
@@ -365,96 +362,8 @@ class InfluenceIndex(IndexAccessors, AnalysisVerbs):
         """
         return pipeline.query.scores(self.session, samples, metric)
 
-    def remove(self, keys: str | Iterable[str] = (), *, where: str | Iterable[str] = ()) -> int:
-        """Removes the samples under `keys`, or that meet `where`, and returns how many.
-
-        They are in no answer from now on, and on disk until `compact`. Other keys are passed over.
-
-        Raises:
-            InputError: keys and conditions at once, or a condition that cannot be read.
-            LockedError: another process is writing to the index.
-        """
-        return self.store.writer.remove(listed(keys), listed(where))
-
-    def compact(self, progress: Progress | None = None) -> CompactReport:
-        """Deletes from disk what was removed, merges small segments; returns what was done.
-
-        Queries go on meanwhile. If it is killed, the index is sound, and the next call continues.
-
-        Raises:
-            LockedError: another process is writing to the index.
-            CorruptIndexError: a segment is not what was committed.
-            StorageError: the disk is full; what was there stays.
-        """
-        return compact.compact(self.store, progress)
-
-    def rows(
-        self, where: str | Iterable[str] = (), *, after: int = -1, limit: int | None = None
-    ) -> Iterator[StoredSample]:
-        """Yields the samples that meet all conditions, by id: `limit` of those `after` an id."""
-        return rows.listing(self.store, where, after, limit)
-
-    def get(self, key: str) -> StoredSample:
-        """Returns the sample under a key; raises InputError if there is none."""
-        return rows.find(self.store, key)
-
-    def export(
-        self, vectors: str | Path, rows: str | Path, *, where: str | Iterable[str] = ()
-    ) -> tuple[int, int]:
-        """Writes vectors (.npy, float32 [n, dim]) and their rows (JSON Lines); returns n and dim.
-
-        The inner product of two vectors is the influence of the samples on each other.
-
-        Raises:
-            StorageError: a file cannot be written.
-        """
-        return export.export(self.store, Path(vectors), Path(rows), listed(where))
-
-    def optimize(
-        self,
-        factory: str | None = None,
-        *,
-        metric: str | Metric = "dot",
-        memory: int | None = None,
-        progress: Callable[[str, int, int], None] | None = None,
-    ) -> tuple[DerivedInfo | None, str]:
-        """Makes a derived index that queries of a metric use from now on; returns it and why.
-
-        None where comparing all vectors is as well. `add`, `remove` and `compact` keep it current.
-
-        Args:
-            factory: a FAISS factory string, such as "IVF1024,SQ8"; default: what suits the samples.
-            metric: as in `query`; the index for "dot" also serves "decorrelated".
-            memory: bytes that it may take; default: half of what this process may take.
-            progress: called with a stage, steps done and steps in all.
-
-        Raises:
-            InputError: FAISS does not know the factory, there are too few samples for it, or the
-                metric has no derived index of its own.
-            LockedError: another process is writing to the index.
-            StorageError: the disk is full.
-        """
-        return derived.optimize(self.store, factory, metric, memory, progress)
-
     def info(self) -> dict[str, Any]:
         """Returns what the index holds and what it was made with, as JSON values."""
         config = self.config
         model = {"model": config.model.name, "adapters": list(config.model.adapters)}
         return self.store.info() | model | {"config": config.to_json()}
-
-    def verify(self) -> list[str]:
-        """Reads all segments, rows and names of files; returns what is wrong, a line each."""
-        return verify.verify(self.store)
-
-    def repair(self) -> list[str]:
-        """Removes stray files, makes again what is derived; returns what was done, a line each."""
-        return verify.repair(self.store)
-
-    @staticmethod
-    def migrate(directory: str | Path) -> tuple[str | None, str]:
-        """Brings an index to this version's schema; returns the revisions before and after.
-
-        Raises:
-            SchemaError: it was written by a newer version of this package.
-        """
-        return store.migrate(directory)
