@@ -160,7 +160,7 @@ def test_hostile_rows_are_shown_as_text(page: Any) -> None:
     page.click("nav a:text-is('Rows')")
     page.fill("input[name=words]", "hostile")
     page.click("button:text-is('Show')")
-    page.wait_for_selector(".rows li >> nth=3")
+    playwright.expect(page.locator(".rows li")).to_have_count(len(HOSTILE))
     assert sorted(texts(page, ".rows .head a")) == sorted(row["id"] for row in HOSTILE)
     shown = "\n".join(texts(page, ".rows .text"))
     assert MARKUP in shown and "⟨U+202E⟩" in shown and "⟨U+001B⟩" in shown and "⟨U+0000⟩" in shown
