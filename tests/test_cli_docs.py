@@ -65,5 +65,5 @@ def test_what_is_completed_is_commands_and_options() -> None:
         )
         return [line.split(",")[1] for line in done.stdout.splitlines()]
 
-    assert completed("se") == ["search", "select"]
+    assert completed("se") == ["search", "select", "serve"]
     assert completed("search", "--wh") == ["--where"]
