@@ -45,7 +45,7 @@ def remove(
     with InfluenceIndex.open(directory) as index:
         removed = index.remove(wanted, where=where)
         samples = len(index)
-    text = f"{removed:,} samples removed"
+    text = f"{removed:,} {'sample' if removed == 1 else 'samples'} removed"
     missing = len(set(wanted)) - removed
     if wanted and missing:
         text += f", {missing:,} key{'s' * (missing > 1)} not found"
