@@ -65,7 +65,7 @@ def test_recall_as_json(index: Path, queries: Path) -> None:
     result = json.loads(run_well(*arguments))
     stored = ["stored dot", "stored cosine", "stored per-token"]
     others = ["bm25", "embedding", "loss", "length", "random"]
-    assert list(result["methods"]) == [*stored, "stored decorrelated", *others]
+    assert list(result["methods"]) == [*stored, "stored decorrelated", "stored hybrid", *others]
     for found in result["methods"].values():
         assert set(found) == {"mrr", "hit_1", "hit_10", "auc", "recall"}
         assert all(set(figure) == FIGURE and figure["n"] == 4 for figure in found.values())
@@ -73,7 +73,7 @@ def test_recall_as_json(index: Path, queries: Path) -> None:
     assert result["sources"]["mean"] == 10
     exact = json.loads(run_well(*arguments, "--exact"))["methods"]
     again = [name.replace("stored", "exact") for name in stored]
-    all_stored = [*stored, "stored decorrelated"]
+    all_stored = [*stored, "stored decorrelated", "stored hybrid"]
     assert list(exact) == [*all_stored, *again, "last-layer gradient", *others]
     reseeded = json.loads(run_well(*arguments, "--seed", 1))["methods"]
     assert {name for name in reseeded if reseeded[name] != exact[name]} == {"random"}

@@ -34,6 +34,7 @@ def influence_scores(
     stored: Sequence[StoredSample],
     *,
     exact: bool = False,
+    hybrid: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yields the name and scores [q, n] of every metric, by stored vectors and by the exact form.
@@ -43,6 +44,7 @@ def influence_scores(
         queries: the q queries.
         stored: all training samples of the index, in the order of their ids.
         exact: also by the exact form, which runs all training samples forward again.
+        hybrid: also by words and vectors together, which finds sources and is no influence.
         progress: called as they are.
     """
     queries = list(queries)
@@ -51,7 +53,7 @@ def influence_scores(
     for name, scores in by_metric(index.scores(queries)[1], lengths, n_scored):
         yield f"stored {name}", scores
     for metric in METRICS.values():
-        if metric.linear and not metric.has_exact:  # what compares words is no influence
+        if not metric.has_exact and (metric.linear or (hybrid and metric.vectors)):
             yield f"stored {metric.name}", index.scores(queries, metric)[1]
     if exact:
         true = exact_scores(index, queries, np.array([item.id for item in stored]), progress)

@@ -75,7 +75,7 @@ def recall(
     methods = {
         name: source_figures(scores, gold)
         for name, scores in itertools.chain(
-            influence_scores(index, queries, stored, exact=exact, progress=progress),
+            influence_scores(index, queries, stored, exact=exact, hybrid=True, progress=progress),
             other_scores(
                 index,
                 queries,
