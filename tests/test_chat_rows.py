@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from helpers.chat_templates import GEMMA, QWEN25, TWO, chat, marked, sample, tokenizer
 
+from forvalue_index.cli.render import sample_text
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatter import Formatter, settled
 from forvalue_index.data.messages import messages_of
@@ -126,3 +127,9 @@ def test_a_prompt_and_a_response_as_two_messages() -> None:
 def test_the_texts_of_a_conversation() -> None:
     config = FormatConfig(messages_field="m")
     assert texts_of({"m": TWO}, "f:1", config) == ("Hi\nYo\nAnd?", "No.")
+
+
+def test_a_shown_conversation_parts_what_is_asked_from_what_is_said() -> None:
+    row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]}
+    assert sample_text(row, FormatConfig(messages_field="messages")).plain == "hi → yes"
+    assert sample_text({"prompt": "a", "response": " b"}, FormatConfig()).plain == "a b"

@@ -172,6 +172,8 @@ def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
     room = max(limit - len(response), 40)
     prompt, response = one_line(prompt), one_line(response)
     text.append("…" + prompt[-room:] if len(prompt) > room else prompt, style="dim")
+    if format.is_chat and prompt:
+        text.append(" → ", style="dim")
     style = "bold" if format.label_field is None else ""
     text.append(response[:limit] + "…" if len(response) > limit else response, style=style)
     other = rejected_format(format)
