@@ -142,6 +142,7 @@ def test_recall_against_plain_loops(index: InfluenceIndex) -> None:
         / [row.norm for row in index.store.catalog.samples(ids.tolist()).values()],
         "stored per-token": stored / n_scored,
         "stored decorrelated": decorrelated,
+        "stored hybrid": index.scores(queries, "hybrid")[1],  # which test_words.py checks
         "exact dot": exact.scores,
         "exact cosine": exact.scores / lengths,
         "exact per-token": exact.scores / n_scored,
