@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from helpers.indexes import KEYED
 
-from forvalue_index import InfluenceIndex, VectorConfig
+from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.cli import main
 from forvalue_index.errors import InputError
 from forvalue_index.model.language_model import LanguageModel
@@ -250,3 +250,19 @@ def test_search_by_the_command(index: InfluenceIndex, monkeypatch: pytest.Monkey
     assert hits[0]["parts"] == {"lexical": pytest.approx(hits[0]["score"])}
     run = CliRunner().invoke(main, ["search", "--index", str(index.directory), "w1"])
     assert run.exit_code == 0 and "words" in run.stdout
+
+
+def test_a_query_of_another_kind_has_its_words(tmp_path: Path, lm: LanguageModel) -> None:
+    rows: list[Row] = [{"text": f"{a} {b}"} for a, b in texts(40)]
+    format = FormatConfig(text_field="text")
+    index, _ = InfluenceIndex.build(tmp_path / "t", rows, lm, format=format, vector=VECTOR)
+    with index:
+        expected = reference([str(row.row["text"]) for row in index.rows()], "w1 w4 w9")
+        query: Row = {"prompt": "w1 w4", "response": " w9"}
+        found = index.query([query], 1, metric="lexical")
+        assert found[0].score == pytest.approx(expected.max(), rel=1e-5)
+        named = FormatConfig(
+            prompt_field="q", response_field="a"
+        )  # no names that tell by themselves
+        for samples in (index.samples([query]), index.samples([{"q": "w1 w4", "a": " w9"}], named)):
+            np.testing.assert_allclose(index.scores(samples, "lexical")[1][0], expected, rtol=1e-5)

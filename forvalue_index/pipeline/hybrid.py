@@ -18,6 +18,7 @@ from forvalue_index.config import FormatConfig
 from forvalue_index.data.field_guess import format_of_queries
 from forvalue_index.data.row_text import texts_of
 from forvalue_index.data.sources import open_rows
+from forvalue_index.data.token_text import pieces_of
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.metric import METRICS, Metric
 from forvalue_index.pipeline.session import Session
@@ -48,7 +49,7 @@ def find(
         conditions: on the rows' fields; all must hold.
         format: how the queries became tokens, if not as the index's rows do.
     """
-    texts = [text_of(sample, format or session.config.format) for sample in samples]
+    texts = [text_of(session, sample, format or session.config.format) for sample in samples]
     vectors = session.vectors(list(samples)) if metric.vectors else None
     return session.store.answer(
         lambda snapshot: list(_hits(session, snapshot, texts, vectors, k, metric, conditions))
@@ -70,7 +71,7 @@ def scores(
     session: Session, samples: Sequence[Sample], metric: Metric
 ) -> tuple[NDArray[np.int64], Scores]:
     """Returns the ids of all training samples [n] and their scores for queries [q, n]."""
-    texts = [text_of(sample, session.config.format) for sample in samples]
+    texts = [text_of(session, sample, session.config.format) for sample in samples]
     vectors = session.vectors(list(samples)) if metric.vectors else None
 
     def ask(snapshot: Snapshot) -> tuple[NDArray[np.int64], Scores]:
@@ -80,15 +81,18 @@ def scores(
     return session.store.answer(ask)
 
 
-def text_of(sample: Sample, format: FormatConfig) -> str:
-    """Returns the text whose words a query has: of the part that is asked about, or all of it."""
+def text_of(session: Session, sample: Sample, format: FormatConfig) -> str:
+    """Returns the text whose words a query has: of the part that is asked about, or all of it.
+
+    Where the names of a row's fields do not tell its text, it is that of the tokens.
+    """
     if sample.part is not None:
         return sample.part
     try:
         format = format_of_queries(open_rows(sample.row), format)  # as it became a sample
         return "\n".join(texts_of(sample.row, sample.source, format))
-    except RowError:  # a row that holds no text, such as one of tokens
-        return ""
+    except RowError:
+        return "".join(pieces_of(session.lm.tokenizer, sample))
 
 
 def _parts(
