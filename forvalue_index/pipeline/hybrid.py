@@ -146,12 +146,13 @@ def _hits(
             order = np.argsort(-joined[number, places], kind="stable")[:k]
             best = places[order]
             rows = snapshot.samples(ids[best].tolist())
-            norms = snapshot.figures(np.sort(ids[best])).norm if cosine is not None else None
+            found = np.sort(ids[best])
+            norms = snapshot.figures(found).norm if cosine is not None else None
             for rank, place in enumerate(best, 1):
                 id = int(ids[place])
                 parts = {"lexical": float(lexical[number, place])}
                 if some is not None and cosine is not None and norms is not None:
-                    norm = float(norms[np.searchsorted(np.sort(ids[best]), id)])
+                    norm = float(norms[np.searchsorted(found, id)])
                     length = float(np.linalg.norm(some[number])) / session.vectoriser.scale**2
                     parts["cosine"] = float(cosine[number, place])
                     parts["influence"] = parts["cosine"] * length * norm
