@@ -169,7 +169,7 @@ def test_queries_that_lack_the_fields_of_an_index_are_guessed(
         assert (text, scored) == expected[kind]
         path = to_jsonl(tmp_path / "q.jsonl", [{"question": asked, "answer": said}])
         assert [hit.key for hit in index.query(path, 3)] == [h.key for h in index.query(sample, 3)]
-        assert said.strip() in text_of(sample, index.config.format)  # for its words
+        assert said.strip() in text_of(index.session, sample, index.config.format)  # for its words
         with pytest.raises(InputError, match="no field"):
             index.samples({"a": asked, "b": said})
 
