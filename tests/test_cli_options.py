@@ -99,6 +99,7 @@ def test_the_fields_of_rows_come_together() -> None:
 
 def test_tables_and_charts_are_printed_as_json_too() -> None:
     results = {"add", "build", "remove", "compact", "export", "migrate", "verify", "demo", "serve"}
+    results |= {"push", "pull"}
     assert having("--json") == COMMANDS.keys() - results
 
 
