@@ -223,7 +223,8 @@ def _asking(repo: str) -> Iterator[None]:
 
 
 def _refused(repo: str, error: Exception) -> str:
-    said = ": ".join(brief(part, 300) for part in (error, error.__cause__) if part is not None)
+    cause = error.__cause__ if isinstance(error, RuntimeError) else None  # of a file that was sent
+    said = ": ".join(brief(part, 300) for part in (error, cause) if part is not None)
     return (
         f"{repo} on {constants.ENDPOINT}: {said}; correct the name, log in with "
         "`hf auth login`, or look at the network, and run the command again: what was sent or "
