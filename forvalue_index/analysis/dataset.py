@@ -59,7 +59,7 @@ def weights(value: NDArray[np.float64]) -> NDArray[np.float64]:
             f"none of the {len(value):,} training samples has a value above 0, so that no row "
             "would have a weight: choose other targets"
         )
-    return positive / positive.mean()
+    return np.asarray(positive / positive.mean(), np.float64)
 
 
 def _with(

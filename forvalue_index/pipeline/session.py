@@ -191,7 +191,7 @@ class Session:
         format = replace(format, key_field=None)  # a query needs no key of its own
         rows = list(parted(with_images(opened, format), format))
         if not rows:
-            raise InputError("there are no queries in the data")
+            raise InputError("there are no queries in the data: give rows to ask about")
         format = query_format(rows[0][1], format)
         return self.formatter(format).samples(rows)
 
