@@ -63,6 +63,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         vector: VectorConfig | None = None,
         catalog: str | None = None,
         device: str | None = None,
+        shards: int | None = None,
     ) -> InfluenceIndex:
         """Returns a new, empty index in `directory`, which must not exist, or be empty.
 
@@ -74,12 +75,14 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
                 postgresql+psycopg://user@host/name; default: SQLite, in `directory`. The URL is
                 kept there and named to this machine (see `forvalue_index.catalog.address`).
             device: "cpu", "cuda" or "cuda:1"; default: CUDA when there is one.
+            shards: keep the rows in so many indexes, each row in that of its key, for more rows
+                than one machine can hold; default: in one.
 
         Raises:
             IndexMissingError: `directory` is not empty.
             ModelError: the model cannot be loaded, or its head is not understood.
         """
-        return cls(pipeline.build.create(directory, model, format, vector, catalog, device))
+        return cls(pipeline.build.create(directory, model, format, vector, catalog, device, shards))
 
     @classmethod
     def open(
@@ -89,6 +92,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         model: Model | None = None,
         device: str | None = None,
         trust_remote_code: bool = False,
+        partial: bool = False,
     ) -> InfluenceIndex:
         """Returns the index in `directory`. Its model is loaded when it is first needed.
 
@@ -96,13 +100,14 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
             model: if it, or an adapter, has moved. Only what is named here is fetched from the hub.
             device: as in `create`.
             trust_remote_code: run code that comes with the model; an index never decides that.
+            partial: where shards are missing, answer from the others, with a warning.
 
         Raises:
             IndexMissingError: there is no index in `directory`.
             SchemaError: the index was written by another version of this package.
             FingerprintError: `model` is loaded, and not the one the index was made with.
         """
-        return cls(pipeline.open.open_session(directory, model, device, trust_remote_code))
+        return cls(pipeline.open.open_session(directory, model, device, trust_remote_code, partial))
 
     @classmethod
     def build(
@@ -118,6 +123,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         devices: str | Sequence[str | int] | None = None,
         on_error: str = "stop",
         progress: Progress | None = None,
+        shards: int | None = None,
     ) -> tuple[InfluenceIndex, AddReport]:
         """Returns a new index of `data` and what was added: `create`, then `add`.
 
@@ -126,7 +132,17 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         fails before the first commit leaves nothing; later, the same call continues it.
         """
         session, report = pipeline.build.build(
-            directory, data, model, format, vector, catalog, device, devices, on_error, progress
+            directory,
+            data,
+            model,
+            format,
+            vector,
+            catalog,
+            device,
+            devices,
+            on_error,
+            progress,
+            shards,
         )
         return cls(session), report
 

@@ -18,6 +18,7 @@ from forvalue_index.cli.options.format import format_for, format_options
 from forvalue_index.cli.options.model import device_option, devices_option, model_options
 from forvalue_index.cli.progress import progress_bar
 from forvalue_index.config import BITS, MOST, RECIPES, SKETCHES, ModelConfig, VectorConfig
+from forvalue_index.store.manifest import MOST as MOST_SHARDS
 
 
 @click.command()
@@ -80,6 +81,13 @@ from forvalue_index.config import BITS, MOST, RECIPES, SKETCHES, ModelConfig, Ve
     metavar="URL",
     help="PostgreSQL database for rows: postgresql+psycopg://user@host/name.  [default: SQLite]",
 )
+@click.option(
+    "--shards",
+    type=click.IntRange(1, MOST_SHARDS),
+    metavar="N",
+    help="Keep the rows in N indexes, each in that of its key; see the documentation.  "
+    "[default: one index]",
+)
 @on_error_option
 @device_option
 @devices_option
@@ -97,6 +105,7 @@ def build(
     fit_samples: int,
     seed: int,
     catalog: str | None,
+    shards: int | None,
     on_error: str,
     device: str | None,
     devices: str | None,
@@ -134,6 +143,7 @@ def build(
             devices=devices,
             on_error=on_error,
             progress=progress,
+            shards=shards,
         )
     index.close()
     render.added(directory, report)

@@ -136,7 +136,8 @@ def add_checked(
                 truncated += sum(sample.truncated for sample in samples)
                 tokens += sum(len(sample.input_ids) for sample in samples)
         if added:
-            derived.extend(store)
+            for shard in store.shards:
+                derived.extend(shard)
         measured = store.fidelity
         if n := affordable(n_fresh):
             measured = measure(session, fresh[:n]) or measured
