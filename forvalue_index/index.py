@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from forvalue_index import pipeline
 from forvalue_index.analysis.verbs import AnalysisVerbs
+from forvalue_index.cluster.verbs import ClusterVerbs
 from forvalue_index.pipeline.accessors import IndexAccessors
 from forvalue_index.records import listed
 from forvalue_index.store.verbs import StoreVerbs
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from forvalue_index.search.common import Ids, Scores
 
 
-class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
+class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
     """A persistent index of a training set that tells which of its samples drove an output.
 
     Use it in a `with` block or close it. A query answers from the samples that are there when it
@@ -43,7 +44,8 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
     return; `format` is how it becomes tokens, if not as the index's rows do.
 
     More methods are in `IndexAccessors` (model, vectors), `StoreVerbs` (rows, remove, compact,
-    export, optimize, verify) and `AnalysisVerbs` (score, audit, select, evaluate).
+    export, optimize, verify), `AnalysisVerbs` (score, audit, select, evaluate) and `ClusterVerbs`
+    (learn, build_shard, attach).
     """
 
     def __init__(self, session: Session) -> None:

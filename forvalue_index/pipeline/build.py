@@ -7,7 +7,7 @@ build  : create, or open what an interrupted build left, then add
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -44,8 +44,12 @@ def create(
     catalog: str | None,
     device: str | None,
     shards: int | None = None,
+    made: Iterable[int] | None = None,
 ) -> Session:
-    """Makes an empty index and returns its session; see `InfluenceIndex.create`."""
+    """Makes an empty index and returns its session; see `InfluenceIndex.create`.
+
+    `made` are the shards to make now; default: all.
+    """
     path = Path(directory)
     if catalog is not None:
         _require_whole(shards)
@@ -67,7 +71,7 @@ def create(
     if shards is None:
         store = Store.create(path, config, fingerprint(config, lm), catalog)
     else:
-        store = create_shards(path, config, fingerprint(config, lm), shards)
+        store = create_shards(path, config, fingerprint(config, lm), shards, made)
     session = Session(store, config, device)
     session.adopt(lm, given=isinstance(model, LanguageModel))
     return session
@@ -107,12 +111,13 @@ def build(
             session = create(path, model, format, vector, catalog, device, shards)
         else:
             _require_catalog(path, catalog)
-            _require_shards(path, shards)
+            require_shards(path, shards)
             session = open_session(path, model, device)
         try:
             if not new:
-                _require_settings(session, format, vector)
+                require_settings(session, format, vector)
                 rows = with_images(open_rows(data), session.config.format)
+                rows = parted(rows, session.config.format)
                 checked = check_rows(rows, session.config.format, rejects, progress)
             if names:
                 session.move(names[0])
@@ -130,7 +135,7 @@ def build(
             raise
 
 
-def _require_settings(session: Session, format: FormatConfig, vector: VectorConfig) -> None:
+def require_settings(session: Session, format: FormatConfig, vector: VectorConfig) -> None:
     """Checks that a build that is continued was begun with the same settings.
 
     Raises:
@@ -163,7 +168,7 @@ def _require_catalog(directory: Path, catalog: str | None) -> None:
         )
 
 
-def _require_shards(directory: Path, shards: int | None) -> None:
+def require_shards(directory: Path, shards: int | None) -> None:
     """Checks that a build that is continued was begun with as many shards, if these are given.
 
     Raises:

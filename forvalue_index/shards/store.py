@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from forvalue_index.catalog.catalog import MEASURED
-from forvalue_index.catalog.lock import WriterLock
 from forvalue_index.config import IndexConfig
 from forvalue_index.errors import CorruptIndexError, ForvalueError, IndexMissingError, InputError
 from forvalue_index.shards.catalog import JoinedCatalog
 from forvalue_index.shards.snapshot import Elsewhere, JoinedSnapshots
 from forvalue_index.shards.writer import JoinedWriter, teach
-from forvalue_index.store.layout import discard, files, require_empty, storing
+from forvalue_index.store.layout import discard, files, is_index, require_empty, storing
 from forvalue_index.store.manifest import (
     MOST,
     SHARD,
@@ -99,11 +98,22 @@ class ShardedStore(Store):
 
 
 def create(
-    directory: Path, config: IndexConfig, fingerprint: dict[str, Any], shards: int
+    directory: Path,
+    config: IndexConfig,
+    fingerprint: dict[str, Any],
+    shards: int,
+    made: Iterable[int] | None = None,
 ) -> ShardedStore:
     """Returns a new, empty index of several shards in `directory`.
 
     The manifest is written before the shards, and says at last that they are there.
+
+    Args:
+        directory: not there yet, or empty, or what an interrupted `create` left.
+        config: what the index is made with.
+        fingerprint: as much of it as is known before the first rows.
+        shards: how many.
+        made: those that are made now; default: all.
 
     Raises:
         IndexMissingError: `directory` is not empty.
@@ -114,65 +124,45 @@ def create(
         raise InputError(f"an index has 1 to {MOST} shards, not {shards}")
     require_empty(directory)
     existed = directory.exists()
-    if existed:
-        discard(directory, itself=False)  # what an interrupted creation left
+    numbers = list(range(shards) if made is None else made)
     try:
-        make_manifest(directory, config, fingerprint, shards)
-        for number in range(shards):
-            create_shard(directory, number).close()
-        attach(directory, range(shards))
-        return open_shards(directory)
+        with storing(directory):
+            if existed:
+                discard(directory, itself=False)  # what an interrupted creation left
+            (directory / SHARDS).mkdir(parents=True)
+            manifest = Manifest(shards, (), config.to_json(), fingerprint)
+            write_manifest(directory, manifest)
+        for number in numbers:
+            open_or_create_shard(directory, number).close()
+        with storing(directory):
+            write_manifest(directory, replace(manifest, attached=tuple(numbers)))
+        return ShardedStore(
+            directory, {n: open_shard(directory, read_manifest(directory), n) for n in numbers}
+        )
     except BaseException:
         discard(directory, itself=not existed)
         raise
 
 
-def make_manifest(
-    directory: Path, config: IndexConfig, fingerprint: dict[str, Any], shards: int
-) -> None:
-    """Writes the manifest of an index that has no shard yet.
+def open_or_create_shard(directory: Path, number: int) -> Store:
+    """Returns a shard of the index in `directory`, also where it is not attached yet.
 
     Raises:
-        StorageError: the directory cannot be written.
-    """
-    with storing(directory):
-        (directory / SHARDS).mkdir(parents=True, exist_ok=True)
-        write_manifest(directory, Manifest(shards, (), config.to_json(), fingerprint))
-
-
-def create_shard(directory: Path, number: int) -> Store:
-    """Returns a new, empty shard of the index in `directory`.
-
-    Raises:
-        IndexMissingError: it is there already.
+        CorruptIndexError: another index is in its place.
+        IndexMissingError: it is attached, but not there.
         StorageError: the directory cannot be written.
     """
     manifest = read_manifest(directory)
+    path = shard_directory(directory, number)
+    if number in manifest.attached or is_index(path):
+        return open_shard(directory, manifest, number)
     config = IndexConfig.from_json(manifest.config)
     made_with = {name: v for name, v in manifest.fingerprint.items() if name != "vectoriser"}
-    path = shard_directory(directory, number)
     part = Store.create(path, config, made_with | {SHARD: f"{number}/{manifest.shards}"})
     if "vectoriser" in manifest.fingerprint:
         with part.writer.lock():
             teach(part, directory, JoinedCatalog(directory, {}))
     return part
-
-
-def attach(directory: Path, numbers: Iterable[int]) -> Manifest:
-    """Says in the manifest that these shards hold rows of the index; returns the manifest.
-
-    Raises:
-        LockedError: another process is writing to the index.
-        CorruptIndexError: one of them is not that shard of this index.
-        IndexMissingError: one of them is not there.
-    """
-    with storing(directory), WriterLock(directory):
-        manifest = read_manifest(directory)
-        for number in numbers:
-            open_shard(directory, manifest, number).close()
-        manifest = replace(manifest, attached=tuple(sorted({*manifest.attached, *numbers})))
-        write_manifest(directory, manifest)
-        return manifest
 
 
 def open_store(
