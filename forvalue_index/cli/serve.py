@@ -9,7 +9,7 @@ import click
 
 from forvalue_index.cli import render
 from forvalue_index.cli.options.data import index_option
-from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 
 
 @click.command()
@@ -44,6 +44,7 @@ from forvalue_index.cli.options.model import OpenOptions, opening_options
     help="Another host name under which clients reach the server, such as a proxy's; repeatable.",
 )
 @opening_options
+@ray_option
 def serve(
     directory: Path,
     host: str,
@@ -51,6 +52,7 @@ def serve(
     token: str | None,
     names: tuple[str, ...],
     opening: OpenOptions,
+    ray: str | None,
 ) -> None:
     """Open an index to a browser and to programs.
 
@@ -75,5 +77,5 @@ def serve(
         click.echo(address if token is None else f"{address}#token={token}")
         render.notes.print("Open this address in a browser. Ctrl-C ends the server.")
 
-    with InfluenceIndex.open(directory, **opening) as index, suppress(KeyboardInterrupt):
+    with InfluenceIndex.open(directory, ray=ray, **opening) as index, suppress(KeyboardInterrupt):
         run(index, host, port, token, names, ready)
