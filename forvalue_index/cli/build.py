@@ -25,7 +25,7 @@ from forvalue_index.cli.options.model import (
 from forvalue_index.cli.options.vector import shards_option, vector_options
 from forvalue_index.cli.progress import progress_bar
 from forvalue_index.config import ModelConfig, VectorConfig
-from forvalue_index.store.manifest import parse_shard, shard_directory
+from forvalue_index.store.manifest import parse_shard, read_manifest, shard_directory
 
 
 @click.command()
@@ -106,7 +106,8 @@ def build(
                 on_error=on_error,
                 progress=progress,
             )
-        render.added(shard_directory(directory, parse_shard(shard)[0]), report)
+        number, _ = parse_shard(shard)
+        render.added(shard_directory(directory, read_manifest(directory), number), report)
         return
     if ray is not None:
         with progress_bar() as progress:

@@ -231,8 +231,9 @@ class _Driver:
     def _gather_rejects(self) -> None:
         """Joins what the shards passed over in one file."""
         target = self._work.directory / REJECTS
+        manifest = read_manifest(self._work.directory)
         parts = [
-            shard_directory(self._work.directory, number) / REJECTS
+            shard_directory(self._work.directory, manifest, number) / REJECTS
             for number in range(self._work.shards)
         ]
         there = [part for part in parts if part.is_file()]
@@ -258,7 +259,9 @@ def _board(ray: Any) -> Any:
 
 def _committed(directory: Path, number: int) -> int:
     """Returns a number that grows with what is committed to a shard; 0: it is not there yet."""
-    if not is_index(directory) or not is_index(shard_directory(directory, number)):
+    if not is_index(directory):
+        return 0
+    if not is_index(shard_directory(directory, read_manifest(directory), number)):
         return 0
     with closing(open_or_create_shard(directory, number)) as part:
         return part.catalog.generation()

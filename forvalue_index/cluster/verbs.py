@@ -172,3 +172,21 @@ class ClusterVerbs:
         from forvalue_index.shards.attach import attach
 
         return attach(Path(directory), map(Path, sources)).missing
+
+    @staticmethod
+    def reshard(directory: str | Path, shards: int, progress: Progress | None = None) -> int:
+        """Deals out the rows of a sharded index to so many shards; returns how many rows it has.
+
+        No row is encoded again, but ids change. The index is the old one until all is done, and
+        cannot be written to. Interrupted, the same call continues.
+
+        Raises:
+            InputError: the number of shards is none.
+            LockedError: another process is writing to the index.
+            StorageError: the disk is full, which must hold the index twice.
+        """
+        from forvalue_index.shards.attach import manifest_of
+        from forvalue_index.shards.reshard import reshard
+
+        manifest_of(Path(directory))
+        return reshard(Path(directory), shards, progress)

@@ -149,16 +149,18 @@ def create(
         raise
 
 
-def open_or_create_shard(directory: Path, number: int) -> Store:
+def open_or_create_shard(directory: Path, number: int, manifest: Manifest | None = None) -> Store:
     """Returns a shard of the index in `directory`, also where it is not attached yet.
+
+    `manifest` is the one to go by, if not the one there.
 
     Raises:
         CorruptIndexError: another index is in its place.
         IndexMissingError: it is attached, but not there.
         StorageError: the directory cannot be written.
     """
-    manifest = read_manifest(directory)
-    path = shard_directory(directory, number)
+    manifest = manifest or read_manifest(directory)
+    path = shard_directory(directory, manifest, number)
     if number in manifest.attached or is_index(path):
         part = open_shard(directory, manifest, number)
     else:
@@ -226,7 +228,7 @@ def open_shard(directory: Path, manifest: Manifest, number: int) -> Store:
         IndexMissingError: it is not there.
         CorruptIndexError: it is another shard, or of another index.
     """
-    path = shard_directory(directory, number)
+    path = shard_directory(directory, manifest, number)
     part = Store.open(path)
     wanted = manifest.fingerprint | {SHARD: f"{number}/{manifest.shards}"}
     found = part.fingerprint

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,15 @@ from forvalue_index.errors import InputError, LockedError
 from forvalue_index.records import Encoded, Sample, StoredSample
 from forvalue_index.search.ann_files import readable_infos
 from forvalue_index.search.moment import MOMENT
-from forvalue_index.search.segment import SUFFIX, orphans, write_segment
+from forvalue_index.search.segment import SUFFIX, orphans, write_codes, write_segment
 from forvalue_index.search.words import SUFFIX as WORDS
 from forvalue_index.search.words import words_file
 from forvalue_index.store.layout import DERIVED, SEGMENTS, files, storing
 from forvalue_index.store.manifest import require_own
-from forvalue_index.store.vectoriser import is_fitted, vectoriser_file
+from forvalue_index.store.vectoriser import dim_of, is_fitted, vectoriser_file
 from forvalue_index.store.words import KeptWords
 from forvalue_index.system.files import TEMPORARY, sync_folder
+from forvalue_index.vectors.codes import Bytes, Codes
 
 BY_READERS = "checked", MOMENT
 """How the names of files begin that readers write, too: a temporary one may be in use."""
@@ -125,6 +127,26 @@ class Writer:
         ]
         retained = float(np.mean([item.retained for item in encoded]))
         self._catalog.commit_segment(segment, stored, replaces=replaces, retained_energy=retained)
+
+    def copy(self, samples: Sequence[StoredSample], data: Bytes, retained: float | None) -> None:
+        """Commits rows of another index with their codes [n, size], under new ids.
+
+        Raises:
+            StorageError: the disk is full; nothing was committed.
+            KeyConflictError: a key is there already.
+            InputError: this is a shard, and a key belongs to another one.
+        """
+        require_own(self._catalog.fingerprint, (sample.key for sample in samples))
+        first = self._catalog.next_id()
+        ids = np.arange(first, first + len(samples), dtype=np.int64)
+        codes = Codes(dim_of(self._catalog), self._bits)
+        with storing(self._directory):
+            segment = write_codes(
+                self._directory / SEGMENTS, f"{first:012d}{SUFFIX}", ids, data, codes
+            )
+            self._words.put(segment, ids, [sample.row for sample in samples])
+        moved = [replace(sample, id=id) for sample, id in zip(samples, ids.tolist(), strict=True)]
+        self._catalog.commit_segment(segment, moved, retained_energy=retained)
 
     def remove(self, keys: Sequence[str] = (), where: Sequence[str] = ()) -> int:
         """Removes samples by key, or those that meet all conditions; returns how many.
