@@ -12,7 +12,7 @@ from rich.text import Text
 from forvalue_index.analysis.as_json import hit_json
 from forvalue_index.cli import highlight, render
 from forvalue_index.cli.options.data import DataOptions, data_options, index_option, seed_option
-from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 from forvalue_index.cli.options.output import json_option, k_option
 from forvalue_index.cli.options.query import (
     PartOptions,
@@ -77,6 +77,7 @@ if TYPE_CHECKING:
 @search_options
 @json_option
 @opening_options
+@ray_option
 def ask(
     directory: Path,
     prompt: str | None,
@@ -93,6 +94,7 @@ def ask(
     search: SearchOptions,
     as_json: bool,
     opening: OpenOptions,
+    ray: str | None,
 ) -> None:
     """Ask the model, and see which training samples its answer comes from.
 
@@ -116,7 +118,7 @@ def ask(
     if images and data is not None:
         raise click.UsageError("--image goes with --prompt; a row of --data has its own images")
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    with InfluenceIndex.open(directory, **opening) as index:
+    with InfluenceIndex.open(directory, ray=ray, **opening) as index:
         row, format = _asked(index.config.format, prompt, data, images, source)
         answer = _silent if as_json else _aloud
         sample = answer(index, row, format, sampling)

@@ -33,6 +33,7 @@ SUMMARIES = {
     "optimize": "Make a derived index for faster queries.",
     "verify": "Read the whole index and report what is wrong.",
     "migrate": "Upgrade an index of an older version.",
+    "reshard": "Deal out a sharded index to more or fewer shards.",
     "demo": "Index a shipped data set and ask it questions.",
 }
 """A line for each command; its module, `forvalue_index.cli.NAME`, has the whole help."""

@@ -12,7 +12,7 @@ from forvalue_index.analysis.as_json import hit_json
 from forvalue_index.cli import highlight, render
 from forvalue_index.cli.options.data import index_option
 from forvalue_index.cli.options.format import field_options, format_of
-from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 from forvalue_index.cli.options.output import json_option, k_option
 from forvalue_index.cli.options.query import (
     PartOptions,
@@ -39,6 +39,7 @@ from forvalue_index.cli.options.query import (
 )
 @json_option
 @opening_options
+@ray_option
 def query(
     directory: Path,
     asked: QueryOptions,
@@ -49,6 +50,7 @@ def query(
     highlighted: bool,
     as_json: bool,
     opening: OpenOptions,
+    ray: str | None,
 ) -> None:
     """Show the training samples that made a response more (or less) likely.
 
@@ -64,7 +66,7 @@ def query(
     """
     from forvalue_index.index import InfluenceIndex
 
-    with InfluenceIndex.open(directory, **opening) as index:
+    with InfluenceIndex.open(directory, ray=ray, **opening) as index:
         queries, format = asked.rows(format_of(index.config.format, fields))
         samples = [part(index, sample) for sample in index.samples(queries, format)]
         hits = search(index, samples, k)

@@ -36,6 +36,7 @@ from forvalue_index.records import Encoded, Fidelity, Progress, Sample
 from forvalue_index.search.segment import unstorable
 from forvalue_index.store import derived
 from forvalue_index.store.layout import REJECTS, storing
+from forvalue_index.store.manifest import SHARD
 from forvalue_index.store.store import Store
 from forvalue_index.system.prefetch import ahead
 
@@ -233,10 +234,15 @@ def fit(
     that does not depend on their order.
 
     Raises:
-        InputError: none of the rows can be used.
+        InputError: none of the rows can be used, or this is a shard, which learns nothing itself.
     """
     if session.store.fitted:
         return {}
+    if SHARD in session.store.fingerprint:
+        raise InputError(
+            f"{session.store.directory} is a shard, which learns nothing by itself: add rows to "
+            "the sharded index as a whole"
+        )
     order, enough = wanted.by_content(), session.config.vector.fit_samples
     samples: list[Sample] = []
 

@@ -103,7 +103,11 @@ def open_shard_session(
 
 
 def fill_shard(
-    session: Session, rows: ShardRows, on_error: str, progress: Progress | None
+    session: Session,
+    rows: ShardRows,
+    on_error: str,
+    progress: Progress | None,
+    update: bool = False,
 ) -> AddReport:
     """Adds rows, whose images are settled, to the shard of a session."""
     with Rejects(on_error) as rejects:
@@ -113,4 +117,4 @@ def fill_shard(
             if rows.found:
                 raise
             checked = CheckedRows(RowKeys(), 0, ())  # no row happens to belong to this shard
-        return add_checked(session, rows, checked, rejects, progress)
+        return add_checked(session, rows, checked, rejects, progress, update)

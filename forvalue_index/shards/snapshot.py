@@ -36,9 +36,6 @@ from forvalue_index.store.snapshot import Snapshot, Snapshots
 from forvalue_index.store.store import Store
 from forvalue_index.store.vectoriser import dim_of
 
-Elsewhere = Callable[[], Searcher]
-"""Gives what searches the shards, if this process does not."""
-
 
 class JoinedSnapshot(Snapshot):
     """All shards, each at one generation."""
@@ -167,16 +164,21 @@ class JoinedSnapshots(Snapshots):
         catalog: JoinedCatalog,
         parts: Mapping[int, Store],
         lock_at: Callable[[int], AbstractContextManager[None]],
-        elsewhere: Elsewhere | None = None,
     ) -> None:
-        """Takes the shards; `elsewhere` gives what searches them, if this process does not."""
+        """Takes number -> shard, and what gives the right to write at a generation."""
         self._directory = directory
         self._catalog: JoinedCatalog = catalog
         self._parts = parts
         self._lock_at = lock_at
-        self._elsewhere = elsewhere
+        self._searcher: Searcher | None = None
         self._opening = RLock()
         self._current: Snapshot | None = None
+
+    def search_by(self, searcher: Searcher | None) -> None:
+        """Lets `searcher` search the shards from now on; None: this process."""
+        with self._opening:
+            self._searcher = searcher
+            self._current = None
 
     def drop(self) -> None:
         """Drops the current snapshot, and those of the shards."""
@@ -206,5 +208,5 @@ class JoinedSnapshots(Snapshots):
             self._parts,
             snapshots,
             lock,
-            None if self._elsewhere is None else self._elsewhere(),
+            self._searcher,
         )

@@ -258,7 +258,8 @@ def migrate(directory: str | Path) -> tuple[str | None, str]:
     """
     path = Path(directory)
     if is_sharded(path):
-        each = [shard_directory(path, number) for number in read_manifest(path).attached]
+        manifest = read_manifest(path)
+        each = [shard_directory(path, manifest, number) for number in manifest.attached]
         return next(iter([migrate(shard) for shard in each]), (None, migrations.head()))
     if not is_index(path):
         raise IndexMissingError(f"{path} is not an index: make one with forvalue build")
