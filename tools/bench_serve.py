@@ -12,7 +12,8 @@ that asks again as soon as it is answered.
 - query: `/api/query`, a whole one: tokens, forward pass, search, rows;
 - ratio: one client's median whole query, over the median of its forward pass and search alone,
   in this process, on the same index, with the same questions, in turns;
-- memory: of the server, before and after --requests requests, from /proc;
+- memory: of the server, before and after --requests requests of 8 clients, a tenth of them whole
+  queries;
 - soak: all clients ask for so many minutes, while `forvalue add` adds rows again and again. Each
   answer, without the rows that were added, is compared with what `forvalue query --json` printed
   before. Anything but an equal answer, 429 and 503 is an error, and the exit status is 1.
@@ -191,11 +192,19 @@ def ratio(
 
 def memory(address: str, process: psutil.Process, questions: Sequence[Row], n: int) -> Row:
     """Returns the server's memory before and after n requests, in MB."""
-    before = process.memory_info().rss
-    client = Client(address)
-    for number in range(n):
-        way = Client.query if number % 2 else Client.search
-        way(client, questions[number % len(questions)])
+    before, clients = process.memory_info().rss, 8
+
+    def run(first: int) -> None:
+        client = Client(address)
+        for number in range(first, n, clients):
+            way = Client.search if number % 10 else Client.query
+            way(client, questions[number % len(questions)])
+
+    threads = [threading.Thread(target=run, args=(first,)) for first in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     after = process.memory_info().rss
     return {
         "requests": n,
