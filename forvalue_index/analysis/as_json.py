@@ -12,7 +12,8 @@ def hit_json(hit: Hit, passage: Passage | None = None) -> dict[str, Any]:
     """Returns a hit as JSON values; with its passage also "tokens": text and contribution of each.
 
     The contribution of a token that is not scored is null. "rejected" is where the rejected text
-    of a preference begins.
+    of a preference begins, and "turns" are the words of a conversation: the first of their tokens,
+    the one after the last, and the role. The other tokens are the chat template's.
     """
     unsaid = {"exact": False, "parts": None, "shared": None}
     found = asdict(hit)
@@ -21,7 +22,7 @@ def hit_json(hit: Hit, passage: Passage | None = None) -> dict[str, Any]:
         return named
     values = zip(passage.texts, passage.scored.tolist(), passage.values.tolist(), strict=True)
     tokens = [[text, float(f"{value:.6g}") if scored else None] for text, scored, value in values]
-    return named | {"tokens": tokens} | _rejected(passage)
+    return named | {"tokens": tokens} | _parts(passage)
 
 
 def explanation_json(explanation: Explanation) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def explanation_json(explanation: Explanation) -> dict[str, Any]:
             "tokens": passage.texts,
             "scored": passage.scored.tolist(),
             "contributions": passage.values.tolist(),
-        } | _rejected(passage)
+        } | _parts(passage)
 
     return {
         "id": explanation.id,
@@ -44,5 +45,6 @@ def explanation_json(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _rejected(passage: Passage) -> dict[str, int]:
-    return {} if passage.rejected is None else {"rejected": passage.rejected}
+def _parts(passage: Passage) -> dict[str, Any]:
+    found = {"rejected": passage.rejected, "turns": [*map(list, passage.turns)] or None}
+    return {name: value for name, value in found.items() if value is not None}

@@ -143,6 +143,9 @@ class HitAnswer(_Answer):
         None, description="text and contribution of each; null: it is not scored"
     )
     rejected: int | None = Field(None, description="token with which a rejected text begins")
+    turns: list[tuple[int, int, str]] | None = Field(
+        None, description="whose words which tokens of a conversation are: first, end, role"
+    )
 
 
 class HitsAnswer(_Answer):
@@ -179,6 +182,9 @@ class Side(_Answer):
     scored: list[bool]
     contributions: list[float]
     rejected: int | None = Field(None, description="token with which a rejected text begins")
+    turns: list[tuple[int, int, str]] | None = Field(
+        None, description="whose words which tokens of a conversation are: first, end, role"
+    )
 
 
 class ExplainAnswer(_Answer):
