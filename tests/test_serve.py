@@ -24,7 +24,7 @@ from starlette.testclient import TestClient
 from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
-from forvalue_index.server import guard, schema
+from forvalue_index.server import guard, replies
 from forvalue_index.server.app import create_app
 from forvalue_index.server.guard import Admission
 from forvalue_index.server.lane import Lane, Stop
@@ -94,7 +94,7 @@ def test_query_answers_what_the_command_prints(
     answer = served.post("/api/query", json=ASKED | more)
     assert len(expected) > 0
     assert answer.json()["hits"] == approximate(expected)
-    schema.HitsAnswer.model_validate_json(answer.content)
+    replies.HitsAnswer.model_validate_json(answer.content)
 
 
 def approximate(value: Any) -> Any:
@@ -116,9 +116,9 @@ def test_the_other_verbs_answer_what_their_commands_print(
 
     answer = served.get("/api/rows", params={"after": 3, "limit": 4, "where": ["n<8"]})
     expected = printed(index, "list", "--after", 3, "--limit", 4, "--where", "n<8")
-    assert answer.json() == {"rows": expected, "more": False}
+    assert answer.json() == {"rows": expected, "more": False, "total": 8}
     assert served.get("/api/rows", params={"limit": 29}).json()["more"] is True
-    schema.RowsAnswer.model_validate_json(answer.content)
+    replies.RowsAnswer.model_validate_json(answer.content)
 
     answer = served.get("/api/row", params={"key": "row-7"})
     assert [answer.json()] == printed(index, "show", "row-7")
@@ -126,7 +126,7 @@ def test_the_other_verbs_answer_what_their_commands_print(
     answer = served.post("/api/explain", json=ASKED | {"key": "row-7"})
     command = ("explain", "--prompt", "a b", "--response", " c", "--key", "row-7")
     assert [answer.json()] == [approximate(value) for value in printed(index, *command)]
-    schema.ExplainAnswer.model_validate_json(answer.content)
+    replies.ExplainAnswer.model_validate_json(answer.content)
     short = served.post("/api/explain", json=ASKED | {"key": "row-7", "terms": False}).json()
     assert short == {name: v for name, v in answer.json().items() if name != "terms"}
 
@@ -276,16 +276,16 @@ def test_a_hit_says_where_its_rejected_text_begins(tmp_path: Path, lm: LanguageM
         )
         assert answer.json()["hits"] == approximate(expected)
         assert all(type(hit["rejected"]) is int for hit in answer.json()["hits"])
-        schema.HitsAnswer.model_validate_json(answer.content)
+        replies.HitsAnswer.model_validate_json(answer.content)
         key = expected[0]["key"]
         explained = client.post("/api/explain", json=ASKED | {"key": key})
         assert explained.json()["sample"]["rejected"] == expected[0]["rejected"]
-        schema.ExplainAnswer.model_validate_json(explained.content)
+        replies.ExplainAnswer.model_validate_json(explained.content)
 
 
 def test_the_schema_says_what_errors_look_like(served: TestClient) -> None:
     paths = served.get("/api/openapi.json").json()["paths"]
-    assert len(paths) == 8
+    assert len(paths) == 20
     for methods in paths.values():
         for method in methods.values():
             for status in ("422", "4XX", "5XX"):
@@ -416,7 +416,7 @@ def test_a_body_without_a_length_is_bounded(
 def test_too_many_pairs_of_tokens_are_refused(
     served: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.server.answers.MOST_PAIRS", 3)
+    monkeypatch.setattr("forvalue_index.server.attribution.MOST_PAIRS", 3)
     asked = ASKED | {"key": "row-1"}
     assert_error(served.post("/api/explain", json=asked), 413, '"terms": false')
     assert served.post("/api/explain", json=asked | {"terms": False}).status_code == 200

@@ -21,8 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from forvalue_index.server.problem import HttpError
 
 LARGEST_BODY = 256 << 10  # bytes
+LARGEST_UPLOAD = 16 << 20  # of a path that takes images or many rows
+UPLOADS = ("/api/query", "/api/explain", "/api/ask", "/api/score", "/api/audit", "/api/rows")
 BODY_SECONDS = 20.0  # for a body to arrive
-API = "/api/"
+API = ("/api/", "/metrics")
 OPEN = ("/api/health",)  # says nothing of the index
 
 _HOST = re.compile(r"(\[(?P<address>[\da-fA-F:.]+)\]|(?P<name>[\w.-]+))(:\d+)?", re.ASCII)
@@ -30,7 +32,7 @@ _HOST = re.compile(r"(\[(?P<address>[\da-fA-F:.]+)\]|(?P<name>[\w.-]+))(:\d+)?",
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -106,7 +108,8 @@ class Guard:
 
         try:
             self._admission.check(scope["path"], Headers(scope=scope))
-            body = await _body(Headers(scope=scope), receive)
+            most = LARGEST_UPLOAD if scope["path"] in UPLOADS else LARGEST_BODY
+            body = await _body(Headers(scope=scope), receive, most)
         except HttpError as problem:
             await _refuse(problem, protected)
             return
@@ -114,16 +117,16 @@ class Guard:
             await self._app(scope, _replayed(body, receive), protected)
 
 
-async def _body(headers: Headers, receive: Receive) -> bytes | None:
+async def _body(headers: Headers, receive: Receive, most: int) -> bytes | None:
     """Returns the whole body of a request; None if the client went away.
 
     Raises:
         HttpError: it is too large, or does not arrive in time.
     """
     announced = headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > LARGEST_BODY:
-        raise _too_large()
-    body = b""
+    if announced.isdecimal() and int(announced) > most:
+        raise _too_large(most)
+    body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             while True:
@@ -131,18 +134,18 @@ async def _body(headers: Headers, receive: Receive) -> bytes | None:
                 if message["type"] == "http.disconnect":
                     return None
                 body += bytes(message.get("body", b""))
-                if len(body) > LARGEST_BODY:
-                    raise _too_large()
+                if len(body) > most:
+                    raise _too_large(most)
                 if not message.get("more_body", False):
-                    return body
+                    return bytes(body)
     except TimeoutError:
         raise HttpError(
             408, f"the body of the request did not arrive within {BODY_SECONDS:g} seconds"
         ) from None
 
 
-def _too_large() -> HttpError:
-    return HttpError(413, f"the body of a request has at most {LARGEST_BODY:,} bytes: send less")
+def _too_large(most: int) -> HttpError:
+    return HttpError(413, f"the body of this request has at most {most:,} bytes: send less")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -24,10 +24,12 @@ def require_server() -> None:
     """
     try:
         import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError:
         raise DependencyError(
-            'a server needs the packages fastapi and uvicorn: pip install "forvalue-index[serve]"'
+            "a server needs the packages fastapi, prometheus-client and uvicorn: "
+            'pip install "forvalue-index[serve]"'
         ) from None
 
 
@@ -62,6 +64,8 @@ def serve(
     token: str | None,
     names: Iterable[str],
     ready: Callable[[str], None],
+    *,
+    allow_write: bool = False,
 ) -> None:
     """Serves an open index until the process is interrupted.
 
@@ -72,6 +76,7 @@ def serve(
         token: that clients need; None: they need none.
         names: further host names under which clients reach the server.
         ready: called with the address of the page, once it can be opened.
+        allow_write: clients may add and remove rows, and keep decisions about them.
 
     Raises:
         InputError: the address is taken, or not one of this machine's.
@@ -85,7 +90,8 @@ def serve(
         shown = "localhost" if host in EVERY else f"[{host}]" if ":" in host else host
         own = [socket.gethostname()] if host in EVERY else []
         known = {name.lower() for name in (*LOOPBACK, host, *own, *names)}
-        app = create_app(index, Admission(known, addresses=host in EVERY, token=token))
+        admission = Admission(known, addresses=host in EVERY, token=token)
+        app = create_app(index, admission, allow_write=allow_write)
         config = uvicorn.Config(
             app,
             log_level="warning",
