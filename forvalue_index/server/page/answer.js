@@ -15,7 +15,7 @@ export function markable(changed) {
     let end = 0;
     const parts = [];
     for (const match of text.matchAll(/\S+/gu)) {
-      parts.push(visible(text.slice(end, match.index)));
+      if (end > 0) parts.push(visible(text.slice(end, match.index)));
       end = match.index + match[0].length;
       const span = element("span", { class: "word" }, visible(match[0]));
       if (canMark) {

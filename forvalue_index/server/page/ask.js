@@ -161,7 +161,9 @@ export async function showAsk(main, info, parameters, signal) {
     function compared(event) {
       event.preventDefault();
       if (text.value === asked.response) return say("Edit the answer first: both are the same.", true);
-      instead = text.value;
+      // A model that begins an answer with a space begins the other one with it, too.
+      const space = /^\s*/.exec(asked.response)[0];
+      instead = /^\s/.test(text.value) ? text.value : space + text.value;
       showAfter();
       return changed();
     }

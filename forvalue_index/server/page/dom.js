@@ -10,14 +10,17 @@ export function element(tag, properties = {}, ...children) {
       made.setAttribute(name, value);
     }
   }
-  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+  made.append(...wanted(children));
   return made;
+}
+
+function wanted(children) {
+  return children.flat(Infinity).filter((child) => ![null, undefined, false].includes(child));
 }
 
 // Puts children into a box instead of those that it has.
 export function fill(box, ...children) {
-  const wanted = children.flat(Infinity).filter((child) => child !== null && child !== undefined);
-  box.replaceChildren(...wanted);
+  box.replaceChildren(...wanted(children));
 }
 
 // Characters that cannot be seen, or that turn the direction of what follows.

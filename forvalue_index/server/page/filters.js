@@ -61,7 +61,7 @@ export function filters(info, given, changed, signal) {
     lists.replaceChildren(element("p", { class: "soft" }, "Counting\u2026"));
     await trying(async () => {
       const found = await get("fields", { where }, signal);
-      lists.replaceChildren(...found.fields.map(facet));
+      lists.replaceChildren(...found.fields.toSorted((a, b) => a.distinct - b.distinct).map(facet));
       const rest = found.others.length === 0 ? "" : ` Also: ${found.others.join(", ")}.`;
       const says = `${count(found.rows, "row")} meet the conditions.${rest}`;
       lists.prepend(element("p", { class: "soft" }, visible(says)));
@@ -82,8 +82,9 @@ export function filters(info, given, changed, signal) {
       }
     };
     show(SHOWN);
-    const head = element("h4", {}, visible(name), element("span", { class: "soft" }, ` ${distinct.toLocaleString("en")}`));
-    return element("section", {}, head, list);
+    const n = element("span", { class: "soft" }, ` ${distinct.toLocaleString("en")}`);
+    const head = element("p", { class: "name" }, visible(name), n);
+    return element("section", { "aria-label": visible(name) }, head, list);
   }
 
   function valueButton(name, { value, count: n }) {

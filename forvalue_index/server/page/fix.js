@@ -31,7 +31,7 @@ export function fixForm(row, format, done) {
     : texts.map(([, text]) => element("textarea", { rows: Math.min(8, 1 + text.length / 60), dir: "auto" }, text));
   const form = element(
     "form",
-    { class: "fix", onsubmit: submitted },
+    { class: "fix-form", onsubmit: submitted },
     areas.map((area, i) => labelled(whole ? "The row, as JSON" : visible(texts[i][0]), area, null, { class: "wide" })),
     element("p", { class: "buttons" }, button("Leave it", () => done(null), { class: "quiet" }), element("button", {}, "Save the fix")),
   );

@@ -98,7 +98,7 @@ function legend() {
     element("span", { class: "sample help" }, "green"),
     " raised the likelihood, ",
     element("span", { class: "sample hurt" }, "red"),
-    " lowered it; grey was read but not learned; ",
+    " lowered it; grey was read, but not trained on; ",
     element("span", { class: "shared" }, "dotted"),
     " words are in the answer too. Click a token to see what it acted on.",
   );

@@ -49,6 +49,7 @@ function told({ state, stage, done, total, seconds }) {
       ? `, about ${duration((seconds * (total - done)) / done)} left`
       : "";
   const title = stage === "" ? "Working" : stage[0].toUpperCase() + stage.slice(1);
+  if (done === 0 && total === 0) return `${title}\u2026`;
   return `${title}: ${done.toLocaleString("en")}${of}${left}`;
 }
 

@@ -162,6 +162,6 @@ function side(given) {
 }
 
 function quoted(own, place) {
-  const text = own.tokens[place].replaceAll("\n", "\u23ce") || "\u00b7";
+  const text = own.tokens[place].trim() || own.tokens[place].replaceAll("\n", "\u23ce").replaceAll(" ", "\u2423") || "\u00b7";
   return element("b", { class: "token" }, visible(text));
 }

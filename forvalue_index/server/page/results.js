@@ -33,7 +33,8 @@ export function results(info, parameters, changed, signal) {
   const save = element("span", { class: "right" });
   const box = element(
     "section",
-    { class: "results", "aria-label": "Training rows behind the answer" },
+    { class: "results", "aria-labelledby": "results-title" },
+    element("h2", { class: "hidden", id: "results-title" }, "Training rows behind the answer"),
     element(
       "div",
       { class: "toolbar" },

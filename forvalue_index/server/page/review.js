@@ -6,6 +6,7 @@ import { openDecisions } from "./decisions.js";
 import { filters } from "./filters.js";
 import { followed } from "./jobs.js";
 import { remember } from "./links.js";
+import { partsOf } from "./said.js";
 import { downloadButtons } from "./save.js";
 import { rowField } from "./rowfield.js";
 import { suspect } from "./suspect.js";
@@ -53,7 +54,7 @@ export async function showReview(main, info, parameters, signal) {
   async function follow(id, at) {
     const result = await followed(id, box, signal);
     if (result.rows.length === 0) {
-      box.replaceChildren(element("p", { class: "empty" }, `${visible(result.verdict)} No row is suspicious.`));
+      box.replaceChildren(element("p", { class: "empty" }, `${verdict(result)} No row is suspicious.`));
       return;
     }
     box.replaceChildren(workbench(id, result, at));
@@ -71,7 +72,7 @@ export async function showReview(main, info, parameters, signal) {
         "button",
         { type: "button", class: "suspect", onclick: () => open(i) },
         element("span", { class: "figure" }, row.suspicion.toFixed(2)),
-        element("span", { class: "key" }, visible(row.key)),
+        element("span", { class: "words" }, visible(wordsOf(row, info.config.format))),
         mark,
       );
       list.append(element("li", {}, item));
@@ -177,7 +178,7 @@ export async function showReview(main, info, parameters, signal) {
       element(
         "div",
         { class: "toolbar" },
-        element("p", {}, `${visible(result.verdict)} ${count(rows.length, "row")} of ${result.samples.toLocaleString("en")} to look at.`),
+        element("p", {}, `${verdict(result)} ${count(rows.length, "row")} of ${result.samples.toLocaleString("en")} to look at.`),
         element("span", { class: "right" }, downloadButtons("suspects", `jobs/${id}/rows`, () => ({}), signal)),
       ),
       bench,
@@ -196,4 +197,14 @@ export async function showReview(main, info, parameters, signal) {
     const { jobs } = await get("jobs", {}, signal);
     return jobs.find(({ kind, state }) => kind === "audit" && /running|waiting|done/.test(state))?.id ?? null;
   }
+}
+
+function verdict({ verdict: said }) {
+  return `${visible(said.replace(" (--trusted)", ""))}.`;
+}
+
+// A few words of a row, to know it by in a list.
+function wordsOf(row, format) {
+  const parts = partsOf(row.sample, format).map(([, text]) => text.slice(0, 60).trim());
+  return parts.slice(-2).join(" \u2192 ");
 }

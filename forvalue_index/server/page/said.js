@@ -64,10 +64,14 @@ export function saidBy(row, format, most) {
   const parts = partsOf(row, format);
   const box = element("div", { class: "row-text" });
   if (!isChat(format) && !format.label_field && !format.rejected_field && parts.length <= 2) {
-    for (const [role, text] of parts) {
-      const kind = role === "prompt" ? "text unscored" : "text";
-      box.append(passage(text, { class: kind }, most));
+    const [asked, answer] = parts.length === 2 ? parts.map(([, text]) => text) : ["", parts[0][1]];
+    if (asked.length + answer.length <= most && /\s$/.test(asked) !== /^\s/.test(answer)) {
+      const prompt = element("span", { class: "unscored" }, visible(asked));
+      box.append(element("div", { class: "text", dir: "auto" }, prompt, visible(answer)));
+      return box;
     }
+    if (asked !== "") box.append(passage(asked, { class: "text unscored" }, most));
+    box.append(passage(answer, {}, most));
     return box;
   }
   box.append(...parts.map(([role, text]) => turn(role, text, most)));
@@ -77,7 +81,7 @@ export function saidBy(row, format, most) {
 const LONGEST_CHIP = 48; // characters of a field that is shown beside a row
 
 // Short fields of a row beside what it says: [name, text].
-export function fieldsOf(row, format, most = 5) {
+export function fieldsOf(row, format, most = 4) {
   const kinds = ["prompt", "response", "text", "messages", "image", "rejected", "label", "key"];
   const own = new Set(kinds.map((kind) => format[`${kind}_field`]));
   const found = [];

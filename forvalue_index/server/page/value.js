@@ -70,7 +70,7 @@ export async function showValue(main, info, parameters, signal) {
     const parts = [
       element(
         "div",
-        { class: "toolbar" },
+        { class: "toolbar spaced" },
         element("p", {}, summary),
         element("span", { class: "right" }, downloadButtons("values", `jobs/${id}/rows`, () => ({}), signal)),
       ),
