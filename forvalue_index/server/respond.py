@@ -68,6 +68,8 @@ def _sentence(error: RequestValidationError) -> str:
 
 
 def _of_status(error: HTTPException) -> str:
+    if error.status_code == 400:
+        return "the body of the request cannot be read as JSON"
     if error.status_code == 404:
         return "there is nothing at this address: see /api/openapi.json"
     if error.status_code == 405:

@@ -70,9 +70,17 @@ def asking_routes(service: Service) -> APIRouter:
     return router
 
 
+EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["token", "answer", "hits", "error"]},
+        "data": {"type": "string", "description": "JSON"},
+    },
+    "required": ["event", "data"],
+}
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": EVENT}},
         "description": "events: token, answer, hits, error",
     }
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import PlainTextResponse, Response
 
 from forvalue_index.server import replies, schema
@@ -18,11 +18,11 @@ from forvalue_index.server.uploads import all_received
 def changing_routes(service: Service) -> APIRouter:
     """Returns what changes an index, and the decisions about its rows."""
     router, index, review = APIRouter(), service.index, service.review
+    writable = [Depends(service.require_writable)]  # before the body is looked at
 
-    @router.post("/api/rows", response_model=replies.Job, status_code=202)
+    @router.post("/api/rows", response_model=replies.Job, status_code=202, dependencies=writable)
     async def add(request: Request, asked: schema.AddRequest) -> Response:
         """Starts a job: adds rows, as `forvalue add` does."""
-        service.require_writable()
         rows = await service.read(request, lambda _: all_received(asked.rows, index.config.format))
         return started(
             service.jobs.start(
@@ -30,10 +30,9 @@ def changing_routes(service: Service) -> APIRouter:
             )
         )
 
-    @router.post("/api/remove", response_model=replies.Removed)
+    @router.post("/api/remove", response_model=replies.Removed, dependencies=writable)
     async def remove(request: Request, asked: schema.RemoveRequest) -> Response:
         """Removes rows by key or by conditions."""
-        service.require_writable()
         if bool(asked.keys) == bool(asked.where):
             raise HttpError(422, 'give "keys" or "where"')
 
@@ -49,10 +48,9 @@ def changing_routes(service: Service) -> APIRouter:
         """What was decided about rows."""
         return as_json(await service.read(request, lambda _: review.to_json()))
 
-    @router.put("/api/decisions", response_model=replies.DecisionsAnswer)
+    @router.put("/api/decisions", response_model=replies.DecisionsAnswer, dependencies=writable)
     async def decide(request: Request, asked: schema.DecideRequest) -> Response:
         """Keeps a decision about a row, or takes it back."""
-        service.require_writable()
 
         def decided() -> object:
             row = asked.row
