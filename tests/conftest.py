@@ -31,6 +31,7 @@ _CONFIG = tempfile.TemporaryDirectory(prefix="config")
 os.environ["XDG_CONFIG_HOME"] = _CONFIG.name  # the catalogues that a test names
 
 pytest_plugins = (
+    "helpers.browser",
     "helpers.catalogs",
     "helpers.derived_data",
     "helpers.indexes",

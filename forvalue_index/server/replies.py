@@ -107,6 +107,8 @@ class InfoAnswer(BaseModel):
     dim: int
     model: str
     fields: list[str] = Field(description="names of the rows' fields")
+    writable: bool = Field(description="whether this server takes rows and decisions")
+    images: bool = Field(description="whether the rows have images")
     config: dict[str, Any]
 
 

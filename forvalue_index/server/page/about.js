@@ -1,7 +1,7 @@
 // What the index holds, and what a score says.
 
 import { element, facts, fill, visible } from "./dom.js";
-import { METRICS } from "./metrics.js";
+import { METRICS } from "./metric.js";
 import { saveButtons } from "./save.js";
 
 const SAYS = [

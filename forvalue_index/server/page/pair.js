@@ -40,6 +40,7 @@ export async function explained(query, key, signal, chosenToken = null) {
           role: "button",
           tabindex: number === current ? 0 : -1,
           "data-number": number,
+          "aria-label": own.tokens[place].trim() === "" ? "space" : null,
           "aria-pressed": String(chosen !== null && chosen[0] === name && chosen[1] === number),
         };
       };

@@ -4,7 +4,7 @@ import { post } from "./api.js";
 import { choice, element, labelled, say } from "./dom.js";
 import { filters } from "./filters.js";
 import { hitGroups, hitRows } from "./hits.js";
-import { METRICS } from "./metrics.js";
+import { METRICS } from "./metric.js";
 import { saveButtons } from "./save.js";
 
 const COUNTS = [10, 20, 50, 100, 200, 1000];
@@ -87,7 +87,10 @@ export function results(info, parameters, changed, signal) {
     const sides = linear ? [false, true] : [false];
     const asked = sides.map((opponents) => post("query", { ...request, opponents }, own));
     const [helped, hurt] = (await Promise.all(asked)).map(({ hits }) => hits);
-    const none = filter.where().length > 0 ? "No row meets the conditions: remove one." : "No row did.";
+    const none =
+      filter.where().length > 0
+        ? "No such row meets the conditions: remove one under \u201cFilter\u201d."
+        : "There is no such row.";
     const groups = linear
       ? [
           [isContrast ? "Towards this answer" : "Helped: made it more likely", helped.filter(({ score }) => score > 0), none],

@@ -5,7 +5,7 @@ import { choice, count, element, labelled, numberField, say, signed, trying, vis
 import { filters } from "./filters.js";
 import { followed } from "./jobs.js";
 import { link, remember } from "./links.js";
-import { METRICS } from "./metrics.js";
+import { METRICS } from "./metric.js";
 import { groupPlot } from "./plot.js";
 import { rowField } from "./rowfield.js";
 import { chips, fieldsOf, saidBy } from "./said.js";
