@@ -18,7 +18,7 @@ from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.records import Row
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from playwright.sync_api import expect  # noqa: E402
+from playwright.sync_api import expect
 
 DEMO = Path(str(files("forvalue_index") / "assets" / "demo"))
 

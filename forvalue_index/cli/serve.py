@@ -81,5 +81,8 @@ def serve(
         click.echo(address if token is None else f"{address}#token={token}")
         render.notes.print("Open this address in a browser. Ctrl-C ends the server.")
 
+    def note(text: str) -> None:
+        render.notes.print(text, markup=False)
+
     with InfluenceIndex.open(directory, **opening) as index, suppress(KeyboardInterrupt):
-        run(index, host, port, token, names, ready, allow_write=allow_write)
+        run(index, host, port, token, names, ready, allow_write=allow_write, note=note)

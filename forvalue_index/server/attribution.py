@@ -46,7 +46,10 @@ class Attribution:
         if sum(part is not None for part in (asked.span, asked.tokens, asked.characters)) > 1:
             raise HttpError(422, 'give one of "span", "tokens" and "characters"')
         row, format = typed(asked, self._index.config.format)
-        [sample] = self._index.samples(row, format)
+        samples = self._index.samples(row, format)
+        if len(samples) != 1:
+            raise HttpError(422, f"the row holds {len(samples)} samples: send one at a time")
+        [sample] = samples
         if asked.row is not None and asked.instead is not None:
             sample = self._index.instead(sample, asked.instead)
         if asked.characters is not None:

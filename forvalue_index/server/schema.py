@@ -32,6 +32,7 @@ Conditions = Annotated[
 Hits = Annotated[int, Field(ge=1, le=MOST_HITS, description="hits at most")]
 Place = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 Range = Annotated[list[Place], Field(min_length=2, max_length=2)]
+Slice = Annotated[list[Place | None], Field(min_length=2, max_length=2)]
 
 assert set(METRICS) == set(MetricName.__args__)  # type: ignore[attr-defined]
 
@@ -78,7 +79,9 @@ class Asked(_Request):
     )
     label: str | None = Field(None, description="class of the text, for a sequence classifier")
     span: str | None = Field(None, description="ask about this part of the response only")
-    tokens: Range | None = Field(None, description="or about scored tokens A to B, without B")
+    tokens: Slice | None = Field(
+        None, description="or about scored tokens A to B, without B; null: to the end"
+    )
     characters: Range | None = Field(
         None, description="or about the tokens of characters A to B of the response, without B"
     )
@@ -113,7 +116,9 @@ class AskRequest(Choice):
     seed: int = Field(0, ge=0, le=2**63 - 1)
     opponents: bool = Field(False, description="samples that made the answer less likely")
     span: str | None = Field(None, description="ask about this part of the answer only")
-    tokens: Range | None = Field(None, description="or about scored tokens A to B, without B")
+    tokens: Slice | None = Field(
+        None, description="or about scored tokens A to B, without B; null: to the end"
+    )
 
 
 class ScoreRequest(_Request):
