@@ -52,7 +52,8 @@ def _found(row: Row, texts: Sequence[str], config: FormatConfig) -> list[Turn]:
     except ForvalueError:
         return []
     whole, ends = "".join(texts), np.cumsum([len(text) for text in texts])
-    turns, after = [], 0
+    turns: list[Turn] = []
+    after = 0
     for message in messages:
         span = _span(message, whole, after)
         if span is None:
