@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from forvalue_index import pipeline
 from forvalue_index.analysis.verbs import AnalysisVerbs
+from forvalue_index.cluster.verbs import ClusterVerbs
 from forvalue_index.pipeline.accessors import IndexAccessors
 from forvalue_index.records import listed
 from forvalue_index.store.verbs import StoreVerbs
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from forvalue_index.search.common import Ids, Scores
 
 
-class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
+class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
     """A persistent index of a training set that tells which of its samples drove an output.
 
     Use it in a `with` block or close it. A query answers from the samples that are there when it
@@ -43,7 +44,8 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
     return; `format` is how it becomes tokens, if not as the index's rows do.
 
     More methods are in `IndexAccessors` (model, vectors), `StoreVerbs` (rows, remove, compact,
-    export, optimize, verify) and `AnalysisVerbs` (score, audit, select, evaluate).
+    export, optimize, verify), `AnalysisVerbs` (score, audit, select, evaluate) and `ClusterVerbs`
+    (learn, build_shard, attach).
     """
 
     def __init__(self, session: Session) -> None:
@@ -63,6 +65,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         vector: VectorConfig | None = None,
         catalog: str | None = None,
         device: str | None = None,
+        shards: int | None = None,
     ) -> InfluenceIndex:
         """Returns a new, empty index in `directory`, which must not exist, or be empty.
 
@@ -74,12 +77,14 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
                 postgresql+psycopg://user@host/name; default: SQLite, in `directory`. The URL is
                 kept there and named to this machine (see `forvalue_index.catalog.address`).
             device: "cpu", "cuda" or "cuda:1"; default: CUDA when there is one.
+            shards: keep the rows in so many indexes, each row in that of its key, for more rows
+                than one machine can hold; default: in one.
 
         Raises:
             IndexMissingError: `directory` is not empty.
             ModelError: the model cannot be loaded, or its head is not understood.
         """
-        return cls(pipeline.build.create(directory, model, format, vector, catalog, device))
+        return cls(pipeline.build.create(directory, model, format, vector, catalog, device, shards))
 
     @classmethod
     def open(
@@ -89,6 +94,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         model: Model | None = None,
         device: str | None = None,
         trust_remote_code: bool = False,
+        partial: bool = False,
     ) -> InfluenceIndex:
         """Returns the index in `directory`. Its model is loaded when it is first needed.
 
@@ -96,13 +102,14 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
             model: if it, or an adapter, has moved. Only what is named here is fetched from the hub.
             device: as in `create`.
             trust_remote_code: run code that comes with the model; an index never decides that.
+            partial: where shards are missing, answer from the others, with a warning.
 
         Raises:
             IndexMissingError: there is no index in `directory`.
             SchemaError: the index was written by another version of this package.
             FingerprintError: `model` is loaded, and not the one the index was made with.
         """
-        return cls(pipeline.open.open_session(directory, model, device, trust_remote_code))
+        return cls(pipeline.open.open_session(directory, model, device, trust_remote_code, partial))
 
     @classmethod
     def from_hub(
@@ -137,6 +144,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         devices: str | Sequence[str | int] | None = None,
         on_error: str = "stop",
         progress: Progress | None = None,
+        shards: int | None = None,
     ) -> tuple[InfluenceIndex, AddReport]:
         """Returns a new index of `data` and what was added: `create`, then `add`.
 
@@ -145,7 +153,17 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         fails before the first commit leaves nothing; later, the same call continues it.
         """
         session, report = pipeline.build.build(
-            directory, data, model, format, vector, catalog, device, devices, on_error, progress
+            directory,
+            data,
+            model,
+            format,
+            vector,
+            catalog,
+            device,
+            devices,
+            on_error,
+            progress,
+            shards,
         )
         return cls(session), report
 

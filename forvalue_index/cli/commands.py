@@ -11,6 +11,8 @@ SUMMARIES = {
     "preview": "Show rows as the model will see them.",
     "build": "Build an index of training rows.",
     "add": "Add rows to an index.",
+    "learn": "Make an index of shards that are built by themselves.",
+    "attach": "Join shards that were built by themselves.",
     "query": "Show the training samples that drove a response.",
     "search": "Show the training samples that have these words.",
     "ask": "Ask the model, and see what its answer comes from.",

@@ -117,7 +117,7 @@ def add_checked(
 
         with ExitStack() as stack:
             workers = stack.enter_context(Workers(session, devices if missing else ()))
-            ready = _fit(session, rows, wanted, missing, rejects, progress) if missing else {}
+            ready = fit(session, rows, wanted, missing, rejects, progress) if missing else {}
             chunks = ahead(_prepared(session, rows, missing, rejects))
             stack.enter_context(closing(chunks))
             commits = stack.enter_context(_Commits(store.writer))
@@ -136,7 +136,8 @@ def add_checked(
                 truncated += sum(sample.truncated for sample in samples)
                 tokens += sum(len(sample.input_ids) for sample in samples)
         if added:
-            derived.extend(store)
+            for shard in store.shards:
+                derived.extend(shard)
         measured = store.fidelity
         if n := affordable(n_fresh):
             measured = measure(session, fresh[:n]) or measured
@@ -213,7 +214,7 @@ def _prepared(
             yield samples
 
 
-def _fit(
+def fit(
     session: Session,
     rows: Rows,
     wanted: dict[str, str],

@@ -24,6 +24,7 @@ from forvalue_index.data.token_rows import parted, query_format
 from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError
 from forvalue_index.metric import Metric
 from forvalue_index.records import Encoded, Sample, require_rows
+from forvalue_index.store.manifest import SHARD
 from forvalue_index.store.store import Store
 from forvalue_index.store.vectoriser import digest
 
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 Queries: TypeAlias = "Data | Sample | list[Sample]"
 """Rows in the form of the index's own, or paths of files with such, or samples."""
 
-LEARNED = {"vectoriser", "dim", "retained", "fidelity"}
-"""What joins a fingerprint when the vectoriser is fitted."""
+LEARNED = {"vectoriser", "dim", "retained", "fidelity", SHARD}
+"""What joins a fingerprint when the vectoriser is fitted, or the index is a shard of another."""
 
 
 class Session:

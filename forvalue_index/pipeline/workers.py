@@ -31,7 +31,7 @@ from forvalue_index.errors import InputError, RowError, WorkerError
 from forvalue_index.model.language_model import find_device
 from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Encoded, Sample
-from forvalue_index.store.store import Store
+from forvalue_index.shards.store import open_store
 
 Report = Callable[[int, int], None]
 """Called with the samples and tokens done of a chunk."""
@@ -239,7 +239,7 @@ def _end_with_parent() -> None:
 
 def _load(directory: Path, config: IndexConfig, device: str) -> int:
     """Loads the model, checks that it is the index's, and returns the process's id."""
-    session = Session(Store.open(directory), config, device)
+    session = Session(open_store(directory), config, device)
     assert session.lm
     _sessions.append(session)
     return os.getpid()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from forvalue_index.records import listed
 from forvalue_index.store import compact, derived, export, rows, store, verify
+from forvalue_index.system import machine
 
 if TYPE_CHECKING:
     from forvalue_index.metric import Metric
@@ -44,7 +45,7 @@ class StoreVerbs:
             CorruptIndexError: a segment is not what was committed.
             StorageError: the disk is full; what was there stays.
         """
-        return compact.compact(self.store, progress)
+        return compact.total([compact.compact(shard, progress) for shard in self.store.shards])
 
     def rows(
         self, where: str | Iterable[str] = (), *, after: int = -1, limit: int | None = None
@@ -78,7 +79,8 @@ class StoreVerbs:
     ) -> tuple[DerivedInfo | None, str]:
         """Makes a derived index that queries of a metric use from now on; returns it and why.
 
-        None where comparing all vectors is as well. `add`, `remove` and `compact` keep it current.
+        None where comparing all vectors is as well; of a sharded index, whose shards get one each,
+        that with the least recall. `add`, `remove` and `compact` keep it current.
 
         Args:
             factory: a FAISS factory string, such as "IVF1024,SQ8"; default: what suits the samples.
@@ -92,15 +94,19 @@ class StoreVerbs:
             LockedError: another process is writing to the index.
             StorageError: the disk is full.
         """
-        return derived.optimize(self.store, factory, metric, memory, progress)
+        shards = self.store.shards
+        memory = (memory or machine.memory() // 2) // len(shards)
+        made = [derived.optimize(shard, factory, metric, memory, progress) for shard in shards]
+        self.store.snapshots.drop()
+        return derived.worst(made)
 
     def verify(self) -> list[str]:
         """Reads all segments, rows and names of files; returns what is wrong, a line each."""
-        return verify.verify(self.store)
+        return [problem for shard in self.store.shards for problem in verify.verify(shard)]
 
     def repair(self) -> list[str]:
         """Removes stray files, makes again what is derived; returns what was done, a line each."""
-        return verify.repair(self.store)
+        return [done for shard in self.store.shards for done in verify.repair(shard)]
 
     def push(
         self,

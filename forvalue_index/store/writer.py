@@ -24,6 +24,7 @@ from forvalue_index.search.segment import SUFFIX, orphans, write_segment
 from forvalue_index.search.words import SUFFIX as WORDS
 from forvalue_index.search.words import words_file
 from forvalue_index.store.layout import DERIVED, SEGMENTS, files, storing
+from forvalue_index.store.manifest import require_own
 from forvalue_index.store.vectoriser import is_fitted, vectoriser_file
 from forvalue_index.store.words import KeptWords
 from forvalue_index.system.files import TEMPORARY, sync_folder
@@ -97,7 +98,9 @@ class Writer:
             StorageError: the disk is full; nothing was committed.
             ModelError: a vector is not finite, or does not fit into the float16 of 16 bits.
             KeyConflictError: a key is there already and not replaced.
+            InputError: this is a shard, and a key belongs to another one.
         """
+        require_own(self._catalog.fingerprint, (sample.key for sample in samples))
         first = self._catalog.next_id()
         ids = np.arange(first, first + len(samples), dtype=np.int64)
         vectors = np.stack([item.vector for item in encoded])

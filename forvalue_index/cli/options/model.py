@@ -103,6 +103,7 @@ class OpenOptions(TypedDict):
     model: str | None
     device: str | None
     trust_remote_code: bool
+    partial: bool
 
 
 _OPENING: list[Option] = [
@@ -111,6 +112,11 @@ _OPENING: list[Option] = [
     ),
     device_option,
     _trust_option,
+    click.option(
+        "--partial",
+        is_flag=True,
+        help="Answer without the shards that are missing, and say which they are.",
+    ),
 ]
 
 
