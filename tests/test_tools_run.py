@@ -242,8 +242,8 @@ def test_a_tool_that_needs_an_environment_of_its_own_has_help(tool: Tool, name: 
 
 def test_all_tools_are_run() -> None:
     text = Path(__file__).read_text()
-    # Used by bench_recall; run by test_fuzz.py; run by test_cli_docs.py.
-    shared = {"bench_recipes", "fuzz", "make_cli_docs"}
+    # Used by bench_recall; run by test_fuzz.py, test_cli_docs.py and test_errors_page.py.
+    shared = {"bench_recipes", "fuzz", "make_cli_docs", "make_errors"}
     for path in TOOLS.glob("*.py"):
         assert f'"{path.stem}"' in text, f"{path.name} is not run by any test"
     assert shared <= {path.stem for path in TOOLS.glob("*.py")}

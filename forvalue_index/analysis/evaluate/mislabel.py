@@ -182,8 +182,8 @@ def response_field(format: FormatConfig) -> str:
         return format.label_field
     if format.text_field is not None or format.messages_field is not None:
         raise InputError(
-            "responses are exchanged between rows, and these have none: give rows with a prompt "
-            "and a response"
+            "responses are exchanged between rows: rows with a prompt and a response are needed; "
+            "give such rows"
         )
     return format.response_field
 
