@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -103,7 +104,7 @@ def _move(weights: Sequence[torch.Tensor], along: Sequence[torch.Tensor], size: 
             weight.add_(gradient, alpha=size)
 
 
-def agreement(step: str, method: str, scores: NDArray[np.float32], changes: Changes) -> Agreement:
+def agreement(step: str, method: str, scores: NDArray[Any], changes: Changes) -> Agreement:
     """Returns how far scores [q, n] say what steps did."""
     same = np.sign(scores) == np.sign(changes)
     large = np.abs(changes) >= np.median(np.abs(changes), axis=1, keepdims=True)
@@ -171,6 +172,7 @@ def main(
     response_field: str,
     results: Path | None,
 ) -> None:
+    """Prints how often the signs agree, of each recipe."""
     lm = load_model(ModelConfig(model, dtype="float32"), "cpu")
     format = FormatConfig(
         prompt_field=prompt_field, response_field=response_field, max_length=max_length
