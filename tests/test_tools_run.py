@@ -143,6 +143,15 @@ def test_bench_build_measures(model_dir: Path) -> None:
     assert json.loads(process("bench_build", "--model", model_dir, *small))
 
 
+def test_bench_audit(tool: Tool, model_dir: Path, tmp_path: Path) -> None:
+    texts = [(f"what is the word after {i} here", f"{i} {i}") for i in range(60)]
+    rows = [{"prompt": prompt, "response": response} for prompt, response in texts]
+    data = write(tmp_path / "made.jsonl", rows)
+    small = ("--rows", 40, "--trusted", 0, "--max-length", 64)
+    printed = tool("bench_audit", data, "--model", model_dir, *small)
+    assert printed.count("made") == 3  # shares of wrong rows
+
+
 def test_a_classifier_is_made_and_its_wrong_labels_are_looked_for(
     tool: Tool, tmp_path: Path, encoder: Path, labelled: Path
 ) -> None:
@@ -299,6 +308,16 @@ def test_make_picture(tool: Tool, tmp_path: Path) -> None:
         pytest.skip("chromium is not installed")
     tool("make_picture", "--output", tmp_path / "page.png")
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_sign(tool: Tool, model_dir: Path, tmp_path: Path, rows: list[Row]) -> None:
+    data = write(tmp_path / "rows.jsonl", rows)
+    small = ("--rows", 4, "--asked", 2, "--fit", 8, "--max-length", 64)
+    kept = ("--results", tmp_path / "found.json")
+    tool("bench_sign", model_dir, "--data", data, "--queries", data, *small, *kept)
+    found = json.loads((tmp_path / "found.json").read_text())
+    exact = [one for one in found if (one["step"], one["method"]) == ("head", "raw")]
+    assert exact[0]["sign"] == exact[0]["rank"] == 1  # it is the derivative of this step
 
 
 @pytest.mark.parametrize("name", ["bench_peers", "walk_trainer"])
