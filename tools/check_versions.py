@@ -1,4 +1,4 @@
-"""Whether the package works with the versions that it allows, each set in an environment of its own.
+"""Whether the package works with the versions that it allows, each set in its own environment.
 
 python tools/check_versions.py --python python3.11 --python python3.13
 
