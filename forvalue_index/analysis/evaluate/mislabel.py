@@ -19,6 +19,7 @@ from forvalue_index.analysis.audit.scores import score_rows
 from forvalue_index.analysis.evaluate.baselines import require_bm25
 from forvalue_index.analysis.evaluate.methods import (
     empty_index,
+    exact_of,
     influence_scores,
     other_scores,
     temporary_index,
@@ -148,14 +149,15 @@ def methods(
     """
     queries, format = index.samples(known), index.config.format
     same = _same(known, stored, class_field)
+    true = exact_of(index, queries, stored, progress) if exact else None
     scores = itertools.chain(
-        influence_scores(index, queries, stored, exact=exact, progress=progress),
+        influence_scores(index, queries, stored, exact=true),
         other_scores(
             index,
             queries,
             stored,
             format,
-            last_layer=exact,
+            exact=true,
             gradient=gradient,
             seed=seed,
             progress=progress,
