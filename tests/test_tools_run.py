@@ -320,11 +320,24 @@ def test_bench_sign(tool: Tool, model_dir: Path, tmp_path: Path, rows: list[Row]
     assert exact[0]["sign"] == exact[0]["rank"] == 1  # it is the derivative of this step
 
 
-@pytest.mark.parametrize("name", ["bench_peers", "walk_trainer"])
+@pytest.mark.parametrize("name", ["bench_peers", "walk_trainer", "check_versions"])
 def test_a_tool_that_needs_an_environment_of_its_own_has_help(tool: Tool, name: str) -> None:
     if name == "walk_trainer":
         pytest.importorskip("trl", reason="TRL is not installed")
     assert "Example" in tool(name, "--help") or "Usage" in tool(name, "--help")
+
+
+def test_report(tmp_path: Path) -> None:
+    shown = "print('a study'); print('one way   1.5 s'); print('| another | 2,000 | 3 |')"
+    printed = process("report", "run", tmp_path, "--", sys.executable, "-c", shown)
+    assert printed.splitlines()[1] == "one way   1.5 s"
+    [kept] = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    assert kept["versions"]["torch"] == torch.__version__
+    assert {"commit", "date", "machine", "seconds"} <= kept.keys()
+    process("report", "page", tmp_path, "--output", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert kept["machine"] in page and "one way   1.5 s" in page
+    assert page.count("<svg") == 1 and "another" in page[page.index("<svg") :]
 
 
 def test_all_tools_are_run() -> None:
