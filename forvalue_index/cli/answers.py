@@ -279,11 +279,15 @@ def _part(part: PartOptions) -> dict[str, Any]:
 
 def _numbered(queries: Sequence[Any], number: int) -> Any:
     if number >= len(queries):
-        raise InputError(f"no query {number}: the data hold {len(queries)}, counted from 0")
+        raise InputError(
+            f"no query {number}: the data hold {len(queries)}, counted from 0; name one of them"
+        )
     return queries[number]
 
 
 def _ranked(hits: Sequence[Hit], rank: int) -> str:
     if len(hits) < rank:
-        raise InputError(f"the query has {len(hits)} hits, so there is no hit {rank}")
+        raise InputError(
+            f"the query has {len(hits)} hits, so there is no hit {rank}: name one of them"
+        )
     return hits[rank - 1].key

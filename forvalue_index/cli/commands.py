@@ -11,6 +11,8 @@ SUMMARIES = {
     "preview": "Show rows as the model will see them.",
     "build": "Build an index of training rows.",
     "add": "Add rows to an index.",
+    "learn": "Make an index of shards that are built by themselves.",
+    "attach": "Join shards that were built by themselves.",
     "query": "Show the training samples that drove a response.",
     "search": "Show the training samples that have these words.",
     "ask": "Ask the model, and see what its answer comes from.",
@@ -25,11 +27,14 @@ SUMMARIES = {
     "list": "List the samples of an index.",
     "show": "Show one sample with all that is stored about it.",
     "export": "Write vectors and rows to files.",
+    "push": "Put an index on the Hugging Face hub.",
+    "pull": "Fetch an index from the Hugging Face hub.",
     "remove": "Remove samples from an index.",
     "compact": "Delete removed samples from the disk.",
     "optimize": "Make a derived index for faster queries.",
     "verify": "Read the whole index and report what is wrong.",
     "migrate": "Upgrade an index of an older version.",
+    "reshard": "Deal out a sharded index to more or fewer shards.",
     "demo": "Index a shipped data set and ask it questions.",
 }
 """A line for each command; its module, `forvalue_index.cli.NAME`, has the whole help."""

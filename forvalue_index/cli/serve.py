@@ -9,7 +9,7 @@ import click
 
 from forvalue_index.cli import render
 from forvalue_index.cli.options.data import index_option
-from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 
 
 @click.command()
@@ -49,6 +49,7 @@ from forvalue_index.cli.options.model import OpenOptions, opening_options
     help="Let clients add and remove rows, and keep decisions about rows in DIR/review.",
 )
 @opening_options
+@ray_option
 def serve(
     directory: Path,
     host: str,
@@ -57,6 +58,7 @@ def serve(
     names: tuple[str, ...],
     allow_write: bool,
     opening: OpenOptions,
+    ray: str | None,
 ) -> None:
     """Open an index to a browser and to programs.
 
@@ -80,7 +82,7 @@ def serve(
         render.notes.print(text, markup=False)
 
     with (
-        InfluenceIndex.open(directory, **opening) as index,
+        InfluenceIndex.open(directory, ray=ray, **opening) as index,
         serving(
             index, host, port, token=token, names=names, allow_write=allow_write, note=note
         ) as server,
