@@ -260,6 +260,16 @@ def test_bench_search(tool: Tool) -> None:
     assert tool("bench_search", *small, "--repeats", 1, "--json")
 
 
+@pytest.mark.slow
+def test_bench_serve() -> None:
+    small = ("--rows", 40, "--clients", "1,2", "--seconds", 0.5, "--requests", 20, "--json")
+    found = json.loads(process("bench_serve", *small).splitlines()[-1])["found"]
+    loads = [load for one in found for way in ("search", "query") for load in one[way]]
+    assert len(loads) == 8 and all(load["statuses"].keys() == {"200"} for load in loads)
+    out = process("bench_serve", "--clients", 2, "--soak", 0.05, "--json").splitlines()[-1]
+    assert json.loads(out)["found"][0]["soak"]["wrong"] == 0
+
+
 def test_check_heads() -> None:  # it silences the warnings of its whole process
     assert json.loads(process("check_heads", "llama", "--json").splitlines()[0])
 
