@@ -7,10 +7,15 @@ import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from forvalue_index.errors import DependencyError, InputError, StorageError
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.system.runtime import listen
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVERY = ("0.0.0.0", "::")
@@ -85,28 +90,17 @@ def serve(
     Raises:
         InputError: the address is taken, or not one of this machine's.
     """
-    import uvicorn
-
     from forvalue_index.server.app import create_app
     from forvalue_index.server.guard import Admission
 
-    with _listening(host, port) as listener, _own_socket(index, note) as own:
+    with listening(host, port) as listener, _own_socket(index, note) as own:
         shown = "localhost" if host in EVERY else f"[{host}]" if ":" in host else host
         here = [socket.gethostname()] if host in EVERY else []
         known = {name.lower() for name in (*LOOPBACK, host, *here, *names)}
         admission = Admission(known, addresses=host in EVERY, token=token)
         app = create_app(index, admission, allow_write=allow_write)
-        config = uvicorn.Config(
-            app,
-            loop="asyncio",
-            log_level="warning",
-            ws="none",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=SHUTDOWN,
-        )
         ready(f"http://{shown}:{listener.getsockname()[1]}/")
-        uvicorn.Server(config).run(sockets=[listener, *own])
+        http_server(app).run(sockets=[listener, *own])
 
 
 @contextmanager
@@ -127,7 +121,28 @@ def _own_socket(
         path.unlink(missing_ok=True)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def http_server(app: ASGIApp) -> uvicorn.Server:
+    """Returns the server of an application, which says only what goes wrong."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        log_level="warning",
+        ws="none",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN,
+    )
+    return uvicorn.Server(config)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens at an address.
+
+    Raises:
+        InputError: it is taken, or not one of this machine's.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
