@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.errors import InputError
 from forvalue_index.picture import Picture
+from forvalue_index.rendering.frames import Tabular, with_fields
 
 Row = dict[str, Any]
 """A row as it was read: field name -> JSON value."""
@@ -153,6 +154,34 @@ class Hit:
     """Of such a hit: the runs of four words or more that it has word for word from the query."""
 
 
+class Hits(list[Hit], Tabular):
+    """Hits, as a list; a notebook shows them as a table."""
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> Hit: ...
+    @overload
+    def __getitem__(self, place: slice) -> Hits: ...
+    def __getitem__(self, place: SupportsIndex | slice) -> Hit | Hits:
+        """Returns one hit, or of a slice those that are in it."""
+        if isinstance(place, slice):
+            return Hits(super().__getitem__(place))
+        return super().__getitem__(place)
+
+    def table(self) -> list[Row]:
+        """Returns a row for each hit; the fields of its sample are "sample.FIELD"."""
+        rows = []
+        for hit in self:
+            named = {name: getattr(hit, name) for name in ("query", "rank", "id", "key", "score")}
+            named |= {"exact": hit.exact} | (hit.parts or {})
+            rows.append(with_fields(named, hit.sample))
+        return rows
+
+    def _repr_html_(self) -> str:
+        from forvalue_index.rendering.html import hits_html
+
+        return hits_html([asdict(hit) for hit in self])
+
+
 def listed(values: str | Iterable[str]) -> list[str]:
     """Returns texts as a list; a text that comes alone is one of them, not its letters."""
     return [values] if isinstance(values, str) else list(values)
@@ -246,7 +275,7 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Explanation:
+class Explanation(Tabular):
     """The exact influence of a training sample on a query, token by token."""
 
     id: int  # of the training sample
@@ -259,3 +288,32 @@ class Explanation:
     def score(self) -> float:
         """The influence, the sum of all terms."""
         return float(self.terms.sum())
+
+    def table(self) -> list[Row]:
+        """Returns a row for each pair of scored tokens, with its term."""
+        places = [np.flatnonzero(side.scored).tolist() for side in (self.query, self.sample)]
+        return [
+            {
+                "query_place": i,
+                "query_token": self.query.texts[i],
+                "sample_place": j,
+                "sample_token": self.sample.texts[j],
+                "influence": value,
+            }
+            for i, line in zip(places[0], self.terms.tolist(), strict=True)
+            for j, value in zip(places[1], line, strict=True)
+        ]
+
+    def _repr_html_(self) -> str:
+        from forvalue_index.rendering.html import explanation_html
+
+        sides = {
+            name: {
+                "tokens": [text for text, _, _ in side.shown()],
+                "scored": [place >= 0 for _, place, _ in side.shown()],
+                "contributions": [value for _, _, value in side.shown()],
+            }
+            for name, side in (("query", self.query), ("sample", self.sample))
+        }
+        named = {"key": self.key, "score": self.score, "terms": self.terms.tolist()}
+        return explanation_html(named | sides)
