@@ -15,6 +15,7 @@ if os.name != "posix":
 
 if TYPE_CHECKING:
     from forvalue_index.callback import IndexCallback
+    from forvalue_index.client import InfluenceClient
     from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
     from forvalue_index.data.sources import open_rows
     from forvalue_index.errors import ForvalueError
@@ -33,6 +34,7 @@ _HOMES = {
     "Hit": "records",
     "IndexCallback": "callback",
     "IndexConfig": "config",
+    "InfluenceClient": "client",
     "InfluenceIndex": "index",
     "ModelConfig": "config",
     "Passage": "records",
@@ -51,6 +53,7 @@ __all__ = [
     "Hit",
     "IndexCallback",
     "IndexConfig",
+    "InfluenceClient",
     "InfluenceIndex",
     "ModelConfig",
     "Passage",

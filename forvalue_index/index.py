@@ -124,6 +124,25 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
         return index
 
     @classmethod
+    def from_hub(
+        cls,
+        repo: str,
+        directory: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        model: Model | None = None,
+        device: str | None = None,
+        token: str | None = None,
+    ) -> InfluenceIndex:
+        """Returns an index of the Hugging Face hub: `pull`, then `open`.
+
+        Its model is not fetched unless it is named here: what an index says of it is not trusted.
+        """
+        return cls.open(
+            cls.pull(repo, directory, revision=revision, token=token), model=model, device=device
+        )
+
+    @classmethod
     def build(
         cls,
         directory: str | Path,

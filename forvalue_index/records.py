@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from forvalue_index.errors import InputError
 from forvalue_index.picture import Picture
 
 Row = dict[str, Any]
@@ -103,6 +104,21 @@ class StoredSample:
     truncated: bool
     loss: float
     norm: float
+
+
+def require_rows(samples: Iterable[StoredSample]) -> None:
+    """Checks that rows are there to be read: an index can be copied without them.
+
+    Raises:
+        InputError: one is not.
+    """
+    for sample in samples:
+        if not sample.row:
+            raise InputError(
+                f"the row of sample {sample.key!r} is not in this index (forvalue push --no-rows "
+                "left rows out), so its words and its exact scores are not known: use a metric "
+                "without words, without --exact, or ask the owner of the rows for them"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def test_the_fields_of_rows_come_together() -> None:
 
 def test_tables_and_charts_are_printed_as_json_too() -> None:
     results = {"add", "build", "learn", "attach", "remove", "compact", "export", "migrate"}
-    results |= {"verify", "demo", "serve", "reshard"}
+    results |= {"verify", "demo", "serve", "push", "pull", "reshard"}
     assert having("--json") == COMMANDS.keys() - results
 
 

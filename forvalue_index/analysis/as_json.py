@@ -1,9 +1,11 @@
-"""Results as JSON values: what `--json` prints, and what the server answers."""
+"""Results as JSON values: what `--json` prints, and what the server answers; and back."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any
+
+import numpy as np
 
 from forvalue_index.records import Explanation, Hit, Passage
 
@@ -46,3 +48,37 @@ def explanation_json(explanation: Explanation) -> dict[str, Any]:
 
 def _rejected(passage: Passage) -> dict[str, int]:
     return {} if passage.rejected is None else {"rejected": passage.rejected}
+
+
+def hit_of(found: dict[str, Any]) -> Hit:
+    """Returns a hit from its JSON values."""
+    names = ("query", "rank", "id", "key", "score", "sample")
+    shared = found.get("shared")
+    return Hit(
+        **{name: found[name] for name in names},
+        exact=found.get("exact", False),
+        parts=found.get("parts"),
+        shared=None if shared is None else tuple(shared),
+    )
+
+
+def passage_of(found: dict[str, Any]) -> Passage:
+    """Returns the tokens of a hit from its JSON values; none where these have none."""
+    tokens = found.get("tokens") or []
+    return Passage(
+        [text for text, _ in tokens],
+        np.array([value is not None for _, value in tokens], bool),
+        np.array([value or 0.0 for _, value in tokens], np.float64),
+        found.get("rejected"),
+    )
+
+
+def explanation_of(found: dict[str, Any]) -> Explanation:
+    """Returns an explanation from its JSON values."""
+
+    def side(value: dict[str, Any]) -> Passage:
+        scored, values = np.array(value["scored"], bool), np.array(value["contributions"], float)
+        return Passage(value["tokens"], scored, values, value.get("rejected"))
+
+    query, sample, terms = side(found["query"]), side(found["sample"]), np.array(found["terms"])
+    return Explanation(found["id"], found["key"], query, sample, terms)

@@ -152,7 +152,7 @@ def _asked(
 
         rows = [row for _, row in with_images(source.rows(data), format)]
         if len(rows) != 1:
-            raise InputError(f"{data} holds {len(rows)} rows: ask takes one at a time")
+            raise InputError(f"{data} holds {len(rows)} rows: ask takes one at a time; give one")
         return rows[0], format
     format = format.of_kind("prompt_field")
     row: Row = {format.prompt_field: prompt}

@@ -26,6 +26,8 @@ SUMMARIES = {
     "list": "List the samples of an index.",
     "show": "Show one sample with all that is stored about it.",
     "export": "Write vectors and rows to files.",
+    "push": "Put an index on the Hugging Face hub.",
+    "pull": "Fetch an index from the Hugging Face hub.",
     "remove": "Remove samples from an index.",
     "compact": "Delete removed samples from the disk.",
     "optimize": "Make a derived index for faster queries.",

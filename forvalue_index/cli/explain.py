@@ -94,7 +94,9 @@ def explain(
         rows, format = asked.rows(format_of(index.config.format, fields))
         queries = index.samples(rows, format)
         if number >= len(queries):
-            raise InputError(f"no query {number}: the data hold {len(queries)}, counted from 0")
+            raise InputError(
+                f"no query {number}: the data hold {len(queries)}, counted from 0; name one of them"
+            )
         query = part(index, queries[number])
         key = key if key is not None else _key(index, query, hit or 1, search)
         explanation = index.explain(query, key)
@@ -109,7 +111,9 @@ def explain(
 def _key(index: InfluenceIndex, query: Sample, hit: int, search: SearchOptions) -> str:
     hits = search(index, [query], hit)
     if len(hits) < hit:
-        raise InputError(f"the query has {len(hits)} hits, so there is no hit {hit}")
+        raise InputError(
+            f"the query has {len(hits)} hits, so there is no hit {hit}: name one of them"
+        )
     return hits[hit - 1].key
 
 

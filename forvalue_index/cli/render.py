@@ -163,6 +163,8 @@ def samples_table(samples: Sequence[StoredSample], format: FormatConfig) -> Tabl
 
 def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
     """Returns a row's text on one line: scored text in bold, a long prompt cut at its start."""
+    if not row:
+        return Text("not in this index", style="dim")
     try:
         prompt, response = texts_of(row, "row", format)
     except InputError:  # a row of another kind, such as a query

@@ -43,6 +43,11 @@ from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_o
     metavar="NAME",
     help="Another host name under which clients reach the server, such as a proxy's; repeatable.",
 )
+@click.option(
+    "--allow-write",
+    is_flag=True,
+    help="Let clients add and remove rows, and keep decisions about rows in DIR/review.",
+)
 @opening_options
 @ray_option
 def serve(
@@ -51,6 +56,7 @@ def serve(
     port: int,
     token: str | None,
     names: tuple[str, ...],
+    allow_write: bool,
     opening: OpenOptions,
     ray: str | None,
 ) -> None:
@@ -58,7 +64,7 @@ def serve(
 
     On the page one asks the model, sees the training rows behind its answer and through which
     tokens they acted, and looks through the rows. Programs get the same as JSON; /api/openapi.json
-    describes it. Nothing can be changed. Ctrl-C ends it.
+    describes it. Nothing can be changed without --allow-write. Ctrl-C ends it.
 
     \b
     Example:
@@ -77,5 +83,8 @@ def serve(
         click.echo(address if token is None else f"{address}#token={token}")
         render.notes.print("Open this address in a browser. Ctrl-C ends the server.")
 
+    def note(text: str) -> None:
+        render.notes.print(text, markup=False)
+
     with InfluenceIndex.open(directory, ray=ray, **opening) as index, suppress(KeyboardInterrupt):
-        run(index, host, port, token, names, ready)
+        run(index, host, port, token, names, ready, allow_write=allow_write, note=note)

@@ -160,7 +160,7 @@ def check_rows(
         contents[key] = content
         unused |= dict.fromkeys(unread(row, format))
     if not number:
-        raise InputError("there are no rows in the data")
+        raise InputError("there are no rows in the data: give files that have some")
     if not contents:
         raise InputError(f"none of the {number} rows can be used; the first: {rejects.first}")
     repeated = number - len(contents) - len(rejects)

@@ -38,6 +38,7 @@ def find(
     metric: Metric,
     conditions: list[str],
     format: FormatConfig | None,
+    known: Scores | None = None,
 ) -> list[Hit]:
     """Returns the k best rows for each query under a metric in which words take part.
 
@@ -48,9 +49,12 @@ def find(
         metric: "lexical" or "hybrid".
         conditions: on the rows' fields; all must hold.
         format: how the queries became tokens, if not as the index's rows do.
+        known: the vectors of the queries [q, dim], if they were made already.
     """
     texts = [text_of(session, sample, format or session.config.format) for sample in samples]
-    vectors = session.vectors(list(samples)) if metric.vectors else None
+    vectors = None
+    if metric.vectors:
+        vectors = session.vectors(list(samples)) if known is None else known
     return session.store.answer(
         lambda snapshot: list(_hits(session, snapshot, texts, vectors, k, metric, conditions))
     )

@@ -37,15 +37,16 @@ def query(
     candidates: int | None,
     flat: bool,
     format: FormatConfig | None,
+    known: NDArray[np.float32] | None = None,
 ) -> list[Hit]:
-    """Returns the hits of queries; see `InfluenceIndex.query`."""
+    """Returns the hits of queries; see `InfluenceIndex.query`. `known`: their vectors [q, dim]."""
     if k < 1:
         raise InputError(f"k is {k}, but it is a number of hits: use 1 or more")
     metric, conditions = metric_of(metric, exact=exact, linear=opponents), listed(where)
     samples = session.samples(data, format)
     if metric.words:
-        return hybrid.find(session, samples, k, metric, conditions, format)
-    vectors = session.vectors(samples)
+        return hybrid.find(session, samples, k, metric, conditions, format, known)
+    vectors = session.vectors(samples) if known is None else known
 
     def ask(snapshot: Snapshot) -> list[Hit]:
         allowed = snapshot.where(conditions) if conditions else None

@@ -23,7 +23,7 @@ from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted, query_format
 from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError
 from forvalue_index.metric import Metric
-from forvalue_index.records import Encoded, Sample
+from forvalue_index.records import Encoded, Sample, require_rows
 from forvalue_index.store.manifest import SHARD
 from forvalue_index.store.store import Store
 from forvalue_index.store.vectoriser import digest
@@ -192,13 +192,14 @@ class Session:
         format = replace(format, key_field=None)  # a query needs no key of its own
         rows = list(parted(with_images(opened, format), format))
         if not rows:
-            raise InputError("there are no queries in the data")
+            raise InputError("there are no queries in the data: give rows to ask about")
         format = query_format(rows[0][1], format)
         return self.formatter(format).samples(rows)
 
     def training_samples(self, ids: Iterable[int]) -> list[Sample]:
         """Returns the training samples with these ids, in their order, as they were encoded."""
         stored = self.store.catalog.samples(ids)
+        require_rows(stored.values())
         rows = [(f"sample {sample.key!r}", sample.row) for sample in stored.values()]
         return self.formatter().samples(rows)
 

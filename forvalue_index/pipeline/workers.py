@@ -60,7 +60,7 @@ def settle_devices(devices: str | Sequence[str | int]) -> list[str]:
     names = [str(part).strip() for part in parts]
     names = [f"cuda:{name}" if name.isdigit() else name for name in names]
     if not names:
-        raise InputError("the list of devices is empty")
+        raise InputError("the list of devices is empty: name one, or leave it out")
     for name in names:
         if find_device(name) is None:
             raise InputError("auto is one model on all devices: give it as --device auto")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-from forvalue_index.errors import DependencyError, InputError
+from forvalue_index.errors import DependencyError, InputError, StorageError
 from forvalue_index.index import InfluenceIndex
+from forvalue_index.system.runtime import listen
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVERY = ("0.0.0.0", "::")
@@ -24,10 +26,12 @@ def require_server() -> None:
     """
     try:
         import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError:
         raise DependencyError(
-            'a server needs the packages fastapi and uvicorn: pip install "forvalue-index[serve]"'
+            "a server needs the packages fastapi, prometheus-client and uvicorn: "
+            'pip install "forvalue-index[serve]"'
         ) from None
 
 
@@ -62,6 +66,9 @@ def serve(
     token: str | None,
     names: Iterable[str],
     ready: Callable[[str], None],
+    *,
+    allow_write: bool = False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serves an open index until the process is interrupted.
 
@@ -72,6 +79,8 @@ def serve(
         token: that clients need; None: they need none.
         names: further host names under which clients reach the server.
         ready: called with the address of the page, once it can be opened.
+        allow_write: clients may add and remove rows, and keep decisions about them.
+        note: called with why this user's commands cannot use the server, if they cannot.
 
     Raises:
         InputError: the address is taken, or not one of this machine's.
@@ -81,13 +90,15 @@ def serve(
     from forvalue_index.server.app import create_app
     from forvalue_index.server.guard import Admission
 
-    with _listening(host, port) as listener:
+    with _listening(host, port) as listener, _own_socket(index, note) as own:
         shown = "localhost" if host in EVERY else f"[{host}]" if ":" in host else host
-        own = [socket.gethostname()] if host in EVERY else []
-        known = {name.lower() for name in (*LOOPBACK, host, *own, *names)}
-        app = create_app(index, Admission(known, addresses=host in EVERY, token=token))
+        here = [socket.gethostname()] if host in EVERY else []
+        known = {name.lower() for name in (*LOOPBACK, host, *here, *names)}
+        admission = Admission(known, addresses=host in EVERY, token=token)
+        app = create_app(index, admission, allow_write=allow_write)
         config = uvicorn.Config(
             app,
+            loop="asyncio",
             log_level="warning",
             ws="none",
             access_log=False,
@@ -95,7 +106,25 @@ def serve(
             timeout_graceful_shutdown=SHUTDOWN,
         )
         ready(f"http://{shown}:{listener.getsockname()[1]}/")
-        uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(config).run(sockets=[listener, *own])
+
+
+@contextmanager
+def _own_socket(
+    index: InfluenceIndex, note: Callable[[str], None]
+) -> Iterator[list[socket.socket]]:
+    """Yields the socket that this user's commands use; none if it cannot be made."""
+    try:
+        listener, path = listen(index.directory)
+    except (StorageError, OSError) as error:
+        note(f"commands load the model themselves: {error}")
+        yield []
+        return
+    try:
+        with listener:
+            yield [listener]
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -78,7 +78,9 @@ def files(directory: Path) -> list[Path]:
     try:
         found = own_files(directory, (SEGMENTS, DERIVED))
     except OSError as error:
-        raise StorageError(f"{error.filename} cannot be read ({error.strerror})") from error
+        raise StorageError(
+            f"{error.filename} cannot be read ({error.strerror}): ask its owner"
+        ) from error
     journal = directory / f"{CATALOG}-journal"
     if journal in found:
         raise CorruptIndexError(

@@ -22,7 +22,7 @@ from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.reads import Figures
 from forvalue_index.errors import CorruptIndexError, IndexMissingError
 from forvalue_index.metric import METRICS, Metric
-from forvalue_index.records import StoredSample
+from forvalue_index.records import StoredSample, require_rows
 from forvalue_index.search.ann import DerivedSearch, check_current, open_derived
 from forvalue_index.search.ann_files import derived_names, read_info
 from forvalue_index.search.backend import faiss
@@ -162,9 +162,10 @@ class Snapshot:
 
     @property
     def lexicon(self) -> Lexicon:
-        """The words of the rows of `flat.ids`."""
+        """The words of the rows of `flat.ids`; raises InputError if the rows are not there."""
         with self._lock:
             if self._lexicon is None:
+                require_rows(self._catalog.samples(self.flat.ids[:1].tolist()).values())
                 self._lexicon = self._words.of(self.flat, self._writing)
             return self._lexicon
 

@@ -98,9 +98,9 @@ def lds(
         RowError: a row lacks a field or holds nothing to score.
     """
     if subsets < 3:
-        raise InputError(f"{subsets} subsets: a rank correlation needs 3 or more")
+        raise InputError(f"{subsets} subsets: a rank correlation needs 3 or more; give more")
     if trainings < 1:
-        raise InputError(f"{trainings} trainings: a subset is trained on once or more")
+        raise InputError(f"{trainings} trainings: a subset is trained on once or more; give 1")
     require_bm25()  # before the first training
     config, vector = config or SubsetConfig(), vector or VectorConfig()
     rows = [row for _, row in with_images(open_rows(data), format)]

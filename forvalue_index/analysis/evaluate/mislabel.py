@@ -94,7 +94,7 @@ def mislabel(
     """
     for name, value in (("share", share), ("trusted", trusted)):
         if not 0 < value < 1:
-            raise InputError(f"{name} is {value}, but must be between 0 and 1")
+            raise InputError(f"{name} is {value}, but must be above 0 and below 1")
     require_bm25()  # before the first forward pass
     field, vector = response_field(format), vector or VectorConfig()
     rows = [row for _, row in with_images(open_rows(data), format)]
@@ -106,7 +106,8 @@ def mislabel(
         changed, is_wrong = corrupt(rest, field, share, class_field, rng)
         if not known or not is_wrong.any():
             raise InputError(
-                f"{len(rows)} rows are too few: none would be trusted, or none made wrong"
+                f"{len(rows)} rows are too few: none would be trusted, or none made wrong; give "
+                "more rows, or larger shares"
             )
         model = lm
         if train is not None:
@@ -181,7 +182,8 @@ def response_field(format: FormatConfig) -> str:
         return format.label_field
     if format.text_field is not None or format.messages_field is not None:
         raise InputError(
-            "responses are exchanged between rows: rows with a prompt and a response are needed"
+            "responses are exchanged between rows, and these have none: give rows with a prompt "
+            "and a response"
         )
     return format.response_field
 

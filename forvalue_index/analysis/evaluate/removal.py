@@ -219,9 +219,11 @@ def _count(share: float, rows: int) -> int:
         InputError: it is not between 0 and 1, or none of the rows, or all of them.
     """
     if not 0 < share < 1:
-        raise InputError(f"share is {share}, but must be between 0 and 1")
+        raise InputError(f"share is {share}, but must be above 0 and below 1")
     if not 0 < (count := round(share * rows)) < rows:
-        raise InputError(f"{rows} rows are too few to remove {share:g} of them")
+        raise InputError(
+            f"{rows} rows are too few to remove {share:g} of them: give more, or another share"
+        )
     return count
 
 

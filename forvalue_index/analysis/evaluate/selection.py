@@ -64,13 +64,14 @@ def evaluate_selection(
 ) -> SelectionResult:
     """Returns the targets' loss after fine-tuning on selections; see `Evaluation.select`."""
     if not 0 < budget < len(index):
-        raise InputError(f"the budget is {budget}, but there are {len(index)} rows to choose from")
+        raise InputError(
+            f"the budget is {budget}, but there are {len(index)} rows to choose from: give a "
+            "positive one below that"
+        )
     require_bm25()  # before the first forward pass
     targets = index.samples(data, format)
     if len(targets) < 2:
-        raise InputError(
-            "only one target: one is held out from the choice, so at least 2 are needed"
-        )
+        raise InputError("only one target: one is held out from the choice, so give at least 2")
     stored = all_stored(index)
     train, passes = train or TrainConfig(), index.passes
     losses: dict[str, list[float]] = defaultdict(list)
