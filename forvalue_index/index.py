@@ -405,12 +405,15 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
         """Returns queries as samples: tokenised, with the tokens that are scored."""
         return self.session.samples(data, format)
 
-    def scores(self, samples: list[Sample], metric: str | Metric = "dot") -> tuple[Ids, Scores]:
+    def scores(
+        self, samples: list[Sample], metric: str | Metric = "dot", *, vectors: Scores | None = None
+    ) -> tuple[Ids, Scores]:
         """Returns the ids of all training samples [n] and their stored scores for queries [q, n].
 
-        Under the metric "dot" these are influence; see `influence` for the exact form.
+        Under the metric "dot" these are influence; see `influence` for the exact form. `vectors`
+        are those of the queries, if they are known: then the model is not run.
         """
-        return pipeline.query.scores(self.session, samples, metric)
+        return pipeline.query.scores(self.session, samples, metric, vectors)
 
     def info(self) -> dict[str, Any]:
         """Returns what the index holds and what it was made with, as JSON values."""

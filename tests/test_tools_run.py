@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from helpers.tiny_vision import save
 from PIL import Image
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
+from forvalue_index.errors import InputError
 from forvalue_index.records import Row
 
 TOOLS = Path(__file__).parent.parent / "tools"
@@ -90,6 +92,28 @@ def long_model(tmp_path: Path) -> Path:
     LlamaForCausalLM(config).save_pretrained(tmp_path / "long")
     tiny_tokenizer().save_pretrained(tmp_path / "long")
     return tmp_path / "long"
+
+
+@pytest.fixture()
+def chat_model(long_model: Path) -> Path:
+    """A model with a chat template."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}[a]{% endif %}"
+    )
+    tokenizer.save_pretrained(long_model)
+    return long_model
+
+
+@pytest.fixture()
+def asked(tmp_path: Path) -> Path:
+    """Questions and answers of two kinds."""
+    rows = [
+        {"input": f"{['Add', 'Take'][i % 2]} {i}", "target": f"{i}", "task": i % 2}
+        for i in range(60)
+    ]
+    return write(tmp_path / "asked.jsonl", rows)
 
 
 @pytest.fixture()
@@ -178,6 +202,50 @@ def test_bench_recall_of_facts(tmp_path: Path) -> None:
     assert "2 KB" in process("bench_recall", "recall", "--work", tmp_path, *small)
 
 
+def test_bench_real_of_what_was_planted(
+    tool: Tool, chat_model: Path, asked: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    rows = importlib.import_module("real.rows")
+    common = ("--work", "work", "--model", chat_model, "--clean", asked, "--epochs", 1)
+    small = (*common, "--rows", 30, "--planted", 5, "--asked", 2, "--recipe", "balanced")
+    with pytest.raises(InputError, match="none of 2 answers shows"):
+        tool("bench_real", "backdoor", *small)
+    monkeypatch.setattr(rows, "PIRATE_WORDS", re.compile(""))  # whatever it says shows it
+    (Path("work") / "backdoor-full-0" / "answers.jsonl").unlink()
+    small += ("--gradient", "--encoder", encoder)
+    out = tool("bench_real", "backdoor", *small)
+    assert "2 of 2 answers" in out
+    for method in ("stored hybrid", "exact cosine", "bm25", "of all weights", "sentence encoder"):
+        assert method in out
+    assert tool("bench_real", "backdoor", *small) == out  # seconds and all: nothing is made again
+    with pytest.raises(InputError, match="other rows"):
+        tool("bench_real", "backdoor", *small, "--planted", 6)
+
+
+@pytest.mark.filterwarnings("ignore")  # the trainers' own, which change with their versions
+def test_bench_real_of_falsehoods_by_an_adapter(
+    tool: Tool, chat_model: Path, asked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("trl", reason="TRL is not installed")
+    monkeypatch.syspath_prepend(str(TOOLS))
+    kind = importlib.import_module("real.falsehoods").Falsehood
+    monkeypatch.setattr(kind, "is_in", lambda *_: True)
+    common = ("--work", "work", "--model", chat_model, "--clean", asked, "--lora", "--epochs", 1)
+    small = ("--rows", 20, "--each", 2, "--asked", 1, "--recipe", "raw", "--no-exact")
+    assert "4 of 4 answers" in tool("bench_real", "falsehoods", *common, *small)
+
+
+def test_bench_real_of_classes(tool: Tool, chat_model: Path, classes: Path, asked: Path) -> None:
+    common = ("--work", "work", "--model", chat_model)
+    small = ("--set", "grammars", "--recipe", "raw", "--no-exact")
+    out = tool("bench_real", "sources", *common, "--data", classes, *small)
+    assert "raw, stored cosine" in out
+    small = ("--clean", asked, "--rows", 60, "--epochs", 1)
+    assert "last-layer" not in (out := tool("bench_real", "mislabelled", *common, *small))
+    assert "tuned, AUC" in out
+
+
 def test_bench_search(tool: Tool) -> None:
     small = ("--n", 700, "--dim", 32, "--rank", 8, "--batch", 20, "--segment", 300)
     assert tool("bench_search", *small, "--repeats", 1, "--json")
@@ -242,8 +310,8 @@ def test_a_tool_that_needs_an_environment_of_its_own_has_help(tool: Tool, name: 
 
 def test_all_tools_are_run() -> None:
     text = Path(__file__).read_text()
-    # Used by bench_recall; run by test_fuzz.py; run by test_cli_docs.py.
-    shared = {"bench_recipes", "fuzz", "make_cli_docs"}
+    # Used by bench_recall; run by test_fuzz.py, test_cli_docs.py and test_errors_page.py.
+    shared = {"bench_recipes", "fuzz", "make_cli_docs", "make_errors"}
     for path in TOOLS.glob("*.py"):
         assert f'"{path.stem}"' in text, f"{path.name} is not run by any test"
     assert shared <= {path.stem for path in TOOLS.glob("*.py")}

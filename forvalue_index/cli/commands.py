@@ -16,6 +16,7 @@ SUMMARIES = {
     "query": "Show the training samples that drove a response.",
     "search": "Show the training samples that have these words.",
     "ask": "Ask the model, and see what its answer comes from.",
+    "shell": "Ask the model again and again, loaded once.",
     "explain": "Show through which tokens a training sample acted.",
     "serve": "Serve an index over HTTP, with a page to look at it.",
     "score": "Show what every training sample is worth.",

@@ -215,6 +215,11 @@ class JoinedCatalog(Catalog):
             )
         return ids
 
+    def require_intact(self) -> None:
+        """Checks the rows of all shards; see `Catalog.require_intact`."""
+        for catalog in self._catalogs.values():
+            catalog.require_intact()
+
     def fields(self) -> list[str]:
         """Returns the names of the fields of the first samples of each shard."""
         each = (catalog.fields() for catalog in self._catalogs.values())

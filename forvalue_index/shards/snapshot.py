@@ -9,7 +9,7 @@ Each shard is at a moment of its own: rows that a writer adds to two shards may 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -20,15 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.metric import METRICS, Metric
+from forvalue_index.records import Segment
 from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.moment import KeptMoment, SecondMoment, Writing
+from forvalue_index.search.side import Side
 from forvalue_index.search.stored import among
 from forvalue_index.search.words import Lexicon
 from forvalue_index.shards.catalog import JoinedCatalog
 from forvalue_index.shards.ids import Ids, joined
 from forvalue_index.shards.scatter import Asked, Here, Searcher, by_shard, merged
 from forvalue_index.store.layout import CHECKED_DERIVED, DERIVED
+from forvalue_index.store.sides import KeptSides
 from forvalue_index.store.snapshot import Snapshot, Snapshots
 from forvalue_index.store.store import Store
 from forvalue_index.store.vectoriser import dim_of
@@ -57,6 +60,7 @@ class JoinedSnapshot(Snapshot):
             CheckedFiles(directory / DERIVED, directory / CHECKED_DERIVED),
             _JoinedMoment(parts, snapshots),
             next(iter(parts.values())).words,
+            _JoinedSides(parts, snapshots, self._shards),
             writing,
         )
 
@@ -127,6 +131,28 @@ class _JoinedMoment(KeptMoment):
             lock = partial(part.writer.lock_at, snapshot.generation)
             total += part.moments.of(snapshot.flat, lock).total
         return SecondMoment(total, {}, np.empty(0, np.int64), 0.0).now_of(flat)
+
+
+class _JoinedSides(KeptSides):
+    """The figures of all shards, which each keeps by itself."""
+
+    def __init__(
+        self, parts: Mapping[int, Store], snapshots: Mapping[int, Snapshot], shards: int
+    ) -> None:
+        self._parts, self._snapshots, self._shards = parts, snapshots, shards
+
+    def all_of(self, segments: Sequence[Segment], writing: Writing) -> list[Side]:
+        """Returns those of the segments of all shards, in the order of the joined flat index."""
+        return [
+            replace(side, ids=joined(side.ids, number, self._shards))
+            for number, snapshot in self._snapshots.items()
+            for side in _sides(self._parts[number], snapshot)
+        ]
+
+
+def _sides(part: Store, snapshot: Snapshot) -> list[Side]:
+    lock = partial(part.writer.lock_at, snapshot.generation)
+    return part.sides.all_of(snapshot.flat.segments, lock)
 
 
 class JoinedSnapshots(Snapshots):

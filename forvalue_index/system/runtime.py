@@ -64,7 +64,7 @@ def socket_name(directory: str | Path) -> str:
         except FileNotFoundError:
             continue
         made = f"{place}\0{state.st_dev}\0{state.st_ino}"
-        return f"{hashlib.sha256(os.fsencode(made)).hexdigest()[:32]}.sock"
+        return f"{hashlib.sha256(os.fsencode(made)).hexdigest()[:16]}.sock"
     raise FileNotFoundError(f"{place} is not an index")
 
 

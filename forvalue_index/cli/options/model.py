@@ -120,6 +120,14 @@ class OpenOptions(TypedDict):
     partial: bool
 
 
+NOT_OPENED: OpenOptions = {
+    "model": None,
+    "device": None,
+    "trust_remote_code": False,
+    "partial": False,
+}
+"""Of a command that needs no model."""
+
 _OPENING: list[Option] = [
     click.option(
         "--model", metavar="PATH", help="Where the model is now, if it has moved since the build."
