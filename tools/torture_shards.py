@@ -51,8 +51,9 @@ from forvalue_index.model.language_model import load_model
 SHARDS = 4
 VERSIONS = 3
 COMMIT = 0.3  # seconds that a commit takes at least, so that kills come in the middle of the work
-LIMIT = 240.0  # seconds for one driver
-RUNS = 8  # of a driver, until it ends by itself
+LIMIT = 600.0  # seconds for one driver
+MEMORY = 100 * 2**20  # bytes of a node's object store
+RUNS = 20  # of a driver, until it ends by itself
 
 
 def slow_down() -> None:
@@ -181,7 +182,7 @@ class Chaos:
         elif what == "node":
             node = self.rng.choice(sorted(self.cluster.worker_nodes, key=str))
             self.cluster.remove_node(node, allow_graceful=False)
-            self.cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+            add_node(self.cluster, 1)
         else:
             pids = [pid for pid in self._workers(name) if pid not in killed]
             if not pids:
@@ -208,18 +209,27 @@ class Chaos:
         return found
 
 
-_VICTIMS = "worker", "worker", "worker", "node", "driver"
+_VICTIMS = "worker", "worker", "worker", "worker", "node", "driver"
 
 
-def torture_shards(kills: int, seed: int, per_round: int = 4) -> Chaos:
+def add_node(cluster: Any, cpus: int) -> None:
+    """Adds a node; Ray waits only half a minute for it, which a busy machine may need."""
+    for left in reversed(range(5)):
+        try:
+            cluster.add_node(num_cpus=cpus, object_store_memory=MEMORY, include_dashboard=False)
+            return
+        except Exception:  # Ray's own has no kind
+            if not left:
+                raise
+
+
+def torture_shards(kills: int, seed: int, per_round: int = 8) -> Chaos:
     """Runs rounds until there are `kills` in all; prints each."""
-    node = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
-    cluster = import_module("ray.cluster_utils").Cluster(
-        initialize_head=True, head_node_args=node | {"num_cpus": 0}
-    )
+    cluster = import_module("ray.cluster_utils").Cluster()
+    add_node(cluster, 0)
     try:
         for _ in range(2):
-            cluster.add_node(num_cpus=1, **node)
+            add_node(cluster, 1)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "ref").mkdir()
