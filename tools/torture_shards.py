@@ -29,6 +29,7 @@ from typing import Any
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on the loopback alone
+    "RAY_worker_niceness": "0",
 }
 
 from torture import (
@@ -163,20 +164,26 @@ class Chaos:
                 stderr=log,
             )
         end, pause = time.monotonic() + LIMIT, time.monotonic() + self.rng.uniform(0, 6)
-        killed = list[int]()
+        killed, victim = list[int](), self._victim(name)
         while driver.poll() is None:
             if time.monotonic() > end:
                 driver.kill()
                 self.violations.append(f"{name} took more than {LIMIT:.0f} s")
                 break
-            if wanted and time.monotonic() > pause and self._kill(name, driver, killed):
-                wanted -= 1
+            if wanted and time.monotonic() > pause and self._kill(victim, name, driver, killed):
+                wanted, victim = wanted - 1, self._victim(name)
                 pause = time.monotonic() + self.rng.uniform(0, 5)
             time.sleep(0.01)
         return wanted, driver.wait()
 
-    def _kill(self, name: str, driver: subprocess.Popen[bytes], killed: list[int]) -> bool:
-        what = "driver" if name in ("remove", "compact") else self.rng.choice(_VICTIMS)
+    def _victim(self, name: str) -> str:
+        """What is killed next; nothing but a driver removes and compacts."""
+        return "driver" if name in ("remove", "compact") else self.rng.choice(_VICTIMS)
+
+    def _kill(
+        self, what: str, name: str, driver: subprocess.Popen[bytes], killed: list[int]
+    ) -> bool:
+        """Kills it, if it is there now; returns whether it was."""
         if what == "driver":
             driver.kill()
         elif what == "node":
@@ -209,7 +216,7 @@ class Chaos:
         return found
 
 
-_VICTIMS = "worker", "worker", "worker", "worker", "node", "driver"
+_VICTIMS = "worker", "worker", "worker", "worker", "worker", "worker", "node", "driver"
 
 
 def add_node(cluster: Any, cpus: int) -> None:
@@ -223,7 +230,7 @@ def add_node(cluster: Any, cpus: int) -> None:
                 raise
 
 
-def torture_shards(kills: int, seed: int, per_round: int = 8) -> Chaos:
+def torture_shards(kills: int, seed: int, per_round: int = 12) -> Chaos:
     """Runs rounds until there are `kills` in all; prints each."""
     cluster = import_module("ray.cluster_utils").Cluster()
     add_node(cluster, 0)
