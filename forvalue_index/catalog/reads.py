@@ -273,6 +273,25 @@ class CatalogReader:
                 )
         return np.sort(np.array(found, np.int64))
 
+    def column(self, name: str, condition: Condition) -> tuple[list[int], list[str | None]]:
+        """Returns the ids of a segment's rows, ascending, and a condition's field in each as JSON.
+
+        None where a row lacks the field. Tombstones are among the rows.
+        """
+        own = SampleTable.segment_id == segment_id_of(name)
+        columns = fields_of(self._engine, [condition])
+        statement = select(SampleTable.id, *columns).where(own).order_by(SampleTable.id)
+        ids: list[int] = []
+        texts: list[str | None] = []
+        with reading(self._engine) as connection:
+            rows = connection.execution_options(yield_per=PAGE).execute(statement)
+            for id, whole, text in rows:
+                ids.append(id)
+                if whole is not None:
+                    text = values_of(json.loads(whole), [condition])[0]
+                texts.append(text)
+        return ids, texts
+
     def fields(self) -> list[str]:
         """Returns the names of the fields of the first thousand live samples, in their order."""
         self.require_intact()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.text import Text
@@ -22,6 +22,9 @@ from forvalue_index.cli.options.query import (
     query_options,
     search_options,
 )
+
+if TYPE_CHECKING:
+    from forvalue_index.records import Hit
 
 
 @click.command()
@@ -69,8 +72,11 @@ def query(
         samples = [part(index, sample) for sample in index.samples(queries, format)]
         hits = search(index, samples, k)
         console = render.console()
+        by_query: dict[int, list[Hit]] = {}
+        for hit in hits:
+            by_query.setdefault(hit.query, []).append(hit)
         for number, sample in enumerate(samples):
-            own = [hit for hit in hits if hit.query == number]
+            own = by_query.get(number, [])
             texts = index.contributions(sample, own) if highlighted else None
             if as_json:
                 for place, hit in enumerate(own):

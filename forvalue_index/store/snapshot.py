@@ -31,12 +31,16 @@ from forvalue_index.search.gpu import Resident
 from forvalue_index.search.moment import KeptMoment, Writing
 from forvalue_index.search.side import Side
 from forvalue_index.search.words import Lexicon
+from forvalue_index.store.fields import KeptFields
 from forvalue_index.store.sides import KeptSides
 from forvalue_index.store.vectoriser import dim_of, is_fitted
 from forvalue_index.store.words import KeptWords
 
 if TYPE_CHECKING:
     from forvalue_index.search.decorrelate import Decorrelation
+
+ALL_PAIRS = 50_000
+"""Vectors up to which `most_similar` compares all with all."""
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,6 +58,7 @@ class Snapshot:
         moments: KeptMoment,
         words: KeptWords,
         sides: KeptSides,
+        fields: KeptFields,
         writing: Writing,
     ) -> None:
         """Takes what is there at `generation`.
@@ -66,6 +71,7 @@ class Snapshot:
             moments: where the second moment of the vectors is kept.
             words: where the words of the rows are kept.
             sides: where the figures of the rows are kept.
+            fields: where the values of their fields are kept.
             writing: gives the right to write these, as long as the index is at this generation.
         """
         self.generation = generation
@@ -73,6 +79,7 @@ class Snapshot:
         self._catalog = catalog
         self._files, self._folder = derived, derived.folder
         self._moments, self._words, self._sides, self._writing = moments, words, sides, writing
+        self._fields = fields
         self._lock = RLock()
         self._figures: Figures | None = None
         self._weights: dict[str, NDArray[np.float32]] = {}  # metric -> [ntotal]
@@ -132,7 +139,7 @@ class Snapshot:
         Raises:
             InputError: a condition cannot be read, or no row has its field.
         """
-        return self.flat.live(self._catalog.where(conditions))
+        return self.flat.live(self._fields.where(self.flat.segments, conditions, self._writing))
 
     def weights(self, metric: Metric) -> NDArray[np.float32] | None:
         """Returns what the inner product with each of `flat.ids` is multiplied by; None: by 1.
@@ -241,6 +248,7 @@ class Snapshots:
         moments: KeptMoment,
         words: KeptWords,
         sides: KeptSides,
+        fields: KeptFields,
         segments: CheckedFiles,
         derived: CheckedFiles,
         lock_at: Callable[[int], AbstractContextManager[None]],
@@ -251,7 +259,7 @@ class Snapshots:
         self._segments = OpenSegments(segments)
         self._catalog = catalog
         self._bits = bits
-        self._moments, self._words, self._sides = moments, words, sides
+        self._moments, self._words, self._sides, self._fields = moments, words, sides, fields
         self._lock_at = lock_at
         self._opening = RLock()  # of all of the above that changes, and of the two below
         self._current: Snapshot | None = None
@@ -332,6 +340,7 @@ class Snapshots:
                 self._moments,
                 self._words,
                 self._sides,
+                self._fields,
                 lock,
             )
 
@@ -341,11 +350,21 @@ def most_similar(
 ) -> NDArray[np.int64]:
     """Returns the positions of the k vectors with the highest inner products, [q, k].
 
-    The vectors are any, not the stored ones. The best comes first.
+    The vectors are any, not the stored ones. The best comes first. Of many vectors, those in the
+    lists that are nearest to the query are compared: -1 where these hold fewer than k.
     """
     lib = faiss()
-    _, found = lib.knn(queries, vectors, k, metric=lib.METRIC_INNER_PRODUCT)
-    return np.asarray(found, np.int64)
+    if len(vectors) <= ALL_PAIRS:
+        _, found = lib.knn(queries, vectors, k, metric=lib.METRIC_INNER_PRODUCT)
+        return np.asarray(found, np.int64)
+    dim, lists = vectors.shape[1], int(4 * len(vectors) ** 0.5)
+    index = lib.IndexIVFFlat(lib.IndexFlatIP(dim), dim, lists, lib.METRIC_INNER_PRODUCT)
+    sample = np.random.default_rng(0).choice(len(vectors), min(len(vectors), 64 * lists), False)
+    index.cp.min_points_per_centroid = 1
+    index.train(vectors[np.sort(sample)])
+    index.add(vectors)
+    index.nprobe = max(16, lists // 32)
+    return np.asarray(index.search(queries, k)[1], np.int64)
 
 
 def _joined(sides: Sequence[Side]) -> Figures:

@@ -76,8 +76,9 @@ def nearest(
         if not count:
             continue
         found = most_similar(states[asking], states[members], count)
-        for row, near in zip(asking, members[found], strict=True):
-            others = near[near != row][:k]
+        for row, near in zip(asking, found, strict=True):
+            others = members[near[near >= 0]]
+            others = others[others != row][:k]
             result[row, : len(others)] = others
     return result
 
