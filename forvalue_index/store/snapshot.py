@@ -8,7 +8,7 @@ the newest snapshot. Both classes are safe to use from many threads.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from threading import RLock
@@ -18,29 +18,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from forvalue_index.catalog.catalog import Catalog
-from forvalue_index.catalog.reads import Figures
 from forvalue_index.errors import CorruptIndexError, IndexMissingError
 from forvalue_index.metric import METRICS, Metric
-from forvalue_index.records import StoredSample
+from forvalue_index.records import Figures, StoredSample
 from forvalue_index.search.ann import DerivedSearch, check_current, open_derived
 from forvalue_index.search.ann_files import derived_names, read_info
-from forvalue_index.search.backend import faiss
 from forvalue_index.search.checked import CheckedFiles, OpenSegments
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.gpu import Resident
 from forvalue_index.search.moment import KeptMoment, Writing
-from forvalue_index.search.side import Side
 from forvalue_index.search.words import Lexicon
 from forvalue_index.store.fields import KeptFields
+from forvalue_index.store.figures import aligned, joined
 from forvalue_index.store.sides import KeptSides
 from forvalue_index.store.vectoriser import dim_of, is_fitted
 from forvalue_index.store.words import KeptWords
 
 if TYPE_CHECKING:
     from forvalue_index.search.decorrelate import Decorrelation
-
-ALL_PAIRS = 50_000
-"""Vectors up to which `most_similar` compares all with all."""
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -122,8 +117,8 @@ class Snapshot:
             if self._figures is None:
                 self._catalog.require_intact()
                 sides = self._sides.all_of(self.flat.segments, self._writing)
-                self._figures = _aligned(_joined(sides), self.flat.ids)
-            return self._figures if ids is None else _aligned(self._figures, np.asarray(ids))
+                self._figures = aligned(joined(sides), self.flat.ids)
+            return self._figures if ids is None else aligned(self._figures, np.asarray(ids))
 
     def samples(self, ids: Iterable[int]) -> dict[int, StoredSample]:
         """Returns id -> sample, in the order of the ids.
@@ -343,54 +338,3 @@ class Snapshots:
                 self._fields,
                 lock,
             )
-
-
-def most_similar(
-    queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int
-) -> NDArray[np.int64]:
-    """Returns the positions of the k vectors with the highest inner products, [q, k].
-
-    The vectors are any, not the stored ones. The best comes first. Of many vectors, those in the
-    lists that are nearest to the query are compared: -1 where these hold fewer than k.
-    """
-    lib = faiss()
-    if len(vectors) <= ALL_PAIRS:
-        _, found = lib.knn(queries, vectors, k, metric=lib.METRIC_INNER_PRODUCT)
-        return np.asarray(found, np.int64)
-    dim, lists = vectors.shape[1], int(4 * len(vectors) ** 0.5)
-    index = lib.IndexIVFFlat(lib.IndexFlatIP(dim), dim, lists, lib.METRIC_INNER_PRODUCT)
-    sample = np.random.default_rng(0).choice(len(vectors), min(len(vectors), 64 * lists), False)
-    index.cp.min_points_per_centroid = 1
-    index.train(vectors[np.sort(sample)])
-    index.add(vectors)
-    index.nprobe = max(16, lists // 32)
-    return np.asarray(index.search(queries, k)[1], np.int64)
-
-
-def _joined(sides: Sequence[Side]) -> Figures:
-    """Returns the figures of all segments, in the order of their ids."""
-    columns = [(side.ids, side.norm, side.n_scored, side.loss) for side in sides]
-    if not columns:
-        return Figures(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0))
-    joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
-    if (np.diff(joined[0]) < 0).any():
-        order = np.argsort(joined[0])
-        joined = [column[order] for column in joined]
-    return Figures(*joined)
-
-
-def _aligned(figures: Figures, ids: NDArray[np.int64]) -> Figures:
-    """Returns the figures of `ids`, ascending, each checked to be there.
-
-    Raises:
-        CorruptIndexError: one is not.
-    """
-    places = np.searchsorted(figures.ids, ids)
-    places = places[places < len(figures.ids)]
-    if not np.array_equal(figures.ids[places], ids):
-        raise CorruptIndexError(
-            "samples were removed meanwhile: ask again, or see `forvalue verify`"
-        )
-    return Figures(
-        figures.ids[places], figures.norm[places], figures.n_scored[places], figures.loss[places]
-    )
