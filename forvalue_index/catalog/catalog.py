@@ -244,7 +244,7 @@ class Catalog(CatalogReader):
             ntotal = 0 if new is None else new.ntotal
             if (len(replaced), len(left.ids)) != (len(old), ntotal):
                 raise CorruptIndexError(
-                    f"{len(old)} segments with {ntotal} samples were to be rewritten, "
+                    f"{len(old)} segments with {ntotal}{'' if joined else ' live'} samples were to be rewritten, "
                     f"but {self.place} has {len(replaced)} with {len(left.ids)}: nothing was "
                     "committed; run `forvalue verify`"
                 )

@@ -183,6 +183,9 @@ class Writer:
         old = segments[-count:]
         require_sound(folder, catalog, old, codes.dim, codes.bits)
         opened = [open_segment(folder, segment, codes.dim, codes.bits) for segment in old]
+        opened.sort(key=lambda segment: int(segment.ids[0]))  # compaction puts old ones last
+        names = [segment.name for segment in opened]
+        old.sort(key=lambda segment: names.index(segment.name))
         new = write_joined(folder, catalog, opened, codes)
         if new is None:  # an older version compacted segments that were not neighbours
             return
