@@ -217,6 +217,19 @@ def test_torture_shards() -> None:
     assert " 0 violations" in process("torture", "--shards", "--kills", 3)  # "torture_shards"
 
 
+def test_bench_scale(tool: Tool) -> None:
+    small = ("--samples", "300,600", "--dim", 64, "--steps", "build,query,where")
+    printed = tool("bench_scale", *small, "--out", "scale.jsonl")
+    assert "| open and first query, s |" in printed and "failed" not in printed
+    assert tool("bench_scale", "--fit", "scale.jsonl") == printed
+
+
+@pytest.mark.slow
+def test_bench_scale_in_full(tool: Tool) -> None:
+    printed = tool("bench_scale", "--samples", "1500", "--dim", 64)
+    assert "| compact, s |" in printed and "| remove 1,000, s |" in printed
+
+
 @pytest.mark.parametrize("study", ["identify", "mislabel"])
 def test_bench_recall_of_classes(tool: Tool, long_model: Path, classes: Path, study: str) -> None:
     small = ("--seeds", 1, "--rows", 10, "--queries", 1, "--recipe", "raw", "--sketch-dim", 256)
