@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,10 +75,8 @@ def listing(
 def _meeting(store: Store, conditions: list[str], after: int) -> Iterator[StoredSample]:
     catalog = store.catalog
     while True:
-        state = catalog.snapshot()
-        generation, lock = state.generation, partial(store.writer.lock_at, state.generation)
-        ids = store.fields.where(state.segments, conditions, lock)
-        ids = np.setdiff1d(ids[ids > after], state.removed, assume_unique=True)
+        generation, ids = store.meeting(conditions)
+        ids = ids[ids > after]
         try:
             for start in range(0, len(ids), PAGE):
                 for sample in catalog.samples(ids[start : start + PAGE].tolist()).values():
