@@ -47,12 +47,13 @@ class InfluenceClient:
 
     Args:
         url: such as "http://localhost:8765", or "unix:/path/of/a.sock".
-        token: that the server was started with, if it needs one.
+        token: that the server was started with, if it needs one and the address does not have it.
         timeout: seconds that an answer may take to begin, or a part of it to come.
     """
 
     def __init__(self, url: str, *, token: str | None = None, timeout: float = 300) -> None:
-        self._connection = Connection(url, token, timeout)
+        address, _, given = url.partition("#token=")  # as `forvalue serve` prints it
+        self._connection = Connection(address, given or token, timeout)
         self.call = self._connection.call
 
     def close(self) -> None:
@@ -136,7 +137,7 @@ class InfluenceClient:
         """
         found: list[tuple[Hit, Passage]] = []
         for number, row in enumerate([data] if isinstance(data, dict) else data):
-            asked = {"row": row, "k": k, "highlight": highlight, **options}
+            asked = {"row": row, "k": k, "highlight": highlight} | _given(options)
             for hit in self.call("POST", "query", asked)["hits"]:
                 one = hit_of(hit | {"query": number})
                 found.append((one, passage_of(hit)))
@@ -155,6 +156,7 @@ class InfluenceClient:
         k: int = 10,
         *,
         report: Callable[[str], None] | None = None,
+        answered: Callable[[bool], None] | None = None,
         **options: Any,
     ) -> Answer:
         """Returns what the model answers to a prompt, and the samples behind the answer.
@@ -163,14 +165,17 @@ class InfluenceClient:
             prompt: a text, or a row without an answer.
             k: hits.
             report: called with each word as it comes.
+            answered: called when the answer is complete, with whether it was cut off.
             options: `max_new_tokens`, `temperature`, `top_p` and `seed`; `images`; and those of
                 `query`.
         """
         given = {"prompt": prompt} if isinstance(prompt, str) else {"row": prompt}
         said: dict[str, Any] = {}
-        for event, data in self._connection.events("ask", given | {"k": k} | options):
+        for event, data in self._connection.events("ask", given | {"k": k} | _given(options)):
             if event == "token" and report is not None:
                 report(data["text"])
+            elif event == "answer" and answered is not None:
+                answered(data["cut_off"])
             elif event == "error":
                 raise ServerError(data["error"])
             said[event] = data
@@ -193,7 +198,7 @@ class InfluenceClient:
         `options` are those of `InfluenceIndex.score`: `k`, `combine`, `metric`, `target_group`,
         `group_by`, `where` and `exact`.
         """
-        return self._job("score", {"targets": [*targets], **options}, progress)
+        return self._job("score", {"targets": [*targets]} | _given(options), progress)
 
     def audit(
         self,
@@ -207,7 +212,7 @@ class InfluenceClient:
         `options` are those of `InfluenceIndex.audit`: `class_field`, `where`, `top`, `nearly`.
         """
         given = {} if trusted is None else {"trusted": [*trusted]}
-        return self._job("audit", given | options, progress)
+        return self._job("audit", given | _given(options), progress)
 
     def add(
         self, rows: Sequence[Row], *, update: bool = False, progress: Progress | None = None
@@ -235,3 +240,9 @@ class InfluenceClient:
         if job["state"] != "done":
             raise InputError(job["error"] or f"the job was {job['state']} on the server")
         return self.call("GET", f"{place}/result")
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns options as fields of a request: conditions are a list there."""
+    where = options.get("where")
+    return options if where is None else options | {"where": listed(where)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
         self.store = session.store
         self.config = session.config
         self.directory = session.store.directory
+        self._held = ExitStack()  # what is left when the index is closed
 
     @classmethod
     def create(
@@ -96,6 +98,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
         device: str | None = None,
         trust_remote_code: bool = False,
         partial: bool = False,
+        ray: str | None = None,
     ) -> InfluenceIndex:
         """Returns the index in `directory`. Its model is loaded when it is first needed.
 
@@ -104,13 +107,22 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
             device: as in `create`.
             trust_remote_code: run code that comes with the model; an index never decides that.
             partial: where shards are missing, answer from the others, with a warning.
+            ray: search the shards on a Ray cluster: see `on_ray`.
 
         Raises:
             IndexMissingError: there is no index in `directory`.
             SchemaError: the index was written by another version of this package.
             FingerprintError: `model` is loaded, and not the one the index was made with.
         """
-        return cls(pipeline.open.open_session(directory, model, device, trust_remote_code, partial))
+        session = pipeline.open.open_session(directory, model, device, trust_remote_code, partial)
+        index = cls(session)
+        if ray is not None:
+            try:
+                index._held.enter_context(index.on_ray(ray, partial=partial))
+            except BaseException:
+                index.close()
+                raise
+        return index
 
     @classmethod
     def from_hub(
@@ -216,6 +228,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
 
     def close(self) -> None:
         """Closes the catalogue, the segments and the model."""
+        self._held.close()
         self.session.close()
 
     def __enter__(self) -> InfluenceIndex:
@@ -418,12 +431,15 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
         """Returns queries as samples: tokenised, with the tokens that are scored."""
         return self.session.samples(data, format)
 
-    def scores(self, samples: list[Sample], metric: str | Metric = "dot") -> tuple[Ids, Scores]:
+    def scores(
+        self, samples: list[Sample], metric: str | Metric = "dot", *, vectors: Scores | None = None
+    ) -> tuple[Ids, Scores]:
         """Returns the ids of all training samples [n] and their stored scores for queries [q, n].
 
-        Under the metric "dot" these are influence; see `influence` for the exact form.
+        Under the metric "dot" these are influence; see `influence` for the exact form. `vectors`
+        are those of the queries, if they are known: then the model is not run.
         """
-        return pipeline.query.scores(self.session, samples, metric)
+        return pipeline.query.scores(self.session, samples, metric, vectors)
 
     def info(self) -> dict[str, Any]:
         """Returns what the index holds and what it was made with, as JSON values."""

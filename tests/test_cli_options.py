@@ -73,7 +73,7 @@ def test_every_command_that_opens_an_index_for_its_model_says_how() -> None:
     assert named == having("--trust-remote-code") - having("--revision")
     assert named <= having("--device")
     assert named == {
-        *("add", "query", "ask", "explain", "score", "audit", "select", "serve"),
+        *("add", "query", "ask", "shell", "explain", "score", "audit", "select", "serve"),
         *("evaluate fidelity", "evaluate recall", "evaluate identify", "evaluate select"),
     }
 
@@ -99,7 +99,7 @@ def test_the_fields_of_rows_come_together() -> None:
 
 def test_tables_and_charts_are_printed_as_json_too() -> None:
     results = {"add", "build", "learn", "attach", "remove", "compact", "export", "migrate"}
-    results |= {"verify", "demo", "serve", "push", "pull"}
+    results |= {"verify", "demo", "serve", "push", "pull", "reshard", "shell"}
     assert having("--json") == COMMANDS.keys() - results
 
 

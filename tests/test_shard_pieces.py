@@ -90,6 +90,22 @@ def test_a_shard_goes_on_where_it_was_killed(
     assert report.added == sum(shard_of(row["id"], 3) == 1 for row in rows) - 3 > 0
 
 
+def test_a_shard_that_was_killed_before_it_was_taught(
+    learned: Path, rows: list[Row], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("forvalue_index.shards.store.teach", lambda *_: pytest.fail("dies"))
+        with pytest.raises(pytest.fail.Exception):
+            fill(learned, rows, lm, 1)
+    with (
+        InfluenceIndex.open(learned / "shards" / "0001", model=lm) as shard,
+        pytest.raises(InputError, match="is a shard, which learns nothing by itself"),
+    ):
+        shard.add([row for row in rows if shard_of(row["id"], 3) == 1])
+    fill(learned, rows, lm, 0, 1, 2)
+    assert InfluenceIndex.attach(learned) == []
+
+
 def test_an_index_that_lacks_shards_says_which(
     learned: Path, rows: list[Row], lm: LanguageModel, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -445,5 +445,7 @@ def test_a_key_has_its_shard_for_ever() -> None:
 
 def test_the_manifest_names_no_path(three: Path) -> None:
     found = json.loads((three / "shards.json").read_text())
-    assert found.keys() == {"format", "shards", "attached", "config", "fingerprint", "checksum"}
+    assert found.keys() == {
+        *("format", "shards", "attached", "config", "fingerprint", "dealt", "checksum"),
+    }
     assert isinstance(open_store(three), ShardedStore)

@@ -15,11 +15,17 @@ from forvalue_index.cli.options.data import (
     on_error_option,
 )
 from forvalue_index.cli.options.format import format_for, format_options
-from forvalue_index.cli.options.model import device_option, devices_option, model_options
+from forvalue_index.cli.options.model import (
+    device_option,
+    devices_option,
+    gpus_option,
+    model_options,
+    ray_option,
+)
 from forvalue_index.cli.options.vector import shards_option, vector_options
 from forvalue_index.cli.progress import progress_bar
 from forvalue_index.config import ModelConfig, VectorConfig
-from forvalue_index.store.manifest import parse_shard, shard_directory
+from forvalue_index.store.manifest import parse_shard, read_manifest, shard_directory
 
 
 @click.command()
@@ -43,6 +49,8 @@ from forvalue_index.store.manifest import parse_shard, shard_directory
 @on_error_option
 @device_option
 @devices_option
+@ray_option
+@gpus_option
 def build(
     data: tuple[str, ...],
     directory: Path,
@@ -56,6 +64,8 @@ def build(
     on_error: str,
     device: str | None,
     devices: str | None,
+    ray: str | None,
+    gpus: float,
 ) -> None:
     """Build an index of training rows: files, patterns, a data set folder, or a hub id.
 
@@ -73,9 +83,12 @@ def build(
       forvalue build reviews.csv --index my.index --model my-classifier \\
         --text-field review --label-field stars
       forvalue build org/data-set --split train --index my.index --model my-model --devices all
+      forvalue build "data/*.jsonl" --index my.index --model my-model --shards 64 --ray auto
     """
     from forvalue_index.index import InfluenceIndex
 
+    if ray is not None and (shard or catalog or device or devices):
+        raise click.UsageError("--ray goes without --shard, --catalog, --device and --devices")
     if shard is not None and (shards or catalog or devices):
         raise click.UsageError("--shard goes without --shards, --catalog and --devices")
     rows = source.rows(data)
@@ -93,7 +106,24 @@ def build(
                 on_error=on_error,
                 progress=progress,
             )
-        render.added(shard_directory(directory, parse_shard(shard)[0]), report)
+        number, _ = parse_shard(shard)
+        render.added(shard_directory(directory, read_manifest(directory), number), report)
+        return
+    if ray is not None:
+        with progress_bar() as progress:
+            report = InfluenceIndex.build_on_ray(
+                directory,
+                rows,
+                model,
+                shards,
+                ray,
+                format=format,
+                vector=vector,
+                gpus=gpus,
+                on_error=on_error,
+                progress=progress,
+            )
+        render.added(directory, report)
         return
     with progress_bar() as progress:
         index, report = InfluenceIndex.build(

@@ -16,6 +16,7 @@ SUMMARIES = {
     "query": "Show the training samples that drove a response.",
     "search": "Show the training samples that have these words.",
     "ask": "Ask the model, and see what its answer comes from.",
+    "shell": "Ask the model again and again, loaded once.",
     "explain": "Show through which tokens a training sample acted.",
     "serve": "Serve an index over HTTP, with a page to look at it.",
     "score": "Show what every training sample is worth.",
@@ -33,6 +34,7 @@ SUMMARIES = {
     "optimize": "Make a derived index for faster queries.",
     "verify": "Read the whole index and report what is wrong.",
     "migrate": "Upgrade an index of an older version.",
+    "reshard": "Deal out a sharded index to more or fewer shards.",
     "demo": "Index a shipped data set and ask it questions.",
 }
 """A line for each command; its module, `forvalue_index.cli.NAME`, has the whole help."""

@@ -185,6 +185,12 @@ class Sources(Rows):
         if not self._readers:
             raise InputError("no data file was given: name one or more")
 
+    @property
+    def files(self) -> list[Path] | None:
+        """Whole paths of the files that it reads; None: some of it is not a file."""
+        paths = [Path(name) for name in self._readers]
+        return [p.resolve() for p in paths] if all(p.is_file() for p in paths) else None
+
     def _reader(self, name: str) -> _Read:
         path = Path(name)
         if name == "-":

@@ -59,9 +59,7 @@ def create(
     if isinstance(model, LanguageModel):
         lm, settings = model, ModelConfig(model.name)
     else:
-        settings = replace(  # for whoever opens the index somewhere else
-            model, name=_resolved(model.name), adapters=tuple(map(_resolved, model.adapters))
-        )
+        settings = found_from_anywhere(model)
         lm = load_model(settings, device)
     format = format or FormatConfig()
     if (note := instruct_note(lm.tokenizer, format)) is not None:
@@ -185,6 +183,12 @@ def require_shards(directory: Path, shards: int | None) -> None:
 def _require_whole(shards: int | None) -> None:
     if shards is not None:
         raise InputError("each shard keeps its rows in SQLite: give a catalog or shards, not both")
+
+
+def found_from_anywhere(model: ModelConfig) -> ModelConfig:
+    """Returns how to read a model, for whoever reads it from another working directory."""
+    names = tuple(map(_resolved, model.adapters))
+    return replace(model, name=_resolved(model.name), adapters=names)
 
 
 def _resolved(name: str) -> str:

@@ -103,7 +103,9 @@ def _occurrence(session: Session, sample: Sample, span: str) -> NDArray[np.int64
         if sample.scored[first : last + 1].all():
             return np.arange(first, last + 1)
     response = "".join(texts[place] for place in np.flatnonzero(sample.scored))
-    raise InputError(f"{span!r} is not, letter for letter, in the response {response!r}")
+    raise InputError(
+        f"{span!r} is not in the response {response!r}: give a part of it, letter for letter"
+    )
 
 
 def _passage(session: Session, sample: Sample, values: NDArray[np.float64]) -> Passage:

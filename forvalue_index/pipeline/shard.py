@@ -15,6 +15,7 @@ from forvalue_index.config import FormatConfig, VectorConfig
 from forvalue_index.data.field_guess import format_of_rows
 from forvalue_index.data.images import with_images
 from forvalue_index.data.ingest import CheckedRows, Rejects, check_rows
+from forvalue_index.data.row_keys import RowKeys
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted
 from forvalue_index.errors import IndexMissingError, InputError, LockedError
@@ -51,7 +52,7 @@ def learn(
         session = create(path, model, format, vector, None, device, shards, made=())
         try:
             with session.store.writer.lock():
-                fit(session, rows, checked.contents, set(checked.contents), rejects, progress)
+                fit(session, rows, checked.contents, rejects, progress)
             return session.store.fidelity
         except BaseException:
             with suppress(LockedError):
@@ -102,7 +103,11 @@ def open_shard_session(
 
 
 def fill_shard(
-    session: Session, rows: ShardRows, on_error: str, progress: Progress | None
+    session: Session,
+    rows: ShardRows,
+    on_error: str,
+    progress: Progress | None,
+    update: bool = False,
 ) -> AddReport:
     """Adds rows, whose images are settled, to the shard of a session."""
     with Rejects(on_error) as rejects:
@@ -111,5 +116,5 @@ def fill_shard(
         except InputError:
             if rows.found:
                 raise
-            checked = CheckedRows({}, 0, ())  # no row happens to belong to this shard
-        return add_checked(session, rows, checked, rejects, progress)
+            checked = CheckedRows(RowKeys(), 0, ())  # no row happens to belong to this shard
+        return add_checked(session, rows, checked, rejects, progress, update)

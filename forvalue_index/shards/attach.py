@@ -46,7 +46,7 @@ def attach(directory: Path, sources: Iterable[Path] = ()) -> Manifest:
                 raise InputError(
                     f"{source} has no shard that {directory} lacks, which needs {own.missing}"
                 )
-        there = [n for n in own.missing if is_index(shard_directory(directory, n))]
+        there = [n for n in own.missing if is_index(shard_directory(directory, own, n))]
         for number in there:
             open_shard(directory, own, number).close()
         manifest = replace(own, attached=tuple(sorted({*own.attached, *there})))
@@ -74,7 +74,8 @@ def _copy(source: Path, directory: Path, own: Manifest) -> int:
             f"{source} was not made from {directory}: copy that before its shards are built"
         )
     for number in own.missing:
-        old, new = shard_directory(source, number), shard_directory(directory, number)
+        old = shard_directory(source, found, number)
+        new = shard_directory(directory, own, number)
         if not is_index(old) or is_index(new):
             continue
         with closing(open_shard(source, found, number)) as part, part.writer.lock():

@@ -14,11 +14,17 @@ from numpy.typing import NDArray
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.reads import Figures
 from forvalue_index.catalog.where import Condition, parse_condition
-from forvalue_index.errors import InputError
+from forvalue_index.errors import IndexMissingError, InputError
 from forvalue_index.records import Segment, StoredSample
 from forvalue_index.shards.ids import joined, split
 from forvalue_index.store.layout import storing
-from forvalue_index.store.manifest import Manifest, read_manifest, shard_of, write_manifest
+from forvalue_index.store.manifest import (
+    MANIFEST,
+    Manifest,
+    read_manifest,
+    shard_of,
+    write_manifest,
+)
 from forvalue_index.store.store import Store
 
 
@@ -33,6 +39,8 @@ class JoinedCatalog(Catalog):
         self._read()
 
     def _read(self) -> None:
+        found = (self._directory / MANIFEST).stat()
+        self._seen = found.st_mtime_ns, found.st_ino
         self.manifest: Manifest = read_manifest(self._directory)
         self.config = self.manifest.config
         self.fingerprint = self.manifest.fingerprint
@@ -75,7 +83,19 @@ class JoinedCatalog(Catalog):
     # -- sums and lists ------------------------------------------------------------------------
 
     def generation(self) -> int:
-        """Returns the sum of the shards' generations: it grows with every committed change."""
+        """Returns the sum of the shards' generations: it grows with every committed change.
+
+        Raises:
+            IndexMissingError: the rows were dealt out to other shards meanwhile.
+        """
+        now = (self._directory / MANIFEST).stat()
+        if (now.st_mtime_ns, now.st_ino) != self._seen:
+            dealt = self.manifest.dealt
+            self._read()
+            if self.manifest.dealt != dealt:
+                raise IndexMissingError(
+                    f"{self._directory} has {self._n} shards now: open it again"
+                )
         return sum(catalog.generation() for catalog in self._catalogs.values())
 
     def count(self) -> int:
@@ -194,6 +214,11 @@ class JoinedCatalog(Catalog):
                 f"{', '.join(self.fields())}"
             )
         return ids
+
+    def require_intact(self) -> None:
+        """Checks the rows of all shards; see `Catalog.require_intact`."""
+        for catalog in self._catalogs.values():
+            catalog.require_intact()
 
     def fields(self) -> list[str]:
         """Returns the names of the fields of the first samples of each shard."""

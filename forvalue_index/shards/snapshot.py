@@ -9,7 +9,7 @@ Each shard is at a moment of its own: rows that a writer adds to two shards may 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -20,21 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.metric import METRICS, Metric
+from forvalue_index.records import Segment
 from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.moment import KeptMoment, SecondMoment, Writing
+from forvalue_index.search.side import Side
 from forvalue_index.search.stored import among
 from forvalue_index.search.words import Lexicon
 from forvalue_index.shards.catalog import JoinedCatalog
 from forvalue_index.shards.ids import Ids, joined
 from forvalue_index.shards.scatter import Asked, Here, Searcher, by_shard, merged
 from forvalue_index.store.layout import CHECKED_DERIVED, DERIVED
+from forvalue_index.store.sides import KeptSides
 from forvalue_index.store.snapshot import Snapshot, Snapshots
 from forvalue_index.store.store import Store
 from forvalue_index.store.vectoriser import dim_of
-
-Elsewhere = Callable[[], Searcher]
-"""Gives what searches the shards, if this process does not."""
 
 
 class JoinedSnapshot(Snapshot):
@@ -60,6 +60,7 @@ class JoinedSnapshot(Snapshot):
             CheckedFiles(directory / DERIVED, directory / CHECKED_DERIVED),
             _JoinedMoment(parts, snapshots),
             next(iter(parts.values())).words,
+            _JoinedSides(parts, snapshots, self._shards),
             writing,
         )
 
@@ -132,6 +133,28 @@ class _JoinedMoment(KeptMoment):
         return SecondMoment(total, {}, np.empty(0, np.int64), 0.0).now_of(flat)
 
 
+class _JoinedSides(KeptSides):
+    """The figures of all shards, which each keeps by itself."""
+
+    def __init__(
+        self, parts: Mapping[int, Store], snapshots: Mapping[int, Snapshot], shards: int
+    ) -> None:
+        self._parts, self._snapshots, self._shards = parts, snapshots, shards
+
+    def all_of(self, segments: Sequence[Segment], writing: Writing) -> list[Side]:
+        """Returns those of the segments of all shards, in the order of the joined flat index."""
+        return [
+            replace(side, ids=joined(side.ids, number, self._shards))
+            for number, snapshot in self._snapshots.items()
+            for side in _sides(self._parts[number], snapshot)
+        ]
+
+
+def _sides(part: Store, snapshot: Snapshot) -> list[Side]:
+    lock = partial(part.writer.lock_at, snapshot.generation)
+    return part.sides.all_of(snapshot.flat.segments, lock)
+
+
 class JoinedSnapshots(Snapshots):
     """The snapshots of all shards: one is kept as long as no shard has another generation."""
 
@@ -141,16 +164,21 @@ class JoinedSnapshots(Snapshots):
         catalog: JoinedCatalog,
         parts: Mapping[int, Store],
         lock_at: Callable[[int], AbstractContextManager[None]],
-        elsewhere: Elsewhere | None = None,
     ) -> None:
-        """Takes the shards; `elsewhere` gives what searches them, if this process does not."""
+        """Takes number -> shard, and what gives the right to write at a generation."""
         self._directory = directory
         self._catalog: JoinedCatalog = catalog
         self._parts = parts
         self._lock_at = lock_at
-        self._elsewhere = elsewhere
+        self._searcher: Searcher | None = None
         self._opening = RLock()
         self._current: Snapshot | None = None
+
+    def search_by(self, searcher: Searcher | None) -> None:
+        """Lets `searcher` search the shards from now on; None: this process."""
+        with self._opening:
+            self._searcher = searcher
+            self._current = None
 
     def drop(self) -> None:
         """Drops the current snapshot, and those of the shards."""
@@ -180,5 +208,5 @@ class JoinedSnapshots(Snapshots):
             self._parts,
             snapshots,
             lock,
-            None if self._elsewhere is None else self._elsewhere(),
+            self._searcher,
         )

@@ -17,7 +17,7 @@ from forvalue_index.catalog.catalog import MEASURED
 from forvalue_index.config import IndexConfig
 from forvalue_index.errors import CorruptIndexError, ForvalueError, IndexMissingError, InputError
 from forvalue_index.shards.catalog import JoinedCatalog
-from forvalue_index.shards.snapshot import Elsewhere, JoinedSnapshots
+from forvalue_index.shards.snapshot import JoinedSnapshots
 from forvalue_index.shards.writer import JoinedWriter, teach
 from forvalue_index.store.layout import discard, files, is_index, require_empty, storing
 from forvalue_index.store.manifest import (
@@ -38,9 +38,7 @@ log = logging.getLogger(__name__)
 class ShardedStore(Store):
     """All shards of an index, as one store. Close it after use."""
 
-    def __init__(
-        self, directory: Path, parts: dict[int, Store], elsewhere: Elsewhere | None = None
-    ) -> None:
+    def __init__(self, directory: Path, parts: dict[int, Store]) -> None:
         """`create` and `open_store` are the ways to get one."""
         self.directory = directory
         self._parts = parts
@@ -48,12 +46,19 @@ class ShardedStore(Store):
         self.catalog: JoinedCatalog = catalog
         self.config = IndexConfig.from_json(catalog.config)
         self.writer = JoinedWriter(directory, catalog, parts)
-        self.snapshots = JoinedSnapshots(directory, catalog, parts, self.writer.lock_at, elsewhere)
+        self.snapshots: JoinedSnapshots = JoinedSnapshots(
+            directory, catalog, parts, self.writer.lock_at
+        )
 
     @property
     def shards(self) -> list[Store]:
         """The shards that are there."""
         return list(self._parts.values())
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of the shards that are there."""
+        return list(self._parts)
 
     def set_vectoriser(self, data: bytes, figures: dict[str, Any]) -> None:
         """Keeps what the first rows taught, with the manifest and in each shard.
@@ -144,36 +149,36 @@ def create(
         raise
 
 
-def open_or_create_shard(directory: Path, number: int) -> Store:
+def open_or_create_shard(directory: Path, number: int, manifest: Manifest | None = None) -> Store:
     """Returns a shard of the index in `directory`, also where it is not attached yet.
+
+    `manifest` is the one to go by, if not the one there.
 
     Raises:
         CorruptIndexError: another index is in its place.
         IndexMissingError: it is attached, but not there.
         StorageError: the directory cannot be written.
     """
-    manifest = read_manifest(directory)
-    path = shard_directory(directory, number)
+    manifest = manifest or read_manifest(directory)
+    path = shard_directory(directory, manifest, number)
     if number in manifest.attached or is_index(path):
-        return open_shard(directory, manifest, number)
-    config = IndexConfig.from_json(manifest.config)
-    made_with = {name: v for name, v in manifest.fingerprint.items() if name != "vectoriser"}
-    part = Store.create(path, config, made_with | {SHARD: f"{number}/{manifest.shards}"})
-    if "vectoriser" in manifest.fingerprint:
+        part = open_shard(directory, manifest, number)
+    else:
+        config = IndexConfig.from_json(manifest.config)
+        made_with = {name: v for name, v in manifest.fingerprint.items() if name != "vectoriser"}
+        part = Store.create(path, config, made_with | {SHARD: f"{number}/{manifest.shards}"})
+    if "vectoriser" in manifest.fingerprint and not part.fitted:
         with part.writer.lock():
             teach(part, directory, JoinedCatalog(directory, {}))
     return part
 
 
-def open_store(
-    directory: str | Path, *, partial: bool = False, elsewhere: Elsewhere | None = None
-) -> Store:
+def open_store(directory: str | Path, *, partial: bool = False) -> Store:
     """Returns the store in `directory`, of one index or of all its shards.
 
     Args:
         directory: of the index.
         partial: open those shards that can be, with a warning that names the others.
-        elsewhere: gives what searches the shards, if this process does not.
 
     Raises:
         IndexMissingError: there is no index, or it is not whole.
@@ -182,13 +187,11 @@ def open_store(
     """
     path = Path(directory)
     if is_sharded(path):
-        return open_shards(path, partial=partial, elsewhere=elsewhere)
+        return open_shards(path, partial=partial)
     return Store.open(path)
 
 
-def open_shards(
-    directory: Path, *, partial: bool = False, elsewhere: Elsewhere | None = None
-) -> ShardedStore:
+def open_shards(directory: Path, *, partial: bool = False) -> ShardedStore:
     """Returns the sharded index in `directory`; see `open_store`."""
     files(directory)  # checks that no link is among them
     manifest = read_manifest(directory)
@@ -215,7 +218,7 @@ def open_shards(
         raise
     for number, reason in missing.items():
         log.warning("answering without shard %d of %d: %s", number, manifest.shards, reason)
-    return ShardedStore(directory, parts, elsewhere)
+    return ShardedStore(directory, parts)
 
 
 def open_shard(directory: Path, manifest: Manifest, number: int) -> Store:
@@ -225,7 +228,7 @@ def open_shard(directory: Path, manifest: Manifest, number: int) -> Store:
         IndexMissingError: it is not there.
         CorruptIndexError: it is another shard, or of another index.
     """
-    path = shard_directory(directory, number)
+    path = shard_directory(directory, manifest, number)
     part = Store.open(path)
     wanted = manifest.fingerprint | {SHARD: f"{number}/{manifest.shards}"}
     found = part.fingerprint

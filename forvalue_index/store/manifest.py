@@ -3,8 +3,9 @@
     DIR/shards.json               the manifest: shards, those attached, settings, fingerprint
     DIR/vectoriser-*.safetensors  what was learned, once for all shards
     DIR/shards/0003/              shard 3, an ordinary index
+    DIR/shards-1/                 the same, after the rows were dealt out anew once (`reshard`)
 
-No path stands in the manifest: those of the shards follow from their number.
+No path stands in the manifest: those of the shards follow from numbers.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Manifest:
     attached: tuple[int, ...]  # shards that hold rows of the index, ascending
     config: dict[str, Any]
     fingerprint: dict[str, Any]
+    dealt: int = 0  # how often the rows were dealt out anew
 
     @property
     def missing(self) -> list[int]:
@@ -65,10 +67,18 @@ def read_manifest(directory: Path) -> Manifest:
         if checksum != _checksum(found):
             raise ValueError(f"its checksum is {_checksum(found)}, but {checksum} was written")
         manifest = Manifest(
-            found["shards"], tuple(found["attached"]), found["config"], found["fingerprint"]
+            found["shards"],
+            tuple(found["attached"]),
+            found["config"],
+            found["fingerprint"],
+            int(found["dealt"]),
         )
         wanted = range(manifest.shards)
-        if not 1 <= manifest.shards <= MOST or any(n not in wanted for n in manifest.attached):
+        if (
+            not 1 <= manifest.shards <= MOST
+            or any(n not in wanted for n in manifest.attached)
+            or manifest.dealt < 0
+        ):
             raise ValueError(f"it names shards {manifest.attached} of {manifest.shards}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CorruptIndexError(
@@ -89,17 +99,28 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
         json.dump(values | {"checksum": _checksum(values)}, file, indent=1)
 
 
-def shard_directory(directory: Path, number: int) -> Path:
+def shards_folder(directory: Path, dealt: int) -> Path:
+    """Returns the folder of the shards, after the rows were dealt out anew so often.
+
+    Raises:
+        CorruptIndexError: a link is in its place.
+    """
+    return _folder(directory / (f"{SHARDS}-{dealt}" if dealt else SHARDS))
+
+
+def shard_directory(directory: Path, manifest: Manifest, number: int) -> Path:
     """Returns where a shard is.
 
     Raises:
         CorruptIndexError: a link is in its place.
     """
-    parent = directory / SHARDS
-    for path in (parent, parent / f"{number:04d}"):
-        if path.is_symlink() or (path.exists() and not path.is_dir()):
-            raise CorruptIndexError(foreign(path, "folder"))
-    return parent / f"{number:04d}"
+    return _folder(shards_folder(directory, manifest.dealt) / f"{number:04d}")
+
+
+def _folder(path: Path) -> Path:
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise CorruptIndexError(foreign(path, "folder"))
+    return path
 
 
 def shard_of(key: str, shards: int) -> int:

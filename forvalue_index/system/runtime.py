@@ -18,7 +18,7 @@ from pathlib import Path
 from forvalue_index.errors import StorageError
 
 LONGEST = 100  # bytes of the path of a socket, which systems limit to 104 or 108
-CATALOGS = ("catalog.db", "catalog.url")
+CATALOGS = ("catalog.db", "catalog.url", "shards.json")
 
 
 def runtime_folder() -> Path:
@@ -64,7 +64,7 @@ def socket_name(directory: str | Path) -> str:
         except FileNotFoundError:
             continue
         made = f"{place}\0{state.st_dev}\0{state.st_ino}"
-        return f"{hashlib.sha256(os.fsencode(made)).hexdigest()[:32]}.sock"
+        return f"{hashlib.sha256(os.fsencode(made)).hexdigest()[:16]}.sock"
     raise FileNotFoundError(f"{place} is not an index")
 
 
