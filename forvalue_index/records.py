@@ -133,6 +133,26 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Generation:
+    """What a reader needs of a catalogue to search, all as it stood at one moment."""
+
+    generation: int  # grows with every committed change
+    segments: list[Segment]
+    removed: NDArray[np.int64]  # ids of tombstones, ascending
+    count: int  # live samples
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The numbers kept beside the live samples, in the order of their ids; each [n]."""
+
+    ids: NDArray[np.int64]
+    norm: NDArray[np.float64]
+    n_scored: NDArray[np.int64]
+    loss: NDArray[np.float64]  # nats
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """One training sample that an index gives as an answer to a query.
 
