@@ -33,6 +33,7 @@ _RUNTIME = tempfile.TemporaryDirectory(prefix="run")
 os.environ["XDG_RUNTIME_DIR"] = _RUNTIME.name  # no server of the person who runs the tests
 
 pytest_plugins = (
+    "helpers.browser",
     "helpers.catalogs",
     "helpers.derived_data",
     "helpers.indexes",

@@ -72,11 +72,13 @@ def search(session: Session, texts: Sequence[str], k: int, where: str | Iterable
 
 
 def scores(
-    session: Session, samples: Sequence[Sample], metric: Metric
+    session: Session, samples: Sequence[Sample], vectors: Scores | None
 ) -> tuple[NDArray[np.int64], Scores]:
-    """Returns the ids of all training samples [n] and their scores for queries [q, n]."""
+    """Returns the ids of all training samples [n] and their scores for queries [q, n].
+
+    Without the queries' vectors, by words alone.
+    """
     texts = [text_of(session, sample, session.config.format) for sample in samples]
-    vectors = session.vectors(list(samples)) if metric.vectors else None
 
     def ask(snapshot: Snapshot) -> tuple[NDArray[np.int64], Scores]:
         lexical, cosine = _parts(snapshot, texts, vectors)

@@ -79,13 +79,19 @@ def query(
 
 
 def scores(
-    session: Session, samples: list[Sample], metric: str | Metric
+    session: Session,
+    samples: list[Sample],
+    metric: str | Metric,
+    vectors: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Returns the ids of all training samples and their scores; see `InfluenceIndex.scores`."""
     metric = metric_of(metric)
+    if not metric.vectors:
+        return hybrid.scores(session, samples, None)
+    if vectors is None:
+        vectors = session.vectors(samples)
     if metric.words:
-        return hybrid.scores(session, samples, metric)
-    vectors = session.vectors(samples)
+        return hybrid.scores(session, samples, vectors)
     ids, found = session.store.answer(
         lambda snapshot: snapshot.flat.scores(
             snapshot.turned(vectors, metric), weights=snapshot.weights(metric)

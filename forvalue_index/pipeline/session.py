@@ -258,16 +258,18 @@ class Session:
         self, queries: list[Sample], samples: list[Sample], metric: Metric
     ) -> NDArray[np.float64]:
         """Returns the exact scores of samples under a metric, [queries, samples]."""
-        scores = self.influence(queries, samples).astype(np.float64)
-        return scores / self._sizes(queries, metric)[:, None] / self._sizes(samples, metric)
+        from forvalue_index.model.exact_pass import ExactPass
 
-    def _sizes(self, samples: list[Sample], metric: Metric) -> NDArray[np.float64]:
-        """Returns what exact influence on, or of, samples is divided by, [n]."""
-        lengths = np.ones(len(samples))
-        if metric.needs_lengths:
-            squares = self.encoder.self_influence(samples, self.vectoriser.parts)
-            lengths = np.sqrt(np.maximum(squares.astype(np.float64), 0))
-        return metric.sizes(lengths, np.array([sample.n_scored for sample in samples]))
+        exact = ExactPass(self.encoder, queries, [self.vectoriser.parts])
+        found = exact.scores(samples).pairs[0]
+        sizes = [
+            metric.sizes(
+                np.sqrt(np.maximum(squares.astype(np.float64), 0)),
+                np.array([sample.n_scored for sample in some]),
+            )
+            for some, squares in ((queries, exact.query_squares()[0]), (samples, found.squares))
+        ]
+        return found.influence.astype(np.float64) / sizes[0][:, None] / sizes[1]
 
 
 def fingerprint(config: IndexConfig, lm: LanguageModel) -> dict[str, Any]:

@@ -54,7 +54,16 @@ class Reader:
             "config": info["config"] | {"model": named},
             "fields": self.index.fields(),
             "writable": self.writable,
+            "images": self._takes_images(),
         }
+
+    def _takes_images(self) -> bool:
+        """Returns whether rows have images: in their field, or as the first row has them."""
+        format = self.index.config.format
+        first = self.index.rows(limit=1)
+        return format.image_field is not None or any(
+            pictures_of(stored.row, stored.key, format) for stored in first
+        )
 
     def rows(self, where: Sequence[str], after: int, limit: int) -> Json:
         """Returns a page of rows, whether there are more, and how many there are in all."""

@@ -41,6 +41,9 @@ class HitAnswer(_Answer):
         None, description="text and contribution of each; null: it is not scored"
     )
     rejected: int | None = Field(None, description="token with which a rejected text begins")
+    turns: list[tuple[int, int, str]] | None = Field(
+        None, description="whose words which tokens of a conversation are: first, end, role"
+    )
 
 
 class HitsAnswer(_Answer):
@@ -78,6 +81,9 @@ class Side(_Answer):
     scored: list[bool]
     contributions: list[float]
     rejected: int | None = Field(None, description="token with which a rejected text begins")
+    turns: list[tuple[int, int, str]] | None = Field(
+        None, description="whose words which tokens of a conversation are: first, end, role"
+    )
 
 
 class ExplainAnswer(_Answer):
@@ -101,6 +107,8 @@ class InfoAnswer(BaseModel):
     dim: int
     model: str
     fields: list[str] = Field(description="names of the rows' fields")
+    writable: bool = Field(description="whether this server takes rows and decisions")
+    images: bool = Field(description="whether the rows have images")
     config: dict[str, Any]
 
 

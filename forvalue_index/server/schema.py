@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from forvalue_index.metric import METRICS
 
 LONGEST_TEXT = 50_000  # characters of the texts of one request, together
-MOST_HITS = 200
+MOST_HITS = 1000
 MOST_ROWS = 200
 MOST_CANDIDATES = 2000
 MOST_NEW_TOKENS = 1024

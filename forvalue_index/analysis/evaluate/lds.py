@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from forvalue_index.analysis.evaluate.baselines import require_bm25
 from forvalue_index.analysis.evaluate.methods import (
     empty_index,
+    exact_of,
     influence_scores,
     other_scores,
     temporary_index,
@@ -162,7 +163,8 @@ def _methods(
     for recipe in recipes:
         settings = replace(vector, recipe=recipe)
         with temporary_index(rows, lm, format, settings, progress) as (index, stored):
-            own = influence_scores(index, queries, stored, exact=True, progress=progress)
+            true = exact_of(index, queries, stored, progress)
+            own = influence_scores(index, queries, stored, exact=true)
             yield from ((f"{recipe}, {name}", scores) for name, scores in own)
             if recipe == recipes[-1]:  # the other methods need no recipe: once
                 yield from other_scores(

@@ -19,6 +19,7 @@ from forvalue_index.analysis.audit.scores import score_rows
 from forvalue_index.analysis.evaluate.baselines import require_bm25
 from forvalue_index.analysis.evaluate.methods import (
     empty_index,
+    exact_of,
     influence_scores,
     other_scores,
     temporary_index,
@@ -148,14 +149,15 @@ def methods(
     """
     queries, format = index.samples(known), index.config.format
     same = _same(known, stored, class_field)
+    true = exact_of(index, queries, stored, progress) if exact else None
     scores = itertools.chain(
-        influence_scores(index, queries, stored, exact=exact, progress=progress),
+        influence_scores(index, queries, stored, exact=true),
         other_scores(
             index,
             queries,
             stored,
             format,
-            last_layer=exact,
+            exact=true,
             gradient=gradient,
             seed=seed,
             progress=progress,
@@ -182,8 +184,8 @@ def response_field(format: FormatConfig) -> str:
         return format.label_field
     if format.text_field is not None or format.messages_field is not None:
         raise InputError(
-            "responses are exchanged between rows, and these have none: give rows with a prompt "
-            "and a response"
+            "responses are exchanged between rows: rows with a prompt and a response are needed; "
+            "give such rows"
         )
     return format.response_field
 

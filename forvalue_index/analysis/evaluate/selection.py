@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from forvalue_index.analysis.evaluate.baselines import require_bm25
 from forvalue_index.analysis.evaluate.methods import (
     all_stored,
+    exact_of,
     influence_scores,
     other_scores,
 )
@@ -115,14 +116,15 @@ def _choices(
     yield "all rows", np.arange(len(stored))
     ids = [item.id for item in stored]
     yield "selected", np.searchsorted(ids, select(index, list(known), budget=budget).ids)
+    true = exact_of(index, known, stored, progress) if exact else None
     for name, scores in itertools.chain(
-        influence_scores(index, known, stored, exact=exact, progress=progress),
+        influence_scores(index, known, stored, exact=true),
         other_scores(
             index,
             known,
             stored,
             format,
-            last_layer=exact,
+            exact=true,
             gradient=gradient,
             seed=seed,
             progress=progress,
