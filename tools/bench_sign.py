@@ -5,9 +5,9 @@
 Each of some rows is trained on alone, by one small step of gradient descent from the same weights,
 and the change of each query's log-likelihood is measured: a step on the unembedding (of which the
 paper's closed form is the derivative), and one on all weights. A step has the size that raises the
-log-likelihood of its own row by STEP. For each recipe: in how many pairs its exact score has the
-sign of the change, in how many of the half of pairs that changed most, and the rank correlation of
-scores and changes over the rows of a query. MODEL is read in float32.
+log-likelihood of its own row by STEP, and changes are divided by it. For each recipe: in how many
+pairs its exact score has the sign of the change, in how many of the half that changed most, and the
+rank correlation of scores and changes over the rows of a query. MODEL is read in float32.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ from forvalue_index.vectors.tokens import Transform
 
 STEP = 0.05  # nats
 
-Changes = NDArray[np.float64]  # [queries, rows], of the queries' summed log-likelihoods
+Changes = NDArray[np.float64]
+"""[queries, rows], of the queries' summed log-likelihoods, by the size of the step."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def head_steps(lm: LanguageModel, queries: Sequence[Sample], rows: Sequence[Samp
             change = [torch.log_softmax(some, 1).gather(1, targets) for some in (moved, logits)]
             total = torch.zeros(len(batch.positions), dtype=torch.float64)
             total.index_add_(0, batch.owner, (change[0] - change[1]).squeeze(1).double())
-            found[batch.positions, column] = total.numpy()
+            found[batch.positions, column] = total.numpy() / size
     return found
 
 
@@ -92,7 +93,7 @@ def model_steps(lm: LanguageModel, queries: Sequence[Sample], rows: Sequence[Sam
         gradients = torch.autograd.grad(loss, weights)
         size = STEP / float(sum(gradient.square().sum() for gradient in gradients))
         _move(weights, gradients, -size)
-        found[:, column] = before - encoder.losses(queries) * scored
+        found[:, column] = (before - encoder.losses(queries) * scored) / size
         _move(weights, gradients, size)
     lm.model.requires_grad_(False)
     return found
@@ -172,7 +173,7 @@ def main(
     response_field: str,
     results: Path | None,
 ) -> None:
-    """Prints how often the signs agree, of each recipe."""
+    """Measures, and prints a table."""
     lm = load_model(ModelConfig(model, dtype="float32"), "cpu")
     format = FormatConfig(
         prompt_field=prompt_field, response_field=response_field, max_length=max_length
