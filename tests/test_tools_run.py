@@ -198,6 +198,38 @@ def test_bench_increment(tool: Tool) -> None:
     assert "compact" in tool("bench_increment", "--samples", 2000, "--dim", 32)
 
 
+def test_bench_shards(tool: Tool) -> None:
+    assert "16 shards, 64 queries, k 100: " in tool("bench_shards", "merge", "--repeats", 2)
+    small = ("--rows", 2000, "--dim", 64, "--searches", 3)
+    assert "1e+09 rows in 1024 shards: " in tool("bench_shards", "latency", *small)
+
+
+@pytest.mark.slow
+def test_bench_shards_on_ray(model_dir: Path, tmp_path: Path) -> None:
+    rows: list[Row] = [{"question": f"w{i}", "answer": f" and {i * 7}"} for i in range(60)]
+    data = write(tmp_path / "rows.jsonl", rows)
+    asked = ("--model", model_dir, "--data", data, "--repeats", 1)
+    assert " times as fast with two" in process("bench_shards", "workers", *asked)
+
+
+@pytest.mark.slow
+def test_torture_shards() -> None:
+    assert " 0 violations" in process("torture", "--shards", "--kills", 3)  # "torture_shards"
+
+
+def test_bench_scale(tool: Tool) -> None:
+    small = ("--samples", "300,600", "--dim", 64, "--steps", "build,query,where")
+    printed = tool("bench_scale", *small, "--out", "scale.jsonl")
+    assert "| open and first query, s |" in printed and "failed" not in printed
+    assert tool("bench_scale", "--fit", "scale.jsonl") == printed
+
+
+@pytest.mark.slow
+def test_bench_scale_in_full(tool: Tool) -> None:
+    printed = tool("bench_scale", "--samples", "1500", "--dim", 64)
+    assert "| compact, s |" in printed and "| remove 1,000, s |" in printed
+
+
 @pytest.mark.parametrize("study", ["identify", "mislabel"])
 def test_bench_recall_of_classes(tool: Tool, long_model: Path, classes: Path, study: str) -> None:
     small = ("--seeds", 1, "--rows", 10, "--queries", 1, "--recipe", "raw", "--sketch-dim", 256)
@@ -258,6 +290,16 @@ def test_bench_real_of_classes(tool: Tool, chat_model: Path, classes: Path, aske
 def test_bench_search(tool: Tool) -> None:
     small = ("--n", 700, "--dim", 32, "--rank", 8, "--batch", 20, "--segment", 300)
     assert tool("bench_search", *small, "--repeats", 1, "--json")
+
+
+@pytest.mark.slow
+def test_bench_serve() -> None:
+    small = ("--rows", 40, "--clients", "1,2", "--seconds", 0.5, "--requests", 20, "--json")
+    found = json.loads(process("bench_serve", *small).splitlines()[-1])["found"]
+    loads = [load for one in found for way in ("search", "query") for load in one[way]]
+    assert len(loads) == 8 and all(load["statuses"].keys() == {"200"} for load in loads)
+    out = process("bench_serve", "--clients", 2, "--soak", 0.05, "--json").splitlines()[-1]
+    assert json.loads(out)["found"][0]["soak"]["wrong"] == 0
 
 
 def test_check_heads() -> None:  # it silences the warnings of its whole process
