@@ -195,8 +195,8 @@ def main(
     table = Table("step on", "scores", "raised", "same sign", "of the larger half", "Spearman")
     for one in found:
         error = "" if one.rank_error is None else f" ± {one.rank_error:.3f}"
-        figures = f"{one.positive:.3f}", f"{one.sign:.3f}", f"{one.large:.3f}", f"{one.rank:.3f}{error}"
-        table.add_row(one.step, one.method, *figures)
+        shares = [f"{share:.3f}" for share in (one.positive, one.sign, one.large)]
+        table.add_row(one.step, one.method, *shares, f"{one.rank:.3f}{error}")
     console = Console(width=100)
     console.print(table)
     console.print(
