@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forvalue_index import pipeline
 from forvalue_index.analysis.verbs import AnalysisVerbs
+from forvalue_index.cluster.verbs import ClusterVerbs
 from forvalue_index.pipeline.accessors import IndexAccessors
 from forvalue_index.records import listed
 from forvalue_index.store.verbs import StoreVerbs
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from forvalue_index.search.common import Ids, Scores
 
 
-class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
+class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
     """A persistent index of a training set that tells which of its samples drove an output.
 
     Use it in a `with` block or close it. A query answers from the samples that are there when it
@@ -43,7 +45,8 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
     return; `format` is how it becomes tokens, if not as the index's rows do.
 
     More methods are in `IndexAccessors` (model, vectors), `StoreVerbs` (rows, remove, compact,
-    export, optimize, verify) and `AnalysisVerbs` (score, audit, select, evaluate).
+    export, optimize, verify), `AnalysisVerbs` (score, audit, select, evaluate) and `ClusterVerbs`
+    (learn, build_shard, attach).
     """
 
     def __init__(self, session: Session) -> None:
@@ -52,6 +55,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         self.store = session.store
         self.config = session.config
         self.directory = session.store.directory
+        self._held = ExitStack()  # what is left when the index is closed
 
     @classmethod
     def create(
@@ -63,6 +67,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         vector: VectorConfig | None = None,
         catalog: str | None = None,
         device: str | None = None,
+        shards: int | None = None,
     ) -> InfluenceIndex:
         """Returns a new, empty index in `directory`, which must not exist, or be empty.
 
@@ -74,12 +79,14 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
                 postgresql+psycopg://user@host/name; default: SQLite, in `directory`. The URL is
                 kept there and named to this machine (see `forvalue_index.catalog.address`).
             device: "cpu", "cuda" or "cuda:1"; default: CUDA when there is one.
+            shards: keep the rows in so many indexes, each row in that of its key, for more rows
+                than one machine can hold; default: in one.
 
         Raises:
             IndexMissingError: `directory` is not empty.
             ModelError: the model cannot be loaded, or its head is not understood.
         """
-        return cls(pipeline.build.create(directory, model, format, vector, catalog, device))
+        return cls(pipeline.build.create(directory, model, format, vector, catalog, device, shards))
 
     @classmethod
     def open(
@@ -89,6 +96,8 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         model: Model | None = None,
         device: str | None = None,
         trust_remote_code: bool = False,
+        partial: bool = False,
+        ray: str | None = None,
     ) -> InfluenceIndex:
         """Returns the index in `directory`. Its model is loaded when it is first needed.
 
@@ -96,13 +105,42 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
             model: if it, or an adapter, has moved. Only what is named here is fetched from the hub.
             device: as in `create`.
             trust_remote_code: run code that comes with the model; an index never decides that.
+            partial: where shards are missing, answer from the others, with a warning.
+            ray: search the shards on a Ray cluster: see `on_ray`.
 
         Raises:
             IndexMissingError: there is no index in `directory`.
             SchemaError: the index was written by another version of this package.
             FingerprintError: `model` is loaded, and not the one the index was made with.
         """
-        return cls(pipeline.open.open_session(directory, model, device, trust_remote_code))
+        session = pipeline.open.open_session(directory, model, device, trust_remote_code, partial)
+        index = cls(session)
+        if ray is not None:
+            try:
+                index._held.enter_context(index.on_ray(ray, partial=partial))
+            except BaseException:
+                index.close()
+                raise
+        return index
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo: str,
+        directory: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        model: Model | None = None,
+        device: str | None = None,
+        token: str | None = None,
+    ) -> InfluenceIndex:
+        """Returns an index of the Hugging Face hub: `pull`, then `open`.
+
+        Its model is not fetched unless it is named here: what an index says of it is not trusted.
+        """
+        return cls.open(
+            cls.pull(repo, directory, revision=revision, token=token), model=model, device=device
+        )
 
     @classmethod
     def build(
@@ -118,6 +156,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         devices: str | Sequence[str | int] | None = None,
         on_error: str = "stop",
         progress: Progress | None = None,
+        shards: int | None = None,
     ) -> tuple[InfluenceIndex, AddReport]:
         """Returns a new index of `data` and what was added: `create`, then `add`.
 
@@ -126,7 +165,17 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         fails before the first commit leaves nothing; later, the same call continues it.
         """
         session, report = pipeline.build.build(
-            directory, data, model, format, vector, catalog, device, devices, on_error, progress
+            directory,
+            data,
+            model,
+            format,
+            vector,
+            catalog,
+            device,
+            devices,
+            on_error,
+            progress,
+            shards,
         )
         return cls(session), report
 
@@ -178,6 +227,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
 
     def close(self) -> None:
         """Closes the catalogue, the segments and the model."""
+        self._held.close()
         self.session.close()
 
     def __enter__(self) -> InfluenceIndex:
@@ -355,12 +405,15 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         """Returns queries as samples: tokenised, with the tokens that are scored."""
         return self.session.samples(data, format)
 
-    def scores(self, samples: list[Sample], metric: str | Metric = "dot") -> tuple[Ids, Scores]:
+    def scores(
+        self, samples: list[Sample], metric: str | Metric = "dot", *, vectors: Scores | None = None
+    ) -> tuple[Ids, Scores]:
         """Returns the ids of all training samples [n] and their stored scores for queries [q, n].
 
-        Under the metric "dot" these are influence; see `influence` for the exact form.
+        Under the metric "dot" these are influence; see `influence` for the exact form. `vectors`
+        are those of the queries, if they are known: then the model is not run.
         """
-        return pipeline.query.scores(self.session, samples, metric)
+        return pipeline.query.scores(self.session, samples, metric, vectors)
 
     def info(self) -> dict[str, Any]:
         """Returns what the index holds and what it was made with, as JSON values."""

@@ -114,7 +114,7 @@ def test_what_is_not_proposed_scores_less(tmp_path: Path, bits: int) -> None:
         20,
         None,
     )
-    first = FirstPass(search.codes, search.opened)
+    first = FirstPass(search.codes, search.first_rows())
     for i, query in enumerate(queries):
         others = np.ones(len(every), bool)
         others[[places[id] for id in proposed[i].tolist()]] = False

@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import URL, Connection, delete, insert, select, update
 
-from forvalue_index.catalog.digests import seal_figures, seal_info, seal_texts, text_line, xor
+from forvalue_index.catalog.digests import (
+    seal_figures,
+    seal_ids,
+    seal_info,
+    seal_texts,
+    text_line,
+    xor,
+)
 from forvalue_index.catalog.engine import make_engine, outside, place_of, writing
 from forvalue_index.catalog.integrity import Change
 from forvalue_index.catalog.migrations import check_revision, current, upgrade_connection
@@ -149,9 +156,11 @@ class Catalog(CatalogReader):
         keys = [sample.key for sample in samples]
         twice = [key for key, times in Counter(keys).items() if times > 1]
         if twice:
-            raise KeyConflictError(f"keys that occur more than once in the input: {some(twice)}")
+            raise KeyConflictError(
+                f"keys that occur more than once in the input: {some(twice)}; rename them"
+            )
         rows = sorted((to_row(sample) for sample in samples), key=lambda row: int(row["id"]))
-        self._require_intact()
+        self.require_intact()
         with self._intact.changing() as change, writing(self._engine) as connection:
             info = self._info(connection)
             if min(ids) < info.next_id:
@@ -194,7 +203,7 @@ class Catalog(CatalogReader):
 
     def _remove(self, column: Any, values: Sequence[Any]) -> NDArray[np.int64]:
         live = select(SampleTable.id).where(SampleTable.removed_at.is_(None))
-        self._require_intact()
+        self.require_intact()
         with self._intact.changing() as change, writing(self._engine) as connection:
             info = self._info(connection)
             ids = sorted({row.id for row in in_chunks(connection, live, values, column)})
@@ -206,7 +215,12 @@ class Catalog(CatalogReader):
         return np.array(ids, np.int64)
 
     def replace_segments(
-        self, old: Sequence[str], new: Segment | None, *, retained_energy: float | None = None
+        self,
+        old: Sequence[str],
+        new: Segment | None,
+        *,
+        retained_energy: float | None = None,
+        joined: bool = False,
     ) -> None:
         """Puts a segment in the place of others: their live rows move, their tombstones go.
 
@@ -214,12 +228,13 @@ class Catalog(CatalogReader):
             old: names of committed segments.
             new: holds exactly their live vectors; None if there are none.
             retained_energy: as in `commit_segment`.
+            joined: tombstones move, too, and `new` has all vectors.
 
         Raises:
             CorruptIndexError: a name is not known, or the live rows are not as many as the new
                 segment's vectors.
         """
-        self._require_intact()
+        self.require_intact()
         with self._intact.changing() as change, writing(self._engine) as connection:
             info = self._info(connection)
             names = in_chunks(connection, select(SegmentTable.id), old, SegmentTable.name)
@@ -227,23 +242,25 @@ class Catalog(CatalogReader):
             # Damage must not get a new digest.
             figures = require_figures(connection, replaced, self.place)
             require_texts(connection, replaced, self.place)
-            left = figures.at(figures.live)
+            left = figures if joined else figures.at(figures.live)
             ntotal = 0 if new is None else new.ntotal
             if (len(replaced), len(left.ids)) != (len(old), ntotal):
                 raise CorruptIndexError(
-                    f"{len(old)} segments with {ntotal} live samples were to be rewritten, "
+                    f"{len(old)} segments with {ntotal} samples were to be rewritten, "
                     f"but {self.place} has {len(replaced)} with {len(left.ids)}: nothing was "
                     "committed; run `forvalue verify`"
                 )
             seals = [segment.checksum for segment in replaced]
             inside = SampleTable.segment_id.in_([segment.id for segment in replaced])
-            live = SampleTable.removed_at.is_(None)
             if new is not None:
                 made = insert_segment(connection, new, retained_energy, left.seal, "")
-                moved = update(SampleTable.__table__).where(inside, live)  # type: ignore[arg-type]
+                moved = update(SampleTable.__table__).where(inside)  # type: ignore[arg-type]
+                if not joined:
+                    moved = moved.where(SampleTable.removed_at.is_(None))
                 connection.execute(moved.values(segment_id=made.id))
                 texts = text_seals(connection, [made])[made.id]
-                made = reseal(connection, made, texts=texts)
+                removed = seal_ids(left.ids[~left.live])
+                made = reseal(connection, made, texts=texts, removed=removed)
                 seals.append(made.checksum)
                 change.rows.add(made.rows)
             connection.execute(delete(SampleTable).where(inside))

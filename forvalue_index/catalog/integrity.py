@@ -75,8 +75,8 @@ class Intact:
                 if edited and not remembered and time.monotonic() < waits:
                     pass  # it may be a commit under way, of which only the files tell so far
                 else:
-                    removed_ids(connection, segments, info, place_of(engine))
                     if not remembered:
+                        removed_ids(connection, segments, info, place_of(engine))
                         self._require_rows(connection, segments, set() if edited else self._rows)
                     self._rows = {segment.rows for segment in segments}
                     self._generation = info.generation
@@ -85,6 +85,11 @@ class Intact:
                         self._remember(self._state)
                     return
             time.sleep(PATIENCE / 5)
+
+    def unchanged(self) -> bool:
+        """Whether SQLite's files are in a state in which all rows were found intact."""
+        state = file_state(self._engine)
+        return state is not None and state in (self._state, self._remembered())
 
     def _require_rows(
         self, connection: Connection, segments: Sequence[SealedSegment], known: set[str]

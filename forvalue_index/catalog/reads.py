@@ -109,12 +109,14 @@ class CatalogReader:
         Raises:
             CorruptIndexError: rows were lost, added or hidden by another program.
         """
+        counted = not self._intact.unchanged()
         with reading(self._engine) as connection:
             info, segments = self._sealed(connection)
+            removed = removed_ids(connection, segments, info, self.place, counted=counted)
             return Generation(
                 generation=info.generation,
                 segments=[segment.segment for segment in segments],
-                removed=removed_ids(connection, segments, info, self.place),
+                removed=removed,
                 count=info.live,
             )
 
@@ -149,6 +151,17 @@ class CatalogReader:
         """Returns the ids of a segment's rows, tombstones included, ascending [n]."""
         with reading(self._engine) as connection:
             return ids_where(connection, SampleTable.segment_id == segment_id_of(name))
+
+    def segment_figures(self, name: str) -> Figures:
+        """Returns the numbers kept beside a segment's rows, tombstones included.
+
+        Raises:
+            CorruptIndexError: they are not what was committed.
+        """
+        with reading(self._engine) as connection:
+            own = [s for s in self._sealed(connection)[1] if s.segment.name == name]
+            found = require_figures(connection, own, self.place)
+        return Figures(found.ids, found.norm, found.n_scored, found.loss)
 
     def live_ids(self, name: str) -> NDArray[np.int64]:
         """Returns the ids of a segment's live rows, ascending [n]."""
@@ -209,7 +222,7 @@ class CatalogReader:
         statement = select(*COLUMNS).where(SampleTable.removed_at.is_(None)).limit(page)
         statement = statement.order_by(SampleTable.id)
         while True:
-            self._require_intact()
+            self.require_intact()
             with reading(self._engine) as connection:
                 rows = connection.execute(statement.where(SampleTable.id > after)).all()
             for row in rows:
@@ -232,7 +245,7 @@ class CatalogReader:
                 the fields that there are.
         """
         wanted = [parse_condition(c) if isinstance(c, str) else c for c in conditions]
-        self._require_intact()
+        self.require_intact()
         decisions = [Decisions(condition) for condition in wanted]
         found: list[int] = []
         total = 0
@@ -256,13 +269,13 @@ class CatalogReader:
             if total and not decided.seen:
                 raise InputError(
                     f"no sample has a field {condition.field!r}: the fields are "
-                    f"{', '.join(self.fields())}"
+                    f"{', '.join(self.fields()) or 'none: rows are not in this index'}"
                 )
         return np.sort(np.array(found, np.int64))
 
     def fields(self) -> list[str]:
         """Returns the names of the fields of the first thousand live samples, in their order."""
-        self._require_intact()
+        self.require_intact()
         live = SampleTable.removed_at.is_(None)
         statement = select(SampleTable.row).where(live).order_by(SampleTable.id).limit(1000)
         with reading(self._engine) as connection:
@@ -280,7 +293,7 @@ class CatalogReader:
         live = found.at(found.live)
         return Figures(live.ids, live.norm, live.n_scored, live.loss)
 
-    def _require_intact(self) -> None:
+    def require_intact(self) -> None:
         """Checks the rows and the database's indexes; see `Intact.require`.
 
         Every method that reads keys, rows or the indexes of the database calls this first.
@@ -292,7 +305,7 @@ class CatalogReader:
 
     def _live(self, statement: Any, keys: Iterable[str]) -> list[Any]:
         wanted = checked_keys(keys)
-        self._require_intact()
+        self.require_intact()
         live = statement.where(SampleTable.removed_at.is_(None))
         with reading(self._engine) as connection:
             return list(in_chunks(connection, live, wanted))

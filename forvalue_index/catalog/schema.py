@@ -22,7 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 FORMAT = 2
 """Of the segment files and of what the fingerprint means; the tables have their revision."""
 
-REVISION = "0003"
+REVISION = "0004"
 """Of the tables below: that of the newest migration."""
 
 # On SQLite only the type INTEGER makes a primary key the row's own address.
@@ -98,6 +98,14 @@ class SampleTable(Base):
         ),
         # Covers "which ids of a segment are live": answered without touching the rows.
         Index("ix_samples_segment_id", "segment_id", "removed_at", "id"),
+        # Which are removed: few, so that no reader looks at the others.
+        Index(
+            "ix_samples_removed",
+            "segment_id",
+            "id",
+            sqlite_where=text("removed_at IS NOT NULL"),
+            postgresql_where=text("removed_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(_BigKey, primary_key=True, autoincrement=False)

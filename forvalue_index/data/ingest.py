@@ -19,6 +19,7 @@ from types import TracebackType
 from forvalue_index.config import ON_ERROR, FormatConfig
 from forvalue_index.data.field_use import unread
 from forvalue_index.data.identity import identity, key_of
+from forvalue_index.data.row_keys import RowKeys
 from forvalue_index.data.row_text import texts_of
 from forvalue_index.data.rows import Rows
 from forvalue_index.errors import InputError, KeyConflictError, RowError
@@ -111,7 +112,7 @@ def _json(value: object) -> bytes | None:
 class CheckedRows:
     """What a pass over the rows found."""
 
-    contents: dict[str, str]  # key -> content hash, in the order of the rows
+    contents: RowKeys  # keys and content hashes
     repeated: int  # rows that are the same as another in every field
     unused: tuple[str, ...]  # fields that hold something and are not read, in order
 
@@ -133,8 +134,7 @@ def check_rows(
             are not to be skipped.
         KeyConflictError: a key of the user's own stands twice, likewise.
     """
-    contents: dict[str, str] = {}
-    places: dict[str, str] = {}
+    contents = RowKeys()
     unused: dict[str, None] = {}
     number = 0
     for number, (source, row) in enumerate(rows.outcomes(), start=1):
@@ -149,38 +149,50 @@ def check_rows(
         except RowError as error:
             rejects.add(error, row)
             continue
-        if format.key_field is not None:
-            if key in contents:
-                reason = f"key {key!r} already occurs at {places[key]}"
-                if not rejects.skip:
-                    raise KeyConflictError(f"{source}: {reason}")
-                rejects.add(RowError(source, reason), row)
-                continue
-            places[key] = source
-        contents[key] = content
+        place = contents.add(key, content, source)
+        if place is not None and format.key_field is not None:
+            reason = f"key {key!r} already occurs at {place}"
+            if not rejects.skip:
+                raise KeyConflictError(f"{source}: {reason}")
+            rejects.add(RowError(source, reason), row)
+            continue
         unused |= dict.fromkeys(unread(row, format))
     if not number:
-        raise InputError("there are no rows in the data")
-    if not contents:
+        raise InputError("there are no rows in the data: give files that have some")
+    if not len(contents):
         raise InputError(f"none of the {number} rows can be used; the first: {rejects.first}")
     repeated = number - len(contents) - len(rejects)
     return CheckedRows(contents, repeated, tuple(unused))
 
 
 def chunks_of(
-    rows: Rows, missing: set[str], format: FormatConfig, rejects: Rejects, size: int
+    rows: Rows,
+    take: Callable[[str], bool],
+    count: int,
+    format: FormatConfig,
+    rejects: Rejects,
+    size: int,
 ) -> Iterator[list[tuple[str, Row]]]:
-    """Yields the rows whose keys are in `missing`, each once, `size` at a time; empties it."""
+    """Yields the rows that are wanted, `size` at a time.
+
+    Args:
+        rows: of an input that was checked.
+        take: returns whether the row with a key is wanted, which it is only once.
+        count: rows that are wanted: nothing is read after the last.
+        format: how rows are read.
+        rejects: rows that cannot be used.
+        size: of a chunk.
+    """
 
     def needed() -> Iterator[tuple[str, Row]]:
+        left = count
         for source, row in rows.outcomes():
-            if not missing:
+            if not left:
                 return
             if isinstance(row, RowError) or source in rejects:
                 continue
-            key = key_of(row, source, format)
-            if key in missing:
-                missing.remove(key)
+            if take(key_of(row, source, format)):
+                left -= 1
                 yield source, row
 
     rest = needed()

@@ -14,9 +14,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from forvalue_index.data.images import with_images
 from forvalue_index.data.ingest import CheckedRows, Rejects, check_rows, chunks_of
+from forvalue_index.data.row_keys import RowKeys
 from forvalue_index.data.rows import Rows
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted
@@ -34,7 +36,8 @@ from forvalue_index.records import Encoded, Fidelity, Progress, Sample
 from forvalue_index.search.segment import unstorable
 from forvalue_index.store import derived
 from forvalue_index.store.layout import REJECTS, storing
-from forvalue_index.store.writer import Writer
+from forvalue_index.store.manifest import SHARD
+from forvalue_index.store.store import Store
 from forvalue_index.system.prefetch import ahead
 
 CHUNK = 1024
@@ -97,16 +100,13 @@ def add_checked(
     store = session.store
     wanted = checked.contents
     with store.writer.lock():
-        known = store.catalog.known(list(wanted))
-        changed = [key for key in wanted if known.get(key, wanted[key]) != wanted[key]]
-        if changed and not update:
+        found = wanted.compare(store.catalog.known)
+        if found.changed and not update:
             raise KeyConflictError(
-                f"key {changed[0]!r} is already in the index, with other content: give "
+                f"key {found.first_changed!r} is already in the index, with other content: give "
                 "--update to replace it, or change the key"
             )
-        old = store.catalog.ids_of(changed)
-        missing = {key for key in wanted if key not in known} | set(changed)
-        total, before = len(missing), len(rejects)
+        total, before = found.new + found.changed, len(rejects)
         added, updated, truncated, tokens, retained = 0, 0, 0, 0, 0.0
         n_fresh, fresh = 0, list[Sample]()  # rows that nothing was fitted to, and some of them
 
@@ -116,16 +116,17 @@ def add_checked(
                 progress("encoding", added + done, left, tokens + done_tokens)
 
         with ExitStack() as stack:
-            workers = stack.enter_context(Workers(session, devices if missing else ()))
-            ready = _fit(session, rows, wanted, missing, rejects, progress) if missing else {}
-            chunks = ahead(_prepared(session, rows, missing, rejects))
+            workers = stack.enter_context(Workers(session, devices if total else ()))
+            ready = fit(session, rows, wanted, rejects, progress) if total else {}
+            chunks = ahead(_prepared(session, rows, wanted, total, rejects))
             stack.enter_context(closing(chunks))
-            commits = stack.enter_context(_Commits(store.writer))
+            commits = stack.enter_context(_Commits(store))
             for made, outcomes in workers.encode(chunks, ready, report):
                 samples, encoded = _usable(made, outcomes, rejects, store.bits)
                 if not samples:
                     continue
-                replaced = [old[sample.key] for sample in samples if sample.key in old]
+                keys = [sample.key for sample in samples]
+                replaced = wanted.changed(keys) if found.changed else []
                 commits.add(samples, encoded, replaced)
                 updated += len(replaced)
                 retained += sum(item.retained for item in encoded)
@@ -136,7 +137,8 @@ def add_checked(
                 truncated += sum(sample.truncated for sample in samples)
                 tokens += sum(len(sample.input_ids) for sample in samples)
         if added:
-            derived.extend(store)
+            for shard in store.shards:
+                derived.extend(shard)
         measured = store.fidelity
         if n := affordable(n_fresh):
             measured = measure(session, fresh[:n]) or measured
@@ -155,7 +157,7 @@ def add_checked(
     return AddReport(
         added=added,
         updated=updated,
-        skipped=len(known) - len(changed),
+        skipped=found.same,
         repeated=checked.repeated,
         rejected=len(rejects),
         truncated=truncated,
@@ -176,17 +178,23 @@ class _Commits:
     failed is raised, and none after it was tried.
     """
 
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._pool = ThreadPoolExecutor(1, "commit")
         self._last: Future[None] | None = None
 
     def add(
-        self, samples: Sequence[Sample], encoded: Sequence[Encoded], replaced: Sequence[int]
+        self, samples: Sequence[Sample], encoded: Sequence[Encoded], replaced: Sequence[str]
     ) -> None:
-        """Begins to commit a chunk, once the one before it is."""
+        """Begins to commit a chunk, once the one before it is; `replaced` are keys."""
         self._wait()
-        self._last = self._pool.submit(self._writer.commit, samples, encoded, replaced)
+        self._last = self._pool.submit(self._commit, samples, encoded, replaced)
+
+    def _commit(
+        self, samples: Sequence[Sample], encoded: Sequence[Encoded], replaced: Sequence[str]
+    ) -> None:
+        old = self._store.catalog.ids_of(replaced) if replaced else {}
+        self._store.writer.commit(samples, encoded, list(old.values()))
 
     def __enter__(self) -> _Commits:
         return self
@@ -202,22 +210,21 @@ class _Commits:
 
 
 def _prepared(
-    session: Session, rows: Rows, missing: set[str], rejects: Rejects
+    session: Session, rows: Rows, wanted: RowKeys, count: int, rejects: Rejects
 ) -> Iterator[list[Sample]]:
     """Yields the samples of the missing rows, a chunk at a time."""
     size = CHUNK
-    if missing and session.lm.device.type == "cuda":  # it is idle between two chunks
+    if count and session.lm.device.type == "cuda":  # it is idle between two chunks
         size *= max(1, min(LARGEST, SMALL // max(1, session.lm.n_parameters)))
-    for chunk in chunks_of(rows, missing, session.config.format, rejects, size):
+    for chunk in chunks_of(rows, wanted.take, count, session.config.format, rejects, size):
         if samples := session.formatter().samples(chunk, rejects.add):
             yield samples
 
 
-def _fit(
+def fit(
     session: Session,
     rows: Rows,
-    wanted: dict[str, str],
-    missing: set[str],
+    wanted: RowKeys,
     rejects: Rejects,
     progress: Progress | None,
 ) -> dict[str, Encoded]:
@@ -227,11 +234,16 @@ def _fit(
     that does not depend on their order.
 
     Raises:
-        InputError: none of the rows can be used.
+        InputError: none of the rows can be used, or this is a shard, which learns nothing itself.
     """
     if session.store.fitted:
         return {}
-    order, enough = iter(sorted(missing, key=wanted.__getitem__)), session.config.vector.fit_samples
+    if SHARD in session.store.fingerprint:
+        raise InputError(
+            f"{session.store.directory} is a shard, which learns nothing by itself: add rows to "
+            "the sharded index as a whole"
+        )
+    order, enough = wanted.by_content(), session.config.vector.fit_samples
     samples: list[Sample] = []
 
     def report(done: int) -> None:
@@ -241,7 +253,8 @@ def _fit(
     while True:
         # Rejected samples are replaced by others.
         while drawn := set(itertools.islice(order, enough - len(samples))):
-            for part in chunks_of(rows, drawn, session.config.format, rejects, CHUNK):
+            take, count = partial(_taken, drawn), len(drawn)
+            for part in chunks_of(rows, take, count, session.config.format, rejects, CHUNK):
                 samples += session.formatter().samples(part, rejects.add)
         if not samples:
             raise InputError(f"none of the rows can be used; the first: {rejects.first}")
@@ -263,6 +276,13 @@ def _fit(
     )
     session.vectoriser = fitted.vectoriser
     return {sample.key: item for sample, item in zip(samples, fitted.encoded, strict=True)}
+
+
+def _taken(keys: set[str], key: str) -> bool:
+    """Returns whether a key is among some, from which it is taken."""
+    found = key in keys
+    keys.discard(key)
+    return found
 
 
 def _usable(

@@ -43,8 +43,7 @@ class DerivedSearch:
         self._weights = None if weights is None else np.asarray(weights, np.float32)
         self._effort = Effort(index)
         self._covered = flat.ids_in(info.segments)
-        newer = {segment.name for segment in flat.segments} - set(info.segments)
-        self._newer = flat.ids_in(newer)
+        self._newer = np.setdiff1d(flat.ids, self._covered, assume_unique=True)
         self._live = None  # selector of what it covers; None: all that it holds
         if len(self._covered) < info.ntotal:
             self._live = selector_of(bits_of(self._covered))
@@ -176,13 +175,13 @@ def check_current(info: DerivedInfo, flat: FlatSearch, path: Path) -> None:
     Raises:
         CorruptIndexError: it was made from other segments; the message names one.
     """
-    found = {segment.name: segment.sha256 for segment in flat.segments}
-    for name, sha256 in info.segments.items():
-        if found.get(name) != sha256:
-            what = "has changed since" if name in found else "no longer exists"
-            raise CorruptIndexError(
-                f"{path} is out of date: it was made from segment {name}, which {what}; {NEXT}"
-            )
+    name = flat.differing(info.segments)
+    if name is not None:
+        there = any(segment.name == name for segment in flat.segments)
+        what = "has changed since" if there else "no longer exists"
+        raise CorruptIndexError(
+            f"{path} is out of date: it was made from segment {name}, which {what}; {NEXT}"
+        )
     covered = len(flat.ids_in(info.segments))
     if info.dim != flat.dim or info.ntotal < covered:
         raise CorruptIndexError(

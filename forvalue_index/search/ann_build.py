@@ -82,7 +82,7 @@ def make_derived(
         OSError: the disk is full, or the folder cannot be written.
     """
     if not flat.ntotal:
-        raise InputError("there are no samples to make a derived index of")
+        raise InputError("there are no samples to make a derived index of: add rows first")
     report = progress or (lambda stage, done, total: None)
     table = None if weights is None else np.asarray(weights, np.float32)
     index = new_index(flat.dim, factory, seed)
@@ -164,12 +164,12 @@ def extend_derived(
     info = read_info(folder, name)
     path = info.path_in(folder)
     check_current(info, flat, path)
-    newer = [segment for segment in flat.segments if segment.name not in info.segments]
-    if not newer:
+    newer = np.setdiff1d(flat.ids, flat.every_id_in(info.segments), assume_unique=True)
+    if not len(newer):
         return info
     index = read_file(path, info, mapped=False, checked=checked)
     table = None if weights is None else np.asarray(weights, np.float32)
-    _add(index, flat, flat.ids_in(s.name for s in newer), table, info.scale)
+    _add(index, flat, newer, table, info.scale)
     file, size, sha256 = write_file(folder, name, index)
     info = replace(
         info,
@@ -177,7 +177,7 @@ def extend_derived(
         bytes=size,
         sha256=sha256,
         ntotal=index.ntotal,
-        segments=info.segments | {segment.name: segment.sha256 for segment in newer},
+        segments={segment.name: segment.sha256 for segment in flat.segments},
         generation=generation,
     )
     write_info(folder, info)

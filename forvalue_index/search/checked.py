@@ -63,9 +63,9 @@ class CheckedFiles:
 class OpenSegments:
     """The mapped segments of an index; those whose files did not change are mapped only once."""
 
-    def __init__(self, folder: Path, memory: Path) -> None:
-        """Takes INDEX/segments and the file that remembers which segments were found intact."""
-        self._checked = CheckedFiles(folder, memory)
+    def __init__(self, checked: CheckedFiles) -> None:
+        """Takes INDEX/segments, and what was found intact in it."""
+        self._checked = checked
         self._open: dict[str, tuple[Segment, State, OpenSegment]] = {}
 
     def open(self, segments: Iterable[Segment], dim: int, bits: int) -> list[OpenSegment]:

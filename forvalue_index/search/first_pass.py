@@ -5,7 +5,8 @@ score that they give has an error whose usual size is known for each vector (`co
 are proposed by an upper bound, the given score plus DEVIATIONS of that size: a vector that is not
 proposed does not score more than the bound of the last one that is.
 
-The bits are a copy in memory, dim / 8 + 8 bytes a vector.
+The bits are dim / 8 + 8 bytes a vector. Few stay in memory as FAISS has them; many are copied for
+each query, a piece at a time, which takes less time than to compare them.
 """
 
 from __future__ import annotations
@@ -19,37 +20,59 @@ from numpy.typing import NDArray
 from forvalue_index.search.backend import faiss
 from forvalue_index.search.common import Ids, Scores, on_all_cores, selector_of
 from forvalue_index.search.segment import QUERY_BITS, OpenSegment, rabitq
-from forvalue_index.vectors.codes import Codes
+from forvalue_index.vectors.codes import Bytes, Codes
 
 DEVIATIONS = 4.5
 """Of the usual error of a score: more are met once in 300,000 vectors."""
 
 _PIECE = 2**13  # vectors that a thread compares at a time, at least
+_KEPT = 2**28  # bytes of all vectors, up to which FAISS's copy stays in memory
+
+
+def first_rows(codes: Codes, vectors: OpenSegment | Bytes) -> Bytes:
+    """Returns the highest bits of vectors, [n, size], as `FirstPass` takes them."""
+    data = vectors.data if isinstance(vectors, OpenSegment) else vectors
+    return codes.first_pass(data, DEVIATIONS)
 
 
 class FirstPass:
     """The highest bits of all vectors, which count from 0 on in the order of the segments."""
 
-    def __init__(
-        self, codes: Codes, segments: Sequence[OpenSegment], weights: Scores | None = None
-    ) -> None:
-        """Copies them; `weights` [n] are what the scores of each vector are multiplied by."""
-        total = sum(len(segment.ids) for segment in segments)
-        rows = np.empty((total, -(-codes.dim // 8) + 8), np.uint8)
+    def __init__(self, codes: Codes, rows: Sequence[Bytes], weights: Scores | None = None) -> None:
+        """Takes what `first_rows` made of each segment.
+
+        `weights` [n] are what the scores of each vector are multiplied by.
+        """
+        self._dim, self._weights = codes.dim, weights
+        self._pieces: list[tuple[int, Bytes]] = []  # place of the first, and the bits
+        total = sum(map(len, rows))
+        few = total * (codes.dim // 8 + 8) <= _KEPT
+        size = max(_PIECE, -(-total // faiss().omp_get_max_threads())) if few else _PIECE
         start = 0
-        for segment in segments:
-            part = slice(start, start := start + len(segment.ids))
-            own = None if weights is None else weights[part]
-            rows[part] = codes.first_pass(segment.data, DEVIATIONS, own)
-        size = max(_PIECE, -(-total // faiss().omp_get_max_threads()))
-        self._pieces: list[tuple[int, Any]] = []
-        for start in range(0, total, size):
-            piece = rabitq(codes.dim, 1)
-            piece.add_sa_codes(rows[start : start + size])
-            self._pieces.append((start, piece))
+        for part in rows:
+            for at in range(0, len(part), size):
+                self._pieces.append((start + at, part[at : at + size]))
+            start += len(part)
+        self._kept: dict[int, Any] | None = None
+        if few:
+            self._kept = dict(
+                on_all_cores(lambda piece: (piece[0], self._index(piece)), self._pieces)
+            )
+
+    def _index(self, piece: tuple[int, Bytes]) -> Any:
+        """Returns FAISS's index of a piece."""
+        start, rows = piece
+        if self._weights is not None:
+            rows = rows.copy()
+            factors = np.ascontiguousarray(rows[:, -8:]).view(np.float32)
+            factors *= self._weights[start : start + len(rows), None]
+            rows[:, -8:] = factors.view(np.uint8)
+        index = rabitq(self._dim, 1)
+        index.add_sa_codes(np.ascontiguousarray(rows))
+        return index
 
     def propose(self, query: Scores, m: int, wanted: NDArray[np.bool_] | None) -> tuple[Ids, float]:
-        """Returns the places of m vectors of each piece, and the most that any other may score.
+        """Returns the places of the m vectors of the highest bounds, and the most another may have.
 
         Args:
             query: [dim].
@@ -59,19 +82,25 @@ class FirstPass:
         length = float(np.linalg.norm(query))
         unit = query[None] / np.float32(max(length, 1e-30))
 
-        def look(piece: tuple[int, Any]) -> tuple[Ids, NDArray[np.float32]]:
-            start, index = piece
-            count, selector = index.ntotal, None
+        def look(piece: tuple[int, Bytes]) -> tuple[Ids, NDArray[np.float32], bool]:
+            start, rows = piece
+            count, selector = len(rows), None
             if wanted is not None:
-                own = wanted[start : start + count]
-                count, selector = int(np.count_nonzero(own)), selector_of(own)
+                own = wanted[start : start + len(rows)]
+                count = int(np.count_nonzero(own))
+                selector = None if count == len(rows) else selector_of(own)
             if not count:
-                return np.empty(0, np.int64), np.empty(0, np.float32)
+                return np.empty(0, np.int64), np.empty(0, np.float32), True
             parameters = faiss().RaBitQSearchParameters()
             parameters.qb, parameters.sel = QUERY_BITS, selector
+            index = self._index(piece) if self._kept is None else self._kept[start]
             scores, places = index.search(unit, min(m, count), params=parameters)
-            return places[0] + start, scores[0] if m < count else scores[0][:0]
+            return places[0] + start, scores[0], m >= count
 
         found = on_all_cores(look, self._pieces)
-        rest = [float(scores[-1]) for _, scores in found if len(scores)]
-        return np.concatenate([places for places, _ in found]), max(rest, default=-np.inf) * length
+        places = np.concatenate([places for places, *_ in found])
+        scores = np.concatenate([scores for _, scores, _ in found])
+        if len(places) <= m and all(whole for *_, whole in found):
+            return places, -np.inf
+        best = np.argpartition(-scores, m - 1)[:m]
+        return places[best], float(scores[best].min()) * length

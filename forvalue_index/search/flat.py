@@ -11,7 +11,7 @@ could be among the best, more candidates are taken, and at last all vectors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -24,6 +24,7 @@ from forvalue_index.search.common import Ids, Scores, best_of, on_all_cores
 from forvalue_index.search.first_pass import FirstPass
 from forvalue_index.search.gpu import Resident
 from forvalue_index.search.segment import OpenSegment
+from forvalue_index.search.side import Side
 from forvalue_index.search.stored import StoredVectors
 
 MANY = 16
@@ -31,7 +32,7 @@ MANY = 16
 
 _COMPARED = 2**21  # of vectors that are compared at a time: 16 MiB in float64
 _DECODED = 2**24  # of vectors that are compared with many queries at a time: 16 MiB of integers
-_FIRST = 128  # candidates of a query, beside those that are asked for
+_FIRST = 256  # candidates of a query, beside those that are asked for
 _MORE = 6  # times as many, where they were not enough
 _SOME = 8  # candidates pay if they are fewer than one in so many vectors
 
@@ -48,9 +49,10 @@ class FlatSearch(StoredVectors):
         removed: ArrayLike = (),
         resident: Resident | None = None,
         opened: Sequence[OpenSegment] | None = None,
+        sides: Callable[[], Sequence[Side]] | None = None,
     ) -> None:
         """Takes the arguments of `StoredVectors`; `resident` has, or gets, the vectors on GPUs."""
-        super().__init__(folder, segments, dim, bits, removed, opened)
+        super().__init__(folder, segments, dim, bits, removed, opened, sides)
         self._resident = resident
         self._tabled: tuple[ArrayLike, Scores] | None = None  # the last weights, as a table
         self._lock = Lock()
@@ -166,7 +168,7 @@ class FlatSearch(StoredVectors):
             weighted = table is not None
             if weighted not in self._passes or self._passes[weighted][0] is not table:
                 weights = None if table is None else _padded(table, self._ids_at)
-                self._passes[weighted] = table, FirstPass(self.codes, self.opened, weights)
+                self._passes[weighted] = table, FirstPass(self.codes, self.first_rows(), weights)
             return self._passes[weighted][1]
 
     def _among_all(

@@ -43,11 +43,9 @@ class SecondMoment:
 
     def covered(self, flat: FlatSearch) -> Ids | None:
         """Returns the ids of its samples; None if it is of other segments."""
-        found = {segment.name: segment.sha256 for segment in flat.segments}
-        if not self.segments.items() <= found.items() or len(self.total) != flat.dim:
+        if flat.differing(self.segments) is not None or len(self.total) != flat.dim:
             return None
-        ids = [opened.ids for opened in flat.opened if opened.name in self.segments]
-        return np.setdiff1d(np.concatenate([np.empty(0, np.int64), *ids]), self.left_out)
+        return np.setdiff1d(flat.every_id_in(self.segments), self.left_out)
 
     def now_of(self, flat: FlatSearch) -> SecondMoment:
         """Returns it as that of the live samples of `flat`, which they are."""

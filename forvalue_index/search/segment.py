@@ -73,10 +73,21 @@ def write_segment(
         ValueError: ids and vectors do not fit together.
         OSError: the disk is full, or the folder cannot be written.
     """
-    ids, vectors = np.asarray(ids), np.asarray(vectors)
+    ids = np.asarray(ids)
+    data, codes = codes_of(ids, np.asarray(vectors), bits)
+    return write_codes(folder, name, ids, data, codes)
+
+
+def codes_of(
+    ids: NDArray[np.int64], vectors: NDArray[np.float32], bits: int
+) -> tuple[Bytes, Codes]:
+    """Returns the codes of vectors [n, dim] as a segment has them, [n, size], and their kind.
+
+    Arguments and errors are those of `write_segment`.
+    """
     _check_arrays(ids, vectors, bits)
     codes = Codes(vectors.shape[1], bits)
-    return write_codes(folder, name, ids, codes.encode(vectors), codes)
+    return codes.encode(vectors), codes
 
 
 def write_codes(

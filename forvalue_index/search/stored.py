@@ -6,7 +6,8 @@ queries, rows or keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from forvalue_index.errors import CorruptIndexError, InputError
 from forvalue_index.records import Segment
 from forvalue_index.search.common import Ids, Scores
+from forvalue_index.search.first_pass import first_rows
 from forvalue_index.search.segment import OpenSegment, open_segment
+from forvalue_index.search.side import Side
 from forvalue_index.vectors.codes import Bytes, Codes
 
 _NUMBERS = 2**24  # of vectors that `blocks` holds at a time: 64 MiB
@@ -32,10 +35,11 @@ class StoredVectors:
         bits: int,
         removed: ArrayLike = (),
         opened: Sequence[OpenSegment] | None = None,
+        sides: Callable[[], Sequence[Side]] | None = None,
     ) -> None:
         """Takes the segments in `folder`; the ids in `removed` are in no answer.
 
-        `opened` are the segments, mapped already.
+        `opened` are the segments, mapped already; `sides` gives what is kept beside each.
 
         Raises:
             CorruptIndexError: a segment is not what was committed, or an id is in two of them.
@@ -44,6 +48,7 @@ class StoredVectors:
         if opened is None:
             opened = [open_segment(folder, segment, dim, bits) for segment in self.segments]
         self.opened = opened
+        self._sides = sides
         # Of a million ids in order, as they mostly are, np.unique and np.setdiff1d take a second.
         every = np.concatenate([np.empty(0, np.int64), *(segment.ids for segment in opened)])
         self._ids_at = every  # of the places
@@ -95,7 +100,8 @@ class StoredVectors:
         missing = ids[~among(ids, self._live)]
         if len(missing):
             raise InputError(
-                f"{len(missing)} samples are not in the index, the first with id {missing.min()}"
+                f"{len(missing)} samples are not in the index, the first with id "
+                f"{missing.min()}: ask for ids of its rows"
             )
 
     def _data(self, ids: Ids) -> Bytes:
@@ -126,11 +132,45 @@ class StoredVectors:
             wanted = np.unique(wanted)
         return wanted[among(wanted, self._live)]
 
-    def ids_in(self, segments: Iterable[str]) -> Ids:
-        """Returns the ids in the segments of these names that can be an answer, ascending."""
+    def first_rows(self) -> list[Bytes]:
+        """Returns the highest bits of the vectors of each segment; see `first_pass.py`."""
+        if self._sides is None:
+            return [first_rows(self.codes, opened) for opened in self.opened]
+        return [side.rows for side in self._sides()]
+
+    def differing(self, segments: Mapping[str, str]) -> str | None:
+        """Returns the first of segments (name -> sha256) that is not among these; None: all are.
+
+        A segment that was joined into another is still there.
+        """
+        found = {segment.name: segment.sha256 for segment in self.segments}
+        if segments.items() <= found.items():
+            return None
+        found |= {name: sha256 for name, (sha256, _) in self._joined.items()}
+        return next((name for name in segments if segments[name] != found.get(name)), None)
+
+    @cached_property
+    def _joined(self) -> dict[str, tuple[str, Ids]]:
+        """Segments that were joined into these: name -> sha256, and their ids."""
+        found: dict[str, tuple[str, Ids]] = {}
+        sides = [] if self._sides is None else self._sides()
+        for side, opened in zip(sides, self.opened, strict=bool(sides)):
+            for name, (sha256, first, last) in side.lineage.items():
+                start, end = np.searchsorted(opened.ids, [first, last + 1])
+                found[name] = sha256, opened.ids[start:end]
+        return found
+
+    def every_id_in(self, segments: Iterable[str]) -> Ids:
+        """Returns the ids in the segments of these names, ascending, removed ones among them."""
         names = set(segments)
         ids = [opened.ids for opened in self.opened if opened.name in names]
-        return self.live(np.concatenate([np.empty(0, np.int64), *ids]))
+        if left := names - {opened.name for opened in self.opened}:
+            ids += [self._joined[name][1] for name in left if name in self._joined]
+        return np.unique(np.concatenate([np.empty(0, np.int64), *ids]))
+
+    def ids_in(self, segments: Iterable[str]) -> Ids:
+        """Returns the ids in the segments of these names that can be an answer, ascending."""
+        return self.live(self.every_id_in(segments))
 
 
 def _ascend(ids: Ids) -> bool:

@@ -1,8 +1,5 @@
 """The words of samples, segment by segment, and what BM25 makes of them.
 
-    INDEX/derived/<segment>.words   a line of JSON: which segment it is of, and how long each part
-                                    is; then the parts; then the sha256 of all that, in hex
-
 A word is a run of letters and digits in lower case; where a script has no spaces between words,
 every character is one. Of a word 64 bits of its hash are kept. The prompt and the scored text of a
 sample are counted apart. The files are derived: made again from the rows where they are missing.
@@ -11,8 +8,7 @@ sample are counted apart. The files are derived: made again from the rows where 
 from __future__ import annotations
 
 import hashlib
-import json
-import mmap
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.records import Segment
-from forvalue_index.system.files import atomic_write, open_own
+from forvalue_index.search.parts import parts_file, read_parts, write_parts
 
 SUFFIX = ".words"
 K1, B = 1.5, 0.75
@@ -98,48 +94,44 @@ class Words:
         part = slice(int(self.starts[at]), int(self.starts[at + 1]))
         return self.places[part], self.counts[part]
 
-    def write(self, folder: Path, segment: Segment) -> None:
+    def write(self, folder: Path, segment: Segment) -> os.stat_result:
         """Keeps them beside the derived indexes.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
         """
-        parts = [
-            np.ascontiguousarray(part, kind)
-            for part, kind in zip(self._parts(), _KINDS, strict=True)
-        ]
-        head = {"sha256": segment.sha256, "sizes": [part.size for part in parts]}
-        digest = hashlib.sha256()
-        folder.mkdir(exist_ok=True)
-        with atomic_write(words_file(folder, segment)) as file:
-            for data in (json.dumps(head).encode() + b"\n", *(part.tobytes() for part in parts)):
-                digest.update(data)
-                file.write(data)
-            file.write(digest.hexdigest().encode())
+        return write_parts(words_file(folder, segment), segment, self._parts(), _KINDS)
 
     @classmethod
-    def read(cls, folder: Path, segment: Segment) -> Words | None:
+    def read(cls, folder: Path, segment: Segment, *, known: bool = False) -> Words | None:
         """Returns what is kept of a segment; None: nothing, or nothing that can be believed."""
-        try:
-            with open_own(words_file(folder, segment)) as file:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            end = len(data) - 64
-            if hashlib.sha256(memoryview(data)[:end]).hexdigest().encode() != data[end:]:
-                return None
-            start = data.find(b"\n") + 1
-            head = json.loads(data[:start])
-            if head["sha256"] != segment.sha256:
-                return None
-            parts = []
-            for size, kind in zip(head["sizes"], _KINDS, strict=True):
-                parts.append(np.frombuffer(data, kind, size, start))
-                start += parts[-1].nbytes
-            ids, lengths, terms, starts, places, counts = parts
-            pairs = lengths.reshape(-1, 2), counts.reshape(-1, 2)
-            found = cls(ids, pairs[0], terms, starts, places, pairs[1])
-            return found if found._fits() else None
-        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        read = read_parts(words_file(folder, segment), segment, _KINDS, known=known)
+        if read is None:
             return None
+        ids, lengths, terms, starts, places, counts = read[0]
+        if lengths.size % 2 or counts.size % 2:
+            return None
+        pairs = lengths.reshape(-1, 2), counts.reshape(-1, 2)
+        found = cls(ids, pairs[0], terms, starts, places, pairs[1])
+        return found if known or found._fits() else None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Words]) -> Words:
+        """Returns the words of one segment that has the samples of several, in their order."""
+        before = np.cumsum([0, *(len(words.ids) for words in parts)])
+        every = np.concatenate([np.repeat(w.terms, np.diff(w.starts)) for w in parts])
+        order = np.argsort(every, kind="stable")  # so that places ascend within a word
+        ordered = every[order]
+        new = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] ^ np.uint64(1)))
+        places = [words.places + start for words, start in zip(parts, before[:-1], strict=True)]
+        return cls(
+            np.concatenate([words.ids for words in parts]),
+            np.concatenate([words.lengths for words in parts]),
+            ordered[new],
+            np.append(new, len(ordered)).astype(np.int64),
+            np.concatenate(places)[order].astype(np.int32),
+            np.concatenate([words.counts for words in parts])[order],
+        )
 
     def _fits(self) -> bool:
         """Returns whether the parts belong together, whoever wrote them."""
@@ -159,7 +151,7 @@ _KINDS = "<i8", "<i4", "<u8", "<i8", "<i4", "<i4"
 
 def words_file(folder: Path, segment: Segment) -> Path:
     """Where the words of a segment are kept."""
-    return folder / f"{Path(segment.name).stem}{SUFFIX}"
+    return parts_file(folder, segment, SUFFIX)
 
 
 class Lexicon:
@@ -167,7 +159,7 @@ class Lexicon:
 
     def __init__(self, segments: Sequence[Words], live: Ids) -> None:
         """Takes the words of all segments, and the live ids, ascending [n]."""
-        self._segments = segments
+        self.segments = segments
         self.ids = live
         lengths = np.zeros(len(live), np.int64)
         self._columns: list[Ids] = []  # of each segment's samples among the live; -1: removed
@@ -195,7 +187,7 @@ class Lexicon:
 
     def _add(self, row: NDArray[np.float32], term: np.uint64, times: int) -> None:
         columns, counts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for words, column in zip(self._segments, self._columns, strict=True):
+        for words, column in zip(self.segments, self._columns, strict=True):
             places, found = words.postings(term)
             there = column[places] >= 0
             columns.append(column[places][there])

@@ -8,19 +8,18 @@ before the step or after it, and files that count for nothing are swept by the n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from forvalue_index.errors import CorruptIndexError
 from forvalue_index.records import Progress, Segment
 from forvalue_index.search.ann_files import readable_infos
 from forvalue_index.search.flat import FlatSearch
-from forvalue_index.search.segment import SUFFIX, verify_segment, write_codes
+from forvalue_index.search.segment import write_codes
 from forvalue_index.store.derived import remake
+from forvalue_index.store.join import new_name, put_in_place, require_sound, retained_energy
 from forvalue_index.store.layout import DERIVED, SEGMENTS, size, storing
 from forvalue_index.store.store import Store
-from forvalue_index.system.files import path_in, sync_folder
 from forvalue_index.vectors.codes import Codes
 
 TARGET = 32 * 2**20
@@ -67,7 +66,7 @@ def compact(store: Store, progress: Progress | None = None) -> CompactReport:
         store.writer.sweep()
         store.snapshots.refresh()
         with storing(store.directory):
-            store.words.put_missing(store.catalog.segments())
+            store.put_missing_parts()
         for info in derived:
             remake(store, info)
         if moment is not None:
@@ -77,6 +76,11 @@ def compact(store: Store, progress: Progress | None = None) -> CompactReport:
         return CompactReport(
             removed, total, len(store.catalog.segments()), before, size(store.directory)
         )
+
+
+def total(reports: Sequence[CompactReport]) -> CompactReport:
+    """Returns what several compactions did."""
+    return CompactReport(*map(sum, zip(*map(astuple, reports), strict=True)))
 
 
 def _groups(store: Store) -> list[list[Segment]]:
@@ -116,22 +120,12 @@ def plan(segments: dict[str, tuple[int, int]], target: int) -> list[list[str]]:
 def _rewrite(store: Store, flat: FlatSearch, old: Sequence[Segment]) -> None:
     """Puts one new segment in the place of `old`, then deletes their files."""
     folder, catalog = store.directory / SEGMENTS, store.catalog
-    for segment in old:  # a new checksum must not make damage look sound
-        ids = catalog.segment_ids(segment.name)
-        for problem in verify_segment(folder, segment, store.dim, ids, store.bits):
-            raise CorruptIndexError(f"{problem}: none of it was compacted")
+    require_sound(folder, catalog, old, store.dim, store.bits)
     parts = [catalog.live_ids(segment.name) for segment in old]
     ids = np.sort(np.concatenate(parts))
     new = None
     if len(ids):
-        # No committed segment ever had this name: the generation grows with every commit.
-        name = f"{ids[0]:012d}-{catalog.generation() + 1}{SUFFIX}"
         with storing(store.directory):
-            new = write_codes(folder, name, ids, flat.data(ids), flat.codes)
-    retained = catalog.retained_energy()
-    shares = [(retained[s.name], len(p)) for s, p in zip(old, parts, strict=True) if len(p)]
-    energy = sum(share * n for share, n in shares) / len(ids) if len(ids) else None
-    catalog.replace_segments([segment.name for segment in old], new, retained_energy=energy)
-    for segment in old:
-        path_in(folder, segment.name, SUFFIX).unlink(missing_ok=True)
-    sync_folder(folder)
+            new = write_codes(folder, new_name(catalog, ids), ids, flat.data(ids), flat.codes)
+    energy = retained_energy(catalog, old, [len(part) for part in parts])
+    put_in_place(folder, catalog, old, new, energy, joined=False)

@@ -8,10 +8,9 @@ the newest snapshot. Both classes are safe to use from many threads.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,7 +21,7 @@ from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.reads import Figures
 from forvalue_index.errors import CorruptIndexError, IndexMissingError
 from forvalue_index.metric import METRICS, Metric
-from forvalue_index.records import StoredSample
+from forvalue_index.records import StoredSample, require_rows
 from forvalue_index.search.ann import DerivedSearch, check_current, open_derived
 from forvalue_index.search.ann_files import derived_names, read_info
 from forvalue_index.search.backend import faiss
@@ -30,8 +29,9 @@ from forvalue_index.search.checked import CheckedFiles, OpenSegments
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.gpu import Resident
 from forvalue_index.search.moment import KeptMoment, Writing
+from forvalue_index.search.side import Side
 from forvalue_index.search.words import Lexicon
-from forvalue_index.store.layout import CHECKED, CHECKED_DERIVED, DERIVED, SEGMENTS
+from forvalue_index.store.sides import KeptSides
 from forvalue_index.store.vectoriser import dim_of, is_fitted
 from forvalue_index.store.words import KeptWords
 
@@ -53,6 +53,7 @@ class Snapshot:
         derived: CheckedFiles,
         moments: KeptMoment,
         words: KeptWords,
+        sides: KeptSides,
         writing: Writing,
     ) -> None:
         """Takes what is there at `generation`.
@@ -64,13 +65,14 @@ class Snapshot:
             derived: the folder of derived indexes, and which of them were found intact.
             moments: where the second moment of the vectors is kept.
             words: where the words of the rows are kept.
+            sides: where the figures of the rows are kept.
             writing: gives the right to write these, as long as the index is at this generation.
         """
         self.generation = generation
         self.flat = flat
         self._catalog = catalog
         self._files, self._folder = derived, derived.folder
-        self._moments, self._words, self._writing = moments, words, writing
+        self._moments, self._words, self._sides, self._writing = moments, words, sides, writing
         self._lock = RLock()
         self._figures: Figures | None = None
         self._weights: dict[str, NDArray[np.float32]] = {}  # metric -> [ntotal]
@@ -111,7 +113,9 @@ class Snapshot:
         """
         with self._lock:
             if self._figures is None:
-                self._figures = _aligned(self._catalog.figures(), self.flat.ids)
+                self._catalog.require_intact()
+                sides = self._sides.all_of(self.flat.segments, self._writing)
+                self._figures = _aligned(_joined(sides), self.flat.ids)
             return self._figures if ids is None else _aligned(self._figures, np.asarray(ids))
 
     def samples(self, ids: Iterable[int]) -> dict[int, StoredSample]:
@@ -162,10 +166,12 @@ class Snapshot:
 
     @property
     def lexicon(self) -> Lexicon:
-        """The words of the rows of `flat.ids`."""
+        """The words of the rows of `flat.ids`; raises InputError if the rows are not there."""
         with self._lock:
             if self._lexicon is None:
-                self._lexicon = self._words.of(self.flat, self._writing)
+                require_rows(self._catalog.samples(self.flat.ids[:1].tolist()).values())
+                words = self._words.all_of(self.flat.segments, self._writing)
+                self._lexicon = Lexicon(words, self.flat.ids)
             return self._lexicon
 
     def search(
@@ -231,20 +237,22 @@ class Snapshots:
 
     def __init__(
         self,
-        directory: Path,
         catalog: Catalog,
         bits: int,
         moments: KeptMoment,
         words: KeptWords,
+        sides: KeptSides,
+        segments: CheckedFiles,
+        derived: CheckedFiles,
         lock_at: Callable[[int], AbstractContextManager[None]],
     ) -> None:
         """Takes an index's parts; `lock_at` gives the right to write at a generation."""
-        self.derived = CheckedFiles(directory / DERIVED, directory / CHECKED_DERIVED)
-        self._folder = directory / SEGMENTS
-        self._segments = OpenSegments(self._folder, directory / CHECKED)
+        self.derived = derived
+        self._folder = segments.folder
+        self._segments = OpenSegments(segments)
         self._catalog = catalog
         self._bits = bits
-        self._moments, self._words = moments, words
+        self._moments, self._words, self._sides = moments, words, sides
         self._lock_at = lock_at
         self._opening = RLock()  # of all of the above that changes, and of the two below
         self._current: Snapshot | None = None
@@ -297,6 +305,7 @@ class Snapshots:
             if not is_fitted(catalog):  # when this was opened
                 catalog.reload()
             state, dim = catalog.snapshot(), dim_of(catalog)
+            lock = partial(self._lock_at, state.generation)
             try:
                 opened = self._segments.open(state.segments, dim, self._bits)
                 if self._resident is None:
@@ -309,15 +318,22 @@ class Snapshots:
                     state.removed,
                     self._resident,
                     opened,
+                    partial(self._sides.all_of, state.segments, lock),
                 )
             except CorruptIndexError:
                 # A compaction replaces files: it may have come between the two steps.
                 if catalog.generation() == state.generation:
                     raise
                 continue
-            lock = partial(self._lock_at, state.generation)
             return Snapshot(
-                state.generation, flat, catalog, self.derived, self._moments, self._words, lock
+                state.generation,
+                flat,
+                catalog,
+                self.derived,
+                self._moments,
+                self._words,
+                self._sides,
+                lock,
             )
 
 
@@ -331,6 +347,18 @@ def most_similar(
     lib = faiss()
     _, found = lib.knn(queries, vectors, k, metric=lib.METRIC_INNER_PRODUCT)
     return np.asarray(found, np.int64)
+
+
+def _joined(sides: Sequence[Side]) -> Figures:
+    """Returns the figures of all segments, in the order of their ids."""
+    columns = [(side.ids, side.norm, side.n_scored, side.loss) for side in sides]
+    if not columns:
+        return Figures(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0))
+    joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
+    if (np.diff(joined[0]) < 0).any():
+        order = np.argsort(joined[0])
+        joined = [column[order] for column in joined]
+    return Figures(*joined)
 
 
 def _aligned(figures: Figures, ids: NDArray[np.int64]) -> Figures:

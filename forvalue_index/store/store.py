@@ -7,7 +7,7 @@ no recipe: it is handed vectors, and gives back ids and scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +19,13 @@ from forvalue_index.config import IndexConfig
 from forvalue_index.errors import IndexMissingError
 from forvalue_index.records import Fidelity
 from forvalue_index.search.ann_files import readable_infos
+from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.moment import KeptMoment
 from forvalue_index.store.layout import (
     CATALOG,
     CATALOG_URL,
+    CHECKED,
+    CHECKED_DERIVED,
     DERIVED,
     SEGMENTS,
     discard,
@@ -32,6 +35,8 @@ from forvalue_index.store.layout import (
     storing,
     url_of,
 )
+from forvalue_index.store.manifest import is_sharded, read_manifest, shard_directory
+from forvalue_index.store.sides import KeptSides
 from forvalue_index.store.snapshot import Snapshot, Snapshots
 from forvalue_index.store.vectoriser import (
     digest,
@@ -56,10 +61,22 @@ class Store:
         self.catalog = catalog
         self.config = IndexConfig.from_json(catalog.config)
         self.moments = KeptMoment(directory / DERIVED)
-        self.words = KeptWords(directory / DERIVED, catalog, self.config.format)
-        self.writer = Writer(directory, catalog, self.bits, self.words)
+        segments = CheckedFiles(directory / SEGMENTS, directory / CHECKED)
+        derived = CheckedFiles(directory / DERIVED, directory / CHECKED_DERIVED)
+        self.words = KeptWords(derived, catalog, self.config.format)
+        self.sides = KeptSides(derived, catalog, directory / SEGMENTS, self.bits)
+        self.writer = Writer(
+            directory, catalog, self.bits, self.words, self.sides, segments, derived
+        )
         self.snapshots = Snapshots(
-            directory, catalog, self.bits, self.moments, self.words, self.writer.lock_at
+            catalog,
+            self.bits,
+            self.moments,
+            self.words,
+            self.sides,
+            segments,
+            derived,
+            self.writer.lock_at,
         )
 
     # -- making, opening, closing --------------------------------------------------------------
@@ -111,6 +128,8 @@ class Store:
             CorruptIndexError: the catalogue was changed.
         """
         path = Path(directory)
+        if is_sharded(path):
+            raise IndexMissingError(f"{path} is an index of several shards, not one of them")
         if not (path / CATALOG).is_file() and not (path / CATALOG_URL).is_file():
             what = "is not an index" if path.is_dir() else "does not exist"
             raise IndexMissingError(f"{path} {what}: make one with forvalue build")
@@ -138,6 +157,11 @@ class Store:
     def __len__(self) -> int:
         """Number of live samples."""
         return self.catalog.count()
+
+    @property
+    def shards(self) -> list[Store]:
+        """The indexes that it is made of: itself alone, or all shards (`shards/store.py`)."""
+        return [self]
 
     # -- what made the vectors -----------------------------------------------------------------
 
@@ -179,6 +203,22 @@ class Store:
         """Returns what was handed to `set_vectoriser`; see `read_vectoriser`."""
         return read_vectoriser(self.directory, self.catalog)
 
+    def part_problems(self) -> Iterator[str]:
+        """Yields what is wrong with what is kept beside segments."""
+        segments = self.catalog.segments()
+        for kept in (self.words, self.sides):
+            yield from kept.problems(segments)
+
+    def put_missing_parts(self) -> None:
+        """Keeps what segments have beside them, where it is missing; the caller holds the lock.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        segments = self.catalog.segments()
+        for kept in (self.words, self.sides):
+            kept.put_missing(segments)
+
     # -- reading -------------------------------------------------------------------------------
 
     def answer(self, ask: Callable[[Snapshot], T]) -> T:
@@ -217,6 +257,10 @@ def migrate(directory: str | Path) -> tuple[str | None, str]:
         StorageError: the directory cannot be written.
     """
     path = Path(directory)
+    if is_sharded(path):
+        manifest = read_manifest(path)
+        each = [shard_directory(path, manifest, number) for number in manifest.attached]
+        return next(iter([migrate(shard) for shard in each]), (None, migrations.head()))
     if not is_index(path):
         raise IndexMissingError(f"{path} is not an index: make one with forvalue build")
     url = url_of(path)

@@ -54,10 +54,10 @@ def repair(store: Store) -> list[str]:
             else:
                 remake(store, info)
                 done.append(f"rebuilt the derived index {name}")
-        for problem in store.words.problems(store.catalog.segments()):
+        for problem in store.part_problems():
             done.append(f"made again: {problem.split(' is ')[0]}")
         with storing(store.directory):
-            store.words.put_missing(store.catalog.segments())
+            store.put_missing_parts()
         with suppress(ForvalueError):  # of damaged segments nothing is known
             if store.moments.problem(store.snapshots.current.flat):
                 store.moments.drop()
@@ -98,7 +98,7 @@ def _problems(store: Store) -> Iterator[str]:
     if sound:
         for name in derived_names(store.directory / DERIVED):
             yield from filter(None, [derived_problem(store, name)])
-        yield from store.words.problems(catalog.segments())
+        yield from store.part_problems()
         with suppress(CorruptIndexError):  # which was said above
             store.snapshots.refresh()
             yield from filter(None, [store.moments.problem(store.snapshots.current.flat)])

@@ -10,37 +10,79 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.lock import WriterLock
 from forvalue_index.errors import InputError, LockedError
-from forvalue_index.records import Encoded, Sample, StoredSample
+from forvalue_index.records import Encoded, Sample, Segment, StoredSample
 from forvalue_index.search.ann_files import readable_infos
+from forvalue_index.search.checked import CheckedFiles, State, state_of
 from forvalue_index.search.moment import MOMENT
-from forvalue_index.search.segment import SUFFIX, orphans, write_segment
-from forvalue_index.search.words import SUFFIX as WORDS
-from forvalue_index.search.words import words_file
+from forvalue_index.search.segment import (
+    SUFFIX,
+    codes_of,
+    open_segment,
+    orphans,
+    write_codes,
+)
+from forvalue_index.store.join import (
+    joinable,
+    put_in_place,
+    require_sound,
+    retained_energy,
+    write_joined,
+)
 from forvalue_index.store.layout import DERIVED, SEGMENTS, files, storing
-from forvalue_index.store.vectoriser import is_fitted, vectoriser_file
+from forvalue_index.store.manifest import require_own
+from forvalue_index.store.sides import KeptSides
+from forvalue_index.store.vectoriser import dim_of, is_fitted, vectoriser_file
 from forvalue_index.store.words import KeptWords
 from forvalue_index.system.files import TEMPORARY, sync_folder
+from forvalue_index.vectors.codes import Bytes, Codes
 
 BY_READERS = "checked", MOMENT
 """How the names of files begin that readers write, too: a temporary one may be in use."""
 
 
+PARTS = SUFFIX, KeptWords.suffix, KeptSides.suffix
+"""How the names of files in derived/ end that nobody but a writer makes."""
+
+SMALL = 16 * 1024
+"""Vectors of a joined segment that a commit may always make: within half a second."""
+
+LARGEST = 2**29
+"""Bytes of vectors that a segment may have that is joined while rows are added."""
+
+
 class Writer:
     """Changes one index. The caller of `commit` and `sweep` holds the lock."""
 
-    def __init__(self, directory: Path, catalog: Catalog, bits: int, words: KeptWords) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        catalog: Catalog,
+        bits: int,
+        words: KeptWords,
+        sides: KeptSides,
+        segments: CheckedFiles,
+        derived: CheckedFiles,
+    ) -> None:
         """Takes the parts of an index, and the bits of a stored number."""
         self._directory = directory
         self._catalog = catalog
         self._bits = bits
-        self._words = words
+        self._words, self._sides = words, sides
+        self._checked = segments, derived
+        self._written: tuple[dict[str, State], dict[str, State]] = (
+            {},
+            {},
+        )  # since the lock was taken
+        self._added = 0  # vectors, since then
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -61,8 +103,12 @@ class Writer:
             self._catalog.reload()
             if lock.interrupted:
                 self.sweep()
+            self._added = 0
             try:
                 yield
+                # What was just written need not be read to know it.
+                for checked in self._checked if self._added else ():
+                    checked.add({}, hashed=True)
             except BaseException:
                 with suppress(Exception):
                     self.sweep()
@@ -97,15 +143,11 @@ class Writer:
             StorageError: the disk is full; nothing was committed.
             ModelError: a vector is not finite, or does not fit into the float16 of 16 bits.
             KeyConflictError: a key is there already and not replaced.
+            InputError: this is a shard, and a key belongs to another one.
         """
-        first = self._catalog.next_id()
-        ids = np.arange(first, first + len(samples), dtype=np.int64)
+        ids = self._new_ids(len(samples))
         vectors = np.stack([item.vector for item in encoded])
-        with storing(self._directory):
-            segment = write_segment(
-                self._directory / SEGMENTS, f"{first:012d}{SUFFIX}", ids, vectors, self._bits
-            )
-            self._words.put(segment, ids, [sample.row for sample in samples])
+        data, codes = codes_of(ids, vectors, self._bits)
         stored = [
             StoredSample(
                 id=int(id),
@@ -121,7 +163,78 @@ class Writer:
             for id, sample, item in zip(ids, samples, encoded, strict=True)
         ]
         retained = float(np.mean([item.retained for item in encoded]))
+        self._commit(stored, data, codes, retained, replaces)
+
+    def copy(self, samples: Sequence[StoredSample], data: Bytes, retained: float | None) -> None:
+        """Commits rows of another index with their codes [n, size], under new ids.
+
+        Raises:
+            StorageError: the disk is full; nothing was committed.
+            KeyConflictError: a key is there already.
+            InputError: this is a shard, and a key belongs to another one.
+        """
+        ids = self._new_ids(len(samples)).tolist()
+        moved = [replace(sample, id=id) for sample, id in zip(samples, ids, strict=True)]
+        self._commit(moved, data, Codes(dim_of(self._catalog), self._bits), retained)
+
+    def _new_ids(self, n: int) -> NDArray[np.int64]:
+        first = self._catalog.next_id()
+        return np.arange(first, first + n, dtype=np.int64)
+
+    def _commit(
+        self,
+        stored: Sequence[StoredSample],
+        data: Bytes,
+        codes: Codes,
+        retained: float | None,
+        replaces: Sequence[int] = (),
+    ) -> None:
+        require_own(self._catalog.fingerprint, (sample.key for sample in stored))
+        ids = np.array([sample.id for sample in stored], np.int64)
+        with storing(self._directory):
+            segment = write_codes(self._segments, f"{ids[0]:012d}{SUFFIX}", ids, data, codes)
+            self._note(
+                segment,
+                self._words.put(segment, self._words.of(ids, [s.row for s in stored])),
+                self._sides.put(segment, self._sides.of(stored, data, codes)),
+            )
         self._catalog.commit_segment(segment, stored, replaces=replaces, retained_energy=retained)
+        self._added += len(stored)
+        self._join(codes)
+
+    def _join(self, codes: Codes) -> None:
+        """Joins the last segments if they are many; see `join.py`."""
+        catalog, folder = self._catalog, self._segments
+        segments = catalog.segments()
+        most = min(max(SMALL, 8 * self._added), LARGEST // codes.size)
+        count = joinable([segment.ntotal for segment in segments], most)
+        if not count:
+            return
+        old = segments[-count:]
+        require_sound(folder, catalog, old, codes.dim, codes.bits)
+        opened = [open_segment(folder, segment, codes.dim, codes.bits) for segment in old]
+        new = write_joined(folder, catalog, opened, codes)
+        if new is None:  # an older version compacted segments that were not neighbours
+            return
+        with storing(self._directory):
+            states = (kept.put_joined(new, old) for kept in (self._words, self._sides))
+            self._note(new, *states)
+        energy = retained_energy(catalog, old, [segment.ntotal for segment in old])
+        put_in_place(folder, catalog, old, new, energy, joined=True)
+        for segment in old:
+            for kept in (self._words, self._sides):
+                kept.file(segment).unlink(missing_ok=True)
+
+    @property
+    def _segments(self) -> Path:
+        return self._directory / SEGMENTS
+
+    def _note(self, segment: Segment, words: State, side: State) -> None:
+        """Remembers files that were just written."""
+        state = state_of(segment.sha256, (self._segments / segment.name).stat())
+        self._checked[0].add({segment.name: state}, hashed=False)
+        names = self._words.file(segment).name, self._sides.file(segment).name
+        self._checked[1].add(dict(zip(names, (words, side), strict=True)), hashed=False)
 
     def remove(self, keys: Sequence[str] = (), where: Sequence[str] = ()) -> int:
         """Removes samples by key, or those that meet all conditions; returns how many.
@@ -151,7 +264,8 @@ class Writer:
         segments = self._catalog.segments()
         found = orphans(self._directory / SEGMENTS, segments)
         counting = {info.file for info in readable_infos(self._directory / DERIVED)}
-        counting |= {words_file(self._directory, segment).name for segment in segments}
+        for kept in (self._words, self._sides):
+            counting |= {kept.file(segment).name for segment in segments}
         if is_fitted(self._catalog):
             counting.add(vectoriser_file(self._directory, self._catalog).name)
         for path in own:
@@ -159,7 +273,7 @@ class Writer:
             if path.parent == self._directory:
                 stray = left or path.match("vectoriser-*.safetensors")
             else:
-                stray = path.parent.name == DERIVED and (left or path.suffix in (SUFFIX, WORDS))
+                stray = path.parent.name == DERIVED and (left or path.suffix in PARTS)
             if stray and path.name not in counting:
                 found.append(path)
         return sorted(found)

@@ -142,11 +142,9 @@ class Codes:
         scale = _ratio(squares, np.einsum("nd,nd->n", found, exact))
         _, high_scale, high_error = _signs(exact, found * scale[:, None])
         levels = (found + (middle - 0.5)).astype(np.uint8)
-        bits = np.unpackbits(levels[:, :, None], axis=2, count=self.bits, bitorder="little")
         rows: NDArray[np.void] = np.zeros(len(vectors), self._row)
-        rows["high"] = np.packbits(bits[:, :, rest], axis=1, bitorder="little")
-        low = np.ascontiguousarray(bits[:, :, :rest]).reshape(len(vectors), -1)
-        rows["low"] = np.packbits(low, axis=1, bitorder="little")
+        rows["high"] = np.packbits(levels >> rest, axis=1, bitorder="little")
+        rows["low"] = _low_bits(levels, rest)
         rows["high_scale"] = high_scale
         rows["high_error"] = DEVIATIONS * high_error
         rows["scale"] = scale
@@ -163,12 +161,26 @@ def _signs(
     """
     dim = exact.shape[1]
     length = _ratio(np.square(exact).sum(1), np.abs(exact).sum(1))  # [n]
-    signs = np.where(exact > 0, 1.0, -1.0)
-    missed = (exact if stored is None else stored) - signs * length[:, None]
-    bits = np.packbits(exact > 0, axis=1, bitorder="little")
+    positive = exact > 0
+    missed = np.where(positive, length[:, None], -length[:, None])
+    np.subtract(exact if stored is None else stored, missed, out=missed)
+    bits = np.packbits(positive, axis=1, bitorder="little")
     scale = length * dim**0.5  # and the length of signs * length
     error = np.hypot(np.linalg.norm(missed, axis=1), _QUERY_ERROR * scale) / dim**0.5
     return bits, scale.astype(np.float32), error.astype(np.float32)
+
+
+def _low_bits(levels: Bytes, rest: int) -> Bytes:
+    """Returns the lowest `rest` bits of each of the levels [n, dim], packed, row by row."""
+    if rest == 3 and levels.shape[1] % 8 == 0:  # 8 of them are 3 bytes
+        parts = (levels & 7).reshape(len(levels), -1, 8)
+        words = np.zeros(parts.shape[:2], "<u4")
+        for place in range(8):
+            words |= parts[:, :, place].astype("<u4") << np.uint32(3 * place)
+        three = words.view(np.uint8).reshape(*words.shape, 4)[:, :, :3]
+        return np.ascontiguousarray(three).reshape(len(levels), -1)
+    bits = np.unpackbits(levels[:, :, None], axis=2, count=rest, bitorder="little")
+    return np.packbits(bits.reshape(len(levels), -1), axis=1, bitorder="little")
 
 
 def _levels_of_4_bits(high: Bytes, low: Bytes) -> Bytes:

@@ -88,7 +88,9 @@ def score_rows(
         ids = view.where(conditions) if conditions else view.ids
         n = len(ids)
         if n < 3:
-            raise InputError(f"{n} training rows: an audit needs 3 or more")
+            raise InputError(
+                f"{n} training rows: an audit needs 3 or more; add rows, or change --where"
+            )
         figures = view.figures(ids)
         classes = _classes(index, ids, known, class_field)
         prompts, states = read_prompts(index, ids, known, progress)
