@@ -29,6 +29,7 @@ from typing import Any
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on the loopback alone
+    "RAY_worker_niceness": "0",
 }
 
 from torture import (
@@ -51,8 +52,9 @@ from forvalue_index.model.language_model import load_model
 SHARDS = 4
 VERSIONS = 3
 COMMIT = 0.3  # seconds that a commit takes at least, so that kills come in the middle of the work
-LIMIT = 240.0  # seconds for one driver
-RUNS = 8  # of a driver, until it ends by itself
+LIMIT = 600.0  # seconds for one driver
+MEMORY = 100 * 2**20  # bytes of a node's object store
+RUNS = 20  # of a driver, until it ends by itself
 
 
 def slow_down() -> None:
@@ -162,26 +164,32 @@ class Chaos:
                 stderr=log,
             )
         end, pause = time.monotonic() + LIMIT, time.monotonic() + self.rng.uniform(0, 6)
-        killed = list[int]()
+        killed, victim = list[int](), self._victim(name)
         while driver.poll() is None:
             if time.monotonic() > end:
                 driver.kill()
                 self.violations.append(f"{name} took more than {LIMIT:.0f} s")
                 break
-            if wanted and time.monotonic() > pause and self._kill(name, driver, killed):
-                wanted -= 1
+            if wanted and time.monotonic() > pause and self._kill(victim, name, driver, killed):
+                wanted, victim = wanted - 1, self._victim(name)
                 pause = time.monotonic() + self.rng.uniform(0, 5)
             time.sleep(0.01)
         return wanted, driver.wait()
 
-    def _kill(self, name: str, driver: subprocess.Popen[bytes], killed: list[int]) -> bool:
-        what = "driver" if name in ("remove", "compact") else self.rng.choice(_VICTIMS)
+    def _victim(self, name: str) -> str:
+        """What is killed next; nothing but a driver removes and compacts."""
+        return "driver" if name in ("remove", "compact") else self.rng.choice(_VICTIMS)
+
+    def _kill(
+        self, what: str, name: str, driver: subprocess.Popen[bytes], killed: list[int]
+    ) -> bool:
+        """Kills it, if it is there now; returns whether it was."""
         if what == "driver":
             driver.kill()
         elif what == "node":
             node = self.rng.choice(sorted(self.cluster.worker_nodes, key=str))
             self.cluster.remove_node(node, allow_graceful=False)
-            self.cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+            add_node(self.cluster, 1)
         else:
             pids = [pid for pid in self._workers(name) if pid not in killed]
             if not pids:
@@ -208,18 +216,27 @@ class Chaos:
         return found
 
 
-_VICTIMS = "worker", "worker", "worker", "node", "driver"
+_VICTIMS = "worker", "worker", "worker", "worker", "worker", "worker", "node", "driver"
 
 
-def torture_shards(kills: int, seed: int, per_round: int = 4) -> Chaos:
+def add_node(cluster: Any, cpus: int) -> None:
+    """Adds a node; Ray waits only half a minute for it, which a busy machine may need."""
+    for left in reversed(range(5)):
+        try:
+            cluster.add_node(num_cpus=cpus, object_store_memory=MEMORY, include_dashboard=False)
+            return
+        except Exception:  # Ray's own has no kind
+            if not left:
+                raise
+
+
+def torture_shards(kills: int, seed: int, per_round: int = 12) -> Chaos:
     """Runs rounds until there are `kills` in all; prints each."""
-    node = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
-    cluster = import_module("ray.cluster_utils").Cluster(
-        initialize_head=True, head_node_args=node | {"num_cpus": 0}
-    )
+    cluster = import_module("ray.cluster_utils").Cluster()
+    add_node(cluster, 0)
     try:
         for _ in range(2):
-            cluster.add_node(num_cpus=1, **node)
+            add_node(cluster, 1)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "ref").mkdir()

@@ -78,14 +78,16 @@ def demo(k: int, directory: Path | None, serve: bool) -> None:
 
 def _serve(directory: Path) -> None:
     from forvalue_index.index import InfluenceIndex
-    from forvalue_index.server.serve import serve
+    from forvalue_index.server.serve import serving
 
-    def ready(address: str) -> None:
-        click.echo(address)
+    with (
+        InfluenceIndex.open(directory) as index,
+        serving(index) as server,
+        suppress(KeyboardInterrupt),
+    ):
+        click.echo(server.address)
         render.notes.print("Open this address in a browser. Ctrl-C ends the server.")
-
-    with InfluenceIndex.open(directory) as index, suppress(KeyboardInterrupt):
-        serve(index, "127.0.0.1", 0, None, (), ready)
+        server.run()
 
 
 def _run(assets: Path, directory: Path, k: int) -> None:

@@ -15,7 +15,7 @@ MEMORY = 100 * 2**20  # of a node's object store
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on the loopback alone
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_worker_niceness": "0",  # 15 else: on a busy machine nothing moves
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
