@@ -16,6 +16,7 @@ from forvalue_index.errors import InputError, ServerError
 from forvalue_index.records import (
     Explanation,
     Hit,
+    Hits,
     Passage,
     Progress,
     Row,
@@ -96,10 +97,10 @@ class InfluenceClient:
         """Returns the sample under a key; raises InputError if there is none."""
         return StoredSample(**self.call("GET", "row", key=key))
 
-    def search(self, words: str, k: int = 10, *, where: str | Iterable[str] = ()) -> list[Hit]:
+    def search(self, words: str, k: int = 10, *, where: str | Iterable[str] = ()) -> Hits:
         """Returns the k rows that share most with a text, by BM25."""
         found = self.call("GET", "search", words=words, k=k, where=listed(where))
-        return [hit_of(hit) for hit in found["hits"]]
+        return Hits(map(hit_of, found["hits"]))
 
     @overload
     def query(
@@ -109,7 +110,7 @@ class InfluenceClient:
         *,
         highlight: Literal[False] = False,
         **options: Any,
-    ) -> list[Hit]: ...
+    ) -> Hits: ...
 
     @overload
     def query(
@@ -123,7 +124,7 @@ class InfluenceClient:
         *,
         highlight: bool = False,
         **options: Any,
-    ) -> list[Hit] | list[tuple[Hit, Passage]]:
+    ) -> Hits | list[tuple[Hit, Passage]]:
         """Returns the k samples that most raised the likelihood of each query's response.
 
         Args:
@@ -140,7 +141,7 @@ class InfluenceClient:
             for hit in self.call("POST", "query", asked)["hits"]:
                 one = hit_of(hit | {"query": number})
                 found.append((one, passage_of(hit)))
-        return found if highlight else [hit for hit, _ in found]
+        return found if highlight else Hits(hit for hit, _ in found)
 
     def explain(self, query: Row, key: str, **options: Any) -> Explanation:
         """Returns the exact influence of one training sample on a query, token by token.

@@ -11,7 +11,7 @@ from forvalue_index import pipeline
 from forvalue_index.analysis.verbs import AnalysisVerbs
 from forvalue_index.cluster.verbs import ClusterVerbs
 from forvalue_index.pipeline.accessors import IndexAccessors
-from forvalue_index.records import listed
+from forvalue_index.records import Hits, listed
 from forvalue_index.store.verbs import StoreVerbs
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Sample,
     )
     from forvalue_index.search.common import Ids, Scores
+    from forvalue_index.server.background import PageServer
 
 
 class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
@@ -240,6 +241,30 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
         """Number of samples."""
         return len(self.store)
 
+    def __repr__(self) -> str:
+        name, vector = Path(self.config.model.name).name, self.config.vector
+        return (
+            f"<InfluenceIndex {str(self.directory)!r}: {len(self):,} samples of {name}, "
+            f"{vector.dim:,} numbers each>"
+        )
+
+    def serve(self, port: int = 0, *, allow_write: bool = False) -> PageServer:
+        """Returns a server of the page for this machine, which works until it is stopped.
+
+        In a notebook it is shown as a link. Other machines are let in by `forvalue serve`.
+
+        Args:
+            port: to listen at; 0: any that is free.
+            allow_write: let the page add and remove rows, and keep decisions about them.
+
+        Raises:
+            DependencyError: the packages of the extra `serve` are not installed.
+            InputError: the port is taken.
+        """
+        from forvalue_index.server.background import PageServer
+
+        return PageServer(self, port, allow_write=allow_write)
+
     def add(
         self,
         data: Data,
@@ -287,7 +312,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
         candidates: int | None = None,
         flat: bool = False,
         format: FormatConfig | None = None,
-    ) -> list[Hit]:
+    ) -> Hits:
         """Returns the k samples that most raised the likelihood of each query's response.
 
         Hits are ordered by query, then by rank. When fewer than k samples can be a hit, all are.
@@ -315,13 +340,14 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
             FingerprintError: the model is not the one that the index was made with.
             CorruptIndexError: a segment is not what was committed.
         """
-        return pipeline.query.query(
+        found = pipeline.query.query(
             self.session, data, k, opponents, metric, where, exact, candidates, flat, format
         )
+        return Hits(found)
 
     def search(
         self, words: str | Sequence[str], k: int = 10, *, where: str | Iterable[str] = ()
-    ) -> list[Hit]:
+    ) -> Hits:
         """Returns the k rows that share most with each text, by BM25. Loads no model.
 
         A row that shares no word is no hit.
@@ -329,7 +355,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
         Raises:
             InputError: k is not positive, or a condition cannot be read.
         """
-        return pipeline.hybrid.search(self.session, listed(words), k, where)
+        return Hits(pipeline.hybrid.search(self.session, listed(words), k, where))
 
     def explain(
         self, query: Row | Sample, key: str, *, format: FormatConfig | None = None

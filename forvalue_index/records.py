@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.errors import InputError
 from forvalue_index.picture import Picture
+from forvalue_index.rendering.frames import Tabular, with_fields
 
 Row = dict[str, Any]
 """A row as it was read: field name -> JSON value."""
@@ -132,6 +133,26 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Generation:
+    """What a reader needs of a catalogue to search, all as it stood at one moment."""
+
+    generation: int  # grows with every committed change
+    segments: list[Segment]
+    removed: NDArray[np.int64]  # ids of tombstones, ascending
+    count: int  # live samples
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The numbers kept beside the live samples, in the order of their ids; each [n]."""
+
+    ids: NDArray[np.int64]
+    norm: NDArray[np.float64]
+    n_scored: NDArray[np.int64]
+    loss: NDArray[np.float64]  # nats
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """One training sample that an index gives as an answer to a query.
 
@@ -151,6 +172,34 @@ class Hit:
     "cosine" and "influence"."""
     shared: tuple[str, ...] | None = None
     """Of such a hit: the runs of four words or more that it has word for word from the query."""
+
+
+class Hits(list[Hit], Tabular):
+    """Hits, as a list; a notebook shows them as a table."""
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> Hit: ...
+    @overload
+    def __getitem__(self, place: slice) -> Hits: ...
+    def __getitem__(self, place: SupportsIndex | slice) -> Hit | Hits:
+        """Returns one hit, or of a slice those that are in it."""
+        if isinstance(place, slice):
+            return Hits(super().__getitem__(place))
+        return super().__getitem__(place)
+
+    def table(self) -> list[Row]:
+        """Returns a row for each hit; the fields of its sample are "sample.FIELD"."""
+        rows = []
+        for hit in self:
+            named = {name: getattr(hit, name) for name in ("query", "rank", "id", "key", "score")}
+            named |= {"exact": hit.exact} | (hit.parts or {})
+            rows.append(with_fields(named, hit.sample))
+        return rows
+
+    def _repr_html_(self) -> str:
+        from forvalue_index.rendering.html import hits_html
+
+        return hits_html([asdict(hit) for hit in self])
 
 
 def listed(values: str | Iterable[str]) -> list[str]:
@@ -246,7 +295,7 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Explanation:
+class Explanation(Tabular):
     """The exact influence of a training sample on a query, token by token."""
 
     id: int  # of the training sample
@@ -259,3 +308,32 @@ class Explanation:
     def score(self) -> float:
         """The influence, the sum of all terms."""
         return float(self.terms.sum())
+
+    def table(self) -> list[Row]:
+        """Returns a row for each pair of scored tokens, with its term."""
+        places = [np.flatnonzero(side.scored).tolist() for side in (self.query, self.sample)]
+        return [
+            {
+                "query_place": i,
+                "query_token": self.query.texts[i],
+                "sample_place": j,
+                "sample_token": self.sample.texts[j],
+                "influence": value,
+            }
+            for i, line in zip(places[0], self.terms.tolist(), strict=True)
+            for j, value in zip(places[1], line, strict=True)
+        ]
+
+    def _repr_html_(self) -> str:
+        from forvalue_index.rendering.html import explanation_html
+
+        sides = {
+            name: {
+                "tokens": [text for text, _, _ in side.shown()],
+                "scored": [place >= 0 for _, place, _ in side.shown()],
+                "contributions": [value for _, _, value in side.shown()],
+            }
+            for name, side in (("query", self.query), ("sample", self.sample))
+        }
+        named = {"key": self.key, "score": self.score, "terms": self.terms.tolist()}
+        return explanation_html(named | sides)

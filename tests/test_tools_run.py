@@ -143,6 +143,15 @@ def test_bench_build_measures(model_dir: Path) -> None:
     assert json.loads(process("bench_build", "--model", model_dir, *small))
 
 
+def test_bench_audit(tool: Tool, model_dir: Path, tmp_path: Path) -> None:
+    texts = [(f"what is the word after {i} here", f"{i} {i}") for i in range(60)]
+    rows = [{"prompt": prompt, "response": response} for prompt, response in texts]
+    data = write(tmp_path / "made.jsonl", rows)
+    small = ("--rows", 40, "--trusted", 0, "--max-length", 64)
+    printed = tool("bench_audit", data, "--model", model_dir, *small)
+    assert printed.count("made") == 3  # shares of wrong rows
+
+
 def test_a_classifier_is_made_and_its_wrong_labels_are_looked_for(
     tool: Tool, tmp_path: Path, encoder: Path, labelled: Path
 ) -> None:
@@ -208,6 +217,19 @@ def test_torture_shards() -> None:
     assert " 0 violations" in process("torture", "--shards", "--kills", 3)  # "torture_shards"
 
 
+def test_bench_scale(tool: Tool) -> None:
+    small = ("--samples", "300,600", "--dim", 64, "--steps", "build,query,where")
+    printed = tool("bench_scale", *small, "--out", "scale.jsonl")
+    assert "| open and first query, s |" in printed and "failed" not in printed
+    assert tool("bench_scale", "--fit", "scale.jsonl") == printed
+
+
+@pytest.mark.slow
+def test_bench_scale_in_full(tool: Tool) -> None:
+    printed = tool("bench_scale", "--samples", "1500", "--dim", 64)
+    assert "| compact, s |" in printed and "| remove 1,000, s |" in printed
+
+
 @pytest.mark.parametrize("study", ["identify", "mislabel"])
 def test_bench_recall_of_classes(tool: Tool, long_model: Path, classes: Path, study: str) -> None:
     small = ("--seeds", 1, "--rows", 10, "--queries", 1, "--recipe", "raw", "--sketch-dim", 256)
@@ -270,6 +292,16 @@ def test_bench_search(tool: Tool) -> None:
     assert tool("bench_search", *small, "--repeats", 1, "--json")
 
 
+@pytest.mark.slow
+def test_bench_serve() -> None:
+    small = ("--rows", 40, "--clients", "1,2", "--seconds", 0.5, "--requests", 20, "--json")
+    found = json.loads(process("bench_serve", *small).splitlines()[-1])["found"]
+    loads = [load for one in found for way in ("search", "query") for load in one[way]]
+    assert len(loads) == 8 and all(load["statuses"].keys() == {"200"} for load in loads)
+    out = process("bench_serve", "--clients", 2, "--soak", 0.05, "--json").splitlines()[-1]
+    assert json.loads(out)["found"][0]["soak"]["wrong"] == 0
+
+
 def test_check_heads() -> None:  # it silences the warnings of its whole process
     assert json.loads(process("check_heads", "llama", "--json").splitlines()[0])
 
@@ -320,11 +352,34 @@ def test_make_picture(tool: Tool, tmp_path: Path) -> None:
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["bench_peers", "walk_trainer"])
+def test_bench_sign(tool: Tool, model_dir: Path, tmp_path: Path, rows: list[Row]) -> None:
+    data = write(tmp_path / "rows.jsonl", rows)
+    small = ("--rows", 4, "--asked", 2, "--fit", 8, "--max-length", 64)
+    kept = ("--results", tmp_path / "found.json")
+    tool("bench_sign", model_dir, "--data", data, "--queries", data, *small, *kept)
+    found = json.loads((tmp_path / "found.json").read_text())
+    exact = [one for one in found if (one["step"], one["method"]) == ("head", "raw")]
+    assert exact[0]["sign"] == exact[0]["rank"] == 1  # it is the derivative of this step
+
+
+@pytest.mark.parametrize("name", ["bench_peers", "walk_trainer", "check_versions"])
 def test_a_tool_that_needs_an_environment_of_its_own_has_help(tool: Tool, name: str) -> None:
     if name == "walk_trainer":
         pytest.importorskip("trl", reason="TRL is not installed")
     assert "Example" in tool(name, "--help") or "Usage" in tool(name, "--help")
+
+
+def test_report(tmp_path: Path) -> None:
+    shown = "print('a study'); print('one way   1.5 s'); print('| another | 2,000 | 3 |')"
+    printed = process("report", "run", tmp_path, "--", sys.executable, "-c", shown)
+    assert printed.splitlines()[1] == "one way   1.5 s"
+    [kept] = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    assert kept["versions"]["torch"] == torch.__version__
+    assert {"commit", "date", "machine", "seconds"} <= kept.keys()
+    process("report", "page", tmp_path, "--output", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert kept["machine"] in page and "one way   1.5 s" in page
+    assert page.count("<svg") == 1 and "another" in page[page.index("<svg") :]
 
 
 def test_all_tools_are_run() -> None:

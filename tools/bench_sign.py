@@ -5,9 +5,9 @@
 Each of some rows is trained on alone, by one small step of gradient descent from the same weights,
 and the change of each query's log-likelihood is measured: a step on the unembedding (of which the
 paper's closed form is the derivative), and one on all weights. A step has the size that raises the
-log-likelihood of its own row by STEP. For each recipe: in how many pairs its exact score has the
-sign of the change, in how many of the half of pairs that changed most, and the rank correlation of
-scores and changes over the rows of a query. MODEL is read in float32.
+log-likelihood of its own row by STEP, and changes are divided by it. For each recipe: in how many
+pairs its exact score has the sign of the change, in how many of the half that changed most, and the
+rank correlation of scores and changes over the rows of a query. MODEL is read in float32.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -40,7 +41,8 @@ from forvalue_index.vectors.tokens import Transform
 
 STEP = 0.05  # nats
 
-Changes = NDArray[np.float64]  # [queries, rows], of the queries' summed log-likelihoods
+Changes = NDArray[np.float64]
+"""[queries, rows], of the queries' summed log-likelihoods, by the size of the step."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def head_steps(lm: LanguageModel, queries: Sequence[Sample], rows: Sequence[Samp
             change = [torch.log_softmax(some, 1).gather(1, targets) for some in (moved, logits)]
             total = torch.zeros(len(batch.positions), dtype=torch.float64)
             total.index_add_(0, batch.owner, (change[0] - change[1]).squeeze(1).double())
-            found[batch.positions, column] = total.numpy()
+            found[batch.positions, column] = total.numpy() / size
     return found
 
 
@@ -91,7 +93,7 @@ def model_steps(lm: LanguageModel, queries: Sequence[Sample], rows: Sequence[Sam
         gradients = torch.autograd.grad(loss, weights)
         size = STEP / float(sum(gradient.square().sum() for gradient in gradients))
         _move(weights, gradients, -size)
-        found[:, column] = before - encoder.losses(queries) * scored
+        found[:, column] = (before - encoder.losses(queries) * scored) / size
         _move(weights, gradients, size)
     lm.model.requires_grad_(False)
     return found
@@ -103,7 +105,7 @@ def _move(weights: Sequence[torch.Tensor], along: Sequence[torch.Tensor], size: 
             weight.add_(gradient, alpha=size)
 
 
-def agreement(step: str, method: str, scores: NDArray[np.float32], changes: Changes) -> Agreement:
+def agreement(step: str, method: str, scores: NDArray[Any], changes: Changes) -> Agreement:
     """Returns how far scores [q, n] say what steps did."""
     same = np.sign(scores) == np.sign(changes)
     large = np.abs(changes) >= np.median(np.abs(changes), axis=1, keepdims=True)
@@ -171,6 +173,7 @@ def main(
     response_field: str,
     results: Path | None,
 ) -> None:
+    """Measures, and prints a table."""
     lm = load_model(ModelConfig(model, dtype="float32"), "cpu")
     format = FormatConfig(
         prompt_field=prompt_field, response_field=response_field, max_length=max_length

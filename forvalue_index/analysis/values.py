@@ -8,6 +8,7 @@ The scores of all pairs of target and sample are never in memory together.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -22,8 +23,10 @@ from forvalue_index.index import InfluenceIndex
 from forvalue_index.metric import Metric, metric_of
 from forvalue_index.records import Progress, Row, Sample, listed
 from forvalue_index.store.snapshot import Snapshot
+from forvalue_index.system.temporary import keeping
 
 COMBINES = ("mean", "max")
+_IN_MEMORY = 2**26  # values by group that are in memory, at most
 _TARGETS = 512  # run forward, or compared with a block of vectors, at a time
 
 Floats = NDArray[np.float64]
@@ -95,7 +98,9 @@ def sample_values(
         turned = view.turned(vectors, metric)
         by_group = _scores(view, ids, [turned[rows] for rows in members.values()], combine)
         if (weights := view.weights(metric)) is not None:
-            by_group *= weights[np.searchsorted(view.ids, ids)]
+            own = weights[np.searchsorted(view.ids, ids)]
+            for row in by_group:
+                row *= own
         sizes = {name: len(rows) for name, rows in members.items()}
         shares = np.array(list(sizes.values())) / len(samples)
         figures = view.figures(ids)
@@ -244,7 +249,7 @@ def _scores(
     combine: str,
 ) -> Floats:
     """Returns the mean or highest inner product of every sample with each group, [groups, n]."""
-    out = np.full((len(groups), len(ids)), -np.inf)
+    out = _table(len(groups), len(ids))
     means = np.stack([own.mean(0, dtype=np.float64) for own in groups]).astype(np.float32)
     at = 0
     for block, vectors in view.blocks(ids):
@@ -253,7 +258,17 @@ def _scores(
             out[:, part] = means @ vectors.T
             continue
         for row, own in zip(out, groups, strict=True):
+            highest = np.full(len(block), -np.inf)
             for start in range(0, len(own), _TARGETS):
-                scores = (own[start : start + _TARGETS] @ vectors.T).max(0)
-                row[part] = np.maximum(row[part], scores)
+                np.maximum(highest, (own[start : start + _TARGETS] @ vectors.T).max(0), out=highest)
+            row[part] = highest
     return out
+
+
+def _table(groups: int, n: int) -> Floats:
+    """Returns room for numbers [groups, n]: in a temporary file, of which few are in memory."""
+    if groups * n <= _IN_MEMORY:
+        return np.empty((groups, n))
+    with keeping("the values of all samples"), tempfile.TemporaryFile() as file:
+        file.truncate(groups * n * 8)
+        return np.memmap(file, np.float64, "r+", shape=(groups, n))

@@ -245,8 +245,9 @@ class Catalog(CatalogReader):
             left = figures if joined else figures.at(figures.live)
             ntotal = 0 if new is None else new.ntotal
             if (len(replaced), len(left.ids)) != (len(old), ntotal):
+                kind = "samples" if joined else "live samples"
                 raise CorruptIndexError(
-                    f"{len(old)} segments with {ntotal} samples were to be rewritten, "
+                    f"{len(old)} segments with {ntotal} {kind} were to be rewritten, "
                     f"but {self.place} has {len(replaced)} with {len(left.ids)}: nothing was "
                     "committed; run `forvalue verify`"
                 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import compress
 from typing import Any, Self
 
@@ -24,30 +23,10 @@ from forvalue_index.catalog.sealed import Info, SealedSegment, sealed, sealed_in
 from forvalue_index.catalog.sealed_rows import removed_ids, require_figures
 from forvalue_index.catalog.where import Condition, Decisions, parse_condition
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError
-from forvalue_index.records import Segment, StoredSample
+from forvalue_index.records import Figures, Generation, Segment, StoredSample
 
 CHUNK = 4000  # values in one IN (...): below every database's limit
 PAGE = 500  # rows that a scan of all of them holds at a time: few, as they may be long
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """What a reader needs to search, all as it stood at one moment."""
-
-    generation: int  # grows with every committed change
-    segments: list[Segment]
-    removed: NDArray[np.int64]  # ids of tombstones, ascending
-    count: int  # live samples
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """The numbers kept beside the live samples, in the order of their ids; each [n]."""
-
-    ids: NDArray[np.int64]
-    norm: NDArray[np.float64]
-    n_scored: NDArray[np.int64]
-    loss: NDArray[np.float64]  # nats
 
 
 class CatalogReader:
@@ -272,6 +251,25 @@ class CatalogReader:
                     f"{', '.join(self.fields()) or 'none: rows are not in this index'}"
                 )
         return np.sort(np.array(found, np.int64))
+
+    def column(self, name: str, condition: Condition) -> tuple[list[int], list[str | None]]:
+        """Returns the ids of a segment's rows, ascending, and a condition's field in each as JSON.
+
+        None where a row lacks the field. Tombstones are among the rows.
+        """
+        own = SampleTable.segment_id == segment_id_of(name)
+        columns = fields_of(self._engine, [condition])
+        statement = select(SampleTable.id, *columns).where(own).order_by(SampleTable.id)
+        ids: list[int] = []
+        texts: list[str | None] = []
+        with reading(self._engine) as connection:
+            rows = connection.execution_options(yield_per=PAGE).execute(statement)
+            for id, whole, text in rows:
+                ids.append(id)
+                if whole is not None:
+                    text = values_of(json.loads(whole), [condition])[0]
+                texts.append(text)
+        return ids, texts
 
     def fields(self) -> list[str]:
         """Returns the names of the fields of the first thousand live samples, in their order."""

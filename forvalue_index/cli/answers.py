@@ -90,9 +90,11 @@ class LocalAnswers:
         """Returns the queries with their hits."""
         rows, format = asked.rows(format_of(self.format, fields))
         samples = [wanted.part(self._index, sample) for sample in self._index.samples(rows, format)]
-        hits = wanted.search(self._index, samples, wanted.k)
+        by_query: dict[int, list[Hit]] = {}
+        for hit in wanted.search(self._index, samples, wanted.k):
+            by_query.setdefault(hit.query, []).append(hit)
         return [
-            self._found(sample, format, [hit for hit in hits if hit.query == number], wanted)
+            self._found(sample, format, by_query.get(number, []), wanted)
             for number, sample in enumerate(samples)
         ]
 

@@ -12,7 +12,7 @@ from forvalue_index.analysis.as_json import hit_json
 from forvalue_index.cli import highlight, render
 from forvalue_index.cli.answers import Answers, Asked, Found
 from forvalue_index.cli.options.data import DataOptions, data_options, seed_option
-from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 from forvalue_index.cli.options.output import json_option, k_option
 from forvalue_index.cli.options.query import (
     PartOptions,
@@ -77,6 +77,7 @@ if TYPE_CHECKING:
 @search_options
 @json_option
 @opening_options
+@ray_option
 def ask(
     place: Place,
     prompt: str | None,
@@ -93,6 +94,7 @@ def ask(
     search: SearchOptions,
     as_json: bool,
     opening: OpenOptions,
+    ray: str | None,
 ) -> None:
     """Ask the model, and see which training samples its answer comes from.
 
@@ -125,7 +127,11 @@ def ask(
         return answers.ask(row, format, sampling, wanted, report, said.end), answers.format
 
     found, format = place.ask(
-        opening, asked, plain=prompt is not None and not images, again=lambda: not said.begun
+        opening,
+        asked,
+        ray=ray,
+        plain=prompt is not None and not images,
+        again=lambda: not said.begun,
     )
     texts = found.passages or []
     if as_json:

@@ -11,7 +11,7 @@ from forvalue_index.analysis.as_json import hit_json
 from forvalue_index.cli import highlight, render
 from forvalue_index.cli.answers import Asked
 from forvalue_index.cli.options.format import field_options
-from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 from forvalue_index.cli.options.output import json_option, k_option
 from forvalue_index.cli.options.query import (
     PartOptions,
@@ -39,6 +39,7 @@ from forvalue_index.cli.options.server import Place, place_options
 )
 @json_option
 @opening_options
+@ray_option
 def query(
     place: Place,
     asked: QueryOptions,
@@ -49,6 +50,7 @@ def query(
     highlighted: bool,
     as_json: bool,
     opening: OpenOptions,
+    ray: str | None,
 ) -> None:
     """Show the training samples that made a response more (or less) likely.
 
@@ -65,7 +67,10 @@ def query(
     wanted = Asked(part, search, k, highlight=highlighted)
     plain = not fields and not asked.images and asked.data is None
     found, format = place.ask(
-        opening, lambda answers: (answers.query(asked, fields, wanted), answers.format), plain=plain
+        opening,
+        lambda answers: (answers.query(asked, fields, wanted), answers.format),
+        ray=ray,
+        plain=plain,
     )
     console = render.console()
     for one in found:

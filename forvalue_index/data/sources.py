@@ -28,6 +28,7 @@ from forvalue_index.data.arrow import (
     require_distinct,
     table_rows,
 )
+from forvalue_index.data.fetch import expand, fetched, is_url
 from forvalue_index.data.hub import choose_split, is_dataset, load_folder, load_hub
 from forvalue_index.data.rows import Outcome, Rows
 from forvalue_index.data.text import csv_rows, json_file, json_lines, tsv_rows
@@ -39,9 +40,9 @@ from forvalue_index.system.temporary import keeping
 Data: TypeAlias = "Rows | str | Path | Row | Iterable[str | Path] | Iterable[Row]"
 """What a caller may give as data: a path, paths, a row, rows, or opened rows.
 
-A path may be a pattern ("train-*.parquet"), a folder that `save_to_disk` wrote, or the id of a
-data set on the hub; a `datasets.Dataset`, a frame of pandas or polars, a table of pyarrow and what
-a generator yields are rows.
+A path may be a pattern ("train-*.parquet"), a URL that fsspec opens (s3://bucket/*.jsonl), a folder
+that `save_to_disk` wrote, or the id of a data set on the hub; a `datasets.Dataset`, a frame of
+pandas or polars, a table of pyarrow and what a generator yields are rows.
 """
 
 TEXT = {
@@ -72,7 +73,7 @@ def open_rows(
         data: what to read.
         split: of a data set that has several, such as "train".
         subset: of a data set on the hub: its configuration, as `datasets` calls it.
-        allow_remote: fetch images that are URLs.
+        allow_remote: fetch files and images whose URLs are of other machines.
 
     Raises:
         InputError: a file does not exist or is of no known kind, or a split is to be chosen.
@@ -81,14 +82,14 @@ def open_rows(
     """
     if isinstance(data, Rows):
         return data
-    rows = _opened(data, split, subset)
+    rows = _opened(data, split, subset, allow_remote)
     rows.allow_remote = allow_remote
     return rows
 
 
-def _opened(data: Data, split: str | None, subset: str | None) -> Rows:
+def _opened(data: Data, split: str | None, subset: str | None, allow_remote: bool) -> Rows:
     if isinstance(data, str | Path):
-        return Sources([data], split, subset)
+        return Sources([data], split, subset, allow_remote)
     if is_dataset(data):
         return DatasetRows(choose_split(data, "the data set", split))
     if isinstance(data, dict):
@@ -110,7 +111,7 @@ def _opened(data: Data, split: str | None, subset: str | None) -> Rows:
             f"data is {kind}, but must be paths, rows, a data set or a frame"
         ) from None
     if items and all(isinstance(item, str | Path) for item in items):
-        return Sources(items, split, subset)
+        return Sources(items, split, subset, allow_remote)
     return MemoryRows(items)
 
 
@@ -175,10 +176,16 @@ class Sources(Rows):
         StorageError: there is no room for what comes through a pipe.
     """
 
-    def __init__(self, paths: Iterable[str | Path], split: str | None, subset: str | None) -> None:
-        self._split, self._subset = split, subset
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        split: str | None,
+        subset: str | None,
+        allow_remote: bool = False,
+    ) -> None:
+        self._split, self._subset, self._remote = split, subset, allow_remote
         self._readers: dict[str, _Read] = {}
-        for name in [name for path in paths for name in _expand(str(path))]:
+        for name in [name for path in paths for name in _expand(str(path), allow_remote)]:
             if name in self._readers:
                 raise InputError(f"{name} is given twice: name it once")
             self._readers[name] = self._reader(name)
@@ -192,6 +199,9 @@ class Sources(Rows):
         return [p.resolve() for p in paths] if all(p.is_file() for p in paths) else None
 
     def _reader(self, name: str) -> _Read:
+        if is_url(name):
+            _require_kind(Path(name.partition("?")[0]), name)
+            return _file_reader(fetched(name, self._remote, self), name)
         path = Path(name)
         if name == "-":
             return partial(json_lines, self._spool(sys.stdin.buffer), "<stdin>")
@@ -242,8 +252,10 @@ def _close(file: Any) -> None:
         file.close()
 
 
-def _expand(name: str) -> list[str]:
+def _expand(name: str, allow_remote: bool) -> list[str]:
     """Returns the files that a pattern stands for, sorted, or the name if it is none."""
+    if is_url(name):
+        return expand(name, allow_remote)
     if glob.escape(name) == name or Path(name).exists():
         return [name]
     found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (takes any path)
@@ -260,13 +272,19 @@ def _kind(path: Path) -> Callable[[Path, str], Iterator[Outcome]] | None:
     return (TEXT | TABLES).get(suffixes[-1]) if suffixes else None
 
 
-def _file_reader(path: Path, name: str) -> _Read:
+def _require_kind(path: Path, name: str) -> Callable[[Path, str], Iterator[Outcome]]:
+    """Returns what reads files with such a name; raises InputError: nothing does."""
     read = _kind(path)
     if read is None:
         raise InputError(
             f"{name}: unknown kind of file; its name must end in {', '.join(TEXT)} "
             f"(also with {' or '.join(PACKED)}), {', '.join(TABLES)}"
         )
+    return read
+
+
+def _file_reader(path: Path, name: str) -> _Read:
+    read = _require_kind(path, name)
     if path.suffix.lower() in TABLES or path.suffix.lower() == ".zst":
         require_arrow(name)
     return partial(read, path, name)

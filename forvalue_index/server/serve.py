@@ -8,10 +8,15 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from forvalue_index.errors import DependencyError, InputError, StorageError
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.system.runtime import listen
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVERY = ("0.0.0.0", "::")
@@ -94,28 +99,16 @@ def serving(
     Raises:
         InputError: the address is taken, or not one of this machine's.
     """
-    import uvicorn
-
     from forvalue_index.server.app import create_app
     from forvalue_index.server.guard import Admission
 
-    with _listening(host, port) as listener, _own_socket(index, note) as own:
+    with listening(host, port) as listener, _own_socket(index, note) as own:
         shown = "localhost" if host in EVERY else f"[{host}]" if ":" in host else host
         here = [socket.gethostname()] if host in EVERY else []
         known = {name.lower() for name in (*LOOPBACK, host, *here, *names)}
         admission = Admission(known, addresses=host in EVERY, token=token)
         app = create_app(index, admission, allow_write=allow_write)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                loop="asyncio",
-                log_level="warning",
-                ws="none",
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=SHUTDOWN,
-            )
-        )
+        server = http_server(app)
 
         def stop() -> None:
             server.should_exit = True
@@ -145,7 +138,28 @@ def _own_socket(
         path.unlink(missing_ok=True)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def http_server(app: ASGIApp) -> uvicorn.Server:
+    """Returns the server of an application, which says only what goes wrong."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        log_level="warning",
+        ws="none",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN,
+    )
+    return uvicorn.Server(config)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens at an address.
+
+    Raises:
+        InputError: it is taken, or not one of this machine's.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=128)

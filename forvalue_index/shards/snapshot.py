@@ -9,7 +9,7 @@ Each shard is at a moment of its own: rows that a writer adds to two shards may 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -61,6 +61,7 @@ class JoinedSnapshot(Snapshot):
             _JoinedMoment(parts, snapshots),
             next(iter(parts.values())).words,
             _JoinedSides(parts, snapshots, self._shards),
+            next(iter(parts.values())).fields,
             writing,
         )
 
@@ -83,6 +84,14 @@ class JoinedSnapshot(Snapshot):
         asked = Asked(turned, k, METRICS[metric.derived], opponents, flat)
         found = self._searcher.search(asked, by_shard(allowed, self._shards))
         return merged(found, asked, self._shards)
+
+    def where(self, conditions: Iterable[str]) -> NDArray[np.int64]:
+        """Returns those of `flat.ids` whose rows meet all conditions, ascending.
+
+        Raises:
+            InputError: a condition cannot be read, or no row of any shard has its field.
+        """
+        return self.flat.live(self._catalog.where(conditions))
 
     @property
     def lexicon(self) -> Lexicon:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,9 +76,10 @@ def listing(
 def _meeting(store: Store, conditions: list[str], after: int) -> Iterator[StoredSample]:
     catalog = store.catalog
     while True:
-        generation = catalog.generation()
-        ids = catalog.where(conditions)
-        ids = ids[ids > after]
+        state = catalog.snapshot()
+        generation, lock = state.generation, partial(store.writer.lock_at, state.generation)
+        ids = store.fields.where(state.segments, conditions, lock)
+        ids = np.setdiff1d(ids[ids > after], state.removed, assume_unique=True)
         try:
             for start in range(0, len(ids), PAGE):
                 for sample in catalog.samples(ids[start : start + PAGE].tolist()).values():

@@ -8,7 +8,7 @@ the newest snapshot. Both classes are safe to use from many threads.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from threading import RLock
@@ -18,19 +18,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from forvalue_index.catalog.catalog import Catalog
-from forvalue_index.catalog.reads import Figures
 from forvalue_index.errors import CorruptIndexError, IndexMissingError
 from forvalue_index.metric import METRICS, Metric
-from forvalue_index.records import StoredSample, require_rows
+from forvalue_index.records import Figures, StoredSample, require_rows
 from forvalue_index.search.ann import DerivedSearch, check_current, open_derived
 from forvalue_index.search.ann_files import derived_names, read_info
-from forvalue_index.search.backend import faiss
 from forvalue_index.search.checked import CheckedFiles, OpenSegments
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.gpu import Resident
 from forvalue_index.search.moment import KeptMoment, Writing
-from forvalue_index.search.side import Side
 from forvalue_index.search.words import Lexicon
+from forvalue_index.store.fields import KeptFields
+from forvalue_index.store.figures import aligned, joined
 from forvalue_index.store.sides import KeptSides
 from forvalue_index.store.vectoriser import dim_of, is_fitted
 from forvalue_index.store.words import KeptWords
@@ -54,6 +53,7 @@ class Snapshot:
         moments: KeptMoment,
         words: KeptWords,
         sides: KeptSides,
+        fields: KeptFields,
         writing: Writing,
     ) -> None:
         """Takes what is there at `generation`.
@@ -66,6 +66,7 @@ class Snapshot:
             moments: where the second moment of the vectors is kept.
             words: where the words of the rows are kept.
             sides: where the figures of the rows are kept.
+            fields: where the values of their fields are kept.
             writing: gives the right to write these, as long as the index is at this generation.
         """
         self.generation = generation
@@ -73,6 +74,7 @@ class Snapshot:
         self._catalog = catalog
         self._files, self._folder = derived, derived.folder
         self._moments, self._words, self._sides, self._writing = moments, words, sides, writing
+        self._fields = fields
         self._lock = RLock()
         self._figures: Figures | None = None
         self._weights: dict[str, NDArray[np.float32]] = {}  # metric -> [ntotal]
@@ -115,8 +117,8 @@ class Snapshot:
             if self._figures is None:
                 self._catalog.require_intact()
                 sides = self._sides.all_of(self.flat.segments, self._writing)
-                self._figures = _aligned(_joined(sides), self.flat.ids)
-            return self._figures if ids is None else _aligned(self._figures, np.asarray(ids))
+                self._figures = aligned(joined(sides), self.flat.ids)
+            return self._figures if ids is None else aligned(self._figures, np.asarray(ids))
 
     def samples(self, ids: Iterable[int]) -> dict[int, StoredSample]:
         """Returns id -> sample, in the order of the ids.
@@ -132,7 +134,7 @@ class Snapshot:
         Raises:
             InputError: a condition cannot be read, or no row has its field.
         """
-        return self.flat.live(self._catalog.where(conditions))
+        return self.flat.live(self._fields.where(self.flat.segments, conditions, self._writing))
 
     def weights(self, metric: Metric) -> NDArray[np.float32] | None:
         """Returns what the inner product with each of `flat.ids` is multiplied by; None: by 1.
@@ -242,6 +244,7 @@ class Snapshots:
         moments: KeptMoment,
         words: KeptWords,
         sides: KeptSides,
+        fields: KeptFields,
         segments: CheckedFiles,
         derived: CheckedFiles,
         lock_at: Callable[[int], AbstractContextManager[None]],
@@ -252,7 +255,7 @@ class Snapshots:
         self._segments = OpenSegments(segments)
         self._catalog = catalog
         self._bits = bits
-        self._moments, self._words, self._sides = moments, words, sides
+        self._moments, self._words, self._sides, self._fields = moments, words, sides, fields
         self._lock_at = lock_at
         self._opening = RLock()  # of all of the above that changes, and of the two below
         self._current: Snapshot | None = None
@@ -333,46 +336,6 @@ class Snapshots:
                 self._moments,
                 self._words,
                 self._sides,
+                self._fields,
                 lock,
             )
-
-
-def most_similar(
-    queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int
-) -> NDArray[np.int64]:
-    """Returns the positions of the k vectors with the highest inner products, [q, k].
-
-    The vectors are any, not the stored ones. The best comes first.
-    """
-    lib = faiss()
-    _, found = lib.knn(queries, vectors, k, metric=lib.METRIC_INNER_PRODUCT)
-    return np.asarray(found, np.int64)
-
-
-def _joined(sides: Sequence[Side]) -> Figures:
-    """Returns the figures of all segments, in the order of their ids."""
-    columns = [(side.ids, side.norm, side.n_scored, side.loss) for side in sides]
-    if not columns:
-        return Figures(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0))
-    joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
-    if (np.diff(joined[0]) < 0).any():
-        order = np.argsort(joined[0])
-        joined = [column[order] for column in joined]
-    return Figures(*joined)
-
-
-def _aligned(figures: Figures, ids: NDArray[np.int64]) -> Figures:
-    """Returns the figures of `ids`, ascending, each checked to be there.
-
-    Raises:
-        CorruptIndexError: one is not.
-    """
-    places = np.searchsorted(figures.ids, ids)
-    places = places[places < len(figures.ids)]
-    if not np.array_equal(figures.ids[places], ids):
-        raise CorruptIndexError(
-            "samples were removed meanwhile: ask again, or see `forvalue verify`"
-        )
-    return Figures(
-        figures.ids[places], figures.norm[places], figures.n_scored[places], figures.loss[places]
-    )

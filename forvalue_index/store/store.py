@@ -21,6 +21,7 @@ from forvalue_index.records import Fidelity
 from forvalue_index.search.ann_files import readable_infos
 from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.moment import KeptMoment
+from forvalue_index.store.fields import KeptFields
 from forvalue_index.store.layout import (
     CATALOG,
     CATALOG_URL,
@@ -65,6 +66,7 @@ class Store:
         derived = CheckedFiles(directory / DERIVED, directory / CHECKED_DERIVED)
         self.words = KeptWords(derived, catalog, self.config.format)
         self.sides = KeptSides(derived, catalog, directory / SEGMENTS, self.bits)
+        self.fields = KeptFields(derived, catalog)
         self.writer = Writer(
             directory, catalog, self.bits, self.words, self.sides, segments, derived
         )
@@ -74,6 +76,7 @@ class Store:
             self.moments,
             self.words,
             self.sides,
+            self.fields,
             segments,
             derived,
             self.writer.lock_at,

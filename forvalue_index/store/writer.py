@@ -22,6 +22,7 @@ from forvalue_index.errors import InputError, LockedError
 from forvalue_index.records import Encoded, Sample, Segment, StoredSample
 from forvalue_index.search.ann_files import readable_infos
 from forvalue_index.search.checked import CheckedFiles, State, state_of
+from forvalue_index.search.column import SUFFIX as COLUMN
 from forvalue_index.search.moment import MOMENT
 from forvalue_index.search.segment import (
     SUFFIX,
@@ -49,8 +50,8 @@ BY_READERS = "checked", MOMENT
 """How the names of files begin that readers write, too: a temporary one may be in use."""
 
 
-PARTS = SUFFIX, KeptWords.suffix, KeptSides.suffix
-"""How the names of files in derived/ end that nobody but a writer makes."""
+PARTS = KeptWords.suffix, KeptSides.suffix, COLUMN
+"""How the names of files in derived/ end that are of one segment."""
 
 SMALL = 16 * 1024
 """Vectors of a joined segment that a commit may always make: within half a second."""
@@ -213,6 +214,9 @@ class Writer:
         old = segments[-count:]
         require_sound(folder, catalog, old, codes.dim, codes.bits)
         opened = [open_segment(folder, segment, codes.dim, codes.bits) for segment in old]
+        opened.sort(key=lambda segment: int(segment.ids[0]))  # compaction puts old ones last
+        names = [segment.name for segment in opened]
+        old.sort(key=lambda segment: names.index(segment.name))
         new = write_joined(folder, catalog, opened, codes)
         if new is None:  # an older version compacted segments that were not neighbours
             return
@@ -221,9 +225,10 @@ class Writer:
             self._note(new, *states)
         energy = retained_energy(catalog, old, [segment.ntotal for segment in old])
         put_in_place(folder, catalog, old, new, energy, joined=True)
-        for segment in old:
-            for kept in (self._words, self._sides):
-                kept.file(segment).unlink(missing_ok=True)
+        stems = {Path(segment.name).stem for segment in old}
+        for path in files(self._directory):
+            if path.suffix in PARTS and path.name.partition(".")[0] in stems:
+                path.unlink(missing_ok=True)
 
     @property
     def _segments(self) -> Path:
@@ -264,8 +269,7 @@ class Writer:
         segments = self._catalog.segments()
         found = orphans(self._directory / SEGMENTS, segments)
         counting = {info.file for info in readable_infos(self._directory / DERIVED)}
-        for kept in (self._words, self._sides):
-            counting |= {kept.file(segment).name for segment in segments}
+        stems = {Path(segment.name).stem for segment in segments}
         if is_fitted(self._catalog):
             counting.add(vectoriser_file(self._directory, self._catalog).name)
         for path in own:
@@ -273,7 +277,8 @@ class Writer:
             if path.parent == self._directory:
                 stray = left or path.match("vectoriser-*.safetensors")
             else:
-                stray = path.parent.name == DERIVED and (left or path.suffix in PARTS)
+                part = path.suffix in PARTS and path.name.partition(".")[0] not in stems
+                stray = path.parent.name == DERIVED and (left or part or path.suffix == SUFFIX)
             if stray and path.name not in counting:
                 found.append(path)
         return sorted(found)

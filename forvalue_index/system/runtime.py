@@ -18,7 +18,7 @@ from pathlib import Path
 from forvalue_index.errors import StorageError
 
 LONGEST = 100  # bytes of the path of a socket, which systems limit to 104 or 108
-CATALOGS = ("catalog.db", "catalog.url")
+CATALOGS = ("catalog.db", "catalog.url", "shards.json")
 
 
 def runtime_folder() -> Path:

@@ -22,7 +22,12 @@ from real.encoder import Encoder
 from real.peers import peer_scores
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index.analysis.evaluate.methods import all_stored, influence_scores, other_scores
+from forvalue_index.analysis.evaluate.methods import (
+    all_stored,
+    exact_of,
+    influence_scores,
+    other_scores,
+)
 from forvalue_index.config import ModelConfig
 from forvalue_index.data.row_text import texts_of
 from forvalue_index.data.writers import complete
@@ -112,9 +117,8 @@ def _by_index(task: Task, recipe: str, exact: bool, progress: Progress) -> Itera
         assert [item.key for item in stored] == [row["key"] for row in task.rows]
         start = time.perf_counter()
         queries = index.samples(task.queries)
-        methods = influence_scores(
-            index, queries, stored, exact=exact, hybrid=True, progress=progress
-        )
+        true = exact_of(index, queries, stored, progress) if exact else None
+        methods = influence_scores(index, queries, stored, exact=true, hybrid=True)
         for one in _timed(methods, start):
             kept = {"build": seconds, "size": index.snapshot.bytes_per_vector}
             kept = kept if one.method.startswith("stored") else {}
@@ -124,7 +128,8 @@ def _by_index(task: Task, recipe: str, exact: bool, progress: Progress) -> Itera
 def _others(task: Task, recipe: str, progress: Progress) -> Iterator[Scored]:
     with indexed(task, recipe, progress) as index:
         queries, stored = index.samples(task.queries), all_stored(index)
-        for one in _timed(other_scores(index, queries, stored, task.format, progress=progress)):
+        true = exact_of(index, queries, stored, progress)
+        for one in _timed(other_scores(index, queries, stored, task.format, exact=true)):
             if one.method not in NOT_OF_A_QUERY:
                 yield one
 

@@ -46,7 +46,8 @@ def _whole(tuning: Tuning, rows: Sequence[Row], folder: Path, progress: Progress
     with empty_index(lm, FORMAT) as index:
         samples = index.samples(list(rows))
         # The weights are float32; products are bfloat16, as in any trainer's mixed precision.
-        with torch.autocast(lm.device.type, torch.bfloat16):
+        # Without the cache: within one context it would keep the weights of the first step.
+        with torch.autocast(lm.device.type, torch.bfloat16, cache_enabled=False):
             model = index.passes.fine_tuned(samples, tuning.train, progress)
     model.model.to(dtype).save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)

@@ -18,6 +18,7 @@ from real.methods import Task, indexed
 from real.models import Tuning, fine_tune, tuned
 from real.rows import FORMAT, Rows
 
+from forvalue_index import InfluenceIndex
 from forvalue_index.data.sources import open_rows
 from forvalue_index.data.writers import write_rows
 from forvalue_index.errors import InputError
@@ -64,6 +65,15 @@ def _check_settings(folder: Path, rows: Sequence[Row], tuning: Tuning) -> None:
         )
 
 
+def _answered(index: InfluenceIndex, question: Row) -> Row:
+    """Returns a question with the model's answer, which may be empty."""
+    try:
+        return index.respond(question, Sampling(MOST)).row
+    except InputError:
+        nothing = {"role": "assistant", "content": ""}
+        return question | {"messages": [*question["messages"], nothing]}
+
+
 def _answers(task: Task, recipe: str, rows: Rows, progress: Progress) -> list[Row]:
     """Returns the questions with the model's answers."""
     path = task.folder / "answers.jsonl"
@@ -71,7 +81,7 @@ def _answers(task: Task, recipe: str, rows: Rows, progress: Progress) -> list[Ro
         answers: list[Row] = []
         with indexed(task, recipe, progress) as index:
             for number, question in enumerate(rows.questions):
-                said = index.respond(question, Sampling(MOST)).row
+                said = _answered(index, question)
                 shows = rows.shows(question, said["messages"][-1]["content"])
                 answers.append(said | {"shows": shows})
                 progress("answers", number + 1, len(rows.questions), 0)

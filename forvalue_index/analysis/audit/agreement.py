@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.store.snapshot import Snapshot, most_similar
+from forvalue_index.store.similar import most_similar
+from forvalue_index.store.snapshot import Snapshot
 
 _ROUNDS = 8  # how often the rows that agree less than their neighbours are left out
 _BLOCK = 512  # rows whose neighbours' vectors are in memory at a time
@@ -76,8 +77,9 @@ def nearest(
         if not count:
             continue
         found = most_similar(states[asking], states[members], count)
-        for row, near in zip(asking, members[found], strict=True):
-            others = near[near != row][:k]
+        for row, near in zip(asking, found, strict=True):
+            others = members[near[near >= 0]]
+            others = others[others != row][:k]
             result[row, : len(others)] = others
     return result
 

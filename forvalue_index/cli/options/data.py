@@ -72,7 +72,8 @@ DATA: list[Option] = [
     click.option(
         "--allow-remote",
         is_flag=True,
-        help="Fetch images that are URLs; those of training rows are kept in the index.",
+        help="Fetch data files and images that are URLs of other machines; images of training rows "
+        "are kept in the index.",
     ),
 ]
 

@@ -13,7 +13,7 @@ import click
 from forvalue_index.cli import render
 from forvalue_index.cli.answers import Answers, LocalAnswers, ServerAnswers
 from forvalue_index.cli.options.group import F, Option, grouped
-from forvalue_index.cli.options.model import OpenOptions, ray_option
+from forvalue_index.cli.options.model import OpenOptions
 from forvalue_index.errors import ForvalueError
 from forvalue_index.system.runtime import running_socket
 
@@ -38,7 +38,6 @@ _PLACE: list[Option] = [
         is_flag=True,
         help="Load the model here, even if a server of the index runs on this machine.",
     ),
-    ray_option,
 ]
 
 
@@ -49,7 +48,6 @@ class Place:
     directory: Path | None
     server: str | None
     no_server: bool
-    ray: str | None
 
     def __post_init__(self) -> None:
         if (self.directory is None) == (self.server is None):
@@ -60,6 +58,7 @@ class Place:
         opening: OpenOptions,
         work: Callable[[Answers], T],
         *,
+        ray: str | None = None,
         plain: bool = True,
         again: Callable[[], bool] = lambda: True,
     ) -> T:
@@ -68,25 +67,26 @@ class Place:
         Args:
             opening: how the model is opened; if something is said about it, no server is used.
             work: what is asked.
+            ray: address of a Ray cluster that searches; then no server is used either.
             plain: whether a server on this machine can answer just as it is answered here.
             again: whether `work` may be done again here if such a server did not do it.
         """
         from forvalue_index.client import InfluenceClient
 
         if self.directory is None:
-            if any(opening.values()) or self.ray is not None:
-                raise click.UsageError("--model, --device and the like are the server's: leave out")
+            if any(opening.values()) or ray is not None:
+                raise click.UsageError(
+                    "--model, --device, --trust-remote-code and --ray are the server's: leave them "
+                    "out, or give --index"
+                )
             token = os.environ.get("FORVALUE_TOKEN")
             with InfluenceClient(str(self.server), token=token) as client:
                 return work(ServerAnswers(client))
         from forvalue_index.index import InfluenceIndex
 
-        with InfluenceIndex.open(self.directory, ray=self.ray, **opening) as index:
-            path = (
-                None
-                if self.no_server or self.ray or any(opening.values()) or not plain
-                else running_socket(self.directory)
-            )
+        plain = plain and not self.no_server and not any(opening.values()) and ray is None
+        with InfluenceIndex.open(self.directory, ray=ray, **opening) as index:
+            path = running_socket(self.directory) if plain else None
             if path is not None:
                 try:
                     with InfluenceClient(f"unix:{path}") as client:

@@ -62,12 +62,12 @@ def changing_routes(service: Service) -> APIRouter:
 
         return as_json(await service.read(request, lambda _: decided()))
 
-    @router.get(f"/api/decisions/{DROP}", response_class=PlainTextResponse, responses=TEXT)
+    @router.get(f"/api/decisions/{DROP}", response_class=Response, responses=TEXT)
     async def drop(request: Request) -> Response:
         """The keys of rows to drop, a line each, for `forvalue remove --keys-file`."""
         return PlainTextResponse(await service.read(request, lambda _: review.file(DROP)))
 
-    @router.get(f"/api/decisions/{FIX}", response_class=PlainTextResponse, responses=TEXT)
+    @router.get(f"/api/decisions/{FIX}", response_class=Response, responses=TEXT)
     async def fix(request: Request) -> Response:
         """The rows as they should be, for `forvalue add --update`."""
         return PlainTextResponse(await service.read(request, lambda _: review.file(FIX)))
