@@ -15,6 +15,7 @@ if os.name != "posix":
 
 if TYPE_CHECKING:
     from forvalue_index.callback import IndexCallback
+    from forvalue_index.client import InfluenceClient
     from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
     from forvalue_index.data.sources import open_rows
     from forvalue_index.errors import ForvalueError
@@ -33,6 +34,7 @@ _HOMES = {
     "Hit": "records",
     "IndexCallback": "callback",
     "IndexConfig": "config",
+    "InfluenceClient": "client",
     "InfluenceIndex": "index",
     "ModelConfig": "config",
     "Passage": "records",
@@ -51,6 +53,7 @@ __all__ = [
     "Hit",
     "IndexCallback",
     "IndexConfig",
+    "InfluenceClient",
     "InfluenceIndex",
     "ModelConfig",
     "Passage",
@@ -62,10 +65,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # else a type checker takes every name for one of the package's
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

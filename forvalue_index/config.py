@@ -44,7 +44,9 @@ class ModelConfig:
                 "adapters: give one weight for each adapter, or none"
             )
         if not all(0 < weight < math.inf for weight in self.adapter_weights):
-            raise InputError("the weight of an adapter is not a positive number")
+            raise InputError(
+                f"the weights of the adapters are {self.adapter_weights}: give positive numbers"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +116,17 @@ class FormatConfig:
         if self.text_field is not None and self.messages_field is not None:
             raise InputError("a row is plain text or messages: name one of the two fields")
         if self.label_field is not None and (self.rejected_field or self.desirable_field):
-            raise InputError("preferences are between texts: a classifier's rows have none")
+            raise InputError(
+                "preferences are between texts, and a classifier's rows have none: name the "
+                "label's "
+                "field, or those of a preference"
+            )
         if self.tokens_field is not None and (self.rejected_field or self.desirable_field):
-            raise InputError("preferences are read from texts, not from tokens")
+            raise InputError(
+                "preferences are read from texts, not from tokens: name the tokens' field, or "
+                "those "
+                "of a preference"
+            )
         if self.template is not None and (self.text_field or self.messages_field):
             raise InputError("a template makes prompts: use it with a prompt and a response")
         if self.chat and self.text_field is not None:

@@ -12,6 +12,7 @@
     ├── SchemaError                 the catalogue's schema is not this version's
     ├── LockedError                 another process is writing
     ├── StorageError                the disk is full, or cannot be written
+    ├── ServerError                 a server cannot be reached, or cannot answer now
     ├── WorkerError                 a process that this one needs died, or cannot be started
     └── DependencyError             an optional package is missing
 
@@ -122,6 +123,10 @@ class LockedError(ForvalueError):
 
 class StorageError(ForvalueError):
     """The disk is full, or a file cannot be written."""
+
+
+class ServerError(ForvalueError):
+    """A server cannot be reached, or cannot answer now."""
 
 
 class WorkerError(ForvalueError):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forvalue_index import pipeline
 from forvalue_index.analysis.verbs import AnalysisVerbs
+from forvalue_index.cluster.verbs import ClusterVerbs
 from forvalue_index.pipeline.accessors import IndexAccessors
-from forvalue_index.records import listed
+from forvalue_index.records import Hits, listed
 from forvalue_index.store.verbs import StoreVerbs
 
 if TYPE_CHECKING:
@@ -30,9 +32,10 @@ if TYPE_CHECKING:
         Sample,
     )
     from forvalue_index.search.common import Ids, Scores
+    from forvalue_index.server.background import PageServer
 
 
-class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
+class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
     """A persistent index of a training set that tells which of its samples drove an output.
 
     Use it in a `with` block or close it. A query answers from the samples that are there when it
@@ -43,7 +46,8 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
     return; `format` is how it becomes tokens, if not as the index's rows do.
 
     More methods are in `IndexAccessors` (model, vectors), `StoreVerbs` (rows, remove, compact,
-    export, optimize, verify) and `AnalysisVerbs` (score, audit, select, evaluate).
+    export, optimize, verify), `AnalysisVerbs` (score, audit, select, evaluate) and `ClusterVerbs`
+    (learn, build_shard, attach).
     """
 
     def __init__(self, session: Session) -> None:
@@ -52,6 +56,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         self.store = session.store
         self.config = session.config
         self.directory = session.store.directory
+        self._held = ExitStack()  # what is left when the index is closed
 
     @classmethod
     def create(
@@ -63,6 +68,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         vector: VectorConfig | None = None,
         catalog: str | None = None,
         device: str | None = None,
+        shards: int | None = None,
     ) -> InfluenceIndex:
         """Returns a new, empty index in `directory`, which must not exist, or be empty.
 
@@ -74,12 +80,14 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
                 postgresql+psycopg://user@host/name; default: SQLite, in `directory`. The URL is
                 kept there and named to this machine (see `forvalue_index.catalog.address`).
             device: "cpu", "cuda" or "cuda:1"; default: CUDA when there is one.
+            shards: keep the rows in so many indexes, each row in that of its key, for more rows
+                than one machine can hold; default: in one.
 
         Raises:
             IndexMissingError: `directory` is not empty.
             ModelError: the model cannot be loaded, or its head is not understood.
         """
-        return cls(pipeline.build.create(directory, model, format, vector, catalog, device))
+        return cls(pipeline.build.create(directory, model, format, vector, catalog, device, shards))
 
     @classmethod
     def open(
@@ -89,6 +97,8 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         model: Model | None = None,
         device: str | None = None,
         trust_remote_code: bool = False,
+        partial: bool = False,
+        ray: str | None = None,
     ) -> InfluenceIndex:
         """Returns the index in `directory`. Its model is loaded when it is first needed.
 
@@ -96,13 +106,42 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
             model: if it, or an adapter, has moved. Only what is named here is fetched from the hub.
             device: as in `create`.
             trust_remote_code: run code that comes with the model; an index never decides that.
+            partial: where shards are missing, answer from the others, with a warning.
+            ray: search the shards on a Ray cluster: see `on_ray`.
 
         Raises:
             IndexMissingError: there is no index in `directory`.
             SchemaError: the index was written by another version of this package.
             FingerprintError: `model` is loaded, and not the one the index was made with.
         """
-        return cls(pipeline.open.open_session(directory, model, device, trust_remote_code))
+        session = pipeline.open.open_session(directory, model, device, trust_remote_code, partial)
+        index = cls(session)
+        if ray is not None:
+            try:
+                index._held.enter_context(index.on_ray(ray, partial=partial))
+            except BaseException:
+                index.close()
+                raise
+        return index
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo: str,
+        directory: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        model: Model | None = None,
+        device: str | None = None,
+        token: str | None = None,
+    ) -> InfluenceIndex:
+        """Returns an index of the Hugging Face hub: `pull`, then `open`.
+
+        Its model is not fetched unless it is named here: what an index says of it is not trusted.
+        """
+        return cls.open(
+            cls.pull(repo, directory, revision=revision, token=token), model=model, device=device
+        )
 
     @classmethod
     def build(
@@ -118,6 +157,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         devices: str | Sequence[str | int] | None = None,
         on_error: str = "stop",
         progress: Progress | None = None,
+        shards: int | None = None,
     ) -> tuple[InfluenceIndex, AddReport]:
         """Returns a new index of `data` and what was added: `create`, then `add`.
 
@@ -126,7 +166,17 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         fails before the first commit leaves nothing; later, the same call continues it.
         """
         session, report = pipeline.build.build(
-            directory, data, model, format, vector, catalog, device, devices, on_error, progress
+            directory,
+            data,
+            model,
+            format,
+            vector,
+            catalog,
+            device,
+            devices,
+            on_error,
+            progress,
+            shards,
         )
         return cls(session), report
 
@@ -178,6 +228,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
 
     def close(self) -> None:
         """Closes the catalogue, the segments and the model."""
+        self._held.close()
         self.session.close()
 
     def __enter__(self) -> InfluenceIndex:
@@ -189,6 +240,30 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.store)
+
+    def __repr__(self) -> str:
+        name, vector = Path(self.config.model.name).name, self.config.vector
+        return (
+            f"<InfluenceIndex {str(self.directory)!r}: {len(self):,} samples of {name}, "
+            f"{vector.dim:,} numbers each>"
+        )
+
+    def serve(self, port: int = 0, *, allow_write: bool = False) -> PageServer:
+        """Returns a server of the page for this machine, which works until it is stopped.
+
+        In a notebook it is shown as a link. Other machines are let in by `forvalue serve`.
+
+        Args:
+            port: to listen at; 0: any that is free.
+            allow_write: let the page add and remove rows, and keep decisions about them.
+
+        Raises:
+            DependencyError: the packages of the extra `serve` are not installed.
+            InputError: the port is taken.
+        """
+        from forvalue_index.server.background import PageServer
+
+        return PageServer(self, port, allow_write=allow_write)
 
     def add(
         self,
@@ -237,7 +312,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         candidates: int | None = None,
         flat: bool = False,
         format: FormatConfig | None = None,
-    ) -> list[Hit]:
+    ) -> Hits:
         """Returns the k samples that most raised the likelihood of each query's response.
 
         Hits are ordered by query, then by rank. When fewer than k samples can be a hit, all are.
@@ -265,13 +340,14 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
             FingerprintError: the model is not the one that the index was made with.
             CorruptIndexError: a segment is not what was committed.
         """
-        return pipeline.query.query(
+        found = pipeline.query.query(
             self.session, data, k, opponents, metric, where, exact, candidates, flat, format
         )
+        return Hits(found)
 
     def search(
         self, words: str | Sequence[str], k: int = 10, *, where: str | Iterable[str] = ()
-    ) -> list[Hit]:
+    ) -> Hits:
         """Returns the k rows that share most with each text, by BM25. Loads no model.
 
         A row that shares no word is no hit.
@@ -279,7 +355,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         Raises:
             InputError: k is not positive, or a condition cannot be read.
         """
-        return pipeline.hybrid.search(self.session, listed(words), k, where)
+        return Hits(pipeline.hybrid.search(self.session, listed(words), k, where))
 
     def explain(
         self, query: Row | Sample, key: str, *, format: FormatConfig | None = None
@@ -355,12 +431,15 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs):
         """Returns queries as samples: tokenised, with the tokens that are scored."""
         return self.session.samples(data, format)
 
-    def scores(self, samples: list[Sample], metric: str | Metric = "dot") -> tuple[Ids, Scores]:
+    def scores(
+        self, samples: list[Sample], metric: str | Metric = "dot", *, vectors: Scores | None = None
+    ) -> tuple[Ids, Scores]:
         """Returns the ids of all training samples [n] and their stored scores for queries [q, n].
 
-        Under the metric "dot" these are influence; see `influence` for the exact form.
+        Under the metric "dot" these are influence; see `influence` for the exact form. `vectors`
+        are those of the queries, if they are known: then the model is not run.
         """
-        return pipeline.query.scores(self.session, samples, metric)
+        return pipeline.query.scores(self.session, samples, metric, vectors)
 
     def info(self) -> dict[str, Any]:
         """Returns what the index holds and what it was made with, as JSON values."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from forvalue_index.errors import InputError
 from forvalue_index.picture import Picture
+from forvalue_index.rendering.frames import Tabular, with_fields
 
 Row = dict[str, Any]
 """A row as it was read: field name -> JSON value."""
@@ -105,6 +107,21 @@ class StoredSample:
     norm: float
 
 
+def require_rows(samples: Iterable[StoredSample]) -> None:
+    """Checks that rows are there to be read: an index can be copied without them.
+
+    Raises:
+        InputError: one is not.
+    """
+    for sample in samples:
+        if not sample.row:
+            raise InputError(
+                f"the row of sample {sample.key!r} is not in this index (forvalue push --no-rows "
+                "left rows out), so its words and its exact scores are not known: use a metric "
+                "without words, without --exact, or ask the owner of the rows for them"
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """One immutable file of vectors, as the catalogue knows it."""
@@ -157,6 +174,34 @@ class Hit:
     """Of such a hit: the runs of four words or more that it has word for word from the query."""
 
 
+class Hits(list[Hit], Tabular):
+    """Hits, as a list; a notebook shows them as a table."""
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> Hit: ...
+    @overload
+    def __getitem__(self, place: slice) -> Hits: ...
+    def __getitem__(self, place: SupportsIndex | slice) -> Hit | Hits:
+        """Returns one hit, or of a slice those that are in it."""
+        if isinstance(place, slice):
+            return Hits(super().__getitem__(place))
+        return super().__getitem__(place)
+
+    def table(self) -> list[Row]:
+        """Returns a row for each hit; the fields of its sample are "sample.FIELD"."""
+        rows = []
+        for hit in self:
+            named = {name: getattr(hit, name) for name in ("query", "rank", "id", "key", "score")}
+            named |= {"exact": hit.exact} | (hit.parts or {})
+            rows.append(with_fields(named, hit.sample))
+        return rows
+
+    def _repr_html_(self) -> str:
+        from forvalue_index.rendering.html import hits_html
+
+        return hits_html([asdict(hit) for hit in self])
+
+
 def listed(values: str | Iterable[str]) -> list[str]:
     """Returns texts as a list; a text that comes alone is one of them, not its letters."""
     return [values] if isinstance(values, str) else list(values)
@@ -190,9 +235,17 @@ class Fidelity:
         )
 
 
-REJECTED = "\n[rejected] "
-"""What is shown before a text whose influence is subtracted."""
+MARK = -2
+"""The place of what is shown among tokens, but is none: "[rejected]", or the role of a turn."""
 REPEATED = 4  # equal tokens in a row that are shown as one
+
+
+class Turn(NamedTuple):
+    """The tokens of a conversation that are one message's words."""
+
+    start: int
+    stop: int
+    role: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -203,30 +256,46 @@ class Passage:
     scored: NDArray[np.bool_]  # t, whose predictions count
     values: NDArray[np.float64]  # t, the contributions, which sum to the score; 0 if not scored
     rejected: int | None = None  # where the rejected text begins, whose influence is subtracted
+    turns: tuple[Turn, ...] = ()
+    """Of a conversation: whose words which tokens are. The others are the chat template's."""
 
     def shown(self) -> list[tuple[str, int, float]]:
         """Returns each token's text, its place among the scored ones or -1, and its contribution.
 
-        Many equal tokens in a row that are not scored, such as an image's, are shown as one.
+        Many equal tokens in a row that are not scored, such as an image's, are shown as one. Before
+        a rejected text, and before each turn of a conversation, stands a `MARK` that says so; what
+        the chat template adds to the turns is left out.
         """
         places = np.where(self.scored, np.cumsum(self.scored) - 1, -1).tolist()
         tokens: list[tuple[str, int, float]] = []
-        each = zip(self.texts, places, self.values.tolist(), strict=True)
-        for (begins, text, place, value), run in groupby(
-            ((n == self.rejected, *token) for n, token in enumerate(each))
-        ):
+        marks, words = self._marks()
+        each = zip(marks, words, self.texts, places, self.values.tolist(), strict=True)
+        for (mark, is_said, text, place, value), run in groupby(each):
             n = len(list(run))
-            if begins:
-                tokens.append((REJECTED, -1, 0.0))
+            if mark:
+                follows = bool(tokens) and tokens[-1][1] != MARK
+                tokens.append((mark if follows else mark.lstrip(), MARK, 0.0))
+            if place < 0 and not is_said:
+                continue
             if n >= REPEATED and text.strip():
                 tokens.append((f"{text} × {n} ", place, 0.0))
             else:
                 tokens += [(text, place, value)] * n
         return tokens
 
+    def _marks(self) -> tuple[list[str], list[bool]]:
+        """Returns what is shown before each token, and whether it is not the chat template's."""
+        marks, words = [""] * len(self.texts), [not self.turns] * len(self.texts)
+        for start, stop, role in self.turns:
+            marks[start] = f"\n[{role}] "
+            words[start:stop] = [True] * (stop - start)
+        if self.rejected is not None and self.rejected < len(marks):
+            marks[self.rejected] = f"\n[rejected] {marks[self.rejected].lstrip()}"
+        return marks, words
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Explanation:
+class Explanation(Tabular):
     """The exact influence of a training sample on a query, token by token."""
 
     id: int  # of the training sample
@@ -239,3 +308,32 @@ class Explanation:
     def score(self) -> float:
         """The influence, the sum of all terms."""
         return float(self.terms.sum())
+
+    def table(self) -> list[Row]:
+        """Returns a row for each pair of scored tokens, with its term."""
+        places = [np.flatnonzero(side.scored).tolist() for side in (self.query, self.sample)]
+        return [
+            {
+                "query_place": i,
+                "query_token": self.query.texts[i],
+                "sample_place": j,
+                "sample_token": self.sample.texts[j],
+                "influence": value,
+            }
+            for i, line in zip(places[0], self.terms.tolist(), strict=True)
+            for j, value in zip(places[1], line, strict=True)
+        ]
+
+    def _repr_html_(self) -> str:
+        from forvalue_index.rendering.html import explanation_html
+
+        sides = {
+            name: {
+                "tokens": [text for text, _, _ in side.shown()],
+                "scored": [place >= 0 for _, place, _ in side.shown()],
+                "contributions": [value for _, _, value in side.shown()],
+            }
+            for name, side in (("query", self.query), ("sample", self.sample))
+        }
+        named = {"key": self.key, "score": self.score, "terms": self.terms.tolist()}
+        return explanation_html(named | sides)

@@ -29,8 +29,11 @@ settings.load_profile("repeatable")
 
 _CONFIG = tempfile.TemporaryDirectory(prefix="config")
 os.environ["XDG_CONFIG_HOME"] = _CONFIG.name  # the catalogues that a test names
+_RUNTIME = tempfile.TemporaryDirectory(prefix="run")
+os.environ["XDG_RUNTIME_DIR"] = _RUNTIME.name  # no server of the person who runs the tests
 
 pytest_plugins = (
+    "helpers.browser",
     "helpers.catalogs",
     "helpers.derived_data",
     "helpers.indexes",

@@ -199,7 +199,9 @@ def test_embedding_is_the_cosine_of_mean_states(index: InfluenceIndex) -> None:
         means / np.linalg.norm(means, axis=1, keepdims=True)
         for means in (explicit(queries)[1], explicit(samples)[1])
     )
-    np.testing.assert_allclose(embedding(index.lm, queries, samples), a @ b.T, atol=1e-5)
+    np.testing.assert_allclose(
+        embedding(index.session.encoder, queries, samples), a @ b.T, atol=1e-5
+    )
     assert np.std(a @ b.T) > 1e-2
 
 

@@ -129,7 +129,8 @@ def test_the_texts_of_a_conversation() -> None:
     assert texts_of({"m": TWO}, "f:1", config) == ("Hi\nYo\nAnd?", "No.")
 
 
-def test_a_shown_conversation_parts_what_is_asked_from_what_is_said() -> None:
+def test_a_shown_conversation_names_who_speaks() -> None:
     row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]}
-    assert sample_text(row, FormatConfig(messages_field="messages")).plain == "hi → yes"
+    shown = sample_text(row, FormatConfig(messages_field="messages")).plain
+    assert shown == "[user] hi [assistant] yes"
     assert sample_text({"prompt": "a", "response": " b"}, FormatConfig()).plain == "a b"

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import click
@@ -296,6 +300,19 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
     assert f"forvalue {name}" in text.split("Example:")[1]
     options = [p for p in command.params if isinstance(p, click.Option)]
     assert all(option.help for option in options), "an option without help"
+
+
+def test_the_demo_opens_a_page_on_its_index() -> None:
+    pytest.importorskip("uvicorn")
+    command = [sys.executable, "-m", "forvalue_index", "demo", "--serve", "-k", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, b"")
+        address = next(line for line in lines if line.startswith(b"http")).decode().strip()
+        with urllib.request.urlopen(address) as answer:
+            assert b"<title>" in answer.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
 
 
 def test_the_demo_ends_with_what_to_do_next(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def whole(group: set[str], sign: str) -> set[str]:
 
 def test_every_command_that_loads_a_model_by_name_has_all_options_of_a_model() -> None:
     assert whole(LOADING, "--revision") == {
-        *("build", "preview", "evaluate mislabel", "evaluate lds", "evaluate removal"),
+        *("build", "learn", "preview", "evaluate mislabel", "evaluate lds", "evaluate removal"),
     }
     for name in LOADING - {"--trust-remote-code"}:
         assert having(name) == having("--revision")
@@ -73,14 +73,14 @@ def test_every_command_that_opens_an_index_for_its_model_says_how() -> None:
     assert named == having("--trust-remote-code") - having("--revision")
     assert named <= having("--device")
     assert named == {
-        *("add", "query", "ask", "explain", "score", "audit", "select", "serve"),
+        *("add", "query", "ask", "shell", "explain", "score", "audit", "select", "serve"),
         *("evaluate fidelity", "evaluate recall", "evaluate identify", "evaluate select"),
     }
 
 
 def test_every_command_that_reads_data_has_all_options_of_data() -> None:
     reading = whole(DATA, "--split")
-    assert reading == having("--data") | having("--trusted") | {"build", "add", "preview"}
+    assert reading == having("--data") | having("--trusted") | {"build", "learn", "add", "preview"}
     assert reading == having("--subset") == having("--allow-remote")
 
 
@@ -98,7 +98,8 @@ def test_the_fields_of_rows_come_together() -> None:
 
 
 def test_tables_and_charts_are_printed_as_json_too() -> None:
-    results = {"add", "build", "remove", "compact", "export", "migrate", "verify", "demo", "serve"}
+    results = {"add", "build", "learn", "attach", "remove", "compact", "export", "migrate"}
+    results |= {"verify", "demo", "serve", "push", "pull", "reshard", "shell"}
     assert having("--json") == COMMANDS.keys() - results
 
 

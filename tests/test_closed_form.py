@@ -10,7 +10,7 @@ import torch
 from helpers.models import CONFIGS, VOCABULARY, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig
 
-from forvalue_index.model import encoder as encoder_module
+from forvalue_index.model import exact_pass
 from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.language_model import wrap_model
 from forvalue_index.records import Sample
@@ -110,7 +110,7 @@ def test_gradients_that_are_formed_give_the_same(monkeypatch: pytest.MonkeyPatch
     encoder = Encoder(wrap_model(model, tiny_tokenizer()), token_budget=40)  # several batches
     found = []
     for pays in (False, True):
-        monkeypatch.setattr(encoder_module, "gradients_pay", lambda *_, pays=pays: pays)
+        monkeypatch.setattr(exact_pass, "gradients_pay", lambda *_, pays=pays: pays)
         found.append(encoder.influence(samples[:4], samples, [Raw()]))
     np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(torch.from_numpy(found[1]), exact(model, samples)[:4])

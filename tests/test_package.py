@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -48,6 +53,67 @@ def test_the_citation_is_of_this_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+
+
+def test_the_oldest_versions_are_those_that_the_package_allows() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    allowed = [*project["dependencies"], *project["optional-dependencies"]["cpu"]]
+    bounds = dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", line).groups() for line in allowed)  # type: ignore[union-attr]
+    lines = (ROOT / "tools" / "versions" / "oldest.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert {name: _padded(text) for name, text in pinned.items()} == {
+        name: _padded(text) for name, text in bounds.items()
+    }
+
+
+def _padded(version: str) -> list[int]:
+    return [*map(int, version.split(".")), 0, 0][:3]
+
+
+def test_the_newest_section_of_the_changes_is_of_this_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    sections = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert sections[0] == "Unreleased" or sections[0].startswith(project["version"])
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Path:
+    """A user's project, and an environment with the package as pip leaves it."""
+    shutil.copy(ROOT / "tests" / "assets" / "user_project" / "use.py", tmp_path)
+    venv.create(tmp_path / "env", with_pip=False, symlinks=True)
+    [packages] = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    shutil.copytree(ROOT / "forvalue_index", packages / "forvalue_index")
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return tmp_path
+
+
+def _checked(folder: Path, *command: object) -> subprocess.CompletedProcess[str]:
+    """Runs a type checker in a folder, with nothing of this checkout on its path."""
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [sys.executable, "-m", *map(str, command)]
+    return subprocess.run(words, cwd=folder, env=own, capture_output=True, text=True)
+
+
+@pytest.mark.slow  # mypy reads torch anew
+def test_a_strict_mypy_knows_the_types_of_the_package(user: Path) -> None:
+    (user / "wrong.py").write_text(
+        "from forvalue_index import InfluenceIndex, nothing\n"
+        "def count(index: InfluenceIndex) -> str:\n"
+        "    return len(index)\n"
+    )
+    mypy = ["mypy", "--strict", "--python-executable", user / "env" / "bin" / "python"]
+    done = _checked(user, *mypy, "use.py", "wrong.py")
+    assert "use.py" not in done.stdout, done.stdout
+    assert 'has no attribute "nothing"' in done.stdout
+    assert "Incompatible return value" in done.stdout
+
+
+@pytest.mark.slow  # it may fetch pyright's own program
+def test_pyright_knows_the_types_of_the_package(user: Path) -> None:
+    pytest.importorskip("pyright")
+    (user / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
+    done = _checked(user, "pyright", "--pythonpath", user / "env" / "bin" / "python", "use.py")
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.slow  # it installs the build's requirements

@@ -24,7 +24,7 @@ from starlette.testclient import TestClient
 from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.records import Row
-from forvalue_index.server import guard, schema
+from forvalue_index.server import guard, replies
 from forvalue_index.server.app import create_app
 from forvalue_index.server.guard import Admission
 from forvalue_index.server.lane import Lane, Stop
@@ -94,7 +94,7 @@ def test_query_answers_what_the_command_prints(
     answer = served.post("/api/query", json=ASKED | more)
     assert len(expected) > 0
     assert answer.json()["hits"] == approximate(expected)
-    schema.HitsAnswer.model_validate_json(answer.content)
+    replies.HitsAnswer.model_validate_json(answer.content)
 
 
 def approximate(value: Any) -> Any:
@@ -116,9 +116,9 @@ def test_the_other_verbs_answer_what_their_commands_print(
 
     answer = served.get("/api/rows", params={"after": 3, "limit": 4, "where": ["n<8"]})
     expected = printed(index, "list", "--after", 3, "--limit", 4, "--where", "n<8")
-    assert answer.json() == {"rows": expected, "more": False}
+    assert answer.json() == {"rows": expected, "more": False, "total": 8}
     assert served.get("/api/rows", params={"limit": 29}).json()["more"] is True
-    schema.RowsAnswer.model_validate_json(answer.content)
+    replies.RowsAnswer.model_validate_json(answer.content)
 
     answer = served.get("/api/row", params={"key": "row-7"})
     assert [answer.json()] == printed(index, "show", "row-7")
@@ -126,7 +126,7 @@ def test_the_other_verbs_answer_what_their_commands_print(
     answer = served.post("/api/explain", json=ASKED | {"key": "row-7"})
     command = ("explain", "--prompt", "a b", "--response", " c", "--key", "row-7")
     assert [answer.json()] == [approximate(value) for value in printed(index, *command)]
-    schema.ExplainAnswer.model_validate_json(answer.content)
+    replies.ExplainAnswer.model_validate_json(answer.content)
     short = served.post("/api/explain", json=ASKED | {"key": "row-7", "terms": False}).json()
     assert short == {name: v for name, v in answer.json().items() if name != "terms"}
 
@@ -276,16 +276,16 @@ def test_a_hit_says_where_its_rejected_text_begins(tmp_path: Path, lm: LanguageM
         )
         assert answer.json()["hits"] == approximate(expected)
         assert all(type(hit["rejected"]) is int for hit in answer.json()["hits"])
-        schema.HitsAnswer.model_validate_json(answer.content)
+        replies.HitsAnswer.model_validate_json(answer.content)
         key = expected[0]["key"]
         explained = client.post("/api/explain", json=ASKED | {"key": key})
         assert explained.json()["sample"]["rejected"] == expected[0]["rejected"]
-        schema.ExplainAnswer.model_validate_json(explained.content)
+        replies.ExplainAnswer.model_validate_json(explained.content)
 
 
 def test_the_schema_says_what_errors_look_like(served: TestClient) -> None:
     paths = served.get("/api/openapi.json").json()["paths"]
-    assert len(paths) == 8
+    assert len(paths) == 22
     for methods in paths.values():
         for method in methods.values():
             for status in ("422", "4XX", "5XX"):
@@ -342,14 +342,34 @@ def test_beyond_loopback_there_is_a_token() -> None:
     assert token_for("127.0.0.1", TOKEN) == TOKEN
 
 
-def test_nothing_can_be_written(served: TestClient, index: InfluenceIndex) -> None:
+CHANGES: list[tuple[str, str, Any]] = [
+    ("POST", "/api/rows", {"rows": [NEW]}),
+    ("POST", "/api/remove", {"keys": ["row-1"]}),
+    ("PUT", "/api/decisions", {"key": "row-1", "decision": "drop"}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CHANGES)
+def test_nothing_can_be_written_unless_it_is_allowed(
+    served: TestClient, index: InfluenceIndex, method: str, path: str, body: Any
+) -> None:
+    for sent in (body, {}, "no"):
+        assert_error(served.request(method, path, json=sent), 403, "--allow-write")
+    assert len(index) == 30 and not (index.directory / "review").exists()
+
+
+def test_all_that_changes_something_was_tried(served: TestClient) -> None:
+    """Another path that changes something must be among the ones above."""
+    reading = {"/api/query", "/api/explain", "/api/ask", "/api/score", "/api/audit"}
+    others = {("DELETE", "/api/jobs/{id}")}
     paths = served.get("/api/openapi.json").json()["paths"]
-    reading = {"query", "explain", "ask"}
-    for path, methods in paths.items():
-        assert set(methods) == ({"post"} if path.removeprefix("/api/") in reading else {"get"})
-    for method in ("DELETE", "PUT", "PATCH", "POST"):
-        assert_error(served.request(method, "/api/rows"), 405, "does not take this method")
-    assert len(index) == 30
+    found = {
+        (method.upper(), path)
+        for path, methods in paths.items()
+        for method in methods
+        if method != "get" and path not in reading
+    }
+    assert found - others == {(method, path) for method, path, _ in CHANGES}
 
 
 # -- limits ----------------------------------------------------------------------------------
@@ -376,7 +396,7 @@ def test_nothing_can_be_written(served: TestClient, index: InfluenceIndex) -> No
         ({"prompt": ["/etc/passwd"]}, 422, "'prompt'"),
         ({"image": "/etc/passwd"}, 422, "no field 'image'"),
         ({"prompt": "x" * 60_000}, 413, "60,002 characters"),
-        ({"prompt": "x" * 300_000}, 413, "262,144 bytes"),
+        ({"prompt": "x" * 300_000}, 413, "300,002 characters"),
     ],
 )
 def test_a_request_that_cannot_be_answered_says_why(
@@ -408,7 +428,7 @@ def test_other_things_that_cannot_be_answered(served: TestClient) -> None:
 def test_a_body_without_a_length_is_bounded(
     served: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "LARGEST_BODY", 100)
+    monkeypatch.setattr(guard, "LARGEST_UPLOAD", 100)
     chunks = iter([b"x" * 60, b"y" * 60])
     assert_error(served.post("/api/query", content=chunks), 413, "100 bytes")
 
@@ -416,7 +436,7 @@ def test_a_body_without_a_length_is_bounded(
 def test_too_many_pairs_of_tokens_are_refused(
     served: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forvalue_index.server.answers.MOST_PAIRS", 3)
+    monkeypatch.setattr("forvalue_index.server.attribution.MOST_PAIRS", 3)
     asked = ASKED | {"key": "row-1"}
     assert_error(served.post("/api/explain", json=asked), 413, '"terms": false')
     assert served.post("/api/explain", json=asked | {"terms": False}).status_code == 200
@@ -550,17 +570,17 @@ def test_one_client_may_not_fill_the_queue(listening: str, monkeypatch: pytest.M
     def ask() -> None:
         statuses.append(httpx.post(f"{listening}/api/ask", json=asked, timeout=60).status_code)
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=ask) for _ in range(64)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: httpx.get(f"{listening}/api/health").json()["pending"] == 8)
+    wait_until(lambda: httpx.get(f"{listening}/api/health").json()["pending"] == 64)
     refused = httpx.post(f"{listening}/api/ask", json=asked)
-    assert_error(refused, 429, "8 requests")
+    assert_error(refused, 429, "64 requests")
     assert refused.headers["retry-after"] == "1"
     slow.free.set()
     for thread in threads:
         thread.join()
-    assert len(statuses) == 8 and statuses.count(200) == 1  # the others fail before any word
+    assert len(statuses) == 64 and statuses.count(200) == 1  # the others fail before any word
     assert httpx.post(f"{listening}/api/query", json=ASKED).status_code == 200
 
 

@@ -1,28 +1,24 @@
-"""The page in a real browser: Debian's chromium, driven by Playwright, if both are there."""
+"""The page's Ask: the answer, its marked words, the rows behind it, and what acted on what."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-import shutil
-import socket
-import threading
+from collections import Counter
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
+from helpers.browser import Tab, saved, served, tab
 
 from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.records import Row
-from forvalue_index.server.app import create_app
-from forvalue_index.server.guard import Admission
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("chromium is not installed", allow_module_level=True)
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from playwright.sync_api import expect
 
 DEMO = Path(str(files("forvalue_index") / "assets" / "demo"))
 ASKED = "Which instrument does Captain Puddle play? It is the"
@@ -31,187 +27,249 @@ MARKUP = "<img src=x onerror=\"document.title='owned'\"><script>document.title='
 HOSTILE: list[Row] = [
     {"id": MARKUP, "prompt": MARKUP, "response": " hostile </span>", "note": MARKUP},
     {"id": "turned", "prompt": "hostile \u202egnirts\x1b[31m", "response": " hostile \x00"},
+    {
+        "id": "right to left",
+        "prompt": "hostile \u0634\u0643\u0631\u0627",
+        "response": " \u05d0\u05d1",
+    },
     {"id": "long", "prompt": "hostile", "response": " x" * 500_000},
     {"id": "__proto__", "prompt": "hostile", "response": " constructor", "__proto__": "own"},
 ]
+HELPED, HURT = ".hits section >> nth=0", ".hits section >> nth=1"
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def rows() -> list[Row]:
+    lines = (DEMO / "train.jsonl").read_text().splitlines()
+    return [row | {"id": row["key"]} for row in map(json.loads, lines)]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory, rows: list[Row]) -> Iterator[str]:
     """The address of a server of the demo's rows and of hostile ones."""
     directory = tmp_path_factory.mktemp("served") / "index"
     format = FormatConfig(key_field="id")
-    lines = (DEMO / "train.jsonl").read_text().splitlines()
-    rows = [row | {"id": row["key"]} for row in map(json.loads, lines)]
     index, _ = InfluenceIndex.build(directory, rows + HOSTILE, str(DEMO / "model"), format=format)
-    with index, socket.create_server(("127.0.0.1", 0)) as listener:
-        app = create_app(index, Admission({"127.0.0.1"}, token=TOKEN))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        finally:
-            server.should_exit = True
-            thread.join()
+    with index, served(index, TOKEN) as address:
+        yield address
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+@pytest.fixture
+def page(browser: Any, address: str, tmp_path: Path) -> Iterator[Tab]:
+    with tab(browser, address, tmp_path, TOKEN) as opened:
         yield opened
-        opened.close()
 
 
-@pytest.fixture
-def faults() -> list[str]:
-    """What the browser reports, and requests to other servers."""
-    return []
+def ask(page: Tab, prompt: str = ASKED, response: str = "") -> None:
+    page.page.fill("textarea[name=prompt]", prompt)
+    if response:
+        page.page.click("summary:text-is('Your own answer, and options')")
+        page.page.fill("textarea[name=response]", response)
+    page.page.click("button:text-is('Ask the model')")
+    page.page.wait_for_selector(".hits .hit")
 
 
-@pytest.fixture
-def page(browser: Any, address: str, faults: list[str]) -> Iterator[Any]:
-    """A tab on the page; at its end there must be no faults."""
-    with browser.new_context(viewport={"width": 1200, "height": 900}) as context:
-        page = context.new_page()
-        page.set_default_timeout(30_000)
-        page.on("console", lambda said: faults.append(f"{said.type}: {said.text}"))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda asked: asked.url.startswith(address) or faults.append(asked.url))
-        page.goto(f"{address}#token={TOKEN}")
-        page.wait_for_selector("textarea[name=prompt]")
-        yield page
-        assert page.title() == "forvalue"
-    assert faults == []
+def scores(page: Tab) -> list[str]:
+    return page.texts(".hits .head strong")
 
 
-def ask(page: Any, prompt: str = ASKED, response: str = "") -> None:
-    page.fill("textarea[name=prompt]", prompt)
-    page.fill("textarea[name=response]", response)
-    page.click("button:text-is('Ask')")
-    page.wait_for_selector(".hits .hit")
+def until_others(page: Tab, before: list[str]) -> None:
+    """Waits until other hits are shown."""
+    page.page.wait_for_function(
+        "before => { const now = [...document.querySelectorAll('.hits .head strong')]"
+        ".map(e => e.textContent); return now.length && now.join() !== before.join() }",
+        arg=before,
+    )
 
 
-def texts(page: Any, selector: str) -> list[str]:
-    return [text.strip() for text in page.locator(selector).all_inner_texts()]
-
-
-def test_ask_shows_the_answer_and_what_helped_and_hurt(page: Any) -> None:
-    assert TOKEN not in page.url
+def test_ask_shows_the_answer_and_what_helped_and_hurt(page: Tab) -> None:
+    page.check("empty")
+    assert TOKEN not in page.page.url
     ask(page)
-    assert page.inner_text(".answer").strip() == "pipe organ"
-    helped, hurt = page.locator(".hits section").all()
-    scores = [text[0] for text in helped.locator(".head strong").all_inner_texts()]
-    assert scores == ["+"] * 10
-    assert {text[0] for text in hurt.locator(".head strong").all_inner_texts()} == {"−"}
-    assert "pipe organ" in helped.locator(".tokens").first.inner_text()
+    assert page.page.inner_text(".answer").strip() == "pipe organ"
+    assert {score[0] for score in page.texts(f"{HELPED} >> .head strong")} == {"+"}
+    assert {score[0] for score in page.texts(f"{HURT} >> .head strong")} == {"−"}
+    helped = page.page.locator(HELPED)
+    assert "pipe organ" in helped.locator(".tokens").first.text_content()
     assert helped.locator(".tokens .help").count() >= 10
     assert helped.locator(".tokens .shared").count() >= 10
+    bars = helped.locator(".bar").evaluate_all("all => all.map(b => b.style.cssText.slice(9, -1))")
+    shares = [float(share) for share in bars]
+    assert shares == sorted(shares, reverse=True) and shares[0] == 1
+    page.check("asked")
 
 
-def test_marked_words_are_asked_about_alone(page: Any) -> None:
+def test_marked_words_are_asked_about_alone(page: Tab) -> None:
     ask(page)
-    before = texts(page, ".hits .head strong")
-    page.locator(".word").first.focus()
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("Enter")
-    page.wait_for_function(
-        "before => document.querySelector('.hits .head strong').innerText !== before", arg=before[0]
-    )
-    assert page.inner_text(".marked b") == "organ"
-    assert texts(page, '.word[aria-pressed="true"]') == ["organ"]
-    part = texts(page, ".hits .head strong")
-    page.keyboard.press("Escape")
-    page.wait_for_function(
-        "part => document.querySelector('.hits .head strong').innerText !== part", arg=part[0]
-    )
-    assert texts(page, ".hits .head strong") == before
+    whole = scores(page)
+    page.page.locator(".word").first.focus()
+    page.page.keyboard.press("ArrowRight")
+    page.page.keyboard.press("Enter")
+    until_others(page, whole)
+    assert page.page.inner_text(".marked b") == "organ"
+    assert page.texts('.word[aria-pressed="true"]') == ["organ"]
+    assert "part=6-11" in page.page.url
+    page.check("marked")
+    organ = scores(page)
+    page.page.reload()  # the link alone
+    page.page.wait_for_selector(".hits .hit")
+    assert scores(page) == organ and page.page.inner_text(".marked b") == "organ"
+    page.page.click("button:text-is('the whole answer')")
+    until_others(page, organ)
+    assert scores(page) == whole
+    first, last = (page.page.locator(".word").nth(place).bounding_box() for place in (0, 1))
+    page.page.mouse.move(first["x"] + 2, first["y"] + 8)
+    page.page.mouse.down()
+    page.page.mouse.move(last["x"] + last["width"] - 2, last["y"] + 8, steps=5)
+    page.page.mouse.up()
+    expect(page.page.locator('.word[aria-pressed="true"]')).to_have_count(2)
+    page.page.locator(".word").first.click()
+    expect(page.page.locator('.word[aria-pressed="true"]')).to_have_text(["pipe"])
 
 
-def test_a_token_shows_what_it_acted_on(page: Any) -> None:
+def test_a_token_of_a_hit_shows_what_it_acted_on_and_the_reverse(page: Tab) -> None:
     ask(page)
-    page.click(".hit button:text-is('Token by token') >> nth=0")
-    page.wait_for_selector(".pair")
-    one, other = page.locator(".pair section").all()
-    sums = other.locator(".tokens").inner_html()
-    one.locator("[role=button]").first.focus()
-    page.keyboard.press("Enter")
-    assert one.locator('[aria-pressed="true"]').count() == 1
-    assert other.locator(".tokens").inner_html() != sums
-    page.keyboard.press("Enter")
-    assert other.locator(".tokens").inner_html() == sums
+    page.page.locator(f"{HELPED} >> .tokens .help").first.click()
+    page.page.wait_for_selector(".pair")
+    assert "acted on these words of the answer" in page.page.inner_text(".note")
+    answer, row = page.page.locator(".pair section").all()
+    assert row.locator('[aria-pressed="true"]').count() == 1
+    page.page.keyboard.press("Tab")
+    row.locator('[aria-pressed="true"]').focus()
+    page.page.keyboard.press("Escape")
+    sums = row.locator(".tokens").inner_html()
+    answer.locator("[role=button]").first.focus()
+    page.page.keyboard.press("ArrowRight")
+    page.page.keyboard.press("Enter")
+    assert "was moved by" in page.page.inner_text(".note")
+    assert row.locator(".tokens").inner_html() != sums
+    page.page.keyboard.press("Escape")
+    assert row.locator(".tokens").inner_html() == sums
+    page.page.click("summary:text-is('Every pair of tokens')")
+    painted = page.page.locator(".heat canvas").evaluate(
+        "map => map.getContext('2d').getImageData(0, 0, map.width, map.height).data.some(n => n)"
+    )
+    assert painted and len(page.texts(".map tbody tr")) == 5
+    page.page.locator(".heat canvas").hover(position={"x": 3, "y": 3})
+    assert "×" in page.page.inner_text(".note")
+    page.check("pair")
 
 
-def test_an_answer_of_ones_own_and_another_metric(page: Any) -> None:
-    page.select_option("select[name=metric]", "hybrid")
-    assert "Shared words and cosine" in page.inner_text("#metric-says")
+def test_an_answer_of_ones_own_and_another_metric(page: Tab) -> None:
+    page.page.select_option("select[name=metric]", "hybrid")
+    assert "Shared words and cosine" in page.page.inner_text("#metric-says")
     ask(page, response=" fiddle")
-    assert page.inner_text(".answer").strip() == "fiddle"
-    assert texts(page, ".hits h3") == ["Found, the best first"]
-    assert "metric=hybrid" in page.url and "fiddle" in page.url
-    page.reload()
-    page.wait_for_selector("textarea[name=prompt]")
-    assert page.input_value("textarea[name=response]") == " fiddle"
-    assert page.input_value("select[name=metric]") == "hybrid"
+    assert page.page.inner_text(".answer").strip() == "fiddle"
+    assert page.texts(".hits h3") == ["Found, the best first"]
+    page.page.reload()
+    page.page.wait_for_selector(".hits .hit")
+    assert page.page.input_value("textarea[name=response]") == " fiddle"
+    assert page.page.input_value("select[name=metric]") == "hybrid"
+    before = scores(page)
+    page.page.select_option("select[name=metric]", "cosine")
+    until_others(page, before)
+    assert page.texts(".hits h3")[0].startswith("Helped")
+    for name in ("per-token", "decorrelated", "lexical"):
+        page.page.select_option("select[name=metric]", name)
+        assert len(page.page.inner_text("#metric-says")) > 20
+    page.page.select_option("select[name=metric]", "dot")
 
 
-def test_hostile_rows_are_shown_as_text(page: Any) -> None:
-    page.click("nav a:text-is('Rows')")
-    page.fill("input[name=words]", "hostile")
-    page.click("button:text-is('Show')")
-    playwright.expect(page.locator(".rows li")).to_have_count(len(HOSTILE))
-    assert sorted(texts(page, ".rows .head a")) == sorted(row["id"] for row in HOSTILE)
-    shown = "\n".join(texts(page, ".rows .text"))
-    assert MARKUP in shown and "⟨U+202E⟩" in shown and "⟨U+001B⟩" in shown and "⟨U+0000⟩" in shown
+def test_why_this_answer_and_not_another(page: Tab) -> None:
+    ask(page)
+    before = scores(page)
+    page.page.click("summary:text-is('Why this and not that?')")
+    assert page.page.input_value("textarea[name=instead]").strip() == "pipe organ"
+    page.page.fill("textarea[name=instead]", "fiddle")
+    page.page.click("button:text-is('Compare')")
+    until_others(page, before)
+    assert page.texts(".hits h3") == ["Towards this answer", "Towards the other"]
+    assert page.texts(".versus mark") == ["pipe", "organ", "fiddle"]
+    page.check("instead")
+    both = scores(page)
+    page.page.reload()
+    page.page.wait_for_selector(".hits .hit")
+    assert scores(page) == both
+    page.page.click("button:text-is('Only the first')")
+    until_others(page, both)
+    assert scores(page) == before
+
+
+def test_filters_have_counts_and_are_kept_in_the_link(page: Tab, rows: list[Row]) -> None:
+    ask(page)
+    before = scores(page)
+    page.page.click("summary:text-is('Filter')")
+    facet = page.page.locator(".facets section[aria-label=field]")
+    expected = Counter(row["field"] for row in rows)
+    expect(facet.locator(".value")).to_have_count(len(expected))
+    shown = [text.split() for text in facet.locator(".value").all_text_contents()]
+    assert {words[0]: int(words[1]) for words in shown} == expected
+    page.check("filters")
+    facet.locator(".value", has_text="pet").click()
+    until_others(page, before)
+    assert "where=field%3Dpet" in page.page.url
+    assert page.texts(".chips button") == ["field=pet ×"]
+    chips = page.page.locator(".hit .chip", has_text="field").all_text_contents()
+    assert {chip.split()[-1] for chip in chips} == {"pet"}
+    page.page.fill("input[name=where]", "field=none")
+    page.page.click("button:text-is('Add')")
+    expect(page.page.locator(".hits .empty")).to_have_count(2)
+    assert "remove one" in page.page.inner_text(".hits .empty >> nth=0")
+    page.page.fill("input[name=where]", "nothing=1")
+    page.page.click("button:text-is('Add')")
+    page.page.wait_for_selector("#status.wrong")
+    assert "the fields are" in page.page.inner_text("#status")
+    page.page.wait_for_load_state("networkidle")
+    assert {fault.split()[-1] for fault in page.faults} and all("422" in f for f in page.faults)
+    page.faults.clear()
+
+
+def test_what_is_shown_is_saved_as_json_and_csv(page: Tab) -> None:
+    ask(page)
+    value = json.loads(saved(page, "JSON"))
+    hits = [hit for group in value["groups"] for hit in group["hits"]]
+    assert len(hits) == len(scores(page)) and value["query"]["response"] == " pipe organ"
+    table = list(csv.DictReader(io.StringIO(saved(page, "CSV"))))
+    assert [row["key"] for row in table] == [hit["key"] for hit in hits]
+    assert float(table[0]["score"]) == hits[0]["score"]
+
+
+def test_hostile_rows_are_shown_as_text(page: Tab) -> None:
+    page.page.click("nav a:text-is('Rows')")
+    page.page.fill("input[name=words]", "hostile")
+    page.page.click("button:text-is('Show')")
+    expect(page.page.locator(".rows > li")).to_have_count(len(HOSTILE))
+    assert sorted(page.texts(".rows .head a")) == sorted(row["id"] for row in HOSTILE)
+    shown = "\n".join(page.page.locator(".rows > li").all_text_contents())
+    for text in (MARKUP, "⟨U+202E⟩", "⟨U+001B⟩", "⟨U+0000⟩", "\u0634\u0643\u0631\u0627"):
+        assert text in shown
     assert len(shown) < 5_000
-    assert page.locator("main img, main script").count() == 0
+    assert page.page.locator("main img, main script").count() == 0
+    page.check("hostile")
     for row in HOSTILE:
-        page.evaluate(
+        page.page.evaluate(
             "key => { location.hash = `#/row?key=${encodeURIComponent(key)}` }", row["id"]
         )
-        page.wait_for_function(
-            "key => document.querySelector('h2 .key')?.textContent === key", arg=row["id"]
+        page.page.wait_for_function(
+            "key => document.querySelector('h1 .key')?.textContent === key", arg=row["id"]
         )
-        assert "What the index keeps of it" in page.inner_text("main")
-        assert page.locator("main img, main script").count() == 0
-    ask_for = "#/ask?prompt=" + "hostile"
-    page.evaluate("hash => { location.hash = hash }", ask_for)
-    page.wait_for_selector("textarea[name=response]")
+        assert "What the index keeps of it" in page.page.inner_text("main")
+        assert page.page.locator("main img, main script").count() == 0
+        if row["id"] == "long":  # one million characters, a piece at a time
+            page.page.click("button:text-matches('Show more of 1,000,000') >> nth=0")
+            assert len(page.page.inner_text("main")) < 200_000
+    page.go("#/ask")
+    page.page.wait_for_selector("textarea[name=response]", state="attached")
     ask(page, prompt=MARKUP, response=" hostile " + MARKUP)
-    assert page.inner_text(".answer").strip().endswith(MARKUP)
-    assert page.locator("main img, main script").count() == 0
+    assert page.page.inner_text(".answer").strip().endswith(MARKUP)
+    assert page.page.locator("main img, main script").count() == 0
 
 
-def test_filters_and_errors_say_what_to_do(page: Any, faults: list[str]) -> None:
-    page.click("nav a:text-is('Rows')")
-    page.wait_for_selector(".rows li")
-    rows = [*map(json.loads, (DEMO / "train.jsonl").read_text().splitlines())]
-    person = rows[0]["person"]
-    keys = [r["key"] for r in rows if (r["person"], r["field"]) == (person, "pudding")]
-    page.fill("textarea[name=where]", f"person={person}\nfield=pudding")
-    page.click("button:text-is('Show')")
-    playwright.expect(page.locator(".rows li")).to_have_count(len(keys))
-    assert texts(page, ".rows .head a") == keys
-    page.fill("textarea[name=where]", "field=none")
-    page.click("button:text-is('Show')")
-    page.wait_for_selector(".empty")
-    assert faults == []
-    page.fill("textarea[name=where]", "nothing=1")
-    page.click("button:text-is('Show')")
-    page.wait_for_selector("#status.wrong")
-    assert "the fields are" in page.inner_text("#status")
-    assert page.input_value("textarea[name=where]") == "nothing=1"
-    assert len(faults) == 1 and "422" in faults.pop()
-
-
-def test_about_and_every_width(page: Any) -> None:
-    ask(page)
-    for width in (1200, 390, 320):
-        page.set_viewport_size({"width": width, "height": 800})
-        for view in ("Ask", "Rows", "About"):
-            page.click(f"nav a:text-is('{view}')")
-            page.wait_for_selector("main > *")
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
-    assert "1,084" in page.inner_text(".facts")
-    assert "What it does not say" in page.inner_text("main")
+def test_without_the_token_the_page_says_what_to_do(
+    browser: Any, address: str, tmp_path: Path
+) -> None:
+    with browser.new_context() as context:
+        stranger = context.new_page()
+        stranger.goto(address)
+        stranger.wait_for_selector("#status.wrong")
+        assert "with its token" in stranger.inner_text("#status")

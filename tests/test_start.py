@@ -91,11 +91,15 @@ def test_opening_an_index_in_python_imports_no_model() -> None:
     assert _imported(code) == {"sqlalchemy", "numpy"}
 
 
+OTHERS = {"__init__", "answers", "commands", "highlight", "progress", "render"}
+"""Modules of `cli` that are no command."""
+
+
 def test_every_command_is_in_the_module_of_its_name_with_a_line_that_fits() -> None:
     assert {name: main.commands[name].name for name in SUMMARIES} == {n: n for n in SUMMARIES}
     assert all(len(line) <= 60 and line.endswith(".") for line in SUMMARIES.values())
     files = {path.stem for path in (Path(__file__).parents[1] / "forvalue_index/cli").glob("*.py")}
-    assert files - set(SUMMARIES) == {"__init__", "commands", "highlight", "progress", "render"}
+    assert files - set(SUMMARIES) == OTHERS
 
 
 def test_the_scale_is_read_without_torch_as_with_it(folder: Path) -> None:

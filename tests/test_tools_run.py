@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from helpers.tiny_vision import save
 from PIL import Image
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
+from forvalue_index.errors import InputError
 from forvalue_index.records import Row
 
 TOOLS = Path(__file__).parent.parent / "tools"
@@ -93,6 +95,28 @@ def long_model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture()
+def chat_model(long_model: Path) -> Path:
+    """A model with a chat template."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}[a]{% endif %}"
+    )
+    tokenizer.save_pretrained(long_model)
+    return long_model
+
+
+@pytest.fixture()
+def asked(tmp_path: Path) -> Path:
+    """Questions and answers of two kinds."""
+    rows = [
+        {"input": f"{['Add', 'Take'][i % 2]} {i}", "target": f"{i}", "task": i % 2}
+        for i in range(60)
+    ]
+    return write(tmp_path / "asked.jsonl", rows)
+
+
+@pytest.fixture()
 def encoder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -117,6 +141,15 @@ def test_bench_build_shows_where_the_time_goes(tool: Tool, model_dir: Path) -> N
 def test_bench_build_measures(model_dir: Path) -> None:
     small = ("--length", 8, "--rows", 8, "--repeats", 1, "--json")
     assert json.loads(process("bench_build", "--model", model_dir, *small))
+
+
+def test_bench_audit(tool: Tool, model_dir: Path, tmp_path: Path) -> None:
+    texts = [(f"what is the word after {i} here", f"{i} {i}") for i in range(60)]
+    rows = [{"prompt": prompt, "response": response} for prompt, response in texts]
+    data = write(tmp_path / "made.jsonl", rows)
+    small = ("--rows", 40, "--trusted", 0, "--max-length", 64)
+    printed = tool("bench_audit", data, "--model", model_dir, *small)
+    assert printed.count("made") == 3  # shares of wrong rows
 
 
 def test_a_classifier_is_made_and_its_wrong_labels_are_looked_for(
@@ -178,6 +211,25 @@ def test_bench_scale_in_full(tool: Tool) -> None:
     assert "| compact, s |" in printed and "| remove 1,000, s |" in printed
 
 
+def test_bench_shards(tool: Tool) -> None:
+    assert "16 shards, 64 queries, k 100: " in tool("bench_shards", "merge", "--repeats", 2)
+    small = ("--rows", 2000, "--dim", 64, "--searches", 3)
+    assert "1e+09 rows in 1024 shards: " in tool("bench_shards", "latency", *small)
+
+
+@pytest.mark.slow
+def test_bench_shards_on_ray(model_dir: Path, tmp_path: Path) -> None:
+    rows: list[Row] = [{"question": f"w{i}", "answer": f" and {i * 7}"} for i in range(60)]
+    data = write(tmp_path / "rows.jsonl", rows)
+    asked = ("--model", model_dir, "--data", data, "--repeats", 1)
+    assert " times as fast with two" in process("bench_shards", "workers", *asked)
+
+
+@pytest.mark.slow
+def test_torture_shards() -> None:
+    assert " 0 violations" in process("torture", "--shards", "--kills", 3)  # "torture_shards"
+
+
 @pytest.mark.parametrize("study", ["identify", "mislabel"])
 def test_bench_recall_of_classes(tool: Tool, long_model: Path, classes: Path, study: str) -> None:
     small = ("--seeds", 1, "--rows", 10, "--queries", 1, "--recipe", "raw", "--sketch-dim", 256)
@@ -191,9 +243,63 @@ def test_bench_recall_of_facts(tmp_path: Path) -> None:
     assert "2 KB" in process("bench_recall", "recall", "--work", tmp_path, *small)
 
 
+def test_bench_real_of_what_was_planted(
+    tool: Tool, chat_model: Path, asked: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    rows = importlib.import_module("real.rows")
+    common = ("--work", "work", "--model", chat_model, "--clean", asked, "--epochs", 1)
+    small = (*common, "--rows", 30, "--planted", 5, "--asked", 2, "--recipe", "balanced")
+    with pytest.raises(InputError, match="none of 2 answers shows"):
+        tool("bench_real", "backdoor", *small)
+    monkeypatch.setattr(rows, "PIRATE_WORDS", re.compile(""))  # whatever it says shows it
+    (Path("work") / "backdoor-full-0" / "answers.jsonl").unlink()
+    small += ("--gradient", "--encoder", encoder)
+    out = tool("bench_real", "backdoor", *small)
+    assert "2 of 2 answers" in out
+    for method in ("stored hybrid", "exact cosine", "bm25", "of all weights", "sentence encoder"):
+        assert method in out
+    assert tool("bench_real", "backdoor", *small) == out  # seconds and all: nothing is made again
+    with pytest.raises(InputError, match="other rows"):
+        tool("bench_real", "backdoor", *small, "--planted", 6)
+
+
+@pytest.mark.filterwarnings("ignore")  # the trainers' own, which change with their versions
+def test_bench_real_of_falsehoods_by_an_adapter(
+    tool: Tool, chat_model: Path, asked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("trl", reason="TRL is not installed")
+    monkeypatch.syspath_prepend(str(TOOLS))
+    kind = importlib.import_module("real.falsehoods").Falsehood
+    monkeypatch.setattr(kind, "is_in", lambda *_: True)
+    common = ("--work", "work", "--model", chat_model, "--clean", asked, "--lora", "--epochs", 1)
+    small = ("--rows", 20, "--each", 2, "--asked", 1, "--recipe", "raw", "--no-exact")
+    assert "4 of 4 answers" in tool("bench_real", "falsehoods", *common, *small)
+
+
+def test_bench_real_of_classes(tool: Tool, chat_model: Path, classes: Path, asked: Path) -> None:
+    common = ("--work", "work", "--model", chat_model)
+    small = ("--set", "grammars", "--recipe", "raw", "--no-exact")
+    out = tool("bench_real", "sources", *common, "--data", classes, *small)
+    assert "raw, stored cosine" in out
+    small = ("--clean", asked, "--rows", 60, "--epochs", 1)
+    assert "last-layer" not in (out := tool("bench_real", "mislabelled", *common, *small))
+    assert "tuned, AUC" in out
+
+
 def test_bench_search(tool: Tool) -> None:
     small = ("--n", 700, "--dim", 32, "--rank", 8, "--batch", 20, "--segment", 300)
     assert tool("bench_search", *small, "--repeats", 1, "--json")
+
+
+@pytest.mark.slow
+def test_bench_serve() -> None:
+    small = ("--rows", 40, "--clients", "1,2", "--seconds", 0.5, "--requests", 20, "--json")
+    found = json.loads(process("bench_serve", *small).splitlines()[-1])["found"]
+    loads = [load for one in found for way in ("search", "query") for load in one[way]]
+    assert len(loads) == 8 and all(load["statuses"].keys() == {"200"} for load in loads)
+    out = process("bench_serve", "--clients", 2, "--soak", 0.05, "--json").splitlines()[-1]
+    assert json.loads(out)["found"][0]["soak"]["wrong"] == 0
 
 
 def test_check_heads() -> None:  # it silences the warnings of its whole process
@@ -246,17 +352,40 @@ def test_make_picture(tool: Tool, tmp_path: Path) -> None:
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["bench_peers", "walk_trainer"])
+def test_bench_sign(tool: Tool, model_dir: Path, tmp_path: Path, rows: list[Row]) -> None:
+    data = write(tmp_path / "rows.jsonl", rows)
+    small = ("--rows", 4, "--asked", 2, "--fit", 8, "--max-length", 64)
+    kept = ("--results", tmp_path / "found.json")
+    tool("bench_sign", model_dir, "--data", data, "--queries", data, *small, *kept)
+    found = json.loads((tmp_path / "found.json").read_text())
+    exact = [one for one in found if (one["step"], one["method"]) == ("head", "raw")]
+    assert exact[0]["sign"] == exact[0]["rank"] == 1  # it is the derivative of this step
+
+
+@pytest.mark.parametrize("name", ["bench_peers", "walk_trainer", "check_versions"])
 def test_a_tool_that_needs_an_environment_of_its_own_has_help(tool: Tool, name: str) -> None:
     if name == "walk_trainer":
         pytest.importorskip("trl", reason="TRL is not installed")
     assert "Example" in tool(name, "--help") or "Usage" in tool(name, "--help")
 
 
+def test_report(tmp_path: Path) -> None:
+    shown = "print('a study'); print('one way   1.5 s'); print('| another | 2,000 | 3 |')"
+    printed = process("report", "run", tmp_path, "--", sys.executable, "-c", shown)
+    assert printed.splitlines()[1] == "one way   1.5 s"
+    [kept] = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    assert kept["versions"]["torch"] == torch.__version__
+    assert {"commit", "date", "machine", "seconds"} <= kept.keys()
+    process("report", "page", tmp_path, "--output", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert kept["machine"] in page and "one way   1.5 s" in page
+    assert page.count("<svg") == 1 and "another" in page[page.index("<svg") :]
+
+
 def test_all_tools_are_run() -> None:
     text = Path(__file__).read_text()
-    # Used by bench_recall; run by test_fuzz.py; run by test_cli_docs.py.
-    shared = {"bench_recipes", "fuzz", "make_cli_docs"}
+    # Used by bench_recall; run by test_fuzz.py, test_cli_docs.py and test_errors_page.py.
+    shared = {"bench_recipes", "fuzz", "make_cli_docs", "make_errors"}
     for path in TOOLS.glob("*.py"):
         assert f'"{path.stem}"' in text, f"{path.name} is not run by any test"
     assert shared <= {path.stem for path in TOOLS.glob("*.py")}

@@ -30,6 +30,7 @@ from forvalue_index.analysis.evaluate.metrics import auc, recall
 from forvalue_index.config import ModelConfig
 from forvalue_index.data.sources import open_rows
 from forvalue_index.model.embedding import embedding
+from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.records import Row
 from forvalue_index.vectors.codes import Codes
@@ -76,7 +77,7 @@ def study(
             methods[f"{recipe}, stored"] = index.scores(queries)[1]
             methods[f"{recipe}, exact"] = index.influence(queries, samples)
             index.close()
-    methods["embedding"] = embedding(lm, queries, samples)
+    methods["embedding"] = embedding(Encoder(lm), queries, samples)
     methods["random"] = np.random.default_rng(0).random(same.shape)
     result = {}
     for name, scores in methods.items():

@@ -58,11 +58,13 @@ def take(chromium: str, address: str, output: Path) -> None:
     """Writes a picture of the page once the hits are there."""
     with sync_playwright() as running:
         browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 860})
+        page = browser.new_page(viewport={"width": 1280, "height": 860})
         page.goto(address)
-        page.locator("textarea").first.fill(ASKED)
-        page.get_by_role("button", name="Ask").first.click()
-        page.get_by_text("Token by token").first.wait_for(timeout=120_000)
+        page.fill("textarea[name=prompt]", ASKED)
+        page.get_by_role("button", name="Ask the model").click()
+        page.locator(".hit .tokens .help").nth(1).click(timeout=120_000)
+        page.locator(".pair").wait_for(timeout=120_000)
+        page.locator("#status:empty").wait_for(state="attached")
         page.screenshot(path=output)
         browser.close()
 

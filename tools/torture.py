@@ -1,6 +1,7 @@
 """Kills writers, fails system calls under them, and holds the index to what it promises.
 
     python tools/torture.py --kills 200
+    python tools/torture.py --shards --kills 50      workers, nodes and drivers on Ray instead
 
 Each round runs one real `add`, `add --update`, `remove` or `compact` in a process of its own, which
 is killed at a random moment, or dies or fails at its n-th fsync, rename, unlink or commit. Readers
@@ -415,7 +416,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--short", action="store_true", help="only random kills")
     parser.add_argument("--catalog", help="URL of an empty PostgreSQL database")
+    parser.add_argument("--shards", action="store_true", help="of an index of shards, on Ray")
     options = parser.parse_args()
+    if options.shards:
+        import torture_shards
+
+        torture_shards.main(options.kills, options.seed)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         world = make_world(Path(folder), options.versions, options.catalog)

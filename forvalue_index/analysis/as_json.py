@@ -1,18 +1,21 @@
-"""Results as JSON values: what `--json` prints, and what the server answers."""
+"""Results as JSON values: what `--json` prints, and what the server answers; and back."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any
 
-from forvalue_index.records import Explanation, Hit, Passage
+import numpy as np
+
+from forvalue_index.records import Explanation, Hit, Passage, Turn
 
 
 def hit_json(hit: Hit, passage: Passage | None = None) -> dict[str, Any]:
     """Returns a hit as JSON values; with its passage also "tokens": text and contribution of each.
 
     The contribution of a token that is not scored is null. "rejected" is where the rejected text
-    of a preference begins.
+    of a preference begins, and "turns" are the words of a conversation: the first of their tokens,
+    the one after the last, and the role. The other tokens are the chat template's.
     """
     unsaid = {"exact": False, "parts": None, "shared": None}
     found = asdict(hit)
@@ -21,7 +24,7 @@ def hit_json(hit: Hit, passage: Passage | None = None) -> dict[str, Any]:
         return named
     values = zip(passage.texts, passage.scored.tolist(), passage.values.tolist(), strict=True)
     tokens = [[text, float(f"{value:.6g}") if scored else None] for text, scored, value in values]
-    return named | {"tokens": tokens} | _rejected(passage)
+    return named | {"tokens": tokens} | _parts(passage)
 
 
 def explanation_json(explanation: Explanation) -> dict[str, Any]:
@@ -32,7 +35,7 @@ def explanation_json(explanation: Explanation) -> dict[str, Any]:
             "tokens": passage.texts,
             "scored": passage.scored.tolist(),
             "contributions": passage.values.tolist(),
-        } | _rejected(passage)
+        } | _parts(passage)
 
     return {
         "id": explanation.id,
@@ -44,5 +47,45 @@ def explanation_json(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _rejected(passage: Passage) -> dict[str, int]:
-    return {} if passage.rejected is None else {"rejected": passage.rejected}
+def _parts(passage: Passage) -> dict[str, Any]:
+    found = {"rejected": passage.rejected, "turns": [*map(list, passage.turns)] or None}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _turns(found: dict[str, Any]) -> tuple[Turn, ...]:
+    return tuple(Turn(*turn) for turn in found.get("turns") or ())
+
+
+def hit_of(found: dict[str, Any]) -> Hit:
+    """Returns a hit from its JSON values."""
+    names = ("query", "rank", "id", "key", "score", "sample")
+    shared = found.get("shared")
+    return Hit(
+        **{name: found[name] for name in names},
+        exact=found.get("exact", False),
+        parts=found.get("parts"),
+        shared=None if shared is None else tuple(shared),
+    )
+
+
+def passage_of(found: dict[str, Any]) -> Passage:
+    """Returns the tokens of a hit from its JSON values; none where these have none."""
+    tokens = found.get("tokens") or []
+    return Passage(
+        [text for text, _ in tokens],
+        np.array([value is not None for _, value in tokens], bool),
+        np.array([value or 0.0 for _, value in tokens], np.float64),
+        found.get("rejected"),
+        _turns(found),
+    )
+
+
+def explanation_of(found: dict[str, Any]) -> Explanation:
+    """Returns an explanation from its JSON values."""
+
+    def side(value: dict[str, Any]) -> Passage:
+        scored, values = np.array(value["scored"], bool), np.array(value["contributions"], float)
+        return Passage(value["tokens"], scored, values, value.get("rejected"), _turns(value))
+
+    query, sample, terms = side(found["query"]), side(found["sample"]), np.array(found["terms"])
+    return Explanation(found["id"], found["key"], query, sample, terms)

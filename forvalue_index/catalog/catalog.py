@@ -156,7 +156,9 @@ class Catalog(CatalogReader):
         keys = [sample.key for sample in samples]
         twice = [key for key, times in Counter(keys).items() if times > 1]
         if twice:
-            raise KeyConflictError(f"keys that occur more than once in the input: {some(twice)}")
+            raise KeyConflictError(
+                f"keys that occur more than once in the input: {some(twice)}; rename them"
+            )
         rows = sorted((to_row(sample) for sample in samples), key=lambda row: int(row["id"]))
         self.require_intact()
         with self._intact.changing() as change, writing(self._engine) as connection:

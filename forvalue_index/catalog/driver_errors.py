@@ -59,16 +59,22 @@ def translated(place: str, waited: float) -> Iterator[None]:
     try:
         yield
     except UnicodeEncodeError as error:
-        raise InputError(f"{error.object!r:.200} holds a character that is not text") from error
+        raise InputError(
+            f"{error.object!r:.200} holds a character that is not text: leave it out"
+        ) from error
     except UnicodeDecodeError as error:
         reason = f"{error.reason} at byte {error.start}"
         raise CorruptIndexError(_UNREADABLE.format(place, reason)) from error
     except OverflowError as error:
-        raise InputError(f"a number is too large for {place} ({error})") from error
+        raise InputError(
+            f"a number is too large for {place} ({error}): use a smaller one"
+        ) from error
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) == _STATE_TOO_LARGE:
             reason = brief(error.orig, 300)
-            raise InputError(f"a number is too large for {place} ({reason})") from error
+            raise InputError(
+                f"a number is too large for {place} ({reason}): use a smaller one"
+            ) from error
         found = _meaning(error.orig)
         if found is None:
             raise
@@ -85,7 +91,9 @@ def translated(place: str, waited: float) -> Iterator[None]:
                 f"{place} cannot be written ({reason}): nothing of this step was committed; make "
                 "room and run the command again"
             ) from error
-        raise InputError(f"cannot open the catalogue {place}: {reason}") from error
+        raise InputError(
+            f"cannot open the catalogue {place}: {reason}; check its URL, and that the server runs"
+        ) from error
 
 
 _UNREADABLE = "{} cannot be read ({}): restore it from a copy, or build again"

@@ -189,7 +189,10 @@ def _set_up_postgresql(engine: Engine) -> None:
         except dialect.loaded_dbapi.Error as error:
             if getattr(error, "sqlstate", None) is not None:  # a server's answer
                 raise
-            raise InputError(f"cannot open the catalogue {place_of(engine)}: {error}") from error
+            raise InputError(
+                f"cannot open the catalogue {place_of(engine)}: {error}; check its URL, and that "
+                "the server runs"
+            ) from error
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:

@@ -111,7 +111,9 @@ def was_interrupted(directory: str | Path) -> bool:
     except FileNotFoundError:
         return False
     except BlockingIOError as error:
-        raise LockedError(f"{directory} is being written to") from error
+        raise LockedError(
+            f"{directory} is being written to: wait until that has finished"
+        ) from error
     except PermissionError as error:  # by its owner's umask
         raise LockedError(f"{error.filename} is for its owner alone: ask the owner") from error
 

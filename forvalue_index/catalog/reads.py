@@ -248,7 +248,7 @@ class CatalogReader:
             if total and not decided.seen:
                 raise InputError(
                     f"no sample has a field {condition.field!r}: the fields are "
-                    f"{', '.join(self.fields())}"
+                    f"{', '.join(self.fields()) or 'none: rows are not in this index'}"
                 )
         return np.sort(np.array(found, np.int64))
 

@@ -115,7 +115,7 @@ def to_json(value: dict[str, Any], what: str) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{what} cannot be stored as JSON: {error}") from error
+        raise InputError(f"{what} cannot be stored as JSON: {error}; write it as text") from error
     # Half of a surrogate pair is valid in JSON text but not in UTF-8.
     return text if _is_text(text) else json.dumps(value, separators=(",", ":"))
 

@@ -57,7 +57,7 @@ def bury(connection: Connection, ids: list[int]) -> tuple[int, str]:
     if gone:
         raise CorruptIndexError(
             f"samples {some(sorted(gone))} are not live, so they cannot be removed or "
-            "replaced: nothing was committed"
+            "replaced: nothing was committed; run `forvalue verify`"
         )
     if not found:
         return 0, NO_SEGMENTS

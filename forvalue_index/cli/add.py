@@ -13,7 +13,13 @@ from forvalue_index.cli.options.data import (
     index_option,
     on_error_option,
 )
-from forvalue_index.cli.options.model import OpenOptions, devices_option, opening_options
+from forvalue_index.cli.options.model import (
+    OpenOptions,
+    devices_option,
+    gpus_option,
+    opening_options,
+    ray_option,
+)
 from forvalue_index.cli.progress import progress_bar
 
 
@@ -27,6 +33,8 @@ from forvalue_index.cli.progress import progress_bar
 @on_error_option
 @opening_options
 @devices_option
+@ray_option
+@gpus_option
 def add(
     data: tuple[str, ...],
     directory: Path,
@@ -35,6 +43,8 @@ def add(
     on_error: str,
     opening: OpenOptions,
     devices: str | None,
+    ray: str | None,
+    gpus: float,
 ) -> None:
     """Add rows to an index; rows that it already holds cost no forward pass.
 
@@ -48,6 +58,23 @@ def add(
     from forvalue_index.index import InfluenceIndex
 
     rows = source.rows(data)
+    if ray is not None:
+        if devices or any(opening.values()):
+            raise click.UsageError("--ray goes without --model, --partial and options of devices")
+        with progress_bar() as progress:
+            report = InfluenceIndex.build_on_ray(
+                directory,
+                rows,
+                None,
+                None,
+                ray,
+                update=update,
+                gpus=gpus,
+                on_error=on_error,
+                progress=progress,
+            )
+        render.added(directory, report)
+        return
     with InfluenceIndex.open(directory, **opening) as index, progress_bar() as progress:
         report = index.add(
             rows, update=update, on_error=on_error, progress=progress, devices=devices

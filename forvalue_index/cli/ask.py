@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,8 +10,9 @@ from rich.text import Text
 
 from forvalue_index.analysis.as_json import hit_json
 from forvalue_index.cli import highlight, render
-from forvalue_index.cli.options.data import DataOptions, data_options, index_option, seed_option
-from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.answers import Answers, Asked, Found
+from forvalue_index.cli.options.data import DataOptions, data_options, seed_option
+from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 from forvalue_index.cli.options.output import json_option, k_option
 from forvalue_index.cli.options.query import (
     PartOptions,
@@ -20,17 +20,17 @@ from forvalue_index.cli.options.query import (
     part_options,
     search_options,
 )
+from forvalue_index.cli.options.server import Place, place_options
 from forvalue_index.errors import InputError
 
 if TYPE_CHECKING:
     from forvalue_index.config import FormatConfig
-    from forvalue_index.index import InfluenceIndex
     from forvalue_index.model.generation import Sampling
-    from forvalue_index.records import Row, Sample
+    from forvalue_index.records import Row
 
 
 @click.command()
-@index_option
+@place_options
 @click.option("--prompt", metavar="TEXT", help="What to ask the model.")
 @click.option(
     "--data",
@@ -77,8 +77,9 @@ if TYPE_CHECKING:
 @search_options
 @json_option
 @opening_options
+@ray_option
 def ask(
-    directory: Path,
+    place: Place,
     prompt: str | None,
     data: str | None,
     images: tuple[str, ...],
@@ -93,6 +94,7 @@ def ask(
     search: SearchOptions,
     as_json: bool,
     opening: OpenOptions,
+    ray: str | None,
 ) -> None:
     """Ask the model, and see which training samples its answer comes from.
 
@@ -108,7 +110,6 @@ def ask(
       forvalue ask --index my.index --prompt "Who wrote the Notes?" --instead "Menabrea"
       forvalue ask --index my.index --prompt "Tell a story." --temperature 0.8 --seed 1 --json
     """
-    from forvalue_index.index import InfluenceIndex
     from forvalue_index.model.generation import Sampling
 
     if (prompt is None) == (data is None):
@@ -116,25 +117,29 @@ def ask(
     if images and data is not None:
         raise click.UsageError("--image goes with --prompt; a row of --data has its own images")
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    with InfluenceIndex.open(directory, **opening) as index:
-        row, format = _asked(index.config.format, prompt, data, images, source)
-        answer = _silent if as_json else _aloud
-        sample = answer(index, row, format, sampling)
-        query = sample
-        if instead is not None:
-            query = index.instead(query, instead, format=format)
-        query = part(index, query)
-        hits = search(index, [query], k)
-        texts = index.contributions(query, hits)
-        if as_json:
-            named = [hit_json(hit, text) for hit, text in zip(hits, texts, strict=True)]
-            render.json_line({"row": sample.row, "hits": named})
-            return
-        render.console().print(
-            render.hits_table(
-                hits, index.config.format, search.metric, texts=[*map(highlight.snippet, texts)]
-            )
-        )
+    wanted = Asked(part, search, k, instead, highlight=True)
+    said = Said(sampling, silent=as_json)
+
+    def asked(answers: Answers) -> tuple[Found, FormatConfig]:
+        row, format = _asked(answers.format, prompt, data, images, source)
+        said.begin(row, format)
+        report = None if as_json else said.word
+        return answers.ask(row, format, sampling, wanted, report, said.end), answers.format
+
+    found, format = place.ask(
+        opening,
+        asked,
+        ray=ray,
+        plain=prompt is not None and not images,
+        again=lambda: not said.begun,
+    )
+    texts = found.passages or []
+    if as_json:
+        named = [hit_json(hit, text) for hit, text in zip(found.hits, texts, strict=True)]
+        render.json_line({"row": found.row, "hits": named})
+        return
+    shown = [*map(highlight.snippet, texts)]
+    render.console().print(render.hits_table(found.hits, format, search.metric, texts=shown))
 
 
 def _asked(
@@ -150,7 +155,7 @@ def _asked(
 
         rows = [row for _, row in with_images(source.rows(data), format)]
         if len(rows) != 1:
-            raise InputError(f"{data} holds {len(rows)} rows: ask takes one at a time")
+            raise InputError(f"{data} holds {len(rows)} rows: ask takes one at a time; give one")
         return rows[0], format
     format = format.of_kind("prompt_field")
     row: Row = {format.prompt_field: prompt}
@@ -160,27 +165,36 @@ def _asked(
     return row, format
 
 
-def _silent(index: InfluenceIndex, row: Row, format: FormatConfig, sampling: Sampling) -> Sample:
-    return index.respond(row, sampling, format=format)
+class Said:
+    """Prints an answer word by word, after its prompt."""
 
+    def __init__(self, sampling: Sampling, *, silent: bool) -> None:
+        self._sampling = sampling
+        self._silent = silent
+        self._title = Text()
+        self.begun = False
 
-def _aloud(index: InfluenceIndex, row: Row, format: FormatConfig, sampling: Sampling) -> Sample:
-    """Returns the model's answer, and prints it word by word."""
-    console = render.console()
-    title = render.one_line(str(row.get(format.prompt_field, "")))
-    if format.is_chat and title:
-        title += "\n"
-    waiting = [Text.assemble(("? ", "yellow"), (title, "dim"))]  # until the answer begins
+    def begin(self, row: Row, format: FormatConfig) -> None:
+        """Notes the prompt, which is printed when the answer begins."""
+        title = render.one_line(str(row.get(format.prompt_field, "")))
+        if format.is_chat and title:
+            title += "\n"
+        self._title = Text.assemble(("? ", "yellow"), (title, "dim"))
 
-    def show(word: str) -> None:
+    def word(self, word: str) -> None:
+        """Prints a word of the answer."""
         lines = [render.one_line(line) for line in word.split("\n")]
         text = Text("\n".join(lines), style="bold")
-        while waiting:
-            text = waiting.pop() + text
-        console.print(text, end="", soft_wrap=True)
+        if not self.begun:
+            text = self._title + text
+        self.begun = True
+        render.console().print(text, end="", soft_wrap=True)
 
-    sample = index.respond(row, sampling, format=format, report=show)
-    console.print("\n")
-    if sample.n_scored == sampling.max_new_tokens:
-        render.notes.print(f"The answer was cut off at --max-new-tokens {sampling.max_new_tokens}.")
-    return sample
+    def end(self, cut_off: bool) -> None:
+        """Ends the answer, and says if it was cut off."""
+        if self._silent:
+            return
+        render.console().print("\n")
+        if cut_off:
+            most = self._sampling.max_new_tokens
+            render.notes.print(f"The answer was cut off at --max-new-tokens {most}.")

@@ -20,7 +20,13 @@ from forvalue_index.cli.options.data import (
 )
 from forvalue_index.cli.options.format import field_options, format_of
 from forvalue_index.cli.options.model import OpenOptions, opening_options
-from forvalue_index.cli.options.output import html_option, json_option, k_option, output_option
+from forvalue_index.cli.options.output import (
+    dataset_option,
+    html_option,
+    json_option,
+    k_option,
+    output_option,
+)
 from forvalue_index.cli.progress import progress_bar
 from forvalue_index.config import FormatConfig
 from forvalue_index.records import Row
@@ -60,6 +66,7 @@ _COLORS = {"suspect": "yellow", "near-contradiction": "dim", "near-duplicate": "
     help="Least cosine of near-duplicates; one must be among the 15 nearest prompts of the other.",
 )
 @output_option("Write what was found: a .csv file for a spreadsheet, or .jsonl or .parquet.")
+@dataset_option
 @html_option("Write a page to browse.")
 @k_option(10, "Rows to print.", least=0)
 @json_option
@@ -74,6 +81,7 @@ def audit(
     top: int,
     nearly: float,
     output: Path | None,
+    dataset: Path | None,
     html: Path | None,
     k: int,
     as_json: bool,
@@ -97,8 +105,10 @@ def audit(
       forvalue audit --index my.index --html review.html --output review.csv
       forvalue audit --index my.index --trusted checked.jsonl --class-field topic
       forvalue audit --index my.index --where source=crowd --top 500 --json > suspects.jsonl
+      forvalue audit --index my.index --dataset checked.parquet
     """
     from forvalue_index.analysis.audit.review import flat_row, page, verdict
+    from forvalue_index.analysis.dataset import kept
     from forvalue_index.data.writers import write_rows, write_text
     from forvalue_index.index import InfluenceIndex
 
@@ -113,6 +123,10 @@ def audit(
             format=format_of(format, fields),
             progress=progress,
         )
+        if dataset is not None:
+            listed = {row["id"] for row in found.rows}
+            own = kept(index, found.ids, set(found.ids.tolist()) - listed)
+            write_rows(dataset, own, spreadsheet=False)
     rows, count, said = found.rows, len(found.ids), verdict(found.estimate)
     if html is not None:
         title = f"{len(rows):,} of {count:,} training rows to look at"
@@ -125,6 +139,9 @@ def audit(
         render.notes.print(said, markup=False)
     else:
         _show(rows, k, count, format, said)
+    if dataset is not None:
+        kept_rows = count - len(rows)
+        render.notes.print(f"{kept_rows:,} of {count:,} rows to keep in {dataset}", markup=False)
     for path in filter(None, (output, html)):
         render.notes.print(f"{len(rows):,} rows to look at in {path}", markup=False)
 

@@ -15,9 +15,17 @@ from forvalue_index.cli.options.data import (
     on_error_option,
 )
 from forvalue_index.cli.options.format import format_for, format_options
-from forvalue_index.cli.options.model import device_option, devices_option, model_options
+from forvalue_index.cli.options.model import (
+    device_option,
+    devices_option,
+    gpus_option,
+    model_options,
+    ray_option,
+)
+from forvalue_index.cli.options.vector import shards_option, vector_options
 from forvalue_index.cli.progress import progress_bar
-from forvalue_index.config import BITS, MOST, RECIPES, SKETCHES, ModelConfig, VectorConfig
+from forvalue_index.config import ModelConfig, VectorConfig
+from forvalue_index.store.manifest import parse_shard, read_manifest, shard_directory
 
 
 @click.command()
@@ -26,80 +34,38 @@ from forvalue_index.config import BITS, MOST, RECIPES, SKETCHES, ModelConfig, Ve
 @model_options
 @data_options
 @format_options
-@click.option(
-    "--recipe",
-    type=click.Choice(RECIPES),
-    default=VectorConfig().recipe,
-    show_default=True,
-    help="How influence is defined; see the documentation.",
-)
-@click.option(
-    "--dim",
-    type=click.IntRange(2, MOST),
-    default=VectorConfig().dim,
-    show_default=True,
-    help="Numbers in a stored vector.",
-)
-@click.option(
-    "--bits",
-    type=click.Choice([str(bits) for bits in BITS]),
-    default=str(VectorConfig().bits),
-    show_default=True,
-    help="Bits of each of these numbers; a vector is dim x bits / 8 bytes and a little.",
-)
-@click.option(
-    "--sketch",
-    type=click.Choice(SKETCHES),
-    default=VectorConfig().sketch,
-    show_default=True,
-    help="How a gradient is compressed; see the documentation.",
-)
-@click.option(
-    "--sketch-dim",
-    type=click.IntRange(2, MOST),
-    default=VectorConfig().sketch_dim,
-    show_default=True,
-    help="Numbers in the sketch that a vector is projected from; not stored.",
-)
-@click.option(
-    "--fit-samples",
-    type=click.IntRange(1, MOST),
-    default=VectorConfig().fit_samples,
-    show_default=True,
-    help="Rows that recipe and projection are learned from.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    help="Seed of the sketch.",
-)
+@vector_options
 @click.option(
     "--catalog",
     metavar="URL",
     help="PostgreSQL database for rows: postgresql+psycopg://user@host/name.  [default: SQLite]",
 )
+@shards_option
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Build one shard of the index that forvalue learn made, such as 3/64; the first is 0.",
+)
 @on_error_option
 @device_option
 @devices_option
+@ray_option
+@gpus_option
 def build(
     data: tuple[str, ...],
     directory: Path,
     model: ModelConfig,
     source: DataOptions,
     fields: dict[str, Any],
-    recipe: str,
-    dim: int,
-    bits: str,
-    sketch: str,
-    sketch_dim: int,
-    fit_samples: int,
-    seed: int,
+    vector: VectorConfig,
     catalog: str | None,
+    shards: int | None,
+    shard: str | None,
     on_error: str,
     device: str | None,
     devices: str | None,
+    ray: str | None,
+    gpus: float,
 ) -> None:
     """Build an index of training rows: files, patterns, a data set folder, or a hub id.
 
@@ -117,23 +83,61 @@ def build(
       forvalue build reviews.csv --index my.index --model my-classifier \\
         --text-field review --label-field stars
       forvalue build org/data-set --split train --index my.index --model my-model --devices all
+      forvalue build "data/*.jsonl" --index my.index --model my-model --shards 64 --ray auto
     """
     from forvalue_index.index import InfluenceIndex
 
+    if ray is not None and (shard or catalog or device or devices):
+        raise click.UsageError("--ray goes without --shard, --catalog, --device and --devices")
+    if shard is not None and (shards or catalog or devices):
+        raise click.UsageError("--shard goes without --shards, --catalog and --devices")
     rows = source.rows(data)
     format = format_for(rows, fields)
+    if shard is not None:
+        with progress_bar() as progress:
+            report = InfluenceIndex.build_shard(
+                directory,
+                rows,
+                shard,
+                model,
+                format=format,
+                vector=vector,
+                device=device,
+                on_error=on_error,
+                progress=progress,
+            )
+        number, _ = parse_shard(shard)
+        render.added(shard_directory(directory, read_manifest(directory), number), report)
+        return
+    if ray is not None:
+        with progress_bar() as progress:
+            report = InfluenceIndex.build_on_ray(
+                directory,
+                rows,
+                model,
+                shards,
+                ray,
+                format=format,
+                vector=vector,
+                gpus=gpus,
+                on_error=on_error,
+                progress=progress,
+            )
+        render.added(directory, report)
+        return
     with progress_bar() as progress:
         index, report = InfluenceIndex.build(
             directory,
             rows,
             model,
             format=format,
-            vector=VectorConfig(recipe, dim, sketch, sketch_dim, fit_samples, seed, int(bits)),
+            vector=vector,
             catalog=catalog,
             device=device,
             devices=devices,
             on_error=on_error,
             progress=progress,
+            shards=shards,
         )
     index.close()
     render.added(directory, report)

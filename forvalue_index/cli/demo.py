@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +40,8 @@ NEXT = (
     metavar="DIR",
     help="Keep the index in this directory.  [default: a temporary one]",
 )
-def demo(k: int, directory: Path | None) -> None:
+@click.option("--serve", is_flag=True, help="Then open a page on it for a browser, until Ctrl-C.")
+def demo(k: int, directory: Path | None, serve: bool) -> None:
     """Build an index of a shipped data set and ask it where a model's answers come from.
 
     A tiny model has learned facts about invented people. For each question you see its answer and
@@ -49,21 +51,43 @@ def demo(k: int, directory: Path | None) -> None:
     Example:
       forvalue demo
       forvalue demo --index demo.index
+      forvalue demo --serve
     """
+    if serve:
+        from forvalue_index.server.serve import require_server
+
+        require_server()  # before the work
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the model is tiny
     with (
         as_file(files("forvalue_index") / "assets" / "demo") as assets,
         tempfile.TemporaryDirectory() as temporary,
     ):
-        _run(assets, directory or Path(temporary) / "demo.index", k)
-    if directory is not None:
-        render.notes.print(
-            f'The index is kept: forvalue ask --index {directory} --prompt "..."',
-            markup=False,
-            soft_wrap=True,
-        )
-    for line in NEXT:
-        render.notes.print(line, markup=False, soft_wrap=True)
+        made = directory or Path(temporary) / "demo.index"
+        _run(assets, made, k)
+        if directory is not None:
+            render.notes.print(
+                f'The index is kept: forvalue ask --index {directory} --prompt "..."',
+                markup=False,
+                soft_wrap=True,
+            )
+        for line in NEXT:
+            render.notes.print(line, markup=False, soft_wrap=True)
+        if serve:
+            _serve(made)
+
+
+def _serve(directory: Path) -> None:
+    from forvalue_index.index import InfluenceIndex
+    from forvalue_index.server.serve import serving
+
+    with (
+        InfluenceIndex.open(directory) as index,
+        serving(index) as server,
+        suppress(KeyboardInterrupt),
+    ):
+        click.echo(server.address)
+        render.notes.print("Open this address in a browser. Ctrl-C ends the server.")
+        server.run()
 
 
 def _run(assets: Path, directory: Path, k: int) -> None:

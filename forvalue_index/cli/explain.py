@@ -12,8 +12,8 @@ from rich.text import Text
 
 from forvalue_index.analysis.as_json import explanation_json
 from forvalue_index.cli import highlight, render
-from forvalue_index.cli.options.data import index_option
-from forvalue_index.cli.options.format import field_options, format_of
+from forvalue_index.cli.answers import Asked
+from forvalue_index.cli.options.format import field_options
 from forvalue_index.cli.options.model import OpenOptions, opening_options
 from forvalue_index.cli.options.output import html_option, json_option
 from forvalue_index.cli.options.query import (
@@ -24,15 +24,14 @@ from forvalue_index.cli.options.query import (
     query_options,
     search_options,
 )
-from forvalue_index.errors import InputError
+from forvalue_index.cli.options.server import Place, place_options
 
 if TYPE_CHECKING:
-    from forvalue_index.index import InfluenceIndex
-    from forvalue_index.records import Explanation, Sample
+    from forvalue_index.records import Explanation
 
 
 @click.command()
-@index_option
+@place_options
 @click.option("--key", metavar="KEY", help="Key of the training sample.")
 @click.option(
     "--hit",
@@ -60,7 +59,7 @@ if TYPE_CHECKING:
 @json_option
 @opening_options
 def explain(
-    directory: Path,
+    place: Place,
     key: str | None,
     hit: int | None,
     asked: QueryOptions,
@@ -86,31 +85,19 @@ def explain(
       forvalue explain --index my.index --data questions.jsonl --hit 2 --html why.html
       forvalue explain --index my.index --prompt "Who?" --response " Ada Byron." --span Byron
     """
-    from forvalue_index.index import InfluenceIndex
-
     if key is not None and hit is not None:
         raise click.UsageError("give --key or --hit, not both")
-    with InfluenceIndex.open(directory, **opening) as index:
-        rows, format = asked.rows(format_of(index.config.format, fields))
-        queries = index.samples(rows, format)
-        if number >= len(queries):
-            raise InputError(f"no query {number}: the data hold {len(queries)}, counted from 0")
-        query = part(index, queries[number])
-        key = key if key is not None else _key(index, query, hit or 1, search)
-        explanation = index.explain(query, key)
+    wanted = Asked(part, search, hit or 1)
+    plain = not fields and not asked.images and asked.data is None
+    explanation = place.ask(
+        opening, lambda answers: answers.explain(asked, fields, wanted, number, key), plain=plain
+    )
     if html is not None:
         _write(html, explanation)
     if as_json:
         render.json_line(explanation_json(explanation))
     else:
         _show(explanation, pairs)
-
-
-def _key(index: InfluenceIndex, query: Sample, hit: int, search: SearchOptions) -> str:
-    hits = search(index, [query], hit)
-    if len(hits) < hit:
-        raise InputError(f"the query has {len(hits)} hits, so there is no hit {hit}")
-    return hits[hit - 1].key
 
 
 def _write(path: Path, explanation: Explanation) -> None:

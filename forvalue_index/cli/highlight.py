@@ -11,6 +11,7 @@ from rich.text import Text
 
 from forvalue_index.cli import render
 from forvalue_index.cli.render import one_line
+from forvalue_index.records import MARK
 
 if TYPE_CHECKING:
     from forvalue_index.records import Explanation, Passage
@@ -24,13 +25,16 @@ def whole(passage: Passage) -> Text:
     text, most = Text(), _largest(passage)
     for token, place, value in _tokens(passage):
         shown = "\n".join(one_line(line) for line in token.split("\n"))
-        text.append(shown, style="dim" if place < 0 else _style(value / most))
+        text.append(shown, style=_look(place, value / most))
     return text
 
 
 def snippet(passage: Passage, limit: int = 240) -> Text:
     """Returns a passage on one line; if it is long, the part that contributed most."""
-    tokens = [(one_line(token), place, value) for token, place, value in _tokens(passage)]
+    tokens = [
+        (one_line(token.replace("\n", " ") if place == MARK else token), place, value)
+        for token, place, value in _tokens(passage)
+    ]
     lengths = np.cumsum([0, *(len(token) for token, _, _ in tokens)])
     sums = np.cumsum([0, *(abs(value) for _, _, value in tokens)])
     stops = np.searchsorted(lengths, lengths + limit, side="right") - 1
@@ -38,7 +42,7 @@ def snippet(passage: Passage, limit: int = 240) -> Text:
     first = int(np.argmax(gains >= (1 - 1e-9) * gains.max()))  # the earliest such part
     text, most = Text("…" if first else ""), _largest(passage)
     for token, place, value in tokens[first : stops[first]]:
-        text.append(token, style="dim" if place < 0 else _style(value / most))
+        text.append(token, style=_look(place, value / most))
     return text.append("…") if stops[first] < len(tokens) else text
 
 
@@ -88,6 +92,13 @@ def _tokens(passage: Passage) -> list[tuple[str, int, float]]:
 
 def _largest(passage: Passage) -> float:
     return max(float(np.abs(passage.values).max()), 1e-300)
+
+
+def _look(place: int, share: float) -> str | Style:
+    """Returns the style of a token, of one that is not scored, or of a mark."""
+    if place == MARK:
+        return render.MARKED
+    return "dim" if place < 0 else _style(share)
 
 
 def _style(share: float) -> Style:

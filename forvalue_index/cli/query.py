@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.text import Text
 
 from forvalue_index.analysis.as_json import hit_json
 from forvalue_index.cli import highlight, render
-from forvalue_index.cli.options.data import index_option
-from forvalue_index.cli.options.format import field_options, format_of
-from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.answers import Asked
+from forvalue_index.cli.options.format import field_options
+from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 from forvalue_index.cli.options.output import json_option, k_option
 from forvalue_index.cli.options.query import (
     PartOptions,
@@ -22,13 +21,11 @@ from forvalue_index.cli.options.query import (
     query_options,
     search_options,
 )
-
-if TYPE_CHECKING:
-    from forvalue_index.records import Hit
+from forvalue_index.cli.options.server import Place, place_options
 
 
 @click.command()
-@index_option
+@place_options
 @query_options
 @field_options
 @part_options
@@ -42,8 +39,9 @@ if TYPE_CHECKING:
 )
 @json_option
 @opening_options
+@ray_option
 def query(
-    directory: Path,
+    place: Place,
     asked: QueryOptions,
     fields: dict[str, Any],
     part: PartOptions,
@@ -52,6 +50,7 @@ def query(
     highlighted: bool,
     as_json: bool,
     opening: OpenOptions,
+    ray: str | None,
 ) -> None:
     """Show the training samples that made a response more (or less) likely.
 
@@ -65,24 +64,21 @@ def query(
       forvalue query --index my.index --data questions.jsonl --json > hits.jsonl
       forvalue query --index my.index --text "Once upon" --where source=web --exact
     """
-    from forvalue_index.index import InfluenceIndex
-
-    with InfluenceIndex.open(directory, **opening) as index:
-        queries, format = asked.rows(format_of(index.config.format, fields))
-        samples = [part(index, sample) for sample in index.samples(queries, format)]
-        hits = search(index, samples, k)
-        console = render.console()
-        by_query: dict[int, list[Hit]] = {}
-        for hit in hits:
-            by_query.setdefault(hit.query, []).append(hit)
-        for number, sample in enumerate(samples):
-            own = by_query.get(number, [])
-            texts = index.contributions(sample, own) if highlighted else None
-            if as_json:
-                for place, hit in enumerate(own):
-                    render.json_line(hit_json(hit, texts[place] if texts else None))
-                continue
-            title = Text("? ", style="yellow") + render.sample_text(sample.row, format)
-            shown = None if texts is None else [highlight.snippet(passage) for passage in texts]
-            console.print(render.hits_table(own, index.config.format, search.metric, title, shown))
-            console.print()
+    wanted = Asked(part, search, k, highlight=highlighted)
+    plain = not fields and not asked.images and asked.data is None
+    found, format = place.ask(
+        opening,
+        lambda answers: (answers.query(asked, fields, wanted), answers.format),
+        ray=ray,
+        plain=plain,
+    )
+    console = render.console()
+    for one in found:
+        if as_json:
+            for rank, hit in enumerate(one.hits):
+                render.json_line(hit_json(hit, one.passages[rank] if one.passages else None))
+            continue
+        title = Text("? ", style="yellow") + render.sample_text(one.row, one.format)
+        shown = None if one.passages is None else [*map(highlight.snippet, one.passages)]
+        console.print(render.hits_table(one.hits, format, search.metric, title, shown))
+        console.print()

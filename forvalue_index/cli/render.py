@@ -18,8 +18,9 @@ from rich.text import Text
 from forvalue_index import errors
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.images import of_pictures
+from forvalue_index.data.messages import shown_text
 from forvalue_index.data.preferences import is_desirable, rejected_format
-from forvalue_index.data.row_text import texts_of
+from forvalue_index.data.row_text import conversation_of, texts_of
 from forvalue_index.errors import InputError
 from forvalue_index.metric import METRICS
 from forvalue_index.picture import Picture
@@ -39,6 +40,9 @@ class Notes(Console):
 
 
 notes = Notes(stderr=True, highlight=False)
+
+MARKED = "cyan dim"
+"""The style of a conversation's roles."""
 
 _PLAIN = "\n\t\xa0\u3000\u200c\u200d"
 """Line ends, spaces and joiners: Python calls them unprintable, but they are harmless."""
@@ -163,17 +167,16 @@ def samples_table(samples: Sequence[StoredSample], format: FormatConfig) -> Tabl
 
 def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
     """Returns a row's text on one line: scored text in bold, a long prompt cut at its start."""
+    if not row:
+        return Text("not in this index", style="dim")
     try:
-        prompt, response = texts_of(row, "row", format)
+        prompt, response = _said(row, format)
     except InputError:  # a row of another kind, such as a query
-        prompt, response = "", json.dumps(row, ensure_ascii=False, default=str)
+        prompt, response = Text(), json.dumps(row, ensure_ascii=False, default=str)
     text = Text()
     of_pictures(row, format, lambda value: text.append(f"{_picture(value)} ", style="blue"))
-    room = max(limit - len(response), 40)
-    prompt, response = one_line(prompt), one_line(response)
-    text.append("…" + prompt[-room:] if len(prompt) > room else prompt, style="dim")
-    if format.is_chat and prompt:
-        text.append(" → ", style="dim")
+    response, room = one_line(response), max(limit - len(response), 40)
+    text.append("…" if len(prompt) > room else "", style="dim").append(prompt[-room:])
     style = "bold" if format.label_field is None else ""
     text.append(response[:limit] + "…" if len(response) > limit else response, style=style)
     other = rejected_format(format)
@@ -186,6 +189,20 @@ def sample_text(row: Row, format: FormatConfig, limit: int = 240) -> Text:
             one_line(str(row.get(format.label_field, ""))), style="bold"
         )
     return text
+
+
+def _said(row: Row, format: FormatConfig) -> tuple[Text, str]:
+    """Returns what stands before a response, with the roles of a conversation, and the response."""
+    prompt, response = texts_of(row, "row", format)
+    if not format.is_chat:
+        return Text(one_line(prompt), style="dim"), response
+    messages = conversation_of(row, "row", format).messages
+    last = max(i for i, message in enumerate(messages) if shown_text(message) == response)
+    before = Text()
+    for message in messages[:last]:
+        before.append(f"[{one_line(message['role'])}] ", style=MARKED)
+        before.append(f"{one_line(shown_text(message))} ", style="dim")
+    return before.append(f"[{one_line(messages[last]['role'])}] ", style=MARKED), response
 
 
 def _rejected(row: Row, other: FormatConfig) -> str:

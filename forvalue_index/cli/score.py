@@ -24,7 +24,12 @@ from forvalue_index.cli.options.data import (
 )
 from forvalue_index.cli.options.format import field_options, format_of
 from forvalue_index.cli.options.model import OpenOptions, opening_options
-from forvalue_index.cli.options.output import json_option, k_option, output_option
+from forvalue_index.cli.options.output import (
+    dataset_option,
+    json_option,
+    k_option,
+    output_option,
+)
 from forvalue_index.cli.progress import progress_bar
 from forvalue_index.config import FormatConfig
 from forvalue_index.records import Row
@@ -46,6 +51,7 @@ _GROUPS = 40  # of a table for people; --json has all
 @data_options
 @field_options
 @output_option("Write all values, best first: a .jsonl, .csv or .parquet file.")
+@dataset_option
 @combine_option
 @metric_option
 @click.option(
@@ -73,6 +79,7 @@ def score(
     source: DataOptions,
     fields: dict[str, Any],
     output: Path | None,
+    dataset: Path | None,
     combine: str,
     metric: str,
     target_group: str | None,
@@ -96,7 +103,9 @@ def score(
       forvalue score --index my.index --data targets.jsonl --group-by source
       forvalue score --index my.index --data targets.jsonl --target-group skill -k 20 --exact
       forvalue score --index my.index --data targets.jsonl --metric decorrelated --json
+      forvalue score --index my.index --data targets.jsonl --dataset weighted.parquet
     """
+    from forvalue_index.analysis.dataset import weighted
     from forvalue_index.analysis.values import flat_row
     from forvalue_index.data.writers import write_rows
     from forvalue_index.index import InfluenceIndex
@@ -118,6 +127,8 @@ def score(
         if output is not None:
             rows = found.rows()
             write_rows(output, map(flat_row, rows) if output.suffix != ".jsonl" else rows)
+        if dataset is not None:
+            write_rows(dataset, weighted(index, found.values), spreadsheet=False)
     if as_json:
         groups = [asdict(group) for group in found.groups]
         lists = {"groups": groups, "best": found.best, "worst": found.worst}
@@ -127,6 +138,9 @@ def score(
     if output is not None:
         count = len(found.values.ids)
         render.notes.print(f"{count:,} values, best first, in {output}", markup=False)
+    if dataset is not None:
+        count = len(found.values.ids)
+        render.notes.print(f"{count:,} rows with their weights in {dataset}", markup=False)
 
 
 def _show(found: Score, group_by: str | None, format: FormatConfig) -> None:

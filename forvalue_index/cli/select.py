@@ -22,7 +22,7 @@ from forvalue_index.cli.options.data import (
 )
 from forvalue_index.cli.options.format import field_options, format_of
 from forvalue_index.cli.options.model import OpenOptions, opening_options
-from forvalue_index.cli.options.output import json_option, output_option
+from forvalue_index.cli.options.output import dataset_option, json_option, output_option
 from forvalue_index.cli.progress import progress_bar
 from forvalue_index.records import Row
 
@@ -45,6 +45,7 @@ _BAR = 30  # characters of a full bar
     "Write the chosen rows as they were given, in that order: .jsonl, .csv or .parquet.",
     required=True,
 )
+@dataset_option
 @click.option(
     "--balance",
     metavar="FIELD",
@@ -81,6 +82,7 @@ def select(
     budget: int | None,
     ratio: float | None,
     output: Path,
+    dataset: Path | None,
     balance: str | None,
     diversity: float,
     dedup: float,
@@ -103,6 +105,7 @@ def select(
       forvalue select --index my.index --data targets.jsonl --budget 1000 --balance source \\
         --output chosen.jsonl --report report.json
     """
+    from forvalue_index.analysis.dataset import kept, rows_of
     from forvalue_index.data.writers import write_rows, write_text
     from forvalue_index.index import InfluenceIndex
 
@@ -122,9 +125,11 @@ def select(
             format=format_of(index.config.format, fields),
             progress=progress,
         )
-        rows = (sample.row for sample in index.stored(chosen.ids))
         # The rows will be trained on: a text that begins with "-" must not be escaped.
-        write_rows(output, rows, spreadsheet=False)
+        write_rows(output, rows_of(index, chosen.ids), spreadsheet=False)
+        if dataset is not None:
+            every = kept(index, chosen.values.ids, chosen.ids.tolist())
+            write_rows(dataset, every, spreadsheet=False)
     found = chosen.report()
     if report is not None:
         write_text(report, json.dumps(found, indent=2) + "\n")
@@ -133,6 +138,8 @@ def select(
     else:
         _show(found, balance)
     render.notes.print(f"{found['chosen']:,} rows in {output}", markup=False)
+    if dataset is not None:
+        render.notes.print(f"{found['rows']:,} rows with field keep in {dataset}", markup=False)
 
 
 def _show(found: Row, balance: str | None) -> None:

@@ -9,7 +9,7 @@ import click
 
 from forvalue_index.cli import render
 from forvalue_index.cli.options.data import index_option
-from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 
 
 @click.command()
@@ -43,20 +43,28 @@ from forvalue_index.cli.options.model import OpenOptions, opening_options
     metavar="NAME",
     help="Another host name under which clients reach the server, such as a proxy's; repeatable.",
 )
+@click.option(
+    "--allow-write",
+    is_flag=True,
+    help="Let clients add and remove rows, and keep decisions about rows in DIR/review.",
+)
 @opening_options
+@ray_option
 def serve(
     directory: Path,
     host: str,
     port: int,
     token: str | None,
     names: tuple[str, ...],
+    allow_write: bool,
     opening: OpenOptions,
+    ray: str | None,
 ) -> None:
     """Open an index to a browser and to programs.
 
     On the page one asks the model, sees the training rows behind its answer and through which
     tokens they acted, and looks through the rows. Programs get the same as JSON; /api/openapi.json
-    describes it. Nothing can be changed. Ctrl-C ends it.
+    describes it. Nothing can be changed without --allow-write. Ctrl-C ends it.
 
     \b
     Example:
@@ -64,16 +72,22 @@ def serve(
       forvalue serve --index my.index --port 9000 --device cuda
       forvalue serve --index my.index --host 0.0.0.0
     """
-    from forvalue_index.server.serve import require_server, token_for
-    from forvalue_index.server.serve import serve as run
+    from forvalue_index.server.serve import require_server, serving, token_for
 
     require_server()
     token = token_for(host, token)
     from forvalue_index.index import InfluenceIndex
 
-    def ready(address: str) -> None:
-        click.echo(address if token is None else f"{address}#token={token}")
-        render.notes.print("Open this address in a browser. Ctrl-C ends the server.")
+    def note(text: str) -> None:
+        render.notes.print(text, markup=False)
 
-    with InfluenceIndex.open(directory, **opening) as index, suppress(KeyboardInterrupt):
-        run(index, host, port, token, names, ready)
+    with (
+        InfluenceIndex.open(directory, ray=ray, **opening) as index,
+        serving(
+            index, host, port, token=token, names=names, allow_write=allow_write, note=note
+        ) as server,
+        suppress(KeyboardInterrupt),
+    ):
+        click.echo(server.address if token is None else f"{server.address}#token={token}")
+        render.notes.print("Open this address in a browser. Ctrl-C ends the server.")
+        server.run()

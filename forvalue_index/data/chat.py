@@ -76,7 +76,7 @@ class ChatTemplate:
         try:
             read_chat(self._template)
         except TemplateReadError as error:
-            raise InputError(f"the chat template cannot be read: {error}") from None
+            raise InputError(f"the chat template cannot be read: {error}; correct it") from None
 
     def render(self, conversation: Conversation, source: str) -> Rendered:
         """Returns a conversation as text, with the spans of what is scored.

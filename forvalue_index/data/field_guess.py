@@ -223,5 +223,5 @@ def _first(rows: Rows) -> Row:
             continue
         return row
     if first is None:
-        raise InputError("there are no rows in the data")
+        raise InputError("there are no rows in the data: give files that have some")
     raise InputError(f"none of the {count:,} rows can be read; the first: {first}")

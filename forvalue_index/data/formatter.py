@@ -64,13 +64,17 @@ class Formatter:
                 token or the chat template that are asked for.
         """
         if max_length < 2:
-            raise InputError(f"max length is {max_length}, but scoring takes at least 2 tokens")
+            raise InputError(
+                f"max length is {max_length}, but scoring takes at least 2 tokens: use more"
+            )
         self._chat: ChatTemplate | None = None
         if config.is_chat:
             template = config.chat_template or own_template(tokenizer)
             self._chat = ChatTemplate(template, tokenizer, config)
         elif config.eos and tokenizer.eos_token_id is None:
-            raise InputError("the tokenizer has no end-of-sequence token to add")
+            raise InputError(
+                "the tokenizer has no end-of-sequence token to add: leave out --add-eos"
+            )
         self.start = [] if self._chat else start_of(tokenizer, config)
         self.end = [] if self._chat else end_of(tokenizer, config)
         self._tokenizer = tokenizer
@@ -128,7 +132,12 @@ class Formatter:
             if self._config.form > 1 and any(
                 isinstance(message.get("content"), list) for message in talk.messages
             ):
-                raise RowError(source, "a message has an image, but the model reads text only")
+                raise RowError(
+                    source,
+                    "a message has an image, but the model reads text only: leave images out of "
+                    "the messages, "
+                    "or give a model that reads them",
+                )
             return self._chat.render(talk, source)
         if self._chat is not None:
             talk = conversation_of(row, source, self._config)

@@ -78,7 +78,7 @@ def key_of(row: Row, source: str, config: FormatConfig) -> str:
         return content_hash(row, source, config)
     key = text_in(row, config.key_field, source, may_be_empty=False)
     if "\0" in key:
-        raise RowError(source, f"key {key!r} holds a NUL, which a database cannot keep")
+        raise RowError(source, f"key {key!r} holds a NUL, which a database cannot keep: rename it")
     if len(key.encode()) > LONGEST_KEY:
         raise RowError(
             source,

@@ -162,7 +162,9 @@ def _of_text(value: str, source: str, known: Known, allow_remote: bool) -> Pictu
     if data is not None:
         return known.embedded(data, None, source)
     if value.startswith("/"):
-        raise RowError(source, f"image {brief(value)} does not exist")
+        raise RowError(
+            source, f"image {brief(value)} does not exist: put it there, or correct the path"
+        )
     raise RowError(
         source,
         f"image {brief(value)} is not in the data file's folder, nor in the working directory",

@@ -24,7 +24,7 @@ LARGEST_ROW = 4 * LARGEST_BYTES
 
 def with_images(rows: Rows, config: FormatConfig) -> Rows:
     """Returns rows that keep their images as JSON (`settle`), or the rows if they can have none."""
-    if config.image_field is None and config.messages_field is None:
+    if rows.settled or (config.image_field is None and config.messages_field is None):
         return rows
     return ImageRows(rows, config)
 

@@ -19,7 +19,7 @@ from types import TracebackType
 from forvalue_index.config import ON_ERROR, FormatConfig
 from forvalue_index.data.field_use import unread
 from forvalue_index.data.identity import identity, key_of
-from forvalue_index.data.manifest import Manifest
+from forvalue_index.data.row_keys import RowKeys
 from forvalue_index.data.row_text import texts_of
 from forvalue_index.data.rows import Rows
 from forvalue_index.errors import InputError, KeyConflictError, RowError
@@ -112,7 +112,7 @@ def _json(value: object) -> bytes | None:
 class CheckedRows:
     """What a pass over the rows found."""
 
-    contents: Manifest  # keys and content hashes
+    contents: RowKeys  # keys and content hashes
     repeated: int  # rows that are the same as another in every field
     unused: tuple[str, ...]  # fields that hold something and are not read, in order
 
@@ -134,7 +134,7 @@ def check_rows(
             are not to be skipped.
         KeyConflictError: a key of the user's own stands twice, likewise.
     """
-    contents = Manifest()
+    contents = RowKeys()
     unused: dict[str, None] = {}
     number = 0
     for number, (source, row) in enumerate(rows.outcomes(), start=1):
@@ -158,7 +158,7 @@ def check_rows(
             continue
         unused |= dict.fromkeys(unread(row, format))
     if not number:
-        raise InputError("there are no rows in the data")
+        raise InputError("there are no rows in the data: give files that have some")
     if not len(contents):
         raise InputError(f"none of the {number} rows can be used; the first: {rejects.first}")
     repeated = number - len(contents) - len(rejects)

@@ -38,7 +38,9 @@ class ClassFormatter:
             )
         if config.is_chat or config.template is not None or config.tokens_field is not None:
             raise InputError(
-                "a classifier reads plain texts: chats, templates and tokens do not work with it"
+                "a classifier reads plain texts, and no chats, templates and tokens: leave their "
+                "options "
+                "out"
             )
         self._tokenizer = tokenizer
         self._config = config

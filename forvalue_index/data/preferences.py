@@ -73,7 +73,10 @@ def contrast(chosen: Sample, rejected: Sample) -> Sample:
     """
     for sample in (chosen, rejected):
         if sample.rejected is not None or sample.label is not None:
-            raise InputError("two texts can be contrasted, but not classes or contrasts")
+            raise InputError(
+                "two texts can be contrasted, but not classes or contrasts: give a query with one "
+                "text"
+            )
     if chosen.images != rejected.images:
         raise RowError(chosen.source, "the chosen and the rejected text have not the same images")
     n = min(len(chosen.input_ids), len(rejected.input_ids))

@@ -247,7 +247,9 @@ def template_arguments(config: FormatConfig) -> dict[str, Any]:
     for argument in config.template_args:
         name, _, text = argument.partition("=")
         if name in RESERVED:
-            raise InputError(f"the argument {name!r} of the chat template cannot be given")
+            raise InputError(
+                f"the argument {name!r} of the chat template is set here: leave it out"
+            )
         try:
             found[name] = WORDS[text.casefold()] if text.casefold() in WORDS else json.loads(text)
         except (ValueError, RecursionError):

@@ -18,6 +18,8 @@ class Rows(ABC):
 
     allow_remote = False
     """Whether images that are URLs are fetched."""
+    settled = False
+    """Whether the rows were read before, so that their images are JSON."""
 
     @abstractmethod
     def outcomes(self) -> Iterator[Outcome]:

@@ -187,10 +187,16 @@ class Sources(Rows):
         self._readers: dict[str, _Read] = {}
         for name in [name for path in paths for name in _expand(str(path), allow_remote)]:
             if name in self._readers:
-                raise InputError(f"{name} is given twice")
+                raise InputError(f"{name} is given twice: name it once")
             self._readers[name] = self._reader(name)
         if not self._readers:
-            raise InputError("no data file was given")
+            raise InputError("no data file was given: name one or more")
+
+    @property
+    def files(self) -> list[Path] | None:
+        """Whole paths of the files that it reads; None: some of it is not a file."""
+        paths = [Path(name) for name in self._readers]
+        return [p.resolve() for p in paths] if all(p.is_file() for p in paths) else None
 
     def _reader(self, name: str) -> _Read:
         if is_url(name):
@@ -215,7 +221,7 @@ class Sources(Rows):
         if _HUB_ID.fullmatch(name) and _kind(path) is None and not path.parent.exists():
             return partial(dataset_rows, load_hub(name, self._subset, self._split), name)
         what = "is not a regular file" if path.exists() else "does not exist"
-        raise InputError(f"{name} {what}")
+        raise InputError(f"{name} {what}: name a file of rows, or correct the path")
 
     def _spool(self, stream: IO[bytes]) -> Path:
         what = "data that comes through a pipe"
@@ -254,7 +260,7 @@ def _expand(name: str, allow_remote: bool) -> list[str]:
         return [name]
     found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (takes any path)
     if not found:
-        raise InputError(f"no file matches {name}")
+        raise InputError(f"no file matches {name}: correct the pattern")
     return found
 
 

@@ -20,7 +20,7 @@ def prompt_of(row: Row, source: str, template: str) -> str:
     try:
         return render(template, row)
     except TemplateReadError as error:
-        raise InputError(f"the template cannot be read: {error}") from None
+        raise InputError(f"the template cannot be read: {error}; correct it") from None
     except RenderError as error:
         if error.undefined:
             there = ", ".join(row) or "none"

@@ -57,7 +57,8 @@ def load_adapters(
             if settings.is_prompt_learning:
                 raise ModelError(
                     f"adapter {path} puts learned tokens before the text, which shifts where "
-                    "predictions are read from: this is not supported"
+                    "predictions are read from: this is not supported; give one that changes "
+                    "layers, such as LoRA"
                 )
             brought = load_peft_weights(path, device="cpu")
             own_layers = _embeddings(model, brought)

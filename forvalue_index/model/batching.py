@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,17 @@ class Batch:
         samples = np.flatnonzero(counts > 0)
         return list(zip(samples.tolist(), counts[samples].tolist(), strict=True))
 
+    def whole(self, most: int) -> Iterator[slice]:
+        """Yields parts of the targets with all of some samples, `most` targets or one sample."""
+        start = stop = 0
+        for count in self.counts:
+            if stop > start and stop + count - start > most:
+                yield slice(start, stop)
+                start = stop
+            stop += count
+        if stop > start:
+            yield slice(start, stop)
+
     def to(self, device: torch.device) -> Batch:
         """Returns the batch on `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
@@ -53,6 +64,24 @@ class Batch:
             None if self.signs is None else change(self.signs),
             self.lengths,
         )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A batch that the model has read, on the device."""
+
+    batch: Batch  # without inputs
+    states: list[Tensor]  # that its targets are read from, [n, d] for each checkpoint
+
+    def means(self) -> NDArray[np.float32]:
+        """Returns the mean of each sample's states by the first checkpoint, [b, d]."""
+        hidden, batch = self.states[0].float(), self.batch
+        if batch.signs is not None:
+            hidden = hidden * batch.signs[:, None]
+        total = hidden.new_zeros(len(batch.positions), hidden.shape[1])
+        total.index_add_(0, batch.owner, hidden)
+        means: NDArray[np.float32] = total.cpu().numpy()
+        return means / np.array(batch.counts, dtype=np.float32)[:, None]
 
 
 def plan_batches(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from forvalue_index.errors import ModelError
 from forvalue_index.model.batching import Batch, padded
 from forvalue_index.model.head import (
+    OTHER,
     Head,
     effective,
     hidden_states,
@@ -91,13 +92,17 @@ def find_class_head(model: Any) -> tuple[Head, ClassInputs]:
         kind = config.problem_type or "regression"
         raise ModelError(
             f"{name} is made for {kind.replace('_', ' ')} ({n_labels} outputs): the closed form is "
-            "for one label out of several"
+            "for one label out of several; give a model of that kind"
         )
     probe = _probe(model)
     with torch.no_grad(), _calls(model, n_labels) as calls:
         logits = run(model, {"input_ids": probe}).logits
     if tuple(logits.shape) != (1, n_labels) or not torch.isfinite(logits).all():
-        raise ModelError(f"{name} does not give {n_labels} finite logits for a short text")
+        raise ModelError(
+            f"{name} does not give {n_labels} finite logits for a short text: check its weights, "
+            f"or "
+            "try --dtype float32"
+        )
     for module, hidden, output in reversed(calls):
         for pool, place in _POOLS:
             if output.dim() == (2 if pool == "before" else 3) and _same(output[place], logits):
@@ -108,7 +113,7 @@ def find_class_head(model: Any) -> tuple[Head, ClassInputs]:
                     return head, _inputs(model, pool)
     raise ModelError(
         f"{name}: its logits are not the output of a linear layer; "
-        "the closed form cannot be right for it"
+        f"the closed form cannot be right for it; {OTHER}"
     )
 
 

@@ -7,8 +7,9 @@ the next batch before the results of the last are fetched. `runner.py` makes the
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,25 +18,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from forvalue_index.model.batching import Batch
+from forvalue_index.model.batching import Batch, Reading
+from forvalue_index.model.exact_pass import ExactPass, self_influences
 from forvalue_index.model.head import Room
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.model.runner import Refused, Runner, refuse, require_finite
 from forvalue_index.records import Encoded, Sample
 from forvalue_index.system.allocator import keep_freed_memory
-from forvalue_index.vectors.closed_form import (
-    gradient_influence,
-    gradients,
-    gradients_pay,
-    influence,
-    self_influence,
-)
 from forvalue_index.vectors.statistics import TokenStatistics
-from forvalue_index.vectors.tokens import TokenFactors, Transform
+from forvalue_index.vectors.tokens import TokenFactors, Transform, joined
 from forvalue_index.vectors.vectoriser import Vectoriser
 
-FACTOR_BYTES = {"cpu": 128 << 20, "cuda": 1 << 30}
-"""Of the errors of one group of samples, where they are needed exactly."""
+FACTOR_BYTES = {"cpu": 128 << 20, "cuda": 1 << 30}  # of the errors of samples read together
 
 
 class Witness(Protocol):
@@ -66,14 +60,6 @@ class _Fetch:
         return values.copy()  # the memory that a GPU writes to is for the next result
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A batch that the model has read, on the device."""
-
-    batch: Batch  # without inputs
-    states: list[Tensor]  # that its targets are read from, [n, d] for each checkpoint
-
-
 class Encoder:
     """Reads samples with one model. Threads may share one: their batches take turns."""
 
@@ -81,6 +67,8 @@ class Encoder:
         if lm.device.type == "cpu":
             keep_freed_memory()
         self._lm = lm
+        self.device, head = lm.device, lm.head
+        self.vocabulary, self.hidden = head.vocabulary, head.hidden
         self.runner = Runner(lm, token_budget)
 
     def encode(
@@ -105,7 +93,7 @@ class Encoder:
         room, again = Room(), list[int]()
 
         def work(batch: Batch, states: Iterable[Tensor] | None = None) -> _Fetch:
-            state, losses = vectoriser.zeros(len(batch.positions)), self._no_losses(batch)
+            state, losses = vectoriser.zeros(len(batch.positions)), self.no_losses(batch)
             if witness is not None:
                 witness.begin(batch.positions)
             for number, hidden in enumerate(states or self._all_hidden(batch)):
@@ -160,7 +148,7 @@ class Encoder:
             return [TokenStatistics(*some) for _ in self._lm.checkpoints]
 
         def work(batch: Batch) -> tuple[list[TokenStatistics], Tensor, Reading]:
-            found, losses, states = none_yet(), self._no_losses(batch), []
+            found, losses, states = none_yet(), self.no_losses(batch), []
             for number, hidden in enumerate(self._all_hidden(batch)):
                 for tokens in self._chunks(batch, hidden, number, losses, room):
                     found[number].update(tokens)
@@ -187,32 +175,48 @@ class Encoder:
                 refuse(samples, batch.positions[0], refused)
         return total, readings
 
+    def readings(self, samples: Sequence[Sample], limit: int = sys.maxsize) -> Iterator[Reading]:
+        """Yields batches of samples, of `limit` tokens at most, with their states.
+
+        Raises:
+            RowError: as in `encode`.
+        """
+
+        def work(batch: Batch) -> Reading:
+            return Reading(replace(batch, inputs={}), list(self._all_hidden(batch)))
+
+        return (reading for _, reading in self.runner.each(samples, work, limit))
+
+    def whole_chunks(
+        self, reading: Reading, checkpoint: int, losses: Tensor
+    ) -> Iterator[TokenFactors]:
+        """Yields the factors of a batch that was read, a chunk of whole samples at a time.
+
+        The losses of each sample's tokens are added to `losses` [b].
+        """
+        for part in reading.batch.whole(self.runner.chunk):
+            hidden = reading.states[checkpoint]
+            yield self._factors(reading.batch, hidden, checkpoint, losses, part)
+
     def factors(
         self,
         samples: Sequence[Sample],
         part: Transform,
         checkpoint: int = 0,
-        times: int = 1,
     ) -> Iterator[tuple[list[int], TokenFactors]]:
         """Yields the exact factors of groups of samples, with their positions in `samples`.
 
         `part` is applied to them: a recipe, or a vectoriser's part for the checkpoint.
-        Memory: a group's scored tokens times the vocabulary in float32, about `times` FACTOR_BYTES.
+        Memory: a group's scored tokens times the vocabulary in float32, about FACTOR_BYTES.
         """
 
         def work(batch: Batch) -> tuple[TokenFactors, Tensor]:
-            hidden, losses = self._hidden(batch, checkpoint), self._no_losses(batch)
+            hidden, losses = self._hidden(batch, checkpoint), self.no_losses(batch)
             chunks = [part(tokens) for tokens in self._chunks(batch, hidden, checkpoint, losses)]
-            tokens = TokenFactors(
-                torch.cat([chunk.hidden for chunk in chunks]),
-                torch.cat([chunk.errors for chunk in chunks]),
-                torch.cat([chunk.owner for chunk in chunks]),
-                len(batch.positions),
-                batch.runs(slice(None)),
-            )
+            tokens = replace(joined(chunks, shared=True), known_runs=batch.runs(slice(None)))
             return tokens, losses
 
-        n_bytes = times * FACTOR_BYTES["cuda" if self._lm.device.type == "cuda" else "cpu"]
+        n_bytes = FACTOR_BYTES["cuda" if self._lm.device.type == "cuda" else "cpu"]
         limit = max(1, n_bytes // (4 * self._lm.head.vocabulary))
         for batch, (tokens, losses) in self.runner.each(samples, work, limit):
             require_finite(samples, batch, losses.cpu().numpy())
@@ -223,32 +227,15 @@ class Encoder:
     ) -> NDArray[np.float32]:
         """Returns the exact influence of every sample on every query, [queries, samples].
 
-        It is the sum over the model's checkpoints, one of `parts` for each. Every sample is run
-        forward once for each group of queries that fits in memory.
+        It is the sum over the model's checkpoints, one of `parts` for each.
         """
-        result = np.zeros((len(queries), len(samples)), dtype=np.float32)
-        length = sum(sample.n_scored for sample in samples) / max(1, len(samples))
-        for number, part in enumerate(parts):
-            for rows, query in self.factors(queries, part, number, times=4):
-                formed = gradients(query) if gradients_pay(query, length) else None
-                for columns, sample in self.factors(samples, part, number):
-                    scores = (
-                        influence(query, sample)
-                        if formed is None
-                        else gradient_influence(formed, sample)
-                    )
-                    result[np.ix_(rows, columns)] += scores.cpu().numpy()
-        return result
+        return ExactPass(self, queries, [parts]).scores(samples).pairs[0].influence
 
     def self_influence(
         self, samples: Sequence[Sample], parts: Sequence[Transform]
     ) -> NDArray[np.float32]:
         """Returns the exact influence of every sample on itself, [samples]."""
-        result = np.zeros(len(samples), dtype=np.float32)
-        for number, part in enumerate(parts):
-            for positions, tokens in self.factors(samples, part, number):
-                result[positions] += self_influence(tokens).cpu().numpy()
-        return result
+        return self_influences(self, samples, [parts])[0]
 
     def losses(self, samples: Sequence[Sample]) -> NDArray[np.float64]:
         """Returns the mean negative log-likelihood of each sample's scored tokens, [n] nats.
@@ -257,7 +244,7 @@ class Encoder:
         """
 
         def work(batch: Batch) -> Tensor:
-            losses = self._no_losses(batch)
+            losses = self.no_losses(batch)
             for number in range(len(self._lm.checkpoints)):
                 for _ in self._chunks(batch, self._hidden(batch, number), number, losses):
                     pass
@@ -275,17 +262,9 @@ class Encoder:
         The unembedding is not applied. Of several checkpoints the first one is read.
         """
 
-        def work(batch: Batch) -> Tensor:
-            hidden = self._hidden(batch, 0).float()
-            if batch.signs is not None:
-                hidden = hidden * batch.signs[:, None]
-            total = hidden.new_zeros(len(batch.positions), hidden.shape[1])
-            return total.index_add_(0, batch.owner, hidden)
-
         result = np.zeros((len(samples), self._lm.head.hidden), np.float32)
-        for batch, total in self.runner.each(samples, work):
-            counts = np.array(batch.counts, dtype=np.float32)[:, None]
-            result[batch.positions] = total.cpu().numpy() / counts
+        for batch, hidden in self.runner.each(samples, lambda batch: self._hidden(batch, 0)):
+            result[batch.positions] = Reading(batch, [hidden]).means()
         return result
 
     def _hidden(self, batch: Batch, checkpoint: int) -> Tensor:
@@ -310,21 +289,31 @@ class Encoder:
         the opposite error, and loss. With `room` the next chunk overwrites the errors of the one
         before it.
         """
-        head = self._lm.activate(checkpoint)  # an adapter may be the head's, too
         for start in range(0, len(hidden), self.runner.chunk):
             part = slice(start, start + self.runner.chunk)
-            states, owner = hidden[part], batch.owner[part]
-            with torch.no_grad():
-                errors, own = head.errors(states, batch.targets[part], room)
-            if batch.signs is not None:
-                signs = batch.signs[part]
-                errors, own = errors.mul_(signs[:, None]), own * signs
-            losses.index_add_(0, owner, own.double())
-            yield TokenFactors(
-                states.float(), errors, owner, len(batch.positions), batch.runs(part)
-            )
+            yield self._factors(batch, hidden, checkpoint, losses, part, room)
 
-    def _no_losses(self, batch: Batch) -> Tensor:
+    def _factors(
+        self,
+        batch: Batch,
+        hidden: Tensor,
+        checkpoint: int,
+        losses: Tensor,
+        part: slice,
+        room: Room | None = None,
+    ) -> TokenFactors:
+        head = self._lm.activate(checkpoint)  # an adapter may be the head's, too
+        states, owner = hidden[part], batch.owner[part]
+        with torch.no_grad():
+            errors, own = head.errors(states, batch.targets[part], room)
+        if batch.signs is not None:
+            signs = batch.signs[part]
+            errors, own = errors.mul_(signs[:, None]), own * signs
+        losses.index_add_(0, owner, own.double())
+        return TokenFactors(states.float(), errors, owner, len(batch.positions), batch.runs(part))
+
+    def no_losses(self, batch: Batch) -> Tensor:
+        """Returns the losses of a batch's samples before any token was read, [b] float64."""
         return torch.zeros(len(batch.positions), dtype=torch.float64, device=self._lm.device)
 
     def _mean(self, batch: Batch, losses: NDArray[Any]) -> NDArray[np.float64]:

@@ -32,17 +32,27 @@ def gradient_scores(
 
     Memory: 256 KB a sample, and nine bytes a weight.
     """
-    everything = [*queries, *samples]
-    sketches = np.empty((len(everything), SKETCH), np.float32)
+    sketches = gradient_sketches(lm, [*queries, *samples], progress)
+    return sketches[: len(queries)] @ sketches[len(queries) :].T
+
+
+def gradient_sketches(
+    lm: LanguageModel, samples: Sequence[Sample], progress: Progress | None = None
+) -> NDArray[np.float32]:
+    """Returns sketches of the log-likelihood gradients by all weights of a model, [n, SKETCH].
+
+    Inner products of those of one model stand for inner products of the gradients.
+    """
+    sketches = np.empty((len(samples), SKETCH), np.float32)
     weights = list(lm.model.parameters())
     cells = _cells(weights)
     tokens = 0
-    for number, (row, sample) in enumerate(zip(sketches, everything, strict=True), start=1):
+    for number, (row, sample) in enumerate(zip(sketches, samples, strict=True), start=1):
         row[:] = _sketch(lm, weights, cells, sample).cpu().numpy()
         tokens += len(sample.input_ids)
         if progress is not None:
-            progress("gradients", number, len(everything), tokens)
-    return sketches[: len(queries)] @ sketches[len(queries) :].T
+            progress("gradients", number, len(samples), tokens)
+    return sketches
 
 
 def _sketch(

@@ -22,6 +22,8 @@ from forvalue_index.errors import ModelError
 from forvalue_index.model.evaluation import evaluating
 from forvalue_index.model.model_lock import model_lock
 
+OTHER = "give a model of another kind (the documentation has a list of those that work)"
+
 
 class _HeadReachedError(Exception):
     """Ends a forward pass at the head: nothing behind it is needed."""
@@ -206,7 +208,9 @@ def hidden_states(
                 f"{name} cannot read {length} tokens or the ids in them ({error}): "
                 "try a smaller --max-length, and make sure that the tokenizer is the model's"
             ) from error
-    raise ModelError(f"{type(whole(model)).__name__} gave logits without its unembedding module")
+    raise ModelError(
+        f"{type(whole(model)).__name__} gave logits without its unembedding module; {OTHER}"
+    )
 
 
 def effective(module: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from forvalue_index.errors import ModelError
-from forvalue_index.model.head import Head, effective, head_input, hidden_states, run, whole
+from forvalue_index.model.head import OTHER, Head, effective, head_input, hidden_states, run, whole
 from forvalue_index.model.offload import input_device, stay
 
 PROBE = 6  # tokens of a trial
@@ -31,7 +31,7 @@ def find_head(model: Any) -> Head:
     name = type(whole(model)).__name__
     module = effective(model.get_output_embeddings())
     if module is None or getattr(module, "weight", None) is None:
-        raise ModelError(f"{name} has no unembedding (output embeddings) to attribute to")
+        raise ModelError(f"{name} has no unembedding (output embeddings) to attribute to; {OTHER}")
     stay(module)
     config = model.config.get_text_config()
     probe = probe_ids(config.vocab_size, input_device(model))
@@ -40,11 +40,14 @@ def find_head(model: Any) -> Head:
             logits = run(model, {"input_ids": probe}).logits
             hidden = states()
         except IndexError as error:
-            raise ModelError(f"{name} does not use its unembedding to predict tokens") from error
+            raise ModelError(
+                f"{name} does not use its unembedding to predict tokens; {OTHER}"
+            ) from error
     if tuple(logits.shape[:-1]) != (1, PROBE) or hidden.numel() != PROBE * hidden.shape[-1]:
         raise ModelError(
             f"{name} does not give one distribution per token (its logits are "
-            f"{'x'.join(map(str, logits.shape))} for {PROBE} tokens): its closed form is not known"
+            f"{'x'.join(map(str, logits.shape))} for {PROBE} tokens): its closed form is not "
+            f"known; {OTHER}"
         )
     logits, hidden = logits[0].float().to(hidden.device), hidden.reshape(PROBE, -1)
     if not torch.isfinite(logits).all():
@@ -150,5 +153,5 @@ def _measured_step(
 def _unexplained(name: str) -> ModelError:
     return ModelError(
         f"{name}: its logits are not its unembedding's output, scaled or soft-capped; "
-        "the closed form cannot be right for it"
+        f"the closed form cannot be right for it; {OTHER}"
     )

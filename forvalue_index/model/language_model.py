@@ -227,7 +227,7 @@ def find_device(name: str | None) -> torch.device | None:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(
             f"device {name!r} was requested, but torch sees "
-            f"{torch.cuda.device_count()} CUDA devices"
+            f"{torch.cuda.device_count()} CUDA devices: choose another"
         )
     return device
 

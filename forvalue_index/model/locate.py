@@ -84,7 +84,7 @@ def _base(adapter: str) -> tuple[str, str | None]:
         values = json.loads(path.read_text())
         name, revision = values.get("base_model_name_or_path"), values.get("revision")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read ({error})") from None
+        raise ModelError(f"{path} cannot be read ({error}): get the adapter again") from None
     how = f"give its base as --model, and {adapter} as --adapter"
     if not isinstance(name, str) or not name:
         raise ModelError(f"{adapter} is an adapter: {how}")

@@ -56,7 +56,7 @@ def load_text_side(config: ModelConfig) -> TextSide:
         task = task_of(config, settings)
         tokenizer, processor = load_tokenizer(place, task)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"cannot load model {config.name}: {first_line(error)}") from error
+        raise ModelError(f"cannot load model {config.name}: {first_line(error)}{WHERE}") from error
     vocabulary = getattr(settings.get_text_config(), "vocab_size", None)
     if config.adapters:  # which may have more
         vocabulary = None
@@ -131,6 +131,7 @@ def max_length(positions: int | None, wanted: int | None) -> int:
     return wanted
 
 
+WHERE = "; give the folder of a whole model, or its id on the hub"
 PICKLED = (
     "its weights are damaged, or pickled with more than tensors in them, which is never run: get "
     "it as safetensors"

@@ -40,7 +40,7 @@ def fine_tune(
         ModelError: the model has adapters, or the loss became NaN or infinity.
     """
     if not samples:
-        raise InputError("there is no row to fine-tune on")
+        raise InputError("there is no row to fine-tune on: give more rows")
     if lm.checkpoints[0].adapter is not None:
         raise ModelError("a model with adapters cannot be fine-tuned here: give the merged model")
     with model_lock():  # a forward pass adds hooks, which must not be copied

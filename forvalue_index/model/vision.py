@@ -245,7 +245,9 @@ class VisionProcessor:
                 for parts in ([text], [{"type": "image"}, text])
             )
         except (RenderError, TemplateReadError) as error:
-            raise ModelError(f"the model's chat template cannot be used: {error}") from None
+            raise ModelError(
+                f"the model's chat template cannot be used: {error}; correct it"
+            ) from None
         # They part where the picture begins; what follows it is the same in both.
         start = next(
             (i for i, (a, b) in enumerate(zip(without, written, strict=False)) if a != b), 0

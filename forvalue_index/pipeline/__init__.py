@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from forvalue_index.pipeline import open as open
     from forvalue_index.pipeline import query as query
     from forvalue_index.pipeline import respond as respond
+    from forvalue_index.pipeline import shard as shard
 
-_VERBS = "add", "build", "explain", "from_trainer", "hybrid", "open", "query", "respond"
+_VERBS = "add", "build", "explain", "from_trainer", "hybrid", "open", "query", "respond", "shard"
 
 
 def __getattr__(name: str) -> ModuleType:

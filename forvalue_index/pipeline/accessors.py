@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.metric import Metric
-from forvalue_index.pipeline.query import exact_scores
+from forvalue_index.pipeline.query import exact_scores, query
 from forvalue_index.pipeline.session import Session
-from forvalue_index.records import Sample, StoredSample
+from forvalue_index.records import Hit, Sample, StoredSample
 from forvalue_index.search.common import Scores
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.store import rows
@@ -19,6 +19,7 @@ from forvalue_index.store.snapshot import Snapshot
 from forvalue_index.store.store import Store
 
 if TYPE_CHECKING:
+    from forvalue_index.config import FormatConfig
     from forvalue_index.model.language_model import LanguageModel
     from forvalue_index.pipeline.passes import ModelPasses
     from forvalue_index.vectors.vectoriser import Vectoriser
@@ -55,6 +56,26 @@ class IndexAccessors:
     def vectors(self, samples: list[Sample]) -> Scores:
         """Returns the vectors of samples, [n, dim] float32, in the scale that is stored."""
         return self.session.vectors(samples)
+
+    def find(
+        self,
+        samples: list[Sample],
+        vectors: Scores,
+        k: int = 10,
+        *,
+        opponents: bool = False,
+        metric: str | Metric = "dot",
+        where: str | Iterable[str] = (),
+        flat: bool = False,
+        format: FormatConfig | None = None,
+    ) -> list[Hit]:
+        """Returns the hits of queries whose vectors [q, dim] were made before, as `query` does.
+
+        The model is not run, so that threads may search side by side while it works.
+        """
+        return query(
+            self.session, samples, k, opponents, metric, where, False, None, flat, format, vectors
+        )
 
     def influence(
         self, queries: list[Sample], samples: list[Sample], metric: str | Metric = "dot"

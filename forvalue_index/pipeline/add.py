@@ -18,7 +18,7 @@ from functools import partial
 
 from forvalue_index.data.images import with_images
 from forvalue_index.data.ingest import CheckedRows, Rejects, check_rows, chunks_of
-from forvalue_index.data.manifest import Manifest
+from forvalue_index.data.row_keys import RowKeys
 from forvalue_index.data.rows import Rows
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted
@@ -36,6 +36,7 @@ from forvalue_index.records import Encoded, Fidelity, Progress, Sample
 from forvalue_index.search.segment import unstorable
 from forvalue_index.store import derived
 from forvalue_index.store.layout import REJECTS, storing
+from forvalue_index.store.manifest import SHARD
 from forvalue_index.store.store import Store
 from forvalue_index.system.prefetch import ahead
 
@@ -116,7 +117,7 @@ def add_checked(
 
         with ExitStack() as stack:
             workers = stack.enter_context(Workers(session, devices if total else ()))
-            ready = _fit(session, rows, wanted, rejects, progress) if total else {}
+            ready = fit(session, rows, wanted, rejects, progress) if total else {}
             chunks = ahead(_prepared(session, rows, wanted, total, rejects))
             stack.enter_context(closing(chunks))
             commits = stack.enter_context(_Commits(store))
@@ -136,7 +137,8 @@ def add_checked(
                 truncated += sum(sample.truncated for sample in samples)
                 tokens += sum(len(sample.input_ids) for sample in samples)
         if added:
-            derived.extend(store)
+            for shard in store.shards:
+                derived.extend(shard)
         measured = store.fidelity
         if n := affordable(n_fresh):
             measured = measure(session, fresh[:n]) or measured
@@ -208,7 +210,7 @@ class _Commits:
 
 
 def _prepared(
-    session: Session, rows: Rows, wanted: Manifest, count: int, rejects: Rejects
+    session: Session, rows: Rows, wanted: RowKeys, count: int, rejects: Rejects
 ) -> Iterator[list[Sample]]:
     """Yields the samples of the missing rows, a chunk at a time."""
     size = CHUNK
@@ -219,10 +221,10 @@ def _prepared(
             yield samples
 
 
-def _fit(
+def fit(
     session: Session,
     rows: Rows,
-    wanted: Manifest,
+    wanted: RowKeys,
     rejects: Rejects,
     progress: Progress | None,
 ) -> dict[str, Encoded]:
@@ -232,10 +234,15 @@ def _fit(
     that does not depend on their order.
 
     Raises:
-        InputError: none of the rows can be used.
+        InputError: none of the rows can be used, or this is a shard, which learns nothing itself.
     """
     if session.store.fitted:
         return {}
+    if SHARD in session.store.fingerprint:
+        raise InputError(
+            f"{session.store.directory} is a shard, which learns nothing by itself: add rows to "
+            "the sharded index as a whole"
+        )
     order, enough = wanted.by_content(), session.config.vector.fit_samples
     samples: list[Sample] = []
 

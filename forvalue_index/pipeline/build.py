@@ -7,7 +7,7 @@ build  : create, or open what an interrupted build left, then add
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +28,9 @@ from forvalue_index.pipeline.open import Model, known, open_session
 from forvalue_index.pipeline.session import Session, fingerprint
 from forvalue_index.pipeline.workers import settle_devices
 from forvalue_index.records import Progress
+from forvalue_index.shards.store import create as create_shards
 from forvalue_index.store.layout import is_index, require_empty, url_of
+from forvalue_index.store.manifest import is_sharded, read_manifest
 from forvalue_index.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -41,26 +43,33 @@ def create(
     vector: VectorConfig | None,
     catalog: str | None,
     device: str | None,
+    shards: int | None = None,
+    made: Iterable[int] | None = None,
 ) -> Session:
-    """Makes an empty index and returns its session; see `InfluenceIndex.create`."""
+    """Makes an empty index and returns its session; see `InfluenceIndex.create`.
+
+    `made` are the shards to make now; default: all.
+    """
     path = Path(directory)
     if catalog is not None:
+        _require_whole(shards)
         name_catalog(catalog)
     require_empty(path)
     model = known(model)
     if isinstance(model, LanguageModel):
         lm, settings = model, ModelConfig(model.name)
     else:
-        settings = replace(  # for whoever opens the index somewhere else
-            model, name=_resolved(model.name), adapters=tuple(map(_resolved, model.adapters))
-        )
+        settings = found_from_anywhere(model)
         lm = load_model(settings, device)
     format = format or FormatConfig()
     if (note := instruct_note(lm.tokenizer, format)) is not None:
         log.warning("%s", note)
     format = settled(format, lm.tokenizer, lm.max_length(format.max_length))
     config = IndexConfig(settings, format, vector or VectorConfig())
-    store = Store.create(path, config, fingerprint(config, lm), catalog)
+    if shards is None:
+        store = Store.create(path, config, fingerprint(config, lm), catalog)
+    else:
+        store = create_shards(path, config, fingerprint(config, lm), shards, made)
     session = Session(store, config, device)
     session.adopt(lm, given=isinstance(model, LanguageModel))
     return session
@@ -77,6 +86,7 @@ def build(
     devices: str | Sequence[str | int] | None,
     on_error: str,
     progress: Progress | None,
+    shards: int | None = None,
 ) -> tuple[Session, AddReport]:
     """Makes an index of data, or continues with it; see `InfluenceIndex.build`."""
     names = settle_devices(devices) if devices is not None else []
@@ -85,6 +95,7 @@ def build(
     device = names[0] if names else device
     path = Path(directory)
     if catalog is not None:
+        _require_whole(shards)
         name_catalog(catalog)
     existed, new = path.exists(), not is_index(path)
     if new:
@@ -95,14 +106,16 @@ def build(
     with Rejects(on_error) as rejects:
         if new:  # the rows are checked before the model takes its time and memory
             checked = check_rows(rows, format, rejects, progress)
-            session = create(path, model, format, vector, catalog, device)
+            session = create(path, model, format, vector, catalog, device, shards)
         else:
             _require_catalog(path, catalog)
+            require_shards(path, shards)
             session = open_session(path, model, device)
         try:
             if not new:
-                _require_settings(session, format, vector)
+                require_settings(session, format, vector)
                 rows = with_images(open_rows(data), session.config.format)
+                rows = parted(rows, session.config.format)
                 checked = check_rows(rows, session.config.format, rejects, progress)
             if names:
                 session.move(names[0])
@@ -120,7 +133,7 @@ def build(
             raise
 
 
-def _require_settings(session: Session, format: FormatConfig, vector: VectorConfig) -> None:
+def require_settings(session: Session, format: FormatConfig, vector: VectorConfig) -> None:
     """Checks that a build that is continued was begun with the same settings.
 
     Raises:
@@ -151,6 +164,31 @@ def _require_catalog(directory: Path, catalog: str | None) -> None:
         raise IndexMissingError(
             f"{directory} keeps its rows in {found}, not in {place}: choose a new directory"
         )
+
+
+def require_shards(directory: Path, shards: int | None) -> None:
+    """Checks that a build that is continued was begun with as many shards, if these are given.
+
+    Raises:
+        IndexMissingError: it was not.
+    """
+    found = read_manifest(directory).shards if is_sharded(directory) else None
+    if shards is not None and shards != found:
+        held = f"{found} shards" if found else "an index that is not sharded"
+        raise IndexMissingError(
+            f"{directory} holds {held}, not {shards}: choose a new directory, or leave out shards"
+        )
+
+
+def _require_whole(shards: int | None) -> None:
+    if shards is not None:
+        raise InputError("each shard keeps its rows in SQLite: give a catalog or shards, not both")
+
+
+def found_from_anywhere(model: ModelConfig) -> ModelConfig:
+    """Returns how to read a model, for whoever reads it from another working directory."""
+    names = tuple(map(_resolved, model.adapters))
+    return replace(model, name=_resolved(model.name), adapters=names)
 
 
 def _resolved(name: str) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.token_text import pieces_of
+from forvalue_index.data.turns import turns_of
 from forvalue_index.errors import InputError
 from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Explanation, Hit, Passage, Row, Sample
@@ -102,7 +103,9 @@ def _occurrence(session: Session, sample: Sample, span: str) -> NDArray[np.int64
         if sample.scored[first : last + 1].all():
             return np.arange(first, last + 1)
     response = "".join(texts[place] for place in np.flatnonzero(sample.scored))
-    raise InputError(f"{span!r} is not in the response {response!r}")
+    raise InputError(
+        f"{span!r} is not in the response {response!r}: give a part of it, letter for letter"
+    )
 
 
 def _passage(session: Session, sample: Sample, values: NDArray[np.float64]) -> Passage:
@@ -114,4 +117,5 @@ def _passage(session: Session, sample: Sample, values: NDArray[np.float64]) -> P
         scored = np.arange(len(texts)) == len(texts) - 1
     spread = np.zeros(len(texts))
     spread[scored] = values
-    return Passage(texts, scored, spread, sample.rejected)
+    turns = turns_of(sample.row, texts, sample.rejected, session.config.format)
+    return Passage(texts, scored, spread, sample.rejected, turns)

@@ -38,6 +38,7 @@ def find(
     metric: Metric,
     conditions: list[str],
     format: FormatConfig | None,
+    known: Scores | None = None,
 ) -> list[Hit]:
     """Returns the k best rows for each query under a metric in which words take part.
 
@@ -48,9 +49,12 @@ def find(
         metric: "lexical" or "hybrid".
         conditions: on the rows' fields; all must hold.
         format: how the queries became tokens, if not as the index's rows do.
+        known: the vectors of the queries [q, dim], if they were made already.
     """
     texts = [text_of(session, sample, format or session.config.format) for sample in samples]
-    vectors = session.vectors(list(samples)) if metric.vectors else None
+    vectors = None
+    if metric.vectors:
+        vectors = session.vectors(list(samples)) if known is None else known
     return session.store.answer(
         lambda snapshot: list(_hits(session, snapshot, texts, vectors, k, metric, conditions))
     )
@@ -68,11 +72,13 @@ def search(session: Session, texts: Sequence[str], k: int, where: str | Iterable
 
 
 def scores(
-    session: Session, samples: Sequence[Sample], metric: Metric
+    session: Session, samples: Sequence[Sample], vectors: Scores | None
 ) -> tuple[NDArray[np.int64], Scores]:
-    """Returns the ids of all training samples [n] and their scores for queries [q, n]."""
+    """Returns the ids of all training samples [n] and their scores for queries [q, n].
+
+    Without the queries' vectors, by words alone.
+    """
     texts = [text_of(session, sample, session.config.format) for sample in samples]
-    vectors = session.vectors(list(samples)) if metric.vectors else None
 
     def ask(snapshot: Snapshot) -> tuple[NDArray[np.int64], Scores]:
         lexical, cosine = _parts(snapshot, texts, vectors)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from forvalue_index.config import ModelConfig
 from forvalue_index.errors import InputError
 from forvalue_index.pipeline.session import Session
-from forvalue_index.store.store import Store
+from forvalue_index.shards.store import open_store
 
 if TYPE_CHECKING:
     from forvalue_index.model.language_model import LanguageModel
@@ -26,10 +26,11 @@ def open_session(
     model: Model | None,
     device: str | None,
     trust_remote_code: bool = False,
+    partial: bool = False,
 ) -> Session:
     """Returns the session of an index that is there; see `InfluenceIndex.open`."""
     given = None if model is None else known(model)
-    store = Store.open(directory)
+    store = open_store(directory, partial=partial)
     settings = replace(store.config.model, trust_remote_code=trust_remote_code)
     if isinstance(model, str | Path):
         settings = replace(settings, name=str(model))

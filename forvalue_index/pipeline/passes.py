@@ -16,6 +16,7 @@ from forvalue_index.config import TrainConfig
 from forvalue_index.data.writers import complete
 from forvalue_index.model.embedding import embedding
 from forvalue_index.model.encoder import Encoder
+from forvalue_index.model.exact_pass import ExactPass
 from forvalue_index.model.gradients import gradient_scores
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.model.training import fine_tune, weights_of, with_weights
@@ -57,14 +58,16 @@ class ModelPasses:
         progress: Progress | None = None,
     ) -> NDArray[np.float32]:
         """Returns the cosine of the mean last hidden states of the scored tokens, [q, n]."""
-        return embedding(self._session.lm, queries, samples, progress)
+        return embedding(self._session.encoder, queries, samples, progress)
 
-    def last_layer(
-        self, queries: Sequence[Sample], samples: Sequence[Sample]
-    ) -> NDArray[np.float32]:
-        """Returns the exact inner products of the unembedding's gradients, [q, n]."""
-        parts = [Raw()] * len(self._session.lm.checkpoints)
-        return self._session.encoder.influence(queries, samples, parts)
+    def exact(self, queries: Sequence[Sample]) -> ExactPass:
+        """Returns queries that were run forward, to be compared exactly with any samples.
+
+        Its first form of influence is the index's, its second one the inner product of the
+        unembedding's gradients.
+        """
+        raw = [Raw()] * len(self._session.lm.checkpoints)
+        return ExactPass(self._session.encoder, queries, [self._session.vectoriser.parts, raw])
 
     def gradients(
         self,

@@ -37,15 +37,16 @@ def query(
     candidates: int | None,
     flat: bool,
     format: FormatConfig | None,
+    known: NDArray[np.float32] | None = None,
 ) -> list[Hit]:
-    """Returns the hits of queries; see `InfluenceIndex.query`."""
+    """Returns the hits of queries; see `InfluenceIndex.query`. `known`: their vectors [q, dim]."""
     if k < 1:
         raise InputError(f"k is {k}, but it is a number of hits: use 1 or more")
     metric, conditions = metric_of(metric, exact=exact, linear=opponents), listed(where)
     samples = session.samples(data, format)
     if metric.words:
-        return hybrid.find(session, samples, k, metric, conditions, format)
-    vectors = session.vectors(samples)
+        return hybrid.find(session, samples, k, metric, conditions, format, known)
+    vectors = session.vectors(samples) if known is None else known
 
     def ask(snapshot: Snapshot) -> list[Hit]:
         allowed = snapshot.where(conditions) if conditions else None
@@ -78,13 +79,19 @@ def query(
 
 
 def scores(
-    session: Session, samples: list[Sample], metric: str | Metric
+    session: Session,
+    samples: list[Sample],
+    metric: str | Metric,
+    vectors: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Returns the ids of all training samples and their scores; see `InfluenceIndex.scores`."""
     metric = metric_of(metric)
+    if not metric.vectors:
+        return hybrid.scores(session, samples, None)
+    if vectors is None:
+        vectors = session.vectors(samples)
     if metric.words:
-        return hybrid.scores(session, samples, metric)
-    vectors = session.vectors(samples)
+        return hybrid.scores(session, samples, vectors)
     ids, found = session.store.answer(
         lambda snapshot: snapshot.flat.scores(
             snapshot.turned(vectors, metric), weights=snapshot.weights(metric)

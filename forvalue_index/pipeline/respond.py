@@ -50,7 +50,8 @@ def respond(
         made = made[:-1]
     if not text:
         raise InputError(
-            "the model gives this prompt an empty answer, so there is nothing to attribute"
+            "the model gives this prompt an empty answer, so there is nothing to attribute: ask "
+            "another prompt"
         )
     return replace(
         stub,

@@ -23,7 +23,8 @@ from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted, query_format
 from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError
 from forvalue_index.metric import Metric
-from forvalue_index.records import Encoded, Sample
+from forvalue_index.records import Encoded, Sample, require_rows
+from forvalue_index.store.manifest import SHARD
 from forvalue_index.store.store import Store
 from forvalue_index.store.vectoriser import digest
 
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 Queries: TypeAlias = "Data | Sample | list[Sample]"
 """Rows in the form of the index's own, or paths of files with such, or samples."""
 
-LEARNED = {"vectoriser", "dim", "retained", "fidelity"}
-"""What joins a fingerprint when the vectoriser is fitted."""
+LEARNED = {"vectoriser", "dim", "retained", "fidelity", SHARD}
+"""What joins a fingerprint when the vectoriser is fitted, or the index is a shard of another."""
 
 
 class Session:
@@ -191,13 +192,14 @@ class Session:
         format = replace(format, key_field=None)  # a query needs no key of its own
         rows = list(parted(with_images(opened, format), format))
         if not rows:
-            raise InputError("there are no queries in the data")
+            raise InputError("there are no queries in the data: give rows to ask about")
         format = query_format(rows[0][1], format)
         return self.formatter(format).samples(rows)
 
     def training_samples(self, ids: Iterable[int]) -> list[Sample]:
         """Returns the training samples with these ids, in their order, as they were encoded."""
         stored = self.store.catalog.samples(ids)
+        require_rows(stored.values())
         rows = [(f"sample {sample.key!r}", sample.row) for sample in stored.values()]
         return self.formatter().samples(rows)
 
@@ -256,16 +258,18 @@ class Session:
         self, queries: list[Sample], samples: list[Sample], metric: Metric
     ) -> NDArray[np.float64]:
         """Returns the exact scores of samples under a metric, [queries, samples]."""
-        scores = self.influence(queries, samples).astype(np.float64)
-        return scores / self._sizes(queries, metric)[:, None] / self._sizes(samples, metric)
+        from forvalue_index.model.exact_pass import ExactPass
 
-    def _sizes(self, samples: list[Sample], metric: Metric) -> NDArray[np.float64]:
-        """Returns what exact influence on, or of, samples is divided by, [n]."""
-        lengths = np.ones(len(samples))
-        if metric.needs_lengths:
-            squares = self.encoder.self_influence(samples, self.vectoriser.parts)
-            lengths = np.sqrt(np.maximum(squares.astype(np.float64), 0))
-        return metric.sizes(lengths, np.array([sample.n_scored for sample in samples]))
+        exact = ExactPass(self.encoder, queries, [self.vectoriser.parts])
+        found = exact.scores(samples).pairs[0]
+        sizes = [
+            metric.sizes(
+                np.sqrt(np.maximum(squares.astype(np.float64), 0)),
+                np.array([sample.n_scored for sample in some]),
+            )
+            for some, squares in ((queries, exact.query_squares()[0]), (samples, found.squares))
+        ]
+        return found.influence.astype(np.float64) / sizes[0][:, None] / sizes[1]
 
 
 def fingerprint(config: IndexConfig, lm: LanguageModel) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from forvalue_index.errors import InputError, RowError, WorkerError
 from forvalue_index.model.language_model import find_device
 from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Encoded, Sample
-from forvalue_index.store.store import Store
+from forvalue_index.shards.store import open_store
 
 Report = Callable[[int, int], None]
 """Called with the samples and tokens done of a chunk."""
@@ -60,7 +60,7 @@ def settle_devices(devices: str | Sequence[str | int]) -> list[str]:
     names = [str(part).strip() for part in parts]
     names = [f"cuda:{name}" if name.isdigit() else name for name in names]
     if not names:
-        raise InputError("the list of devices is empty")
+        raise InputError("the list of devices is empty: name one, or leave it out")
     for name in names:
         if find_device(name) is None:
             raise InputError("auto is one model on all devices: give it as --device auto")
@@ -239,7 +239,7 @@ def _end_with_parent() -> None:
 
 def _load(directory: Path, config: IndexConfig, device: str) -> int:
     """Loads the model, checks that it is the index's, and returns the process's id."""
-    session = Session(Store.open(directory), config, device)
+    session = Session(open_store(directory), config, device)
     assert session.lm
     _sessions.append(session)
     return os.getpid()

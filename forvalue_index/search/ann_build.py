@@ -82,7 +82,7 @@ def make_derived(
         OSError: the disk is full, or the folder cannot be written.
     """
     if not flat.ntotal:
-        raise InputError("there are no samples to make a derived index of")
+        raise InputError("there are no samples to make a derived index of: add rows first")
     report = progress or (lambda stage, done, total: None)
     table = None if weights is None else np.asarray(weights, np.float32)
     index = new_index(flat.dim, factory, seed)

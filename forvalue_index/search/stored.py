@@ -100,7 +100,8 @@ class StoredVectors:
         missing = ids[~among(ids, self._live)]
         if len(missing):
             raise InputError(
-                f"{len(missing)} samples are not in the index, the first with id {missing.min()}"
+                f"{len(missing)} samples are not in the index, the first with id "
+                f"{missing.min()}: ask for ids of its rows"
             )
 
     def _data(self, ids: Ids) -> Bytes:

@@ -159,7 +159,7 @@ class Lexicon:
 
     def __init__(self, segments: Sequence[Words], live: Ids) -> None:
         """Takes the words of all segments, and the live ids, ascending [n]."""
-        self._segments = segments
+        self.segments = segments
         self.ids = live
         lengths = np.zeros(len(live), np.int64)
         self._columns: list[Ids] = []  # of each segment's samples among the live; -1: removed
@@ -187,7 +187,7 @@ class Lexicon:
 
     def _add(self, row: NDArray[np.float32], term: np.uint64, times: int) -> None:
         columns, counts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for words, column in zip(self._segments, self._columns, strict=True):
+        for words, column in zip(self.segments, self._columns, strict=True):
             places, found = words.postings(term)
             there = column[places] >= 0
             columns.append(column[places][there])

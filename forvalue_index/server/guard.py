@@ -21,8 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from forvalue_index.server.problem import HttpError
 
 LARGEST_BODY = 256 << 10  # bytes
+LARGEST_UPLOAD = 16 << 20  # of a path that takes images or many rows
+UPLOADS = ("/api/query", "/api/explain", "/api/ask", "/api/score", "/api/audit", "/api/rows")
 BODY_SECONDS = 20.0  # for a body to arrive
-API = "/api/"
+API = ("/api/", "/metrics")
 OPEN = ("/api/health",)  # says nothing of the index
 
 _HOST = re.compile(r"(\[(?P<address>[\da-fA-F:.]+)\]|(?P<name>[\w.-]+))(:\d+)?", re.ASCII)
@@ -30,7 +32,7 @@ _HOST = re.compile(r"(\[(?P<address>[\da-fA-F:.]+)\]|(?P<name>[\w.-]+))(:\d+)?",
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -53,8 +55,8 @@ class Admission:
     addresses: bool = False
     token: str | None = None
 
-    def check(self, path: str, headers: Headers) -> None:
-        """Checks the headers of a request.
+    def check(self, path: str, headers: Headers, *, own: bool = False) -> None:
+        """Checks the headers of a request; `own`: it came through the socket of this user.
 
         Raises:
             HttpError: the host or the origin is another one, or the token is missing or wrong.
@@ -69,7 +71,7 @@ class Admission:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             raise HttpError(403, "requests from pages of other sites are not answered")
-        if self.token is None or not path.startswith(API) or path in OPEN:
+        if own or self.token is None or not path.startswith(API) or path in OPEN:
             return
         given = headers.get("authorization", "")
         if not hmac.compare_digest(given.encode(), f"Bearer {self.token}".encode()):
@@ -105,8 +107,11 @@ class Guard:
             await send(message)
 
         try:
-            self._admission.check(scope["path"], Headers(scope=scope))
-            body = await _body(Headers(scope=scope), receive)
+            server = scope.get("server")
+            own = server is not None and server[1] is None  # a Unix socket has no port
+            self._admission.check(scope["path"], Headers(scope=scope), own=own)
+            most = LARGEST_UPLOAD if scope["path"] in UPLOADS else LARGEST_BODY
+            body = await _body(Headers(scope=scope), receive, most)
         except HttpError as problem:
             await _refuse(problem, protected)
             return
@@ -114,16 +119,16 @@ class Guard:
             await self._app(scope, _replayed(body, receive), protected)
 
 
-async def _body(headers: Headers, receive: Receive) -> bytes | None:
+async def _body(headers: Headers, receive: Receive, most: int) -> bytes | None:
     """Returns the whole body of a request; None if the client went away.
 
     Raises:
         HttpError: it is too large, or does not arrive in time.
     """
     announced = headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > LARGEST_BODY:
-        raise _too_large()
-    body = b""
+    if announced.isdecimal() and int(announced) > most:
+        raise _too_large(most)
+    body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             while True:
@@ -131,18 +136,18 @@ async def _body(headers: Headers, receive: Receive) -> bytes | None:
                 if message["type"] == "http.disconnect":
                     return None
                 body += bytes(message.get("body", b""))
-                if len(body) > LARGEST_BODY:
-                    raise _too_large()
+                if len(body) > most:
+                    raise _too_large(most)
                 if not message.get("more_body", False):
-                    return body
+                    return bytes(body)
     except TimeoutError:
         raise HttpError(
             408, f"the body of the request did not arrive within {BODY_SECONDS:g} seconds"
         ) from None
 
 
-def _too_large() -> HttpError:
-    return HttpError(413, f"the body of a request has at most {LARGEST_BODY:,} bytes: send less")
+def _too_large(most: int) -> HttpError:
+    return HttpError(413, f"the body of this request has at most {most:,} bytes: send less")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

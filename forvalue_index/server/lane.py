@@ -72,12 +72,12 @@ class Lane:
         name: str,
         threads: int,
         *,
-        waiting: int = 32,
-        each: int = 8,
+        waiting: int = 128,
+        each: int = 64,
         patience: float = 60,
         seconds: float = 120,
     ) -> None:
-        self._name = name
+        self.name = name
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"forvalue-{name}")
         self._most = threads + waiting
         self._each = each

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from forvalue_index.config import ModelConfig
-from forvalue_index.errors import ForvalueError, InputError, brief, out_of_memory
+from forvalue_index.errors import (
+    ForvalueError,
+    InputError,
+    KeyConflictError,
+    LockedError,
+    brief,
+    out_of_memory,
+)
 from forvalue_index.index import InfluenceIndex
 
 log = logging.getLogger(__name__)
@@ -56,6 +63,10 @@ class Names:
             return error
         if isinstance(error, InputError):
             return HttpError(422, brief(self.without_places(str(error)), LONGEST))
+        if isinstance(error, KeyConflictError):
+            return HttpError(409, brief(self.without_places(str(error)), LONGEST))
+        if isinstance(error, LockedError):
+            return HttpError(503, "another process is writing to the index: try again later", 5)
         if out_of_memory(error):
             log.error("a request needs more memory than there is: %s", error)
             return HttpError(503, "there is not enough memory for this request: ask for less", 30)

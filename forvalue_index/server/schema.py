@@ -1,24 +1,28 @@
-"""What requests and answers of the API look like, with the names and fields of `--json`."""
+"""What requests to the API look like, with the names of the command line and of Python.
+
+`replies.py` has the answers.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from forvalue_index.config import FormatConfig
 from forvalue_index.metric import METRICS
-from forvalue_index.records import Row
-from forvalue_index.server.problem import HttpError
 
 LONGEST_TEXT = 50_000  # characters of the texts of one request, together
-MOST_HITS = 200
+MOST_HITS = 1000
 MOST_ROWS = 200
 MOST_CANDIDATES = 2000
 MOST_NEW_TOKENS = 1024
 LONGEST_CONDITION = 2000  # characters
 MOST_CONDITIONS = 20
+MOST_IMAGES = 16  # of one query
+MOST_TARGETS = 2000  # rows of one score, audit or addition
+LONGEST_KEY = 10_000  # characters
+MOST_KEYS = 10_000
+MOST_AUDITED = 10_000  # suspects of one audit
 
 MetricName = Literal["dot", "cosine", "per-token", "decorrelated", "lexical", "hybrid"]
 Conditions = Annotated[
@@ -26,7 +30,9 @@ Conditions = Annotated[
     Field(max_length=MOST_CONDITIONS, description='such as "source=math"; all must hold'),
 ]
 Hits = Annotated[int, Field(ge=1, le=MOST_HITS, description="hits at most")]
-Range = Annotated[list[int], Field(min_length=2, max_length=2)]
+Place = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+Range = Annotated[list[Place], Field(min_length=2, max_length=2)]
+Slice = Annotated[list[Place | None], Field(min_length=2, max_length=2)]
 
 assert set(METRICS) == set(MetricName.__args__)  # type: ignore[attr-defined]
 
@@ -46,40 +52,39 @@ class Choice(_Request):
     flat: bool = Field(False, description="compare every vector, without a derived index")
 
 
+Images = Annotated[
+    list[Annotated[str, Field(description="a data: URI, or base64")]],
+    Field(max_length=MOST_IMAGES, description="that go with the prompt or the text"),
+]
+RowJson = Annotated[
+    dict[str, Any],
+    Field(
+        description="a row in the form of the index's, such as a conversation; its images are "
+        "data: URIs or base64"
+    ),
+]
+RowsJson = Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MOST_TARGETS)]
+
+
 class Asked(_Request):
-    """A query: prompt and response, or text; and which part of the response counts."""
+    """A query: prompt and response, text, or a row; and which part of the response counts."""
 
     prompt: str | None = None
     response: str | None = None
     text: str | None = Field(None, description="plain text instead of prompt and response")
+    row: RowJson | None = None
+    images: Images = []
+    instead: str | None = Field(
+        None, description="ask why this answer and not this other one: the difference of both"
+    )
     label: str | None = Field(None, description="class of the text, for a sequence classifier")
     span: str | None = Field(None, description="ask about this part of the response only")
-    tokens: Range | None = Field(None, description="or about scored tokens A to B, without B")
+    tokens: Slice | None = Field(
+        None, description="or about scored tokens A to B, without B; null: to the end"
+    )
     characters: Range | None = Field(
         None, description="or about the tokens of characters A to B of the response, without B"
     )
-
-    def row(self, format: FormatConfig) -> tuple[Row, FormatConfig]:
-        """Returns the query as a row, and its format, given that of the index.
-
-        Raises:
-            HttpError: it is neither a prompt and a response nor a text, or is too long.
-        """
-        require_length(self.prompt, self.response, self.text, self.label, self.span)
-        typed = self.response is not None or self.prompt is not None
-        if typed == (self.text is not None) or (typed and self.response is None):
-            raise HttpError(422, 'give "prompt" and "response", or "text"')
-        if (self.label is None) != (format.label_field is None):
-            wanted = 'give "label" too' if self.label is None else 'leave out "label"'
-            kind = "a classifier's" if self.label is None else "not a classifier's"
-            raise HttpError(422, f"the index is {kind}: {wanted}")
-        more: Row = {} if format.label_field is None else {format.label_field: self.label}
-        if self.text is not None:
-            field = format.text_field or "text"
-            plain = replace(format.of_kind("text_field"), text_field=field)
-            return {field: self.text} | more, plain
-        row: Row = {format.prompt_field: self.prompt or "", format.response_field: self.response}
-        return row | more, format.of_kind("prompt_field")
 
 
 class QueryRequest(Asked, Choice):
@@ -97,122 +102,66 @@ class ExplainRequest(Asked):
 
 
 class AskRequest(Choice):
-    """A prompt that the model answers, and which hits of the answer are wanted."""
+    """A prompt, or a row without an answer, that the model answers; which hits are wanted."""
 
-    prompt: str
+    prompt: str | None = None
+    row: RowJson | None = None
+    images: Images = []
+    instead: str | None = Field(
+        None, description="ask why the answer and not this other one: the difference of both"
+    )
     max_new_tokens: int = Field(256, ge=1, le=MOST_NEW_TOKENS)
     temperature: float = Field(0.0, ge=0, le=100)
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int = Field(0, ge=0, le=2**63 - 1)
     opponents: bool = Field(False, description="samples that made the answer less likely")
     span: str | None = Field(None, description="ask about this part of the answer only")
-    tokens: Range | None = Field(None, description="or about scored tokens A to B, without B")
-
-
-class Error(BaseModel):
-    """What every answer of 4xx and 5xx holds."""
-
-    error: str = Field(description="one sentence: what happened, and what to do")
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
-
-
-class Health(_Answer):
-    """Whether the server works."""
-
-    status: Literal["ok"]
-    model: Literal["loading", "ready", "failed"]
-    pending: int = Field(description="requests to the model that are worked on or wait")
-
-
-class HitAnswer(_Answer):
-    """One training sample, as a hit."""
-
-    query: int
-    rank: int
-    id: int
-    key: str
-    score: float
-    sample: dict[str, Any]
-    exact: bool = False
-    parts: dict[str, float] | None = None
-    shared: list[str] | None = None
-    tokens: list[tuple[str, float | None]] | None = Field(
-        None, description="text and contribution of each; null: it is not scored"
+    tokens: Slice | None = Field(
+        None, description="or about scored tokens A to B, without B; null: to the end"
     )
-    rejected: int | None = Field(None, description="token with which a rejected text begins")
 
 
-class HitsAnswer(_Answer):
-    """Hits, the best first."""
+class ScoreRequest(_Request):
+    """What the model should do well: a value is given to every training sample for it."""
 
-    hits: list[HitAnswer]
-
-
-class StoredRow(_Answer):
-    """A training sample as the index keeps it."""
-
-    id: int
-    key: str
-    content_hash: str
-    row: dict[str, Any]
-    n_tokens: int
-    n_scored: int
-    truncated: bool
-    loss: float
-    norm: float
+    targets: Annotated[RowsJson, Field(description="rows in the form of the index's")]
+    k: int = Field(5, ge=0, le=MOST_HITS, description="best and worst samples to list")
+    combine: Literal["mean", "max"] = "mean"
+    metric: MetricName = "dot"
+    target_group: str | None = Field(None, description="field of the targets")
+    group_by: str | None = Field(None, description="field of the training rows, such as a source")
+    where: Conditions = []
+    exact: bool = Field(False, description="add the exact values of the listed samples")
 
 
-class RowsAnswer(_Answer):
-    """A page of rows."""
+class AuditRequest(_Request):
+    """Which rows are looked through for likely wrong and repeated ones."""
 
-    rows: list[StoredRow]
-    more: bool = Field(description="whether there are rows after the last of these")
-
-
-class Side(_Answer):
-    """A text of an explanation, token by token."""
-
-    tokens: list[str]
-    scored: list[bool]
-    contributions: list[float]
-    rejected: int | None = Field(None, description="token with which a rejected text begins")
+    trusted: RowsJson | None = Field(None, description="rows that are known to be right")
+    class_field: str | None = None
+    where: Conditions = []
+    top: int = Field(100, ge=0, le=MOST_AUDITED, description="suspects to report, at most")
+    nearly: float = Field(0.98, gt=0, le=1, description="least cosine of near-duplicates")
 
 
-class ExplainAnswer(_Answer):
-    """The exact influence of a training sample on a query."""
+class AddRequest(_Request):
+    """Rows to add."""
 
-    id: int
-    key: str
-    score: float
-    query: Side
-    sample: Side
-    terms: list[list[float]] | None = None
+    rows: Annotated[RowsJson, Field(description="rows in the form of the index's")]
+    update: bool = Field(False, description="replace rows whose key is there with other content")
 
 
-class InfoAnswer(BaseModel):
-    """What the index holds and what it was made with; more names may join."""
+class RemoveRequest(_Request):
+    """Which rows to remove: keys, or conditions."""
 
-    model_config = ConfigDict(extra="allow")
-
-    samples: int
-    removed: int
-    dim: int
-    model: str
-    fields: list[str] = Field(description="names of the rows' fields")
-    config: dict[str, Any]
+    keys: Annotated[list[str], Field(max_length=MOST_KEYS)] = []
+    where: Conditions = []
 
 
-def require_length(*texts: str | None) -> None:
-    """Checks how long the texts of a request are.
+class DecideRequest(_Request):
+    """What is to become of a row; null takes the decision back."""
 
-    Raises:
-        HttpError: together, they are too long.
-    """
-    n = sum(len(text) for text in texts if text is not None)
-    if n > LONGEST_TEXT:
-        raise HttpError(
-            413, f"the texts have {n:,} characters, and at most {LONGEST_TEXT:,} are read: cut them"
-        )
+    key: str = Field(max_length=LONGEST_KEY)
+    decision: Literal["keep", "drop", "fix"] | None
+    row: dict[str, Any] | None = Field(None, description='of "fix": the whole row as it should be')
+    note: str = Field("", max_length=2000)

@@ -14,9 +14,9 @@ from typing import TypeAlias
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from forvalue_index.server.answers import Json, finite
 from forvalue_index.server.lane import GoneError, Lane, Stop
 from forvalue_index.server.problem import Names
+from forvalue_index.server.reading import Json, finite
 
 Work: TypeAlias = Callable[[Stop, Callable[[str, Json], None]], None]
 

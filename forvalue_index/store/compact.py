@@ -8,7 +8,7 @@ before the step or after it, and files that count for nothing are swept by the n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -76,6 +76,11 @@ def compact(store: Store, progress: Progress | None = None) -> CompactReport:
         return CompactReport(
             removed, total, len(store.catalog.segments()), before, size(store.directory)
         )
+
+
+def total(reports: Sequence[CompactReport]) -> CompactReport:
+    """Returns what several compactions did."""
+    return CompactReport(*map(sum, zip(*map(astuple, reports), strict=True)))
 
 
 def _groups(store: Store) -> list[list[Segment]]:

@@ -5,7 +5,9 @@ All of it can be made again from the segments, so deleting it loses nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import TypeAlias
 
 from forvalue_index.errors import CorruptIndexError, ForvalueError, InputError
 from forvalue_index.metric import DERIVED as DERIVED_METRICS
@@ -17,6 +19,9 @@ from forvalue_index.search.ann_files import DerivedInfo, read_info, readable_inf
 from forvalue_index.store.layout import DERIVED, storing
 from forvalue_index.store.store import Store
 from forvalue_index.system import machine
+
+Made: TypeAlias = tuple[DerivedInfo | None, str]
+"""A derived index, or that there is none, and why."""
 
 UNCOVERED = 0.1
 """Share of the samples that a derived index may lack before `add` extends it."""
@@ -57,6 +62,16 @@ def optimize(
         )
         store.snapshots.drop()
         return info, reason
+
+
+def worst(made: Sequence[Made]) -> Made:
+    """Returns the derived index with the least recall, of those that were made of shards."""
+    recalls = {
+        number: info.proponents.recall_at_10
+        for number, (info, _) in enumerate(made)
+        if info is not None
+    }
+    return made[min(recalls, key=recalls.__getitem__, default=0)]
 
 
 def extend(store: Store) -> None:

@@ -9,6 +9,8 @@
     INDEX/rejects.jsonl rows that the last writer passed over, and why
     INDEX/write.lock    who writes
 
+A sharded index has a folder of such directories: see `manifest.py`.
+
 Knows nothing of what the files hold.
 """
 
@@ -26,6 +28,7 @@ from forvalue_index.catalog import migrations
 from forvalue_index.catalog.address import require_named
 from forvalue_index.catalog.engine import sqlite_url
 from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError, StorageError
+from forvalue_index.store.manifest import is_sharded, read_manifest
 from forvalue_index.system.files import NO_ROOM, open_own, own_files
 
 CATALOG = "catalog.db"
@@ -39,6 +42,8 @@ REJECTS = "rejects.jsonl"
 
 def is_index(directory: Path) -> bool:
     """Returns whether `directory` holds an index whose creation was finished."""
+    if is_sharded(directory):
+        return not _unfinished(directory)
     files = directory / CATALOG, directory / CATALOG_URL
     return any(file.is_file() for file in files) and not _unfinished(directory)
 
@@ -73,7 +78,9 @@ def files(directory: Path) -> list[Path]:
     try:
         found = own_files(directory, (SEGMENTS, DERIVED))
     except OSError as error:
-        raise StorageError(f"{error.filename} cannot be read ({error.strerror})") from error
+        raise StorageError(
+            f"{error.filename} cannot be read ({error.strerror}): ask its owner"
+        ) from error
     journal = directory / f"{CATALOG}-journal"
     if journal in found:
         raise CorruptIndexError(
@@ -136,6 +143,9 @@ def _is_empty(path: Path) -> bool:
 
 def _unfinished(path: Path) -> bool:
     """Returns whether `path` holds what a killed `create` leaves: folders, and no catalogue."""
+    if is_sharded(path):
+        manifest = read_manifest(path)
+        return not manifest.attached and "vectoriser" not in manifest.fingerprint
     names = {item.name for item in path.iterdir()}
     if {name for name in names if not name.startswith((CATALOG, CATALOG_URL))} != {SEGMENTS}:
         return False

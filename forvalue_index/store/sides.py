@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from forvalue_index.catalog.catalog import Catalog
-from forvalue_index.records import Encoded, Sample, Segment
+from forvalue_index.records import Segment, StoredSample
 from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.first_pass import first_rows
 from forvalue_index.search.segment import open_segment
@@ -38,20 +37,13 @@ class KeptSides(Kept[Side]):
             found.ids, found.n_scored, found.loss, found.norm, first_rows(opened.codes, opened), {}
         )
 
-    def of(
-        self,
-        ids: NDArray[np.int64],
-        samples: Sequence[Sample],
-        encoded: Sequence[Encoded],
-        data: Bytes,
-        codes: Codes,
-    ) -> Side:
+    def of(self, samples: Sequence[StoredSample], data: Bytes, codes: Codes) -> Side:
         """Returns the side of samples, from their codes [n, size]."""
         return Side(
-            ids,
+            np.array([sample.id for sample in samples], np.int64),
             np.array([sample.n_scored for sample in samples], np.int64),
-            np.array([item.loss for item in encoded], np.float64),
-            np.array([item.norm for item in encoded], np.float64),
+            np.array([sample.loss for sample in samples], np.float64),
+            np.array([sample.norm for sample in samples], np.float64),
             first_rows(codes, data),
             {},
         )

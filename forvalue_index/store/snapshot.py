@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.errors import CorruptIndexError, IndexMissingError
 from forvalue_index.metric import METRICS, Metric
-from forvalue_index.records import Figures, StoredSample
+from forvalue_index.records import Figures, StoredSample, require_rows
 from forvalue_index.search.ann import DerivedSearch, check_current, open_derived
 from forvalue_index.search.ann_files import derived_names, read_info
 from forvalue_index.search.checked import CheckedFiles, OpenSegments
@@ -168,9 +168,10 @@ class Snapshot:
 
     @property
     def lexicon(self) -> Lexicon:
-        """The words of the rows of `flat.ids`."""
+        """The words of the rows of `flat.ids`; raises InputError if the rows are not there."""
         with self._lock:
             if self._lexicon is None:
+                require_rows(self._catalog.samples(self.flat.ids[:1].tolist()).values())
                 words = self._words.all_of(self.flat.segments, self._writing)
                 self._lexicon = Lexicon(words, self.flat.ids)
             return self._lexicon

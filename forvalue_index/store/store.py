@@ -36,6 +36,7 @@ from forvalue_index.store.layout import (
     storing,
     url_of,
 )
+from forvalue_index.store.manifest import is_sharded, read_manifest, shard_directory
 from forvalue_index.store.sides import KeptSides
 from forvalue_index.store.snapshot import Snapshot, Snapshots
 from forvalue_index.store.vectoriser import (
@@ -130,6 +131,8 @@ class Store:
             CorruptIndexError: the catalogue was changed.
         """
         path = Path(directory)
+        if is_sharded(path):
+            raise IndexMissingError(f"{path} is an index of several shards, not one of them")
         if not (path / CATALOG).is_file() and not (path / CATALOG_URL).is_file():
             what = "is not an index" if path.is_dir() else "does not exist"
             raise IndexMissingError(f"{path} {what}: make one with forvalue build")
@@ -157,6 +160,11 @@ class Store:
     def __len__(self) -> int:
         """Number of live samples."""
         return self.catalog.count()
+
+    @property
+    def shards(self) -> list[Store]:
+        """The indexes that it is made of: itself alone, or all shards (`shards/store.py`)."""
+        return [self]
 
     # -- what made the vectors -----------------------------------------------------------------
 
@@ -252,6 +260,10 @@ def migrate(directory: str | Path) -> tuple[str | None, str]:
         StorageError: the directory cannot be written.
     """
     path = Path(directory)
+    if is_sharded(path):
+        manifest = read_manifest(path)
+        each = [shard_directory(path, manifest, number) for number in manifest.attached]
+        return next(iter([migrate(shard) for shard in each]), (None, migrations.head()))
     if not is_index(path):
         raise IndexMissingError(f"{path} is not an index: make one with forvalue build")
     url = url_of(path)

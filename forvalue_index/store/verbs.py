@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from forvalue_index.records import listed
 from forvalue_index.store import compact, derived, export, rows, store, verify
+from forvalue_index.system import machine
 
 if TYPE_CHECKING:
     from forvalue_index.metric import Metric
     from forvalue_index.records import Progress, StoredSample
     from forvalue_index.search.ann_files import DerivedInfo
     from forvalue_index.store.compact import CompactReport
+    from forvalue_index.store.hub import Pushed
     from forvalue_index.store.store import Store
 
 
@@ -43,7 +45,7 @@ class StoreVerbs:
             CorruptIndexError: a segment is not what was committed.
             StorageError: the disk is full; what was there stays.
         """
-        return compact.compact(self.store, progress)
+        return compact.total([compact.compact(shard, progress) for shard in self.store.shards])
 
     def rows(
         self, where: str | Iterable[str] = (), *, after: int = -1, limit: int | None = None
@@ -77,7 +79,8 @@ class StoreVerbs:
     ) -> tuple[DerivedInfo | None, str]:
         """Makes a derived index that queries of a metric use from now on; returns it and why.
 
-        None where comparing all vectors is as well. `add`, `remove` and `compact` keep it current.
+        None where comparing all vectors is as well; of a sharded index, whose shards get one each,
+        that with the least recall. `add`, `remove` and `compact` keep it current.
 
         Args:
             factory: a FAISS factory string, such as "IVF1024,SQ8"; default: what suits the samples.
@@ -91,15 +94,86 @@ class StoreVerbs:
             LockedError: another process is writing to the index.
             StorageError: the disk is full.
         """
-        return derived.optimize(self.store, factory, metric, memory, progress)
+        shards = self.store.shards
+        memory = (memory or machine.memory() // 2) // len(shards)
+        made = [derived.optimize(shard, factory, metric, memory, progress) for shard in shards]
+        self.store.snapshots.drop()
+        return derived.worst(made)
 
     def verify(self) -> list[str]:
         """Reads all segments, rows and names of files; returns what is wrong, a line each."""
-        return verify.verify(self.store)
+        return [problem for shard in self.store.shards for problem in verify.verify(shard)]
 
     def repair(self) -> list[str]:
         """Removes stray files, makes again what is derived; returns what was done, a line each."""
-        return verify.repair(self.store)
+        return [done for shard in self.store.shards for done in verify.repair(shard)]
+
+    def push(
+        self,
+        repo: str,
+        *,
+        rows: bool = True,
+        license: str = "unknown",
+        base_model: str | None = None,
+        public: bool = False,
+        token: str | None = None,
+    ) -> Pushed:
+        """Puts a copy of the index on the Hugging Face hub, in one commit; returns what is there.
+
+        What was removed is not in it, nor what can be made again. Files that are there already are
+        not sent again, so that a push that was interrupted continues.
+
+        Args:
+            repo: "organisation/name", a dataset repository; made, and private, if it is not there.
+            rows: without them, nobody who pulls it can read them, ask for words, or for exact
+                scores; keys stay.
+            license: of the rows, as the hub names licences.
+            base_model: the hub id of the model, if the index names a folder of this machine.
+            public: make a repository that everybody can read, if it is not there yet.
+            token: of the hub; default: the one that `hf auth login` keeps.
+
+        Raises:
+            InputError: the hub cannot be reached, or refuses.
+            StorageError: there is no room for a copy.
+        """
+        from forvalue_index.store.hub import push
+
+        return push(
+            self.store,
+            repo,
+            rows=rows,
+            license=license,
+            base_model=base_model,
+            public=public,
+            token=token,
+        )
+
+    @staticmethod
+    def pull(
+        repo: str,
+        directory: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Path:
+        """Fetches an index from the Hugging Face hub, and returns its directory.
+
+        An interrupted call, made again, continues. The index is somebody else's: it is trusted no
+        more than any directory.
+
+        Args:
+            repo: "organisation/name", a dataset repository.
+            directory: not there yet, or empty; default: in the hub's cache, one for each commit.
+            revision: a branch, a tag or a commit; default: the newest.
+            token: of the hub; default: the one that `hf auth login` keeps.
+
+        Raises:
+            InputError: the hub cannot be reached, there is no such repository, or no index in it.
+            IndexMissingError: the directory is not empty.
+        """
+        from forvalue_index.store.hub import pull
+
+        return pull(repo, directory, revision=revision, token=token)
 
     @staticmethod
     def migrate(directory: str | Path) -> tuple[str | None, str]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.lock import WriterLock
@@ -37,11 +39,12 @@ from forvalue_index.store.join import (
     write_joined,
 )
 from forvalue_index.store.layout import DERIVED, SEGMENTS, files, storing
+from forvalue_index.store.manifest import require_own
 from forvalue_index.store.sides import KeptSides
-from forvalue_index.store.vectoriser import is_fitted, vectoriser_file
+from forvalue_index.store.vectoriser import dim_of, is_fitted, vectoriser_file
 from forvalue_index.store.words import KeptWords
 from forvalue_index.system.files import TEMPORARY, sync_folder
-from forvalue_index.vectors.codes import Codes
+from forvalue_index.vectors.codes import Bytes, Codes
 
 BY_READERS = "checked", MOMENT
 """How the names of files begin that readers write, too: a temporary one may be in use."""
@@ -141,18 +144,11 @@ class Writer:
             StorageError: the disk is full; nothing was committed.
             ModelError: a vector is not finite, or does not fit into the float16 of 16 bits.
             KeyConflictError: a key is there already and not replaced.
+            InputError: this is a shard, and a key belongs to another one.
         """
-        first = self._catalog.next_id()
-        ids = np.arange(first, first + len(samples), dtype=np.int64)
+        ids = self._new_ids(len(samples))
         vectors = np.stack([item.vector for item in encoded])
         data, codes = codes_of(ids, vectors, self._bits)
-        with storing(self._directory):
-            segment = write_codes(self._segments, f"{first:012d}{SUFFIX}", ids, data, codes)
-            self._note(
-                segment,
-                self._words.put(segment, self._words.of(ids, [s.row for s in samples])),
-                self._sides.put(segment, self._sides.of(ids, samples, encoded, data, codes)),
-            )
         stored = [
             StoredSample(
                 id=int(id),
@@ -168,8 +164,43 @@ class Writer:
             for id, sample, item in zip(ids, samples, encoded, strict=True)
         ]
         retained = float(np.mean([item.retained for item in encoded]))
+        self._commit(stored, data, codes, retained, replaces)
+
+    def copy(self, samples: Sequence[StoredSample], data: Bytes, retained: float | None) -> None:
+        """Commits rows of another index with their codes [n, size], under new ids.
+
+        Raises:
+            StorageError: the disk is full; nothing was committed.
+            KeyConflictError: a key is there already.
+            InputError: this is a shard, and a key belongs to another one.
+        """
+        ids = self._new_ids(len(samples)).tolist()
+        moved = [replace(sample, id=id) for sample, id in zip(samples, ids, strict=True)]
+        self._commit(moved, data, Codes(dim_of(self._catalog), self._bits), retained)
+
+    def _new_ids(self, n: int) -> NDArray[np.int64]:
+        first = self._catalog.next_id()
+        return np.arange(first, first + n, dtype=np.int64)
+
+    def _commit(
+        self,
+        stored: Sequence[StoredSample],
+        data: Bytes,
+        codes: Codes,
+        retained: float | None,
+        replaces: Sequence[int] = (),
+    ) -> None:
+        require_own(self._catalog.fingerprint, (sample.key for sample in stored))
+        ids = np.array([sample.id for sample in stored], np.int64)
+        with storing(self._directory):
+            segment = write_codes(self._segments, f"{ids[0]:012d}{SUFFIX}", ids, data, codes)
+            self._note(
+                segment,
+                self._words.put(segment, self._words.of(ids, [s.row for s in stored])),
+                self._sides.put(segment, self._sides.of(stored, data, codes)),
+            )
         self._catalog.commit_segment(segment, stored, replaces=replaces, retained_energy=retained)
-        self._added += len(samples)
+        self._added += len(stored)
         self._join(codes)
 
     def _join(self, codes: Codes) -> None:

@@ -9,7 +9,7 @@ factors or approximate the result. Only for many long queries of a small model i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -48,20 +48,35 @@ def influence(a: TokenFactors, b: TokenFactors) -> Tensor:
     sample on each side this is a 1 x 1 matrix. The factors are read as float32 at least; pass
     float64 factors for a float64 result. Memory: the tokens of a times the tokens of b.
     """
-    terms = token_influence(a, b)  # [n_a tokens, n_b tokens]
+    return influence_by(a.errors @ b.errors.T, a, b)
+
+
+def influence_by(products: Tensor, a: TokenFactors, b: TokenFactors) -> Tensor:
+    """Returns what `influence` does, of the products of errors [n_a tokens, n_b tokens]."""
+    terms = products * (a.hidden @ b.hidden.T)
     rows = terms.new_zeros(a.n_samples, terms.shape[1]).index_add_(0, a.owner, terms)
     return terms.new_zeros(b.n_samples, a.n_samples).index_add_(0, b.owner, rows.T.contiguous()).T
 
 
-def self_influence(tokens: TokenFactors) -> Tensor:
-    """Returns the influence of each sample on itself, [n_samples]: its squared length.
+def self_influence(tokens: TokenFactors, forms: Sequence[TokenFactors]) -> list[Tensor]:
+    """Returns the influence of each sample on itself under some forms, [n_samples] each.
 
     The tokens of a sample stand next to each other. Memory: the square of the longest's tokens.
+
+    Args:
+        tokens: of the samples, as they come.
+        forms: what transforms made of them; products of errors that stayed are shared.
     """
-    result = tokens.hidden.new_zeros(tokens.n_samples)
+    result = [tokens.hidden.new_zeros(tokens.n_samples) for _ in forms]
     for owner, part in _samples(tokens):
-        hidden, errors = tokens.hidden[part], tokens.errors[part]
-        result[owner] = ((errors @ errors.T) * (hidden @ hidden.T)).sum()
+        common: Tensor | None = None
+        for own, form in zip(result, forms, strict=True):
+            errors, hidden = form.errors[part], form.hidden[part]
+            if form.errors is not tokens.errors:
+                products = errors @ errors.T
+            else:
+                products = common = errors @ errors.T if common is None else common
+            own[owner] = (products * (hidden @ hidden.T)).sum()
     return result
 
 
@@ -108,16 +123,3 @@ def _samples(tokens: TokenFactors) -> Iterator[tuple[int, slice]]:
     for owner, count in tokens.runs():
         yield owner, slice(start, start + count)
         start += count
-
-
-def similarity(a: TokenFactors, b: TokenFactors) -> Tensor:
-    """Returns the cosine of the samples' mean hidden states, [a.n_samples, b.n_samples].
-
-    The "embedding" baseline of the paper: the closed form with every <e, e> replaced by 1.
-    """
-    means = []
-    for side in (a, b):
-        total = side.hidden.new_zeros(side.n_samples, side.hidden.shape[1])
-        total.index_add_(0, side.owner, side.hidden)
-        means.append(torch.nn.functional.normalize(total, dim=1))
-    return means[0] @ means[1].T

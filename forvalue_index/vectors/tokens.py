@@ -5,7 +5,7 @@ This module knows of no model and no file; it only names the tensors and their s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -42,3 +42,20 @@ class TokenFactors:
 
 Transform: TypeAlias = Callable[[TokenFactors], TokenFactors]
 """What changes the factors of every token by itself, such as a recipe."""
+
+
+def joined(parts: Sequence[TokenFactors], *, shared: bool = False) -> TokenFactors:
+    """Returns the factors of the tokens of all parts, in their order.
+
+    `shared`: all parts have the same samples; otherwise, each has samples of its own.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    n_samples = [part.n_samples for part in parts]
+    starts = [0 if shared else sum(n_samples[:number]) for number in range(len(parts))]
+    return TokenFactors(
+        torch.cat([part.hidden for part in parts]),
+        torch.cat([part.errors for part in parts]),
+        torch.cat([part.owner + start for part, start in zip(parts, starts, strict=True)]),
+        n_samples[0] if shared else sum(n_samples),
+    )

@@ -32,6 +32,7 @@ from forvalue_index.data.sources import Data
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.records import Progress, Row, Sample, listed
+from forvalue_index.rendering.frames import Tabular
 from forvalue_index.store.snapshot import Snapshot
 
 NEIGHBOURS = 15  # rows with similar prompts that a row is compared with
@@ -40,7 +41,7 @@ NEARLY = 0.98  # least cosine of two near-duplicates
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class Audit(Tabular):
     """The training samples of an index in the order of their ids, with signs that they are wrong.
 
     The scores are, the higher the more suspicious:
@@ -59,6 +60,18 @@ class Audit:
     twins: dict[int, Twin]  # id -> the row that it repeats or contradicts
     estimate: Estimate  # how many are wrong
     rows: list[Row] = field(default_factory=list)  # the rows to look at; see `review`
+
+    def table(self) -> list[Row]:
+        """Returns the rows to look at without nesting; their fields are "sample.FIELD"."""
+        from forvalue_index.analysis.audit.review import flat_row
+
+        return [flat_row(row) for row in self.rows]
+
+    def _repr_html_(self) -> str:
+        from forvalue_index.analysis.audit.review import verdict
+        from forvalue_index.rendering.html import suspects_html
+
+        return suspects_html(self.rows, verdict(self.estimate))
 
 
 def score_rows(
@@ -88,7 +101,9 @@ def score_rows(
         ids = view.where(conditions) if conditions else view.ids
         n = len(ids)
         if n < 3:
-            raise InputError(f"{n} training rows: an audit needs 3 or more")
+            raise InputError(
+                f"{n} training rows: an audit needs 3 or more; add rows, or change --where"
+            )
         figures = view.figures(ids)
         classes = _classes(index, ids, known, class_field)
         prompts, states = read_prompts(index, ids, known, progress)

@@ -38,6 +38,7 @@ def baselines(
     stored: Sequence[StoredSample],
     format: FormatConfig,
     *,
+    embedding: NDArray[np.float32] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -48,13 +49,16 @@ def baselines(
         queries: the q queries.
         stored: the n training samples.
         format: how the queries became tokens.
+        embedding: the scores of that name, if they are known: then the model is not run.
         seed: of the random scores.
         progress: called while the training samples are run forward, for their embeddings.
     """
     samples = index.training_samples(item.id for item in stored)
     ones = np.ones((len(queries), 1), np.float32)
     yield "bm25", bm25(texts(queries, format), texts(samples, index.config.format))
-    yield "embedding", index.passes.embedding(queries, samples, progress)
+    if embedding is None:
+        embedding = index.passes.embedding(queries, samples, progress)
+    yield "embedding", embedding
     yield "loss", ones * np.array([item.loss for item in stored], np.float32)
     yield "length", ones * np.array([item.n_tokens for item in stored], np.float32)
     shape = (len(queries), len(stored))

@@ -15,16 +15,21 @@ from forvalue_index.analysis.evaluate.metrics import top
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.records import Progress, Sample
 
-BLOCK = 1024  # training samples; the queries are run forward again for each block
+BLOCK = 256  # training samples whose texts are in memory together
 
 
 @dataclass(frozen=True, slots=True)
 class ExactScores:
-    """Exact influences, and the lengths |G| of the gradients whose inner products they are."""
+    """Exact influences, the lengths |G| of the gradients whose inner products they are, and more.
+
+    All of it comes from one forward pass of the queries and the training samples.
+    """
 
     scores: NDArray[np.float32]  # [q, n]
     query_lengths: NDArray[np.float32]  # [q]
     sample_lengths: NDArray[np.float32]  # [n]
+    last_layer: NDArray[np.float32]  # [q, n], inner products of the unembedding's gradients
+    embedding: NDArray[np.float32]  # [q, n], cosines of the mean last hidden states
 
 
 def exact_scores(
@@ -35,21 +40,25 @@ def exact_scores(
 ) -> ExactScores:
     """Returns the exact influence of the training samples `ids` on the queries.
 
-    It takes two forward passes of every sample: one for the scores, one for the lengths.
+    It takes one forward pass of every sample.
     """
     queries = list(queries)
-    scores = np.empty((len(queries), len(ids)), np.float32)
-    lengths = np.empty(len(ids), np.float32)
+    exact = index.passes.exact(queries)
+    scores, last_layer, cosines = np.empty((3, len(queries), len(ids)), np.float32)
+    squares = np.empty(len(ids), np.float32)
     tokens = 0
     for start in range(0, len(ids), BLOCK):
         part = slice(start, start + BLOCK)
         samples = index.training_samples(ids[part].tolist())
-        scores[:, part] = index.influence(queries, samples)
-        lengths[part] = index.passes.lengths(samples)
+        found = exact.scores(samples)
+        own, raw = found.pairs
+        scores[:, part], squares[part] = own.influence, own.squares
+        last_layer[:, part], cosines[:, part] = raw.influence, found.cosines
         tokens += sum(len(sample.input_ids) for sample in samples)
         if progress is not None:
             progress("exact", start + len(samples), len(ids), tokens)
-    return ExactScores(scores, index.passes.lengths(queries), lengths)
+    lengths = [np.sqrt(np.maximum(own, 0)) for own in (exact.query_squares()[0], squares)]
+    return ExactScores(scores, lengths[0], lengths[1], last_layer, cosines)
 
 
 def reranked(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from forvalue_index.analysis.evaluate.baselines import require_bm25
 from forvalue_index.analysis.evaluate.methods import (
     empty_index,
+    exact_of,
     influence_scores,
     other_scores,
     temporary_index,
@@ -98,9 +99,9 @@ def lds(
         RowError: a row lacks a field or holds nothing to score.
     """
     if subsets < 3:
-        raise InputError(f"{subsets} subsets: a rank correlation needs 3 or more")
+        raise InputError(f"{subsets} subsets: a rank correlation needs 3 or more; give more")
     if trainings < 1:
-        raise InputError(f"{trainings} trainings: a subset is trained on once or more")
+        raise InputError(f"{trainings} trainings: a subset is trained on once or more; give 1")
     require_bm25()  # before the first training
     config, vector = config or SubsetConfig(), vector or VectorConfig()
     rows = [row for _, row in with_images(open_rows(data), format)]
@@ -162,7 +163,8 @@ def _methods(
     for recipe in recipes:
         settings = replace(vector, recipe=recipe)
         with temporary_index(rows, lm, format, settings, progress) as (index, stored):
-            own = influence_scores(index, queries, stored, exact=True, progress=progress)
+            true = exact_of(index, queries, stored, progress)
+            own = influence_scores(index, queries, stored, exact=true)
             yield from ((f"{recipe}, {name}", scores) for name, scores in own)
             if recipe == recipes[-1]:  # the other methods need no recipe: once
                 yield from other_scores(

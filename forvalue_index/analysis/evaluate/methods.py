@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.analysis.evaluate.baselines import baselines
-from forvalue_index.analysis.evaluate.exact import exact_scores
+from forvalue_index.analysis.evaluate.exact import ExactScores, exact_scores
 from forvalue_index.config import FormatConfig, VectorConfig
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.metric import METRICS
@@ -33,9 +33,8 @@ def influence_scores(
     queries: Sequence[Sample],
     stored: Sequence[StoredSample],
     *,
-    exact: bool = False,
+    exact: ExactScores | None = None,
     hybrid: bool = False,
-    progress: Progress | None = None,
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yields the name and scores [q, n] of every metric, by stored vectors and by the exact form.
 
@@ -43,21 +42,20 @@ def influence_scores(
         index: the index.
         queries: the q queries.
         stored: all training samples of the index, in the order of their ids.
-        exact: also by the exact form, which runs all training samples forward again.
+        exact: what `exact_scores` says of them: then also by the exact form.
         hybrid: also by words and vectors together, which finds sources and is no influence.
-        progress: called as they are.
     """
     queries = list(queries)
     lengths = np.array([item.norm for item in stored])
     n_scored = np.array([item.n_scored for item in stored])
-    for name, scores in by_metric(index.scores(queries)[1], lengths, n_scored):
+    vectors = index.vectors(queries)
+    for name, scores in by_metric(index.scores(queries, vectors=vectors)[1], lengths, n_scored):
         yield f"stored {name}", scores
     for metric in METRICS.values():
         if not metric.has_exact and (metric.linear or (hybrid and metric.vectors)):
-            yield f"stored {metric.name}", index.scores(queries, metric)[1]
-    if exact:
-        true = exact_scores(index, queries, np.array([item.id for item in stored]), progress)
-        for name, scores in by_metric(true.scores, true.sample_lengths, n_scored):
+            yield f"stored {metric.name}", index.scores(queries, metric, vectors=vectors)[1]
+    if exact is not None:
+        for name, scores in by_metric(exact.scores, exact.sample_lengths, n_scored):
             yield f"exact {name}", scores
 
 
@@ -67,7 +65,7 @@ def other_scores(
     stored: Sequence[StoredSample],
     format: FormatConfig,
     *,
-    last_layer: bool = False,
+    exact: ExactScores | None = None,
     gradient: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
@@ -79,18 +77,32 @@ def other_scores(
         queries: the q queries.
         stored: the n training samples.
         format: how the queries became tokens.
-        last_layer: also the exact inner products of the unembedding's gradients.
+        exact: what `exact_scores` says of them: then also the exact inner products of the
+            unembedding's gradients.
         gradient: also those of the whole model's, one backward pass a sample.
         seed: of the random scores.
         progress: called as training samples are run again.
     """
     queries = list(queries)
-    samples = index.training_samples(item.id for item in stored)
-    if last_layer:
-        yield LAST_LAYER, index.passes.last_layer(queries, samples)
+    if exact is not None:
+        yield LAST_LAYER, exact.last_layer
     if gradient:
+        samples = index.training_samples(item.id for item in stored)
         yield GRADIENT, index.passes.gradients(queries, samples, progress)
-    yield from baselines(index, queries, stored, format, seed=seed, progress=progress)
+    embedding = None if exact is None else exact.embedding
+    yield from baselines(
+        index, queries, stored, format, embedding=embedding, seed=seed, progress=progress
+    )
+
+
+def exact_of(
+    index: InfluenceIndex,
+    queries: Sequence[Sample],
+    stored: Sequence[StoredSample],
+    progress: Progress | None = None,
+) -> ExactScores:
+    """Returns what one forward pass of queries and training samples tells; see `exact_scores`."""
+    return exact_scores(index, queries, np.array([item.id for item in stored]), progress)
 
 
 def by_metric(

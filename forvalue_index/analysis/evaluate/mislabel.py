@@ -19,6 +19,7 @@ from forvalue_index.analysis.audit.scores import score_rows
 from forvalue_index.analysis.evaluate.baselines import require_bm25
 from forvalue_index.analysis.evaluate.methods import (
     empty_index,
+    exact_of,
     influence_scores,
     other_scores,
     temporary_index,
@@ -94,7 +95,7 @@ def mislabel(
     """
     for name, value in (("share", share), ("trusted", trusted)):
         if not 0 < value < 1:
-            raise InputError(f"{name} is {value}, but must be between 0 and 1")
+            raise InputError(f"{name} is {value}, but must be above 0 and below 1")
     require_bm25()  # before the first forward pass
     field, vector = response_field(format), vector or VectorConfig()
     rows = [row for _, row in with_images(open_rows(data), format)]
@@ -106,7 +107,8 @@ def mislabel(
         changed, is_wrong = corrupt(rest, field, share, class_field, rng)
         if not known or not is_wrong.any():
             raise InputError(
-                f"{len(rows)} rows are too few: none would be trusted, or none made wrong"
+                f"{len(rows)} rows are too few: none would be trusted, or none made wrong; give "
+                "more rows, or larger shares"
             )
         model = lm
         if train is not None:
@@ -147,14 +149,15 @@ def methods(
     """
     queries, format = index.samples(known), index.config.format
     same = _same(known, stored, class_field)
+    true = exact_of(index, queries, stored, progress) if exact else None
     scores = itertools.chain(
-        influence_scores(index, queries, stored, exact=exact, progress=progress),
+        influence_scores(index, queries, stored, exact=true),
         other_scores(
             index,
             queries,
             stored,
             format,
-            last_layer=exact,
+            exact=true,
             gradient=gradient,
             seed=seed,
             progress=progress,
@@ -181,7 +184,8 @@ def response_field(format: FormatConfig) -> str:
         return format.label_field
     if format.text_field is not None or format.messages_field is not None:
         raise InputError(
-            "responses are exchanged between rows: rows with a prompt and a response are needed"
+            "responses are exchanged between rows: rows with a prompt and a response are needed; "
+            "give such rows"
         )
     return format.response_field
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from forvalue_index.analysis.evaluate.baselines import require_bm25
 from forvalue_index.analysis.evaluate.methods import (
     all_stored,
+    exact_of,
     influence_scores,
     other_scores,
 )
@@ -72,16 +73,17 @@ def recall(
     stored = all_stored(index)
     gold = gold_of(queries, stored, gold_field)
     query_format = format or index.config.format
+    true = exact_of(index, queries, stored, progress) if exact else None
     methods = {
         name: source_figures(scores, gold)
         for name, scores in itertools.chain(
-            influence_scores(index, queries, stored, exact=exact, hybrid=True, progress=progress),
+            influence_scores(index, queries, stored, exact=true, hybrid=True),
             other_scores(
                 index,
                 queries,
                 stored,
                 query_format,
-                last_layer=exact,
+                exact=true,
                 gradient=gradient,
                 seed=seed,
                 progress=progress,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from forvalue_index.analysis.evaluate.baselines import baselines, require_bm25
 from forvalue_index.analysis.evaluate.methods import (
     empty_index,
+    exact_of,
     influence_scores,
     temporary_index,
 )
@@ -219,9 +220,11 @@ def _count(share: float, rows: int) -> int:
         InputError: it is not between 0 and 1, or none of the rows, or all of them.
     """
     if not 0 < share < 1:
-        raise InputError(f"share is {share}, but must be between 0 and 1")
+        raise InputError(f"share is {share}, but must be above 0 and below 1")
     if not 0 < (count := round(share * rows)) < rows:
-        raise InputError(f"{rows} rows are too few to remove {share:g} of them")
+        raise InputError(
+            f"{rows} rows are too few to remove {share:g} of them: give more, or another share"
+        )
     return count
 
 
@@ -234,9 +237,10 @@ def _scores(
     progress: Progress | None,
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yields the names and scores [q, n] of all methods."""
-    yield from influence_scores(index, queries, stored, exact=exact, progress=progress)
-    yield "stored hybrid", index.scores(list(queries), METRICS["hybrid"])[1]
-    yield from baselines(index, queries, stored, format, progress=progress)
+    true = exact_of(index, queries, stored, progress) if exact else None
+    yield from influence_scores(index, queries, stored, exact=true, hybrid=True)
+    embedding = None if true is None else true.embedding
+    yield from baselines(index, queries, stored, format, embedding=embedding, progress=progress)
 
 
 def _random(rows: int, k: int, draws: int, seed: int) -> list[NDArray[np.intp]]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from forvalue_index.analysis.evaluate.baselines import require_bm25
 from forvalue_index.analysis.evaluate.methods import (
     all_stored,
+    exact_of,
     influence_scores,
     other_scores,
 )
@@ -64,13 +65,14 @@ def evaluate_selection(
 ) -> SelectionResult:
     """Returns the targets' loss after fine-tuning on selections; see `Evaluation.select`."""
     if not 0 < budget < len(index):
-        raise InputError(f"the budget is {budget}, but there are {len(index)} rows to choose from")
+        raise InputError(
+            f"the budget is {budget}, but there are {len(index)} rows to choose from: give a "
+            "positive one below that"
+        )
     require_bm25()  # before the first forward pass
     targets = index.samples(data, format)
     if len(targets) < 2:
-        raise InputError(
-            "only one target: one is held out from the choice, so at least 2 are needed"
-        )
+        raise InputError("only one target: one is held out from the choice, so give at least 2")
     stored = all_stored(index)
     train, passes = train or TrainConfig(), index.passes
     losses: dict[str, list[float]] = defaultdict(list)
@@ -114,14 +116,15 @@ def _choices(
     yield "all rows", np.arange(len(stored))
     ids = [item.id for item in stored]
     yield "selected", np.searchsorted(ids, select(index, list(known), budget=budget).ids)
+    true = exact_of(index, known, stored, progress) if exact else None
     for name, scores in itertools.chain(
-        influence_scores(index, known, stored, exact=exact, progress=progress),
+        influence_scores(index, known, stored, exact=true),
         other_scores(
             index,
             known,
             stored,
             format,
-            last_layer=exact,
+            exact=true,
             gradient=gradient,
             seed=seed,
             progress=progress,

@@ -35,7 +35,7 @@ class SubsetConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
-            raise InputError(f"share is {self.share}, but must be between 0 and 1")
+            raise InputError(f"share is {self.share}, but must be above 0 and below 1")
 
 
 class KeptRuns:
@@ -101,7 +101,10 @@ class SubsetRuns:
         work: Path,
     ) -> None:
         if round(config.share * len(samples)) in (0, len(samples)):
-            raise InputError(f"{len(samples)} rows are too few to take {config.share:g} of them")
+            raise InputError(
+                f"{len(samples)} rows are too few to take {config.share:g} of them: give more, or "
+                "another share"
+            )
         self._runs = KeptRuns(index, samples, targets, work)
         self._config, self._rows, self._targets = config, len(samples), len(targets)
 

@@ -33,6 +33,20 @@ devices_option = click.option(
     callback=_one_of_two,
     help="Encode on several devices, one process each: 0,1 (GPUs), all (all GPUs), or names.",
 )
+ray_option = click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Work on the shards on a Ray cluster: local (started here), auto, or HOST:PORT.",
+)
+gpus_option = click.option(
+    "--gpus-per-worker",
+    "gpus",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="N",
+    help="GPUs of each of Ray's workers, such as 1 or 0.5.",
+)
 _trust_option = click.option(
     "--trust-remote-code", is_flag=True, help="Run code that comes with the model."
 )
@@ -103,7 +117,16 @@ class OpenOptions(TypedDict):
     model: str | None
     device: str | None
     trust_remote_code: bool
+    partial: bool
 
+
+NOT_OPENED: OpenOptions = {
+    "model": None,
+    "device": None,
+    "trust_remote_code": False,
+    "partial": False,
+}
+"""Of a command that needs no model."""
 
 _OPENING: list[Option] = [
     click.option(
@@ -111,6 +134,11 @@ _OPENING: list[Option] = [
     ),
     device_option,
     _trust_option,
+    click.option(
+        "--partial",
+        is_flag=True,
+        help="Answer without the shards that are missing, and say which they are.",
+    ),
 ]
 
 

@@ -32,6 +32,17 @@ def output_option(help: str, *, required: bool = False) -> Option:
     )
 
 
+dataset_option = click.option(
+    "--dataset",
+    type=click.Path(path_type=Path),
+    callback=_table,
+    metavar="FILE",
+    help="Write all training rows as they were given, for a trainer, with one more field: weight "
+    "(score: the value, none below 0, with a mean of 1) or keep (audit: not listed; select: "
+    "chosen). A .jsonl, .csv or .parquet file.",
+)
+
+
 def html_option(help: str) -> Option:
     """Returns the option of a page that is written."""
     return click.option(

@@ -1,10 +1,11 @@
 // What the index holds, and what a score says.
 
-import { element, visible } from "./dom.js";
-import { METRICS } from "./metrics.js";
+import { element, facts, fill, visible } from "./dom.js";
+import { METRICS } from "./metric.js";
+import { saveButtons } from "./save.js";
 
 const SAYS = [
-  "A score is the influence of a training row on an answer: what one step of training on this row does to the log-likelihood of the answer, from the gradients of the model's last layer.",
+  "A score is the influence of a training row on an answer: what one step of training on this row does to the log-likelihood of the answer, from the gradients of the model\u2019s last layer.",
   "A positive score: the row made the answer more likely. A negative one: less likely.",
   "The colours say through which tokens of the row this happened. Together they are the influence.",
 ];
@@ -12,12 +13,12 @@ const SAYS_NOT = [
   "It does not say that the model would answer otherwise without the row: other rows may teach the same.",
   "It does not say that the answer is right, or that the row is.",
   "It knows the rows of this index only, and nothing of what the model had read before.",
-  "Scores of different answers cannot be compared: they depend on the answer's length and on how unsure the model is.",
+  "Scores of different answers cannot be compared: they depend on the answer\u2019s length and on how unsure the model is.",
 ];
 
 export function showAbout(main, info) {
   const { fidelity, config } = info;
-  const facts = {
+  const known = {
     "training rows": info.samples.toLocaleString("en"),
     "removed, not yet compacted": info.removed.toLocaleString("en"),
     model: info.model,
@@ -26,6 +27,7 @@ export function showAbout(main, info) {
     "on disk": `${(info.bytes / 1e6).toFixed(1)} MB`,
     fields: info.fields.join(", "),
     fingerprint: info.fingerprint,
+    "may be changed here": info.writable ? "yes: the server was started with --allow-write" : "no",
   };
   const kept = fidelity
     ? `Stored vectors are short, so that a search is fast. They find ${percent(fidelity.top_10)} ` +
@@ -33,37 +35,37 @@ export function showAbout(main, info) {
       `${fidelity.queries} queries against ${fidelity.rows} rows that nothing was fitted to. ` +
       "\u201cExact\u201d scores in Ask run the best candidates again."
     : "How true the stored vectors are was not measured: the index is too small, or was made before this was done.";
-  main.replaceChildren(
-    element("h2", {}, "About this index"),
+  const table = () => Object.entries(known).map(([name, value]) => ({ name, value }));
+  fill(
+    main,
     element(
-      "dl",
-      { class: "facts" },
-      Object.entries(facts).map(([name, value]) => [
-        element("dt", {}, name),
-        element("dd", {}, visible(String(value))),
-      ]),
+      "div",
+      { class: "toolbar" },
+      element("h1", {}, "About this index"),
+      element("span", { class: "right" }, saveButtons("index", () => info, table)),
     ),
-    element("h3", {}, "How true the stored vectors are"),
+    element("div", { class: "card" }, facts(Object.entries(known).map(([name, value]) => [name, String(value)]))),
+    element("h2", {}, "How true the stored vectors are"),
+    fidelity ? meter(fidelity.top_10) : null,
     element("p", {}, kept),
-    element("h3", {}, "What a score says"),
+    element("h2", {}, "What a score says"),
     list(SAYS),
-    element("h3", {}, "What it does not say"),
+    element("h2", {}, "What it does not say"),
     list(SAYS_NOT),
-    element("h3", {}, "Metrics"),
-    element(
-      "dl",
-      { class: "facts" },
-      Object.values(METRICS).map(({ title, says }) => [
-        element("dt", {}, title),
-        element("dd", {}, says),
-      ]),
-    ),
+    element("h2", {}, "Metrics"),
+    facts(Object.values(METRICS).map(({ title, says }) => [title, says])),
     element("p", {}, "For programs: ", element("a", { href: "api/openapi.json" }, "the API"), "."),
   );
 }
 
 function list(items) {
-  return element("ul", {}, items.map((item) => element("li", {}, item)));
+  return element("ul", {}, items.map((item) => element("li", {}, visible(item))));
+}
+
+function meter(share) {
+  const bar = element("span", { class: "bar help" });
+  bar.style.setProperty("--share", share.toFixed(3));
+  return element("span", { class: "track wide-track", "aria-hidden": "true" }, bar);
 }
 
 function percent(share) {

@@ -25,39 +25,60 @@ async function answered(request) {
   }
   if (response.ok) return response;
   const said = await response.json().catch(() => ({}));
-  if (response.status === 401) {
-    throw new Error("Open the address that the server printed, with its token.");
-  }
-  throw new Error(said.error ?? `The server answers with status ${response.status}.`);
+  const sentence =
+    response.status === 401
+      ? "Open the address that the server printed, with its token."
+      : (said.error ?? `The server answers with status ${response.status}.`);
+  throw Object.assign(new Error(sentence), { status: response.status });
 }
 
-export async function get(path, parameters = {}, signal = undefined) {
+function address(path, parameters) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(parameters)) {
     for (const each of [value].flat()) query.append(name, each);
   }
-  const request = fetch(`api/${path}?${query}`, { headers: headers(), signal });
-  return (await answered(request)).json();
+  return `api/${path}${query.size > 0 ? `?${query}` : ""}`;
 }
 
-function sent(path, body, signal) {
+function fetched(path, parameters, signal) {
+  return answered(fetch(address(path, parameters), { headers: headers(), signal }));
+}
+
+export async function get(path, parameters = {}, signal = undefined) {
+  return (await fetched(path, parameters, signal)).json();
+}
+
+// What is at a path, as a file.
+export async function blob(path, parameters = {}, signal = undefined) {
+  return (await fetched(path, parameters, signal)).blob();
+}
+
+function sent(method, path, body, signal) {
   return answered(
     fetch(`api/${path}`, {
-      method: "POST",
+      method,
       headers: headers({ "content-type": "application/json" }),
-      body: JSON.stringify(body),
+      body: body === undefined ? undefined : JSON.stringify(body),
       signal,
     }),
   );
 }
 
 export async function post(path, body, signal = undefined) {
-  return (await sent(path, body, signal)).json();
+  return (await sent("POST", path, body, signal)).json();
+}
+
+export async function put(path, body) {
+  return (await sent("PUT", path, body)).json();
+}
+
+export async function cancel(path) {
+  return (await sent("DELETE", path)).json();
 }
 
 // Yields the server-sent events of a request as [name, data].
 export async function* events(path, body, signal) {
-  const response = await sent(path, body, signal);
+  const response = await sent("POST", path, body, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let waiting = "";
   for (;;) {

@@ -1,12 +1,23 @@
 // Which view is shown: the part of the address after # says it, so that each has a link.
 
 import { get, takeToken } from "./api.js";
-import { element, say } from "./dom.js";
+import { count, element, say, visible } from "./dom.js";
+import { openedAt } from "./links.js";
 import { showAbout } from "./about.js";
 import { showAsk } from "./ask.js";
-import { showRow, showRows } from "./rows.js";
+import { showReview } from "./review.js";
+import { showRow } from "./row.js";
+import { showRows } from "./rows.js";
+import { showValue } from "./value.js";
 
-const VIEWS = { ask: showAsk, rows: showRows, row: showRow, about: showAbout };
+const VIEWS = {
+  ask: showAsk,
+  rows: showRows,
+  row: showRow,
+  value: showValue,
+  review: showReview,
+  about: showAbout,
+};
 const main = document.getElementById("main");
 let info = null;
 let leaving = new AbortController();
@@ -15,7 +26,7 @@ async function show() {
   leaving.abort();
   leaving = new AbortController();
   const signal = leaving.signal;
-  const [name, query] = location.hash.replace(/^#\/?/, "").split("?");
+  const [name, parameters] = openedAt();
   const view = VIEWS[name] ? name : "ask";
   for (const link of document.querySelectorAll("nav a")) {
     const own = link.getAttribute("href") === `#/${view === "row" ? "rows" : view}`;
@@ -24,11 +35,12 @@ async function show() {
   }
   say("");
   main.replaceChildren();
+  main.className = view;
   try {
     info ??= await get("info");
-    const n = info.samples.toLocaleString("en");
-    document.getElementById("what").textContent = `${n} training rows of ${info.model}`;
-    await VIEWS[view](main, info, new URLSearchParams(query), signal);
+    const what = `${count(info.samples, "training row")} of ${info.model}`;
+    document.getElementById("what").textContent = visible(what);
+    await VIEWS[view](main, info, parameters, signal);
   } catch (error) {
     if (error.name === "AbortError") return;
     if (main.childElementCount === 0) {

@@ -1,59 +1,113 @@
-// Texts whose tokens are coloured by what they contributed, and how two texts act on each other.
+// Texts whose tokens are coloured by what they contributed.
 
-import { element, visible } from "./dom.js";
-import { post } from "./api.js";
+import { button, element, visible } from "./dom.js";
 
 const FAINT = 0.04; // share of the largest contribution that is not coloured
-const FOLDED = 240; // characters of unscored text before what is scored; more is folded away
-const KEPT = 100; // characters of it that stay
+const FOLDED = 320; // characters of unscored text before what is scored; more is folded away
+const KEPT = 140; // characters of it that stay
+const REPEATED = 4; // equal unscored tokens in a row, such as an image's, that are shown as one
 
 // `tokens` are [text, contribution or null]. Texts of one character that is spread over several
 // tokens are joined by the server's rule: all but the last of them are "".
-// `rejected` is the token with which a text begins whose influence is subtracted.
-export function coloured(tokens, { shared = new Set(), of = () => ({}), rejected = null } = {}) {
-  const most = Math.max(...tokens.map(([, value]) => Math.abs(value ?? 0)), 1e-300);
+// `turns` are whose words which tokens are: [first, end, role]. `rejected` is the token with which
+// a text begins whose influence is subtracted. `of` gives a scored token more attributes.
+export function coloured(tokens, { turns, rejected, shared = new Set(), of = () => ({}) } = {}) {
+  const box = element("div", { class: "text tokens", dir: "auto" });
   const underlined = sharedTokens(tokens, shared);
-  const spans = [];
+  const spans = spansOf(tokens, underlined, of);
+  const draw = (whole) => {
+    box.replaceChildren();
+    if (turns) drawTurns(box, spans, turns, rejected, whole);
+    else drawText(box, spans, rejected, whole);
+    const hidden = spans.filter((span) => span && !span.isConnected && !box.contains(span));
+    const n = hidden.reduce((sum, span) => sum + span.textContent.length, 0);
+    if (n > 0) {
+      const what = turns ? "of the chat template" : "before";
+      const title = `\u2026 ${n.toLocaleString("en")} characters ${what}`;
+      const more = button(title, () => draw(true), { class: "link fold" });
+      if (turns) box.append(more);
+      else box.prepend(more, " ");
+    }
+  };
+  draw(false);
+  return box;
+}
+
+// An element for each token that has a text, at its place.
+function spansOf(tokens, underlined, of) {
+  const most = tokens.reduce((most, [, value]) => Math.max(most, Math.abs(value ?? 0)), 1e-300);
+  const spans = Array(tokens.length);
   let waiting = 0;
-  tokens.forEach(([text, value], place) => {
+  for (let place = 0; place < tokens.length; place++) {
+    const [text, value] = tokens[place];
     waiting += value ?? 0;
-    if (place === rejected) spans.push(element("span", { class: "role" }, "rejected"));
-    if (text === "") return;
+    if (text === "") continue;
     const share = waiting / most;
     waiting = 0;
     const kinds = [value === null ? "unscored" : "scored"];
     if (Math.abs(share) >= FAINT) kinds.push(share > 0 ? "help" : "hurt");
     if (underlined.has(place)) kinds.push("shared");
-    const span = element("span", { class: kinds.join(" "), ...of(place) }, visible(text));
-    span.style.setProperty("--share", Math.min(Math.abs(share), 1).toFixed(3));
-    spans.push(span);
-  });
-  return folded(spans, tokens);
+    let end = place + 1;
+    while (value === null && tokens[end]?.[0] === text && tokens[end][1] === null) end++;
+    const isRun = end - place >= REPEATED && text.trim() !== "";
+    const shown = isRun ? `${text} \u00d7 ${end - place} ` : text;
+    if (isRun) kinds.push("run");
+    const more = value === null ? {} : of(place, share);
+    const span = element("span", { class: kinds.join(" "), ...more }, visible(shown));
+    if (kinds.length > 1) {
+      span.style.setProperty("--share", Math.min(Math.abs(share), 1).toFixed(3));
+    }
+    spans[place] = span;
+    if (isRun) place = end - 1;
+  }
+  return spans;
 }
 
-function folded(spans, tokens) {
-  const box = element("div", { class: "text tokens", dir: "auto" });
-  const before = spans.findIndex((span) => span.classList.contains("scored"));
-  const length = spans.slice(0, before).reduce((sum, span) => sum + span.textContent.length, 0);
-  if (tokens.length === 0 || before < 1 || length <= FOLDED) {
-    box.append(...spans);
-    return box;
-  }
-  let first = before;
-  for (let n = 0; first > 0 && n < KEPT; first--) n += spans[first - 1].textContent.length;
-  const hidden = spans.slice(0, first);
-  const n = hidden.reduce((sum, span) => sum + span.textContent.length, 0);
-  const more = element(
-    "button",
-    { type: "button", class: "link", onclick: () => more.replaceWith(...hidden) },
-    `\u2026 ${n.toLocaleString("en")} characters before`,
-  );
-  box.append(more, " ", ...spans.slice(first));
-  return box;
+function drawTurns(box, spans, turns, rejected, whole) {
+  const starts = new Map(turns.map(([start, end, role]) => [start, { end, role }]));
+  let block = null;
+  let until = 0;
+  const open = (role) => {
+    const title = element("span", { class: "role" }, visible(role));
+    block = element("div", { class: `turn ${role === "assistant" ? "said" : "asked"}` }, title);
+    box.append(block);
+  };
+  spans.forEach((span, place) => {
+    if (place === rejected) {
+      box.append(element("span", { class: "role rejected" }, "rejected"));
+      block = null;
+    }
+    const turn = starts.get(place);
+    if (turn) {
+      open(turn.role);
+      until = turn.end;
+    }
+    const isOwn = place < until;
+    if (!isOwn && !whole && span.classList.contains("unscored")) return;
+    if (!isOwn && span.classList.contains("unscored")) span.classList.add("template");
+    (block ?? box).append(span);
+  });
 }
+
+function drawText(box, spans, rejected, whole) {
+  const list = spans.filter(Boolean);
+  const before = list.findIndex((span) => span.classList.contains("scored"));
+  const length = list.slice(0, before).reduce((sum, span) => sum + span.textContent.length, 0);
+  let first = 0;
+  if (!whole && before > 0 && length > FOLDED) {
+    first = before;
+    for (let n = 0; first > 0 && n < KEPT; first--) n += list[first - 1].textContent.length;
+  }
+  list.slice(first).forEach((span) => {
+    if (span === spans[rejected]) box.append(element("span", { class: "role" }, "rejected"));
+    box.append(span);
+  });
+}
+
+const WORD = /[\p{L}\p{N}]{4,}/gu; // words that are worth underlining where two texts share them
 
 export function wordsOf(text) {
-  return new Set((text.toLowerCase().match(/[\p{L}\p{N}]{4,}/gu) ?? []));
+  return new Set(text.toLowerCase().match(WORD) ?? []);
 }
 
 function sharedTokens(tokens, shared) {
@@ -62,7 +116,7 @@ function sharedTokens(tokens, shared) {
   const ends = [];
   let text = "";
   for (const [part] of tokens) ends.push((text += part).length);
-  for (const match of text.matchAll(/[\p{L}\p{N}]{4,}/gu)) {
+  for (const match of text.matchAll(WORD)) {
     if (!shared.has(match[0].toLowerCase())) continue;
     const end = match.index + match[0].length;
     let place = firstAfter(ends, match.index);
@@ -82,78 +136,4 @@ function firstAfter(ends, position) {
     else low = middle + 1;
   }
   return low;
-}
-
-// Shows both texts of an explanation. A chosen token of one colours the other by the pairs' terms.
-export async function explained(query, key, signal) {
-  let found;
-  try {
-    found = await post("explain", { ...query, key }, signal);
-  } catch (error) {
-    if (!/pairs of tokens/.test(error.message)) throw error;
-    found = await post("explain", { ...query, key, terms: false }, signal);
-  }
-  const box = element("div", { class: "pair" });
-  const note = element("p", { class: "soft" });
-  const halves = { query: element("div"), sample: element("div") };
-  let chosen = null; // [side, place among the scored tokens]
-
-  function values(side) {
-    const { contributions } = found[side];
-    if (chosen === null || chosen[0] === side || !found.terms) return contributions;
-    const scored = [...found[side].scored.keys()].filter((place) => found[side].scored[place]);
-    const all = contributions.map(() => 0);
-    scored.forEach((place, number) => {
-      all[place] =
-        side === "sample" ? found.terms[chosen[1]][number] : found.terms[number][chosen[1]];
-    });
-    return all;
-  }
-
-  function draw(focus = false) {
-    for (const side of ["query", "sample"]) {
-      const { tokens, scored, rejected } = found[side];
-      const values_ = values(side);
-      let number = -1;
-      const numbers = scored.map((is) => (is ? ++number : -1));
-      const isChosen = (place) =>
-        chosen !== null && chosen[0] === side && chosen[1] === numbers[place];
-      const of = (place) =>
-        scored[place] && found.terms
-          ? {
-              role: "button",
-              tabindex: 0,
-              "aria-pressed": isChosen(place) ? "true" : "false",
-              onclick: () => choose(side, numbers[place]),
-              onkeydown: (event) => {
-                if (event.key === "Enter" || event.key === " ") {
-                  event.preventDefault();
-                  choose(side, numbers[place]);
-                }
-              },
-            }
-          : {};
-      const pairs = tokens.map((text, place) => [text, scored[place] ? values_[place] : null]);
-      halves[side].replaceChildren(coloured(pairs, { of, rejected }));
-    }
-    if (focus) box.querySelector('[aria-pressed="true"]')?.focus();
-    note.textContent = !found.terms
-      ? "The texts are too long for the terms of all pairs: these are the sums."
-      : chosen === null
-        ? "Choose a token to see on which tokens of the other text it acted."
-        : "Shown is what acted together with the chosen token. Choose it again to see the sums.";
-  }
-
-  function choose(side, number) {
-    chosen = chosen !== null && chosen[0] === side && chosen[1] === number ? null : [side, number];
-    draw(true);
-  }
-
-  box.append(
-    element("section", {}, element("h4", {}, "The answer"), halves.query),
-    element("section", {}, element("h4", {}, "The training row"), halves.sample),
-    note,
-  );
-  draw();
-  return box;
 }

@@ -29,7 +29,7 @@ class Compared:
     first_changed: str | None  # key of the first of these
 
 
-class Manifest:
+class RowKeys:
     """The rows by their keys."""
 
     def __init__(self) -> None:

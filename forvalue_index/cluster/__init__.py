@@ -1,0 +1,1 @@
+"""Shards past one process: built by themselves, on Ray, and dealt out anew."""

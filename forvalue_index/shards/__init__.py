@@ -1,0 +1,1 @@
+"""A sharded index: one vectoriser, a manifest and N ordinary indexes, in one process."""

@@ -1,0 +1,265 @@
+"""The catalogues of all shards as one: by key or id, from the shard that has it."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forvalue_index.catalog.catalog import Catalog
+from forvalue_index.catalog.reads import Figures
+from forvalue_index.catalog.where import Condition, parse_condition
+from forvalue_index.errors import IndexMissingError, InputError
+from forvalue_index.records import Segment, StoredSample
+from forvalue_index.shards.ids import joined, split
+from forvalue_index.store.layout import storing
+from forvalue_index.store.manifest import (
+    MANIFEST,
+    Manifest,
+    read_manifest,
+    shard_of,
+    write_manifest,
+)
+from forvalue_index.store.store import Store
+
+
+class JoinedCatalog(Catalog):
+    """What a catalogue answers, of all shards that are there. Config and fingerprint are one."""
+
+    def __init__(self, directory: Path, parts: dict[int, Store]) -> None:
+        """Takes the directory of the manifest, and number -> shard."""
+        self._directory = directory
+        self._parts = parts
+        self._catalogs = {number: part.catalog for number, part in parts.items()}
+        self._read()
+
+    def _read(self) -> None:
+        found = (self._directory / MANIFEST).stat()
+        self._seen = found.st_mtime_ns, found.st_ino
+        self.manifest: Manifest = read_manifest(self._directory)
+        self.config = self.manifest.config
+        self.fingerprint = self.manifest.fingerprint
+        self._n = self.manifest.shards
+
+    def reload(self) -> None:
+        """Reads the manifest again, and the fingerprints of the shards."""
+        self._read()
+        for catalog in self._catalogs.values():
+            catalog.reload()
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return f"{self._n} shards in {self._directory}"
+
+    def close(self) -> None:
+        """Closes the shards' catalogues."""
+        for catalog in self._catalogs.values():
+            catalog.close()
+
+    def set_fingerprint(self, fingerprint: dict[str, Any]) -> None:
+        """Replaces the fingerprint that all shards share. The caller holds the lock.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        self.set_manifest(replace(self.manifest, fingerprint=fingerprint))
+
+    def set_manifest(self, manifest: Manifest) -> None:
+        """Writes another manifest. The caller holds the lock.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        with storing(self._directory):
+            write_manifest(self._directory, manifest)
+        self._read()
+
+    # -- sums and lists ------------------------------------------------------------------------
+
+    def generation(self) -> int:
+        """Returns the sum of the shards' generations: it grows with every committed change.
+
+        Raises:
+            IndexMissingError: the rows were dealt out to other shards meanwhile.
+        """
+        now = (self._directory / MANIFEST).stat()
+        if (now.st_mtime_ns, now.st_ino) != self._seen:
+            dealt = self.manifest.dealt
+            self._read()
+            if self.manifest.dealt != dealt:
+                raise IndexMissingError(
+                    f"{self._directory} has {self._n} shards now: open it again"
+                )
+        return sum(catalog.generation() for catalog in self._catalogs.values())
+
+    def count(self) -> int:
+        """Returns the number of live samples."""
+        return sum(catalog.count() for catalog in self._catalogs.values())
+
+    def segments(self) -> list[Segment]:
+        """Returns the segments of all shards, each named with its shard."""
+        return [
+            replace(segment, name=f"{number:04d}/{segment.name}")
+            for number, catalog in self._catalogs.items()
+            for segment in catalog.segments()
+        ]
+
+    def retained_energy(self) -> dict[str, float]:
+        """Returns segment name -> share of energy, as `Catalog.retained_energy`."""
+        return {
+            f"{number:04d}/{name}": share
+            for number, catalog in self._catalogs.items()
+            for name, share in catalog.retained_energy().items()
+        }
+
+    def removed_ids(self) -> NDArray[np.int64]:
+        """Returns the ids of all tombstones, ascending [n]."""
+        return self._merged(lambda catalog: catalog.removed_ids())
+
+    def figures(self) -> Figures:
+        """Returns the numbers kept beside all live samples, in the order of their ids."""
+        found = {number: catalog.figures() for number, catalog in self._catalogs.items()}
+        ids = [joined(own.ids, number, self._n) for number, own in found.items()]
+        order = np.argsort(np.concatenate(ids), kind="stable")
+
+        def merged(values: list[NDArray[Any]]) -> NDArray[Any]:
+            return np.concatenate(values)[order]
+
+        every = list(found.values())
+        return Figures(
+            merged(ids),
+            merged([own.norm for own in every]),
+            merged([own.n_scored for own in every]),
+            merged([own.loss for own in every]),
+        )
+
+    # -- rows ----------------------------------------------------------------------------------
+
+    def known(self, keys: Iterable[str]) -> dict[str, str]:
+        """Returns key -> content hash, for those of `keys` that are live."""
+        found: dict[str, str] = {}
+        for number, own in self._by_shard(keys).items():
+            found |= self._catalogs[number].known(own)
+        return found
+
+    def ids_of(self, keys: Iterable[str]) -> dict[str, int]:
+        """Returns key -> id, for those of `keys` that are live."""
+        return {
+            key: id * self._n + number
+            for number, own in self._by_shard(keys).items()
+            for key, id in self._catalogs[number].ids_of(own).items()
+        }
+
+    def samples(self, ids: Iterable[int]) -> dict[int, StoredSample]:
+        """Returns id -> sample, in the order of the ids; as `Catalog.samples`.
+
+        Raises:
+            CorruptIndexError: an id has no row, or a row is not what was committed.
+        """
+        wanted = np.fromiter(dict.fromkeys(int(id) for id in ids), np.int64)
+        found: dict[int, StoredSample] = {}
+        for number, _, own in split(wanted, self._n):
+            for sample in self._shard(number).samples(own.tolist()).values():
+                moved = self._moved(sample, number)
+                found[moved.id] = moved
+        return {id: found[id] for id in wanted.tolist()}
+
+    def iterate(self, after: int = -1, page: int = 1000) -> Iterator[StoredSample]:
+        """Yields the live samples with ids above `after`, in the order of their ids."""
+
+        def of(number: int, catalog: Catalog) -> Iterator[StoredSample]:
+            for sample in catalog.iterate((after - number) // self._n, page):
+                yield self._moved(sample, number)
+
+        each = (of(number, catalog) for number, catalog in self._catalogs.items())
+        return heapq.merge(*each, key=lambda sample: sample.id)
+
+    def where(self, conditions: Iterable[Condition | str]) -> NDArray[np.int64]:
+        """Returns the ids of the live samples whose rows meet all `conditions`, ascending [n].
+
+        Raises:
+            InputError: a condition cannot be read, or no row of any shard has its field.
+        """
+        wanted = [parse_condition(c) if isinstance(c, str) else c for c in conditions]
+        unseen = set(range(len(wanted)))
+
+        def own(catalog: Catalog) -> NDArray[np.int64]:
+            if not catalog.count():
+                return np.empty(0, np.int64)
+            try:
+                found = catalog.where(wanted)
+            except InputError:  # no row of this shard has the field of one of them
+                found = catalog.where(())
+                for place, condition in enumerate(wanted):
+                    try:
+                        found = np.intersect1d(found, catalog.where([condition]))
+                    except InputError:
+                        found = found if condition.met_without() else found[:0]
+                    else:
+                        unseen.discard(place)
+            else:
+                unseen.clear()
+            return found
+
+        ids = self._merged(own)
+        if unseen and self.count():
+            raise InputError(
+                f"no sample has a field {wanted[min(unseen)].field!r}: the fields are "
+                f"{', '.join(self.fields())}"
+            )
+        return ids
+
+    def require_intact(self) -> None:
+        """Checks the rows of all shards; see `Catalog.require_intact`."""
+        for catalog in self._catalogs.values():
+            catalog.require_intact()
+
+    def fields(self) -> list[str]:
+        """Returns the names of the fields of the first samples of each shard."""
+        each = (catalog.fields() for catalog in self._catalogs.values())
+        return list(dict.fromkeys(name for names in each for name in names))
+
+    def remove_ids(self, ids: Iterable[int]) -> NDArray[np.int64]:
+        """Removes samples by id, in a transaction for each shard; returns those that were live."""
+        wanted, gone = np.fromiter(ids, np.int64), [np.empty(0, np.int64)]
+        for number, _, own in split(wanted, self._n):
+            removed = self._shard(number).remove_ids(own.tolist())
+            gone.append(joined(removed, number, self._n))
+        return np.sort(np.concatenate(gone))
+
+    def remove(self, keys: Iterable[str]) -> NDArray[np.int64]:
+        """Removes samples by key, in a transaction for each shard; returns the ids removed."""
+        return self.remove_ids(self.ids_of(keys).values())
+
+    # ------------------------------------------------------------------------------------------
+
+    def _by_shard(self, keys: Iterable[str]) -> dict[int, list[str]]:
+        found: dict[int, list[str]] = {}
+        for key in keys:
+            number = shard_of(key, self._n)
+            self._shard(number)
+            found.setdefault(number, []).append(key)
+        return found
+
+    def _shard(self, number: int) -> Catalog:
+        """Returns the catalogue of a shard.
+
+        Raises:
+            InputError: the shard is not there, and the index was opened without it.
+        """
+        if number not in self._catalogs:
+            raise InputError(f"shard {number} of {self._n} is missing, which would have this row")
+        return self._catalogs[number]
+
+    def _moved(self, sample: StoredSample, number: int) -> StoredSample:
+        return replace(sample, id=sample.id * self._n + number)
+
+    def _merged(self, of: Callable[[Catalog], NDArray[np.int64]]) -> NDArray[np.int64]:
+        ids = [joined(of(catalog), number, self._n) for number, catalog in self._catalogs.items()]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *ids]))

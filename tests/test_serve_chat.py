@@ -1,0 +1,134 @@
+"""The page with conversations, and with a model that reads images."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.browser import Tab, served, tab
+from helpers.models import save_model
+
+from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
+from forvalue_index.records import Row
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from playwright.sync_api import expect
+
+SHARED = Path(os.environ.get("FORVALUE_SHARED", Path(__file__).parents[2] / "shared"))
+FIXED = "You are kind and you explain every step."
+TEMPLATE = (
+    "{% if messages[0].role != 'system' %}<|sys|>" + FIXED + "\n{% endif %}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SMALL = VectorConfig(dim=64, sketch_dim=512)
+TURNS = [("user", "hello you"), ("assistant", "yes yes"), ("user", "and then"), ("assistant", "no")]
+
+
+def talk(*turns: tuple[str, str]) -> list[Row]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+@pytest.fixture(scope="module")
+def chat(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    """A tab on an index of conversations."""
+    folder = tmp_path_factory.mktemp("chat")
+    model = save_model(folder / "model", "llama", 0)
+    rows: list[Row] = [
+        {
+            "id": f"{n}",
+            "messages": talk(*TURNS[: 2 + 2 * (n % 2)], ("user", f"q {n}"), ("assistant", "ok")),
+        }
+        for n in range(12)
+    ]
+    format = FormatConfig(messages_field="messages", key_field="id", chat_template=TEMPLATE)
+    made, _ = InfluenceIndex.build(folder / "index", rows, str(model), format=format, vector=SMALL)
+    with made as index, served(index) as address, tab(browser, address, folder) as page:
+        yield page
+
+
+def own_answer(page: Tab, prompt: str, answer: str) -> None:
+    page.page.fill("textarea[name=prompt]", prompt)
+    if not page.page.is_visible("textarea[name=response]"):
+        page.page.click("summary:text-is('Your own answer, and options')")
+    page.page.fill("textarea[name=response]", answer)
+    page.page.click("button:text-is('Ask the model')")
+    page.page.wait_for_selector(".hits .hit")
+
+
+def test_conversations_name_who_speaks_and_fold_the_template(chat: Tab) -> None:
+    own_answer(chat, "hello you", "yes yes")
+    first = chat.page.locator(".hit .tokens").first
+    assert set(first.locator(".role").all_text_contents()) == {"user", "assistant"}
+    assert FIXED not in (first.text_content() or "")
+    first.locator("button.fold").click()
+    assert FIXED in (first.text_content() or "")
+    chat.check("chat")
+
+
+def test_a_conversation_goes_on_and_is_kept_in_the_link(chat: Tab) -> None:
+    own_answer(chat, "hello you", "yes yes")
+    chat.page.click("button:text-is('Go on with the conversation')")
+    assert chat.page.locator("textarea[name=turn]").count() == 2
+    own_answer(chat, "and then", "no")
+    expect(chat.page.locator(".answer")).to_have_text("no")
+    chat.page.wait_for_function("location.hash.includes('and+then')")
+    chat.page.wait_for_load_state("networkidle")
+    before = chat.texts(".hit strong")
+    chat.page.reload()
+    chat.page.wait_for_selector(".hits .hit")
+    assert chat.texts(".hit strong") == before
+    assert chat.page.locator("textarea[name=turn]").evaluate_all(
+        "all => all.map(a => a.value)"
+    ) == [
+        "hello you",
+        "yes yes",
+    ]
+    chat.check("turns")
+
+
+def test_a_row_of_turns_is_asked_about(chat: Tab) -> None:
+    chat.go("#/row?key=1")
+    chat.page.wait_for_selector(".turn")
+    assert chat.texts(".row-text .role") == ["user", "assistant"] * 3
+    chat.page.click("text=Which rows drove this response?")
+    chat.page.wait_for_selector(".hits .hit")
+    assert chat.page.locator("textarea[name=turn]").count() == 4
+    assert chat.page.input_value("textarea[name=prompt]") == "q 1"
+
+
+def test_a_picture_is_asked_about(browser: Any, tmp_path: Path) -> None:
+    model, data = SHARED / "models" / "tiny-llava-emoji", SHARED / "data" / "emoji"
+    if not (model.exists() and data.exists()):
+        pytest.skip("there is no model of emoji beside the repository")
+    lines = (data / "metadata.jsonl").read_text().splitlines()[:40]
+    found = [json.loads(line) for line in lines]
+    rows: list[Row] = [
+        {"id": row["caption"], "prompt": "", "response": f" {row['caption']}"}
+        | {"image": str(data / row["file_name"])}
+        for row in found
+    ]
+    format = FormatConfig(image_field="image", key_field="id")
+    made, _ = InfluenceIndex.build(tmp_path / "i", rows, str(model), format=format, vector=SMALL)
+    with made as index, served(index) as address, tab(browser, address, tmp_path) as page:
+        page.page.set_input_files("input[name=images]", data / found[3]["file_name"])
+        page.page.click("button:text-is('Ask the model')")
+        page.page.wait_for_selector(".hits .hit")
+        assert len(page.page.inner_text(".answer").strip()) > 0
+        page.page.wait_for_function("document.querySelector('.hit img').naturalWidth > 0")
+        assert "× 36" in (page.page.locator(".hit .tokens").first.text_content() or "")
+        page.check("picture")
+        page.page.locator(".hit [data-place]").first.click()
+        page.page.wait_for_selector(".pair")
+        page.go(f"#/row?key={rows[5]['id'].replace(' ', '+')}")
+        page.page.click("button:text-is('Neighbours')")
+        page.page.wait_for_selector(".near li")
+        page.page.click("text=Which rows drove this response?")
+        page.page.wait_for_selector(".hits .hit")
+        expect(page.page.locator(".thumbs img")).to_have_count(1)
+        assert page.texts(".hit .key")[0] == rows[5]["id"]  # the row itself, by its picture
+        assert "picture=" in page.page.url
