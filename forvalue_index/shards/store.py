@@ -8,13 +8,10 @@ A shard is an ordinary index that knows only which one it is. Keys decide where 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from forvalue_index.catalog.catalog import MEASURED
 from forvalue_index.config import IndexConfig
@@ -83,15 +80,6 @@ class ShardedStore(Store):
                 return
             self.close()
             discard(self.directory, itself=itself)
-
-    def meeting(self, conditions: Sequence[str]) -> tuple[int, NDArray[np.int64]]:
-        """Returns the generation, and the live ids whose rows meet all conditions, ascending.
-
-        Raises:
-            InputError: a condition cannot be read, or no row of any shard has its field.
-        """
-        generation = self.catalog.generation()
-        return generation, self.catalog.where(conditions)
 
     def info(self) -> dict[str, Any]:
         """Returns what is kept and what it was made with, as JSON values."""

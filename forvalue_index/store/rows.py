@@ -1,4 +1,4 @@
-"""Rows of an index, by key or by condition, without its vectors: no segment is opened.
+"""Rows of an index, by key or by condition, without its vectors.
 
 A compaction between two steps may take rows away that the first step found: then both are done
 again.
@@ -75,7 +75,8 @@ def listing(
 def _meeting(store: Store, conditions: list[str], after: int) -> Iterator[StoredSample]:
     catalog = store.catalog
     while True:
-        generation, ids = store.meeting(conditions)
+        generation = catalog.generation()
+        ids = store.answer(lambda snapshot: snapshot.where(conditions))
         ids = ids[ids > after]
         try:
             for start in range(0, len(ids), PAGE):

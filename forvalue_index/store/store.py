@@ -7,14 +7,10 @@ no recipe: it is handed vectors, and gives back ids and scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from forvalue_index.catalog import migrations
 from forvalue_index.catalog.catalog import MEASURED, Catalog
@@ -227,17 +223,6 @@ class Store:
             kept.put_missing(segments)
 
     # -- reading -------------------------------------------------------------------------------
-
-    def meeting(self, conditions: Sequence[str]) -> tuple[int, NDArray[np.int64]]:
-        """Returns the generation, and the live ids whose rows meet all conditions, ascending.
-
-        Raises:
-            InputError: a condition cannot be read, or no row has its field.
-        """
-        state = self.catalog.snapshot()
-        lock = partial(self.writer.lock_at, state.generation)
-        ids = self.fields.where(state.segments, conditions, lock)
-        return state.generation, np.setdiff1d(ids, state.removed, assume_unique=True)
 
     def answer(self, ask: Callable[[Snapshot], T]) -> T:
         """Returns what `ask` finds in the index as it is now; see `Snapshots.answer`."""
