@@ -437,7 +437,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
         """Returns the ids of all training samples [n] and their stored scores for queries [q, n].
 
         Under the metric "dot" these are influence; see `influence` for the exact form. `vectors`
-        are those of the queries, if they are known: then the model is not run.
+        are those of the queries, if they are known: then the model is not run, but under "hybrid".
         """
         return pipeline.query.scores(self.session, samples, metric, vectors)
 

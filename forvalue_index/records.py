@@ -90,6 +90,19 @@ class Encoded:
     loss: float  # mean negative log-likelihood of the scored tokens, nats
     norm: float  # length of the vector
     retained: float  # share of the sketch's energy that the vector holds
+    state: NDArray[np.float32] | None = None  # m, of length 1: the whitened mean of its states
+
+
+@dataclass(frozen=True, slots=True)
+class QueryVectors:
+    """What one forward pass left of queries."""
+
+    vectors: NDArray[np.float32]  # [q, dim]
+    states: NDArray[np.float32] | None  # [q, m]; None: the index has none
+
+    def __getitem__(self, part: slice) -> QueryVectors:
+        """Returns those of some queries."""
+        return QueryVectors(self.vectors[part], None if self.states is None else self.states[part])
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +182,7 @@ class Hit:
     exact: bool = False  # whether the score is the exact form's, not the stored vectors'
     parts: dict[str, float] | None = None
     """What a score that words take part in is made of: "lexical" (BM25), and where vectors do too,
-    "cosine" and "influence"."""
+    "cosine", "state" if the index has states, and "influence"."""
     shared: tuple[str, ...] | None = None
     """Of such a hit: the runs of four words or more that it has word for word from the query."""
 

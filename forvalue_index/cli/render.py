@@ -128,7 +128,7 @@ def hits_table(
     table.add_column("", justify="right", style="dim", no_wrap=True)
     exact = " (exact)" if hits and hits[0].exact else ""
     table.add_column(f"{METRICS[metric].heading}{exact}", justify="right", no_wrap=True)
-    extra = [name for name in ("lexical", "cosine", "influence") if _has(hits, name)]
+    extra = [name for name in ("lexical", "cosine", "state", "influence") if _has(hits, name)]
     for name in extra:
         table.add_column(METRICS[name].heading if name in METRICS else name, justify="right")
     table.add_column("key", style="cyan", no_wrap=True, max_width=18)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from forvalue_index.records import Sample
 
+TOKENS = 4096  # whose states are in float32 at a time
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -45,6 +47,23 @@ class Batch:
         if stop > start:
             yield slice(start, stop)
 
+    def means(self, hidden: Tensor) -> Tensor:
+        """Returns the mean of each sample's states, of those of all targets [n, d], [b, d] float32.
+
+        Those of rejected texts are subtracted.
+        """
+        b = len(self.positions)
+        total = hidden.new_zeros(b, hidden.shape[1], dtype=torch.float32)
+        counts = hidden.new_zeros(b, 1, dtype=torch.float32)
+        for start in range(0, len(hidden), TOKENS):
+            part = slice(start, start + TOKENS)
+            states, owner = hidden[part].float(), self.owner[part]
+            if self.signs is not None:
+                states = states * self.signs[part, None]
+            total.index_add_(0, owner, states)
+            counts.index_add_(0, owner, counts.new_ones(len(owner), 1))
+        return total / counts
+
     def to(self, device: torch.device) -> Batch:
         """Returns the batch on `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
@@ -75,13 +94,8 @@ class Reading:
 
     def means(self) -> NDArray[np.float32]:
         """Returns the mean of each sample's states by the first checkpoint, [b, d]."""
-        hidden, batch = self.states[0].float(), self.batch
-        if batch.signs is not None:
-            hidden = hidden * batch.signs[:, None]
-        total = hidden.new_zeros(len(batch.positions), hidden.shape[1])
-        total.index_add_(0, batch.owner, hidden)
-        means: NDArray[np.float32] = total.cpu().numpy()
-        return means / np.array(batch.counts, dtype=np.float32)[:, None]
+        means: NDArray[np.float32] = self.batch.means(self.states[0]).cpu().numpy()
+        return means
 
 
 def plan_batches(

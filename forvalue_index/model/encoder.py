@@ -97,6 +97,8 @@ class Encoder:
             if witness is not None:
                 witness.begin(batch.positions)
             for number, hidden in enumerate(states or self._all_hidden(batch)):
+                if number == 0:
+                    own = vectoriser.states(batch.means(hidden))
                 for tokens in self._chunks(batch, hidden, number, losses, room):
                     vectoriser.update(state, tokens, number)
                     if witness is not None:
@@ -104,7 +106,7 @@ class Encoder:
             vectors, retained = vectoriser.finish(state)
             norms = torch.linalg.vector_norm(vectors, dim=1)
             figures = torch.stack([losses.float(), norms, retained], dim=1)  # [b, 3]
-            return _Fetch(torch.cat([vectors, figures], dim=1))
+            return _Fetch(torch.cat([vectors, own.to(vectors.device), figures], dim=1))
 
         def each() -> Iterator[tuple[Batch, _Fetch]]:
             done: set[int] = set()
@@ -119,13 +121,13 @@ class Encoder:
         before: tuple[Batch, _Fetch] | None = None
         for made in each():
             if before is not None:
-                yield self._finished(*before, again)
+                yield self._finished(*before, vectoriser.dim, again)
             before = made
         if before is not None:
-            yield self._finished(*before, again)
+            yield self._finished(*before, vectoriser.dim, again)
         for batch, fetch in self.runner.alone(samples, again, work, refused):
             bad: list[int] = []
-            yield self._finished(batch, fetch, bad)
+            yield self._finished(batch, fetch, vectoriser.dim, bad)
             for position in bad:
                 refuse(samples, position, refused)
 
@@ -321,17 +323,26 @@ class Encoder:
         mean: NDArray[np.float64] = losses / (len(self._lm.checkpoints) * np.array(batch.counts))
         return mean
 
-    def _finished(self, batch: Batch, fetch: _Fetch, bad: list[int]) -> list[tuple[int, Encoded]]:
+    def _finished(
+        self, batch: Batch, fetch: _Fetch, dim: int, bad: list[int]
+    ) -> list[tuple[int, Encoded]]:
         """Returns the finite vectors of a batch; adds the positions of the others to `bad`."""
         values = fetch.get()
-        vectors, (losses, norms, retained) = values[:, :-3], values[:, -3:].T
+        vectors, states = np.split(values[:, :-3], [dim], axis=1)
+        losses, norms, retained = values[:, -3:].T
         losses = self._mean(batch, losses)
         finite = np.isfinite(losses) & np.isfinite(norms) & np.isfinite(retained)
         bad += [batch.positions[row] for row in np.flatnonzero(~finite)]
         return [
             (
                 batch.positions[row],
-                Encoded(vectors[row], float(losses[row]), float(norms[row]), float(retained[row])),
+                Encoded(
+                    vectors[row],
+                    float(losses[row]),
+                    float(norms[row]),
+                    float(retained[row]),
+                    states[row] if states.size else None,
+                ),
             )
             for row in np.flatnonzero(finite)
         ]

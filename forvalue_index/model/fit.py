@@ -29,6 +29,7 @@ from forvalue_index.records import Encoded, Fidelity, Sample
 from forvalue_index.vectors.projection import aligned
 from forvalue_index.vectors.sketch import SKETCHES
 from forvalue_index.vectors.vectoriser import Vectoriser
+from forvalue_index.vectors.whitening import Whitening
 
 BLOCK = 256  # sketches in memory at a time
 TOKENS_PER_DIMENSION = 32
@@ -74,6 +75,7 @@ def fit_vectoriser(
     learned, others = samples[:known_to], samples[known_to:]
     first = _first(learned, TOKENS_PER_DIMENSION * lm.head.hidden)
     losses, done = np.zeros(len(samples)), 0
+    means = np.zeros((len(samples), lm.head.hidden), np.float32)
     weights = [checkpoint.weight for checkpoint in lm.checkpoints]
     size = SKETCHES[config.sketch].size(lm.head.vocabulary, lm.head.hidden, config.sketch_dim)
     with _on_disk(len(samples), size) as sketches:
@@ -88,6 +90,7 @@ def fit_vectoriser(
                 for position, item in batch:
                     sketches[start + position] = item.vector
                     losses[start + position] = item.loss
+                    means[start + position] = item.state
                 done += len(batch)
                 report(done)
 
@@ -107,13 +110,18 @@ def fit_vectoriser(
         for part, block in _blocks(sketches, lm.device):
             norms[part] = torch.linalg.vector_norm(block, dim=1).cpu().numpy()
             moments.update(block[: max(0, known_to - part.start)])
-        vectoriser = wide.fit_projection(config, moments, norms)
+        whitening = Whitening.fit(aligned(means[:known_to]).to(lm.device))
+        vectoriser = wide.fit_projection(config, moments, norms, whitening)
         encoded: list[Encoded] = []
         for part, block in _blocks(sketches, lm.device):
             vectors, retained = (item.cpu().numpy() for item in vectoriser.project(block))
+            states = vectoriser.states(aligned(means[part]).to(lm.device)).cpu().numpy()
+            each = states if states.size else [None] * len(states)
             encoded += [
-                Encoded(vector, float(loss), float(np.linalg.norm(vector)), float(share))
-                for vector, loss, share in zip(vectors, losses[part], retained, strict=True)
+                Encoded(vector, float(loss), float(np.linalg.norm(vector)), float(share), state)
+                for vector, loss, share, state in zip(
+                    vectors, losses[part], retained, each, strict=True
+                )
             ]
     like_new = encoded[known_to:] or encoded
     figures = None

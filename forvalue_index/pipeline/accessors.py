@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from forvalue_index.metric import Metric
 from forvalue_index.pipeline.query import exact_scores, query
 from forvalue_index.pipeline.session import Session
-from forvalue_index.records import Hit, Sample, StoredSample
+from forvalue_index.records import Hit, QueryVectors, Sample, StoredSample
 from forvalue_index.search.common import Scores
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.store import rows
@@ -57,10 +57,14 @@ class IndexAccessors:
         """Returns the vectors of samples, [n, dim] float32, in the scale that is stored."""
         return self.session.vectors(samples)
 
+    def query_vectors(self, samples: list[Sample]) -> QueryVectors:
+        """Returns the vectors of queries, and their states if the index has any, for `find`."""
+        return self.session.query_vectors(samples)
+
     def find(
         self,
         samples: list[Sample],
-        vectors: Scores,
+        vectors: Scores | QueryVectors,
         k: int = 10,
         *,
         opponents: bool = False,
@@ -71,10 +75,12 @@ class IndexAccessors:
     ) -> list[Hit]:
         """Returns the hits of queries whose vectors [q, dim] were made before, as `query` does.
 
-        The model is not run, so that threads may search side by side while it works.
+        The model is not run, so that threads may search side by side while it works. States, which
+        "hybrid" compares, come with `query_vectors`.
         """
+        known = vectors if isinstance(vectors, QueryVectors) else QueryVectors(vectors, None)
         return query(
-            self.session, samples, k, opponents, metric, where, False, None, flat, format, vectors
+            self.session, samples, k, opponents, metric, where, False, None, flat, format, known
         )
 
     def influence(

@@ -1,7 +1,11 @@
 """Hits by the words of rows, alone or beside their vectors.
 
     lexical = BM25 of the query's text and the row's
-    hybrid  = lexical + cosine, each standardised over the rows of the query
+    hybrid  = lexical + cosine + state, each standardised over the rows of the query
+
+The state of a row is what the model made of its text, whatever that did to the weights: the
+whitened mean of the states that predict its scored tokens, compared by their cosine. An index
+that has none goes on with the other two.
 
 Influence says what a row did. To find where something came from, words and influence do better
 together than either alone (docs/measurements.md).
@@ -22,9 +26,10 @@ from forvalue_index.data.token_text import pieces_of
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.metric import METRICS, Metric
 from forvalue_index.pipeline.session import Session
-from forvalue_index.records import Hit, Sample, listed
+from forvalue_index.records import Hit, QueryVectors, Sample, listed
 from forvalue_index.search.words import shared_spans
 from forvalue_index.store.snapshot import Snapshot
+from forvalue_index.store.states import LOST
 
 QUERIES = 32  # whose scores of all rows are in memory at a time
 
@@ -38,7 +43,7 @@ def find(
     metric: Metric,
     conditions: list[str],
     format: FormatConfig | None,
-    known: Scores | None = None,
+    known: QueryVectors | None = None,
 ) -> list[Hit]:
     """Returns the k best rows for each query under a metric in which words take part.
 
@@ -49,12 +54,12 @@ def find(
         metric: "lexical" or "hybrid".
         conditions: on the rows' fields; all must hold.
         format: how the queries became tokens, if not as the index's rows do.
-        known: the vectors of the queries [q, dim], if they were made already.
+        known: the vectors and states of the queries, if they were made already.
     """
     texts = [text_of(session, sample, format or session.config.format) for sample in samples]
     vectors = None
     if metric.vectors:
-        vectors = session.vectors(list(samples)) if known is None else known
+        vectors = session.query_vectors(list(samples)) if known is None else known
     return session.store.answer(
         lambda snapshot: list(_hits(session, snapshot, texts, vectors, k, metric, conditions))
     )
@@ -72,7 +77,7 @@ def search(session: Session, texts: Sequence[str], k: int, where: str | Iterable
 
 
 def scores(
-    session: Session, samples: Sequence[Sample], vectors: Scores | None
+    session: Session, samples: Sequence[Sample], vectors: QueryVectors | None
 ) -> tuple[NDArray[np.int64], Scores]:
     """Returns the ids of all training samples [n] and their scores for queries [q, n].
 
@@ -81,8 +86,7 @@ def scores(
     texts = [text_of(session, sample, session.config.format) for sample in samples]
 
     def ask(snapshot: Snapshot) -> tuple[NDArray[np.int64], Scores]:
-        lexical, cosine = _parts(snapshot, texts, vectors)
-        return snapshot.flat.ids, _joined(lexical, cosine)
+        return snapshot.flat.ids, _joined(_parts(session, snapshot, texts, vectors))
 
     return session.store.answer(ask)
 
@@ -102,20 +106,30 @@ def text_of(session: Session, sample: Sample, format: FormatConfig) -> str:
 
 
 def _parts(
-    snapshot: Snapshot, texts: Sequence[str], vectors: Scores | None
-) -> tuple[Scores, Scores | None]:
-    """Returns BM25 and cosine of all rows, [q, n] each; None without vectors."""
-    lexical = snapshot.lexicon.bm25(texts)
+    session: Session, snapshot: Snapshot, texts: Sequence[str], vectors: QueryVectors | None
+) -> dict[str, Scores]:
+    """Returns the BM25 of all rows, and with vectors their cosine and state, [q, n] each."""
+    parts = {"lexical": snapshot.lexicon.bm25(texts)}
     if vectors is None:
-        return lexical, None
-    cosine = METRICS["cosine"]
-    found: Scores = snapshot.flat.scores(vectors, weights=snapshot.weights(cosine))[1]
-    found /= np.maximum(np.linalg.norm(vectors, axis=1), 1e-30)[:, None]
-    return lexical, found
+        return parts
+    weights = snapshot.weights(METRICS["cosine"])
+    cosine: Scores = snapshot.flat.scores(vectors.vectors, weights=weights)[1]
+    cosine /= np.maximum(np.linalg.norm(vectors.vectors, axis=1), 1e-30)[:, None]
+    parts["cosine"] = cosine
+    if vectors.states is not None:
+        states = snapshot.states
+        if states is not None and states.dim == vectors.states.shape[1]:
+            parts["state"] = states.cosines(vectors.states)
+        elif len(snapshot.ids):
+            session.tell_once(f"states of rows are missing or damaged: {LOST}")
+    return parts
 
 
-def _joined(lexical: Scores, cosine: Scores | None) -> Scores:
-    return lexical if cosine is None else _standard(lexical) + _standard(cosine)
+def _joined(parts: dict[str, Scores]) -> Scores:
+    if len(parts) == 1:
+        return parts["lexical"]
+    total: Scores = np.sum([_standard(scores) for scores in parts.values()], axis=0)
+    return total
 
 
 def _standard(scores: Scores) -> Scores:
@@ -131,7 +145,7 @@ def _hits(
     session: Session,
     snapshot: Snapshot,
     texts: Sequence[str],
-    vectors: Scores | None,
+    vectors: QueryVectors | None,
     k: int,
     metric: Metric,
     conditions: list[str],
@@ -143,24 +157,24 @@ def _hits(
     for start in range(0, len(texts), QUERIES):
         own = slice(start, start + QUERIES)
         some = None if vectors is None else vectors[own]
-        lexical, cosine = _parts(snapshot, texts[own], some)
-        joined = _joined(lexical, cosine)
+        scores = _parts(session, snapshot, texts[own], some)
+        joined = _joined(scores)
         for number, text in enumerate(texts[own]):
             # Without a vector, a row that shares no word has nothing to do with the query.
-            may = allowed if cosine is not None else allowed & (lexical[number] > 0)
+            may = allowed if some is not None else allowed & (scores["lexical"][number] > 0)
             places = np.flatnonzero(may)
             order = np.argsort(-joined[number, places], kind="stable")[:k]
             best = places[order]
             rows = snapshot.samples(ids[best].tolist())
             found = np.sort(ids[best])
-            norms = snapshot.figures(found).norm if cosine is not None else None
+            norms = snapshot.figures(found).norm if some is not None else None
             for rank, place in enumerate(best, 1):
                 id = int(ids[place])
-                parts = {"lexical": float(lexical[number, place])}
-                if some is not None and cosine is not None and norms is not None:
+                parts = {name: float(part[number, place]) for name, part in scores.items()}
+                if some is not None and norms is not None:
                     norm = float(norms[np.searchsorted(found, id)])
-                    length = float(np.linalg.norm(some[number])) / session.vectoriser.scale**2
-                    parts["cosine"] = float(cosine[number, place])
+                    length = float(np.linalg.norm(some.vectors[number]))
+                    length /= session.vectoriser.scale**2
                     parts["influence"] = parts["cosine"] * length * norm
                 row = rows[id]
                 words = "\n".join(texts_of(row.row, row.key, format))

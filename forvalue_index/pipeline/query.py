@@ -16,7 +16,7 @@ from forvalue_index.errors import InputError
 from forvalue_index.metric import Metric, metric_of
 from forvalue_index.pipeline import hybrid
 from forvalue_index.pipeline.session import Queries, Session
-from forvalue_index.records import Hit, Sample, listed
+from forvalue_index.records import Hit, QueryVectors, Sample, listed
 from forvalue_index.store.snapshot import Snapshot
 
 RERANKED = 32
@@ -37,16 +37,16 @@ def query(
     candidates: int | None,
     flat: bool,
     format: FormatConfig | None,
-    known: NDArray[np.float32] | None = None,
+    known: QueryVectors | None = None,
 ) -> list[Hit]:
-    """Returns the hits of queries; see `InfluenceIndex.query`. `known`: their vectors [q, dim]."""
+    """Returns the hits of queries; see `InfluenceIndex.query`. `known`: their vectors."""
     if k < 1:
         raise InputError(f"k is {k}, but it is a number of hits: use 1 or more")
     metric, conditions = metric_of(metric, exact=exact, linear=opponents), listed(where)
     samples = session.samples(data, format)
     if metric.words:
         return hybrid.find(session, samples, k, metric, conditions, format, known)
-    vectors = session.vectors(samples) if known is None else known
+    vectors = session.vectors(samples) if known is None else known.vectors
 
     def ask(snapshot: Snapshot) -> list[Hit]:
         allowed = snapshot.where(conditions) if conditions else None
@@ -88,10 +88,10 @@ def scores(
     metric = metric_of(metric)
     if not metric.vectors:
         return hybrid.scores(session, samples, None)
+    if metric.words:
+        return hybrid.scores(session, samples, session.query_vectors(samples))
     if vectors is None:
         vectors = session.vectors(samples)
-    if metric.words:
-        return hybrid.scores(session, samples, vectors)
     ids, found = session.store.answer(
         lambda snapshot: snapshot.flat.scores(
             snapshot.turned(vectors, metric), weights=snapshot.weights(metric)

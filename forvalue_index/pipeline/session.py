@@ -5,6 +5,7 @@ The libraries of models are imported with the first model, vectoriser or encoder
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from threading import RLock
@@ -23,7 +24,7 @@ from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted, query_format
 from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError
 from forvalue_index.metric import Metric
-from forvalue_index.records import Encoded, Sample, require_rows
+from forvalue_index.records import Encoded, QueryVectors, Sample, require_rows
 from forvalue_index.store.manifest import SHARD
 from forvalue_index.store.store import Store
 from forvalue_index.store.vectoriser import digest
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from forvalue_index.model.language_model import LanguageModel
     from forvalue_index.model.runner import Refused
     from forvalue_index.vectors.vectoriser import Vectoriser
+
+log = logging.getLogger(__name__)
 
 Queries: TypeAlias = "Data | Sample | list[Sample]"
 """Rows in the form of the index's own, or paths of files with such, or samples."""
@@ -57,6 +60,7 @@ class Session:
         self._given = False  # whether the model was handed over, and not loaded by its name
         self._encoder: Encoder | None = None
         self._vectoriser: Vectoriser | None = None
+        self._told = set[str]()  # warnings
 
     def close(self) -> None:
         """Closes the store and lets go of the model and the vectoriser."""
@@ -150,6 +154,9 @@ class Session:
                     made = Vectoriser.from_bytes(data, self.config.vector, self.lm.device)
                     if made.dim != self.store.dim:
                         raise ValueError(f"dim {made.dim}, committed {self.store.dim}")
+                    width, found = self.lm.head.hidden, made.whitening
+                    if found is not None and found.hidden != width:
+                        raise ValueError(f"states of {found.hidden} numbers, the model's {width}")
                 # Whoever changed it may have named it by its new hash.
                 except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
                     raise CorruptIndexError(
@@ -241,7 +248,21 @@ class Session:
 
     def vectors(self, samples: list[Sample]) -> NDArray[np.float32]:
         """Returns the vectors of samples, [n, dim] float32, in the scale that is stored."""
-        return np.stack([item.vector for item in self.encode(samples)])
+        return self.query_vectors(samples).vectors
+
+    def query_vectors(self, samples: list[Sample]) -> QueryVectors:
+        """Returns the vectors of samples, and their states if the index has any."""
+        encoded = self.encode(samples)
+        states = [item.state for item in encoded if item.state is not None]
+        return QueryVectors(
+            np.stack([item.vector for item in encoded]), np.stack(states) if states else None
+        )
+
+    def tell_once(self, message: str) -> None:
+        """Logs a warning, unless it was logged before."""
+        if message not in self._told:
+            self._told.add(message)
+            log.warning("%s: %s", self.store.directory, message)
 
     def query_weights(
         self, samples: list[Sample], vectors: NDArray[np.float32], metric: Metric

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from forvalue_index.analysis.as_json import explanation_json
 from forvalue_index.config import FormatConfig
@@ -19,7 +18,7 @@ from forvalue_index.data.token_text import pieces
 from forvalue_index.metric import metric_of
 from forvalue_index.model.generation import Sampling
 from forvalue_index.pipeline.query import MOST
-from forvalue_index.records import Hit, Row, Sample
+from forvalue_index.records import Hit, QueryVectors, Row, Sample
 from forvalue_index.server.lane import Stop
 from forvalue_index.server.problem import HttpError
 from forvalue_index.server.reading import Json, Reader
@@ -78,7 +77,7 @@ class Attribution:
             )
 
     def find(
-        self, sample: Sample, vectors: NDArray[np.float32] | None, asked: Choice, opponents: bool
+        self, sample: Sample, vectors: QueryVectors | None, asked: Choice, opponents: bool
     ) -> list[Hit]:
         """Returns the hits of a query; with its vectors [1, dim], the model is not run for them."""
         return (

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from starlette.requests import Request
 
-from forvalue_index.records import Sample
+from forvalue_index.records import QueryVectors, Sample
 from forvalue_index.server.lane import Lane, Stop
-
-Vectors = NDArray[np.float32]
 
 LARGEST = 16  # queries of one forward pass
 
@@ -25,7 +21,7 @@ class _Waiting:
 
     prepare: Callable[[], Sample]
     sample: Sample | None = None
-    vectors: Vectors | None = None  # [1, dim]
+    vectors: QueryVectors | None = None  # of one
     error: Exception | None = None
 
     @property
@@ -37,14 +33,14 @@ class ModelLane(Lane):
     """A lane of one thread, which runs the model.
 
     Args:
-        encode: returns the vectors of samples, [n, dim].
+        encode: returns the vectors of samples.
         report: called with the number of queries of each forward pass.
         options: of `Lane`.
     """
 
     def __init__(
         self,
-        encode: Callable[[list[Sample]], Vectors],
+        encode: Callable[[list[Sample]], QueryVectors],
         report: Callable[[int], None] = lambda _: None,
         **options: Any,
     ) -> None:
@@ -56,8 +52,8 @@ class ModelLane(Lane):
 
     async def encode(
         self, request: Request, prepare: Callable[[], Sample]
-    ) -> tuple[Sample, Vectors]:
-        """Returns a query and its vectors [1, dim]; `prepare` makes it, in the model's thread.
+    ) -> tuple[Sample, QueryVectors]:
+        """Returns a query and its vectors; `prepare` makes it, in the model's thread.
 
         Raises:
             HttpError, GoneError: as in `run`.
@@ -73,7 +69,7 @@ class ModelLane(Lane):
                 if own in self._queries:
                     self._queries.remove(own)
 
-    def _encoded(self, own: _Waiting, stop: Stop) -> tuple[Sample, Vectors]:
+    def _encoded(self, own: _Waiting, stop: Stop) -> tuple[Sample, QueryVectors]:
         if not own.done:
             with self._queue:  # whoever went away has taken his query out of it
                 others = [query for query in self._queries if query is not own]

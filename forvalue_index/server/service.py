@@ -35,7 +35,7 @@ class Service:
         self.attribution = Attribution(self.reader)
         self.review = Review(index.directory, index.config.format.key_field, writable=writable)
         self.metrics = Metrics()
-        self.model = ModelLane(index.vectors, self.metrics.encoded)
+        self.model = ModelLane(index.query_vectors, self.metrics.encoded)
         self.reading = Lane("reading", READING)
         self.searching = Lane("searching", SEARCHING)
         self.jobs = Jobs(self.reader.names.problem, lambda: self.model.pending > 0)

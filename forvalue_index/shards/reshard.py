@@ -20,6 +20,7 @@ import numpy as np
 
 from forvalue_index.errors import InputError
 from forvalue_index.records import Progress, StoredSample
+from forvalue_index.search.state import StateCodes
 from forvalue_index.shards.store import ShardedStore, open_or_create_shard, open_shards
 from forvalue_index.store.layout import is_index, storing
 from forvalue_index.store.manifest import (
@@ -100,23 +101,27 @@ def _copy(
     snapshot: Snapshot, targets: Sequence[Store], retained: float | None, progress: Progress | None
 ) -> int:
     """Copies all rows with their codes to the shards of their keys; returns how many."""
-    waiting: list[list[tuple[StoredSample, Bytes]]] = [[] for _ in targets]
+    waiting: list[list[tuple[StoredSample, Bytes, StateCodes | None]]] = [[] for _ in targets]
+    states = snapshot.states
 
     def commit(number: int) -> None:
         part, rows = targets[number], waiting[number]
-        known = part.catalog.known([sample.key for sample, _ in rows])
-        rows = [pair for pair in rows if pair[0].key not in known]
+        known = part.catalog.known([row[0].key for row in rows])
+        rows = [row for row in rows if row[0].key not in known]
         if rows:
-            part.writer.copy([s for s, _ in rows], np.stack([d for _, d in rows]), retained)
+            samples, data, codes = zip(*rows, strict=True)
+            kept = None if states is None else np.stack(codes)
+            part.writer.copy(samples, np.stack(data), retained, kept)
         waiting[number] = []
 
     ids, done = snapshot.ids, 0
     for start in range(0, len(ids), PAGE):
         block = ids[start : start + PAGE]
         samples = snapshot.samples(block.tolist()).values()
-        for sample, data in zip(samples, snapshot.flat.data(block), strict=True):
-            number = shard_of(sample.key, len(targets))
-            waiting[number].append((sample, data))
+        own = [None] * len(block) if states is None else states.codes(block)
+        for row in zip(samples, snapshot.flat.data(block), own, strict=True):
+            number = shard_of(row[0].key, len(targets))
+            waiting[number].append(row)
             if len(waiting[number]) == PAGE:
                 commit(number)
         done += len(block)

@@ -26,6 +26,7 @@ from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.moment import KeptMoment, SecondMoment, Writing
 from forvalue_index.search.side import Side
+from forvalue_index.search.state import StateSearch
 from forvalue_index.search.stored import among
 from forvalue_index.search.words import Lexicon
 from forvalue_index.shards.catalog import JoinedCatalog
@@ -61,8 +62,10 @@ class JoinedSnapshot(Snapshot):
             catalog,
             CheckedFiles(directory / DERIVED, directory / CHECKED_DERIVED),
             _JoinedMoment(parts, snapshots),
-            next(iter(parts.values())).words,
-            _JoinedSides(parts, snapshots, self._shards),
+            replace(
+                next(iter(parts.values())).beside,
+                sides=_JoinedSides(parts, snapshots, self._shards),
+            ),
             _JoinedFields(catalog, parts, snapshots, self._shards),
             writing,
         )
@@ -107,6 +110,21 @@ class JoinedSnapshot(Snapshot):
                 ]
                 self._lexicon = Lexicon(words, self.flat.ids)
             return self._lexicon
+
+    def _read_states(self) -> StateSearch | None:
+        found = [
+            (number, snapshot.states)
+            for number, snapshot in self._snapshots.items()
+            if len(snapshot.ids)
+        ]
+        parts = [
+            replace(own, ids=joined(own.ids, number, self._shards))
+            for number, states in found
+            if states is not None
+            for own in states.segments
+        ]
+        whole = parts and all(states is not None for _, states in found)
+        return StateSearch(parts, self.flat.ids) if whole else None
 
 
 def _flat(
@@ -190,7 +208,7 @@ class _JoinedFields(KeptFields):
 
 def _sides(part: Store, snapshot: Snapshot) -> list[Side]:
     lock = partial(part.writer.lock_at, snapshot.generation)
-    return part.sides.all_of(snapshot.flat.segments, lock)
+    return part.beside.sides.all_of(snapshot.flat.segments, lock)
 
 
 class JoinedSnapshots(Snapshots):

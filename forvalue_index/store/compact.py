@@ -127,5 +127,6 @@ def _rewrite(store: Store, flat: FlatSearch, old: Sequence[Segment]) -> None:
     if len(ids):
         with storing(store.directory):
             new = write_codes(folder, new_name(catalog, ids), ids, flat.data(ids), flat.codes)
+            store.beside.states.put_some(new, old, ids)
     energy = retained_energy(catalog, old, [len(part) for part in parts])
     put_in_place(folder, catalog, old, new, energy, joined=False)

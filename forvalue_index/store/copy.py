@@ -1,7 +1,7 @@
 """A copy of an index for somebody else: what is live at one moment, and nothing that was removed.
 
-The copy is an index of its own, with its rows in SQLite. What is derived, and what readers and
-writers noted on this machine, is not in it.
+The copy is an index of its own, with its rows in SQLite. What is derived of vectors and rows, and
+what readers and writers noted on this machine, is not in it; states are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def copy(store: Store, directory: Path, *, rows: bool = True, model: str | None 
     Args:
         store: of the index, which stays as it is.
         directory: not there yet, or empty.
-        rows: without them, a sample is its key, its figures and its vector.
+        rows: without them, a sample is its key, its figures, its vector and its state.
         model: what the copy names its model; default: as the index, but of a path on this machine
             only the last part.
 
@@ -51,7 +51,7 @@ def _write(
 ) -> None:
     if directory.exists():  # of a moment that a writer took away meanwhile
         discard(directory, itself=False)
-    flat, energy = snapshot.flat, _energy(store, snapshot)
+    flat, states, energy = snapshot.flat, snapshot.states, _energy(store, snapshot)
     made = Store.create(directory, config, store.fingerprint)
     try:
         with storing(directory):
@@ -64,6 +64,8 @@ def _write(
                 segment = write_codes(directory / SEGMENTS, name, ids, flat.data(ids), flat.codes)
                 samples = snapshot.samples(ids.tolist()).values()
                 kept = [sample if rows else _without_row(sample) for sample in samples]
+                if states is not None:
+                    made.beside.states.put_codes(segment, ids, states.codes(ids))
                 made.catalog.commit_segment(segment, kept, retained_energy=energy)
         made.catalog.vacuum()
     finally:

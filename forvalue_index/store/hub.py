@@ -34,8 +34,9 @@ CARD = "README.md"
 PARTIAL = ".part"
 _OWN = re.compile(
     r"catalog\.db|README\.md|vectoriser-[0-9a-f]{16}\.safetensors|segments/[0-9][0-9-]*\.faiss"
+    r"|derived/[0-9][0-9-]*\.states"
 )
-_STALE = re.compile(r"vectoriser-.*\.safetensors|segments/.*\.faiss|catalog\.db")
+_STALE = re.compile(r"vectoriser-.*\.safetensors|segments/.*\.faiss|derived/.*|catalog\.db")
 _KIND = "dataset"
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,12 +27,12 @@ from forvalue_index.search.checked import CheckedFiles, OpenSegments
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.gpu import Resident
 from forvalue_index.search.moment import KeptMoment, Writing
+from forvalue_index.search.state import StateSearch
 from forvalue_index.search.words import Lexicon
+from forvalue_index.store.beside import Beside
 from forvalue_index.store.fields import KeptFields
 from forvalue_index.store.figures import aligned, joined
-from forvalue_index.store.sides import KeptSides
 from forvalue_index.store.vectoriser import dim_of, is_fitted
-from forvalue_index.store.words import KeptWords
 
 if TYPE_CHECKING:
     from forvalue_index.search.decorrelate import Decorrelation
@@ -51,8 +51,7 @@ class Snapshot:
         catalog: Catalog,
         derived: CheckedFiles,
         moments: KeptMoment,
-        words: KeptWords,
-        sides: KeptSides,
+        beside: Beside,
         fields: KeptFields,
         writing: Writing,
     ) -> None:
@@ -64,8 +63,7 @@ class Snapshot:
             catalog: the catalogue.
             derived: the folder of derived indexes, and which of them were found intact.
             moments: where the second moment of the vectors is kept.
-            words: where the words of the rows are kept.
-            sides: where the figures of the rows are kept.
+            beside: where the words, figures and states of the rows are kept.
             fields: where the values of their fields are kept.
             writing: gives the right to write these, as long as the index is at this generation.
         """
@@ -73,14 +71,14 @@ class Snapshot:
         self.flat = flat
         self._catalog = catalog
         self._files, self._folder = derived, derived.folder
-        self._moments, self._words, self._sides, self._writing = moments, words, sides, writing
-        self._fields = fields
+        self._moments, self._beside, self._fields, self._writing = moments, beside, fields, writing
         self._lock = RLock()
         self._figures: Figures | None = None
         self._weights: dict[str, NDArray[np.float32]] = {}  # metric -> [ntotal]
         self._derived: dict[str, DerivedSearch | None] = {}  # metric -> if there is one
         self._decorrelation: Decorrelation | None = None
         self._lexicon: Lexicon | None = None
+        self._states: StateSearch | Literal["not read"] | None = "not read"
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -116,7 +114,7 @@ class Snapshot:
         with self._lock:
             if self._figures is None:
                 self._catalog.require_intact()
-                sides = self._sides.all_of(self.flat.segments, self._writing)
+                sides = self._beside.sides.all_of(self.flat.segments, self._writing)
                 self._figures = aligned(joined(sides), self.flat.ids)
             return self._figures if ids is None else aligned(self._figures, np.asarray(ids))
 
@@ -172,9 +170,22 @@ class Snapshot:
         with self._lock:
             if self._lexicon is None:
                 require_rows(self._catalog.samples(self.flat.ids[:1].tolist()).values())
-                words = self._words.all_of(self.flat.segments, self._writing)
+                words = self._beside.words.all_of(self.flat.segments, self._writing)
                 self._lexicon = Lexicon(words, self.flat.ids)
             return self._lexicon
+
+    @property
+    def states(self) -> StateSearch | None:
+        """The states of the rows of `flat.ids`; None: there are none, or some are lost."""
+        with self._lock:
+            if self._states == "not read":
+                self._states = self._read_states()
+                if self._states is None and self._catalog.generation() != self.generation:
+                    raise CorruptIndexError("a writer replaced the states of this generation")
+            return self._states
+
+    def _read_states(self) -> StateSearch | None:
+        return self._beside.states.search(self.flat.segments, self.flat.ids)
 
     def search(
         self,
@@ -242,8 +253,7 @@ class Snapshots:
         catalog: Catalog,
         bits: int,
         moments: KeptMoment,
-        words: KeptWords,
-        sides: KeptSides,
+        beside: Beside,
         fields: KeptFields,
         segments: CheckedFiles,
         derived: CheckedFiles,
@@ -255,7 +265,7 @@ class Snapshots:
         self._segments = OpenSegments(segments)
         self._catalog = catalog
         self._bits = bits
-        self._moments, self._words, self._sides, self._fields = moments, words, sides, fields
+        self._moments, self._beside, self._fields = moments, beside, fields
         self._lock_at = lock_at
         self._opening = RLock()  # of all of the above that changes, and of the two below
         self._current: Snapshot | None = None
@@ -321,7 +331,7 @@ class Snapshots:
                     state.removed,
                     self._resident,
                     opened,
-                    partial(self._sides.all_of, state.segments, lock),
+                    partial(self._beside.sides.all_of, state.segments, lock),
                 )
             except CorruptIndexError:
                 # A compaction replaces files: it may have come between the two steps.
@@ -334,8 +344,7 @@ class Snapshots:
                 catalog,
                 self.derived,
                 self._moments,
-                self._words,
-                self._sides,
+                self._beside,
                 self._fields,
                 lock,
             )

@@ -21,6 +21,7 @@ from forvalue_index.records import Fidelity
 from forvalue_index.search.ann_files import readable_infos
 from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.moment import KeptMoment
+from forvalue_index.store.beside import Beside
 from forvalue_index.store.fields import KeptFields
 from forvalue_index.store.layout import (
     CATALOG,
@@ -39,6 +40,7 @@ from forvalue_index.store.layout import (
 from forvalue_index.store.manifest import is_sharded, read_manifest, shard_directory
 from forvalue_index.store.sides import KeptSides
 from forvalue_index.store.snapshot import Snapshot, Snapshots
+from forvalue_index.store.states import KeptStates
 from forvalue_index.store.vectoriser import (
     digest,
     dim_of,
@@ -49,6 +51,7 @@ from forvalue_index.store.vectoriser import (
 from forvalue_index.store.words import KeptWords
 from forvalue_index.store.writer import Writer
 from forvalue_index.system.files import atomic_write
+from forvalue_index.vectors.scale import state_dim_of
 
 T = TypeVar("T")
 
@@ -64,18 +67,18 @@ class Store:
         self.moments = KeptMoment(directory / DERIVED)
         segments = CheckedFiles(directory / SEGMENTS, directory / CHECKED)
         derived = CheckedFiles(directory / DERIVED, directory / CHECKED_DERIVED)
-        self.words = KeptWords(derived, catalog, self.config.format)
-        self.sides = KeptSides(derived, catalog, directory / SEGMENTS, self.bits)
-        self.fields = KeptFields(derived, catalog)
-        self.writer = Writer(
-            directory, catalog, self.bits, self.words, self.sides, segments, derived
+        self.beside = Beside(
+            KeptWords(derived, catalog, self.config.format),
+            KeptSides(derived, catalog, directory / SEGMENTS, self.bits),
+            KeptStates(derived),
         )
+        self.fields = KeptFields(derived, catalog)
+        self.writer = Writer(directory, catalog, self.bits, self.beside, segments, derived)
         self.snapshots = Snapshots(
             catalog,
             self.bits,
             self.moments,
-            self.words,
-            self.sides,
+            self.beside,
             self.fields,
             segments,
             derived,
@@ -207,10 +210,20 @@ class Store:
         return read_vectoriser(self.directory, self.catalog)
 
     def part_problems(self) -> Iterator[str]:
-        """Yields what is wrong with what is kept beside segments."""
+        """Yields what is wrong with what is kept beside segments and can be made again."""
         segments = self.catalog.segments()
-        for kept in (self.words, self.sides):
+        for kept in (self.beside.words, self.beside.sides):
             yield from kept.problems(segments)
+
+    def state_problems(self) -> Iterator[str]:
+        """Yields which states are lost of an index that has them.
+
+        Raises:
+            CorruptIndexError: what the first rows taught is not what was committed.
+        """
+        dim = state_dim_of(self.vectoriser_bytes()) if self.fitted else 0
+        if dim:
+            yield from self.beside.states.lacking(self.catalog.segments(), dim)
 
     def put_missing_parts(self) -> None:
         """Keeps what segments have beside them, where it is missing; the caller holds the lock.
@@ -219,7 +232,7 @@ class Store:
             OSError: the disk is full.
         """
         segments = self.catalog.segments()
-        for kept in (self.words, self.sides):
+        for kept in (self.beside.words, self.beside.sides):
             kept.put_missing(segments)
 
     # -- reading -------------------------------------------------------------------------------

@@ -99,6 +99,8 @@ def _problems(store: Store) -> Iterator[str]:
         for name in derived_names(store.directory / DERIVED):
             yield from filter(None, [derived_problem(store, name)])
         yield from store.part_problems()
+        with suppress(CorruptIndexError):  # of what was learned, which was said above
+            yield from store.state_problems()
         with suppress(CorruptIndexError):  # which was said above
             store.snapshots.refresh()
             yield from filter(None, [store.moments.problem(store.snapshots.current.flat)])

@@ -31,6 +31,11 @@ from forvalue_index.search.segment import (
     orphans,
     write_codes,
 )
+from forvalue_index.search.side import SUFFIX as SIDES
+from forvalue_index.search.state import SUFFIX as STATES
+from forvalue_index.search.state import StateCodes, state_codes
+from forvalue_index.search.words import SUFFIX as WORDS
+from forvalue_index.store.beside import Beside
 from forvalue_index.store.join import (
     joinable,
     put_in_place,
@@ -40,9 +45,7 @@ from forvalue_index.store.join import (
 )
 from forvalue_index.store.layout import DERIVED, SEGMENTS, files, storing
 from forvalue_index.store.manifest import require_own
-from forvalue_index.store.sides import KeptSides
 from forvalue_index.store.vectoriser import dim_of, is_fitted, vectoriser_file
-from forvalue_index.store.words import KeptWords
 from forvalue_index.system.files import TEMPORARY, sync_folder
 from forvalue_index.vectors.codes import Bytes, Codes
 
@@ -50,7 +53,7 @@ BY_READERS = "checked", MOMENT
 """How the names of files begin that readers write, too: a temporary one may be in use."""
 
 
-PARTS = KeptWords.suffix, KeptSides.suffix, COLUMN
+PARTS = WORDS, SIDES, STATES, COLUMN
 """How the names of files in derived/ end that are of one segment."""
 
 SMALL = 16 * 1024
@@ -68,8 +71,7 @@ class Writer:
         directory: Path,
         catalog: Catalog,
         bits: int,
-        words: KeptWords,
-        sides: KeptSides,
+        beside: Beside,
         segments: CheckedFiles,
         derived: CheckedFiles,
     ) -> None:
@@ -77,7 +79,7 @@ class Writer:
         self._directory = directory
         self._catalog = catalog
         self._bits = bits
-        self._words, self._sides = words, sides
+        self._beside = beside
         self._checked = segments, derived
         self._written: tuple[dict[str, State], dict[str, State]] = (
             {},
@@ -164,10 +166,18 @@ class Writer:
             for id, sample, item in zip(ids, samples, encoded, strict=True)
         ]
         retained = float(np.mean([item.retained for item in encoded]))
-        self._commit(stored, data, codes, retained, replaces)
+        states = [item.state for item in encoded if item.state is not None]
+        kept = state_codes(np.stack(states)) if len(states) == len(encoded) else None
+        self._commit(stored, data, codes, retained, kept, replaces)
 
-    def copy(self, samples: Sequence[StoredSample], data: Bytes, retained: float | None) -> None:
-        """Commits rows of another index with their codes [n, size], under new ids.
+    def copy(
+        self,
+        samples: Sequence[StoredSample],
+        data: Bytes,
+        retained: float | None,
+        states: StateCodes | None,
+    ) -> None:
+        """Commits rows of another index with their codes [n, size] and states, under new ids.
 
         Raises:
             StorageError: the disk is full; nothing was committed.
@@ -176,7 +186,7 @@ class Writer:
         """
         ids = self._new_ids(len(samples)).tolist()
         moved = [replace(sample, id=id) for sample, id in zip(samples, ids, strict=True)]
-        self._commit(moved, data, Codes(dim_of(self._catalog), self._bits), retained)
+        self._commit(moved, data, Codes(dim_of(self._catalog), self._bits), retained, states)
 
     def _new_ids(self, n: int) -> NDArray[np.int64]:
         first = self._catalog.next_id()
@@ -188,16 +198,19 @@ class Writer:
         data: Bytes,
         codes: Codes,
         retained: float | None,
+        states: StateCodes | None,
         replaces: Sequence[int] = (),
     ) -> None:
         require_own(self._catalog.fingerprint, (sample.key for sample in stored))
         ids = np.array([sample.id for sample in stored], np.int64)
         with storing(self._directory):
             segment = write_codes(self._segments, f"{ids[0]:012d}{SUFFIX}", ids, data, codes)
+            beside = self._beside
             self._note(
                 segment,
-                self._words.put(segment, self._words.of(ids, [s.row for s in stored])),
-                self._sides.put(segment, self._sides.of(stored, data, codes)),
+                beside.words.put(segment, beside.words.of(ids, [s.row for s in stored])),
+                beside.sides.put(segment, beside.sides.of(stored, data, codes)),
+                None if states is None else beside.states.put_codes(segment, ids, states),
             )
         self._catalog.commit_segment(segment, stored, replaces=replaces, retained_energy=retained)
         self._added += len(stored)
@@ -221,8 +234,12 @@ class Writer:
         if new is None:  # an older version compacted segments that were not neighbours
             return
         with storing(self._directory):
-            states = (kept.put_joined(new, old) for kept in (self._words, self._sides))
-            self._note(new, *states)
+            self._note(
+                new,
+                self._beside.words.put_joined(new, old),
+                self._beside.sides.put_joined(new, old),
+                self._beside.states.put_some(new, old, np.concatenate([s.ids for s in opened])),
+            )
         energy = retained_energy(catalog, old, [segment.ntotal for segment in old])
         put_in_place(folder, catalog, old, new, energy, joined=True)
         stems = {Path(segment.name).stem for segment in old}
@@ -234,12 +251,15 @@ class Writer:
     def _segments(self) -> Path:
         return self._directory / SEGMENTS
 
-    def _note(self, segment: Segment, words: State, side: State) -> None:
+    def _note(self, segment: Segment, words: State, side: State, states: State | None) -> None:
         """Remembers files that were just written."""
         state = state_of(segment.sha256, (self._segments / segment.name).stat())
         self._checked[0].add({segment.name: state}, hashed=False)
-        names = self._words.file(segment).name, self._sides.file(segment).name
-        self._checked[1].add(dict(zip(names, (words, side), strict=True)), hashed=False)
+        beside = self._beside
+        written = {beside.words.file(segment).name: words, beside.sides.file(segment).name: side}
+        if states is not None:
+            written[beside.states.file(segment).name] = states
+        self._checked[1].add(written, hashed=False)
 
     def remove(self, keys: Sequence[str] = (), where: Sequence[str] = ()) -> int:
         """Removes samples by key, or those that meet all conditions; returns how many.

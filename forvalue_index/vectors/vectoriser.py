@@ -18,9 +18,11 @@ from torch import Tensor
 from forvalue_index.config import VectorConfig
 from forvalue_index.vectors.projection import Moments, Projection
 from forvalue_index.vectors.recipe import RECIPES, Recipe
+from forvalue_index.vectors.scale import STATES
 from forvalue_index.vectors.sketch import SKETCHES, Sketch
 from forvalue_index.vectors.statistics import TokenStatistics
 from forvalue_index.vectors.tokens import TokenFactors
+from forvalue_index.vectors.whitening import Whitening
 
 MEDIAN_NORM, LARGEST_NORM = 64.0, 8192.0
 """Of the vectors, unless the largest would be too near the end of float16."""
@@ -56,11 +58,16 @@ class Vectoriser:
     """
 
     def __init__(
-        self, parts: Sequence[Part], projection: Projection | None, scale: float = 1.0
+        self,
+        parts: Sequence[Part],
+        projection: Projection | None,
+        scale: float = 1.0,
+        whitening: Whitening | None = None,
     ) -> None:
         self.parts = tuple(parts)
         self.projection = projection  # None: not fitted yet, vectors are sketches
         self.scale = scale
+        self.whitening = whitening  # of the mean states; None: there are no states
 
     @classmethod
     def fit(
@@ -89,9 +96,13 @@ class Vectoriser:
         return Moments(sketch.dim // sketch.width, sketch.width, device)
 
     def fit_projection(
-        self, config: VectorConfig, moments: Moments, norms: NDArray[np.float32]
+        self,
+        config: VectorConfig,
+        moments: Moments,
+        norms: NDArray[np.float32],
+        whitening: Whitening | None = None,
     ) -> Vectoriser:
-        """Returns itself with a projection and a scale that suits float16.
+        """Returns itself with a projection, a scale that suits float16, and a whitening.
 
         `moments` are those of some sketches, `norms` the lengths of these or of others, [n].
         """
@@ -100,7 +111,8 @@ class Vectoriser:
             LARGEST_NORM / max(float(norms.max()), 1e-30),
         )
         scale = float(2.0 ** np.floor(np.log2(wanted)))
-        return Vectoriser(self.parts, Projection.fit(moments, config.dim, config.seed), scale)
+        projection = Projection.fit(moments, config.dim, config.seed)
+        return Vectoriser(self.parts, projection, scale, whitening)
 
     @property
     def dim(self) -> int:
@@ -127,6 +139,15 @@ class Vectoriser:
         vectors, retained = self.projection(sketches)
         return vectors * self.scale, retained
 
+    def states(self, means: Tensor) -> Tensor:
+        """Returns the states [n, m] of samples from their mean states [n, d]; m may be 0.
+
+        Without a projection they are the mean states themselves.
+        """
+        if self.projection is None:
+            return means
+        return means[:, :0] if self.whitening is None else self.whitening(means)
+
     def to_bytes(self) -> bytes:
         """Returns all that was learned, as a safetensors file; equal vectorisers, equal bytes."""
         tensors: dict[str, Tensor] = {}
@@ -137,6 +158,9 @@ class Vectoriser:
         if self.projection is not None:
             for name, value in self.projection.tensors.items():
                 tensors[f"projection.{name}"] = value
+        if self.whitening is not None:
+            for name, value in self.whitening.tensors.items():
+                tensors[f"{STATES}{name}"] = value
         tensors["scale"] = torch.tensor(self.scale)
         return save({name: value.contiguous().cpu() for name, value in tensors.items()})
 
@@ -152,12 +176,14 @@ class Vectoriser:
         scale = float(tensors.pop("scale"))
         learned = _under(tensors, "projection.")
         projection = Projection(learned) if learned else None
+        states = _under(tensors, STATES)  # those of indexes of before have none
+        whitening = Whitening(states) if states else None
         parts: list[Part] = []
         while (weight := tensors.get(f"{len(parts)}.weight")) is not None:
             recipe = RECIPES[config.recipe](_under(tensors, f"{len(parts)}.recipe."))
             sketch = SKETCHES[config.sketch](_under(tensors, f"{len(parts)}.sketch."))
             parts.append(Part(recipe, sketch, float(weight)))
-        return cls(parts, projection, scale)
+        return cls(parts, projection, scale, whitening)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
