@@ -63,7 +63,8 @@ def test_a_pulled_index_answers_as_the_one_that_was_pushed(
     assert hub.repositories[REPO].private
     names = set(hub.repositories[REPO].commits[-1])
     assert {name.split("-")[0] for name in names} == {
-        *("README.md", "catalog.db", "vectoriser", "segments/000000000000.faiss")
+        *("README.md", "catalog.db", "vectoriser", "segments/000000000000.faiss"),
+        "derived/000000000000.states",
     }
     with InfluenceIndex.from_hub(REPO, model=lm) as pulled:
         assert pulled.directory.is_relative_to(tmp_path / "home")
