@@ -324,8 +324,8 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
             metric: "dot", the influence; "cosine", free of how large both gradients are;
                 "per-token", the influence over the scored tokens of both; "decorrelated", the
                 influence with what many samples share damped (`search/decorrelate.py`); "lexical",
-                the words that both share, by BM25; or "hybrid", words and cosine, best for finding
-                where something came from.
+                the words that both share, by BM25; or "hybrid", words, cosine and state, best for
+                finding where something came from.
             where: conditions on the rows' fields, such as "source=math"; all must hold.
             exact: rank and score the best candidates by the exact form, in forward passes; there is
                 none of "decorrelated" and of metrics with words.

@@ -49,7 +49,11 @@ def plain_states(index: InfluenceIndex, lm: LanguageModel, samples: list[Sample]
     variances, directions = np.linalg.eigh(np.cov(learned.T, bias=True))
     damped = np.sqrt(np.maximum(variances, 0) + variances.mean())
     states = (plain_means(lm, samples) - learned.mean(0)) @ directions / damped
-    return states / np.linalg.norm(states, axis=1, keepdims=True)
+    return unit(states)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def parts_of(index: InfluenceIndex, k: int = 1000) -> dict[tuple[int, str], tuple[float, ...]]:
@@ -82,7 +86,8 @@ def test_hybrid_adds_three_parts(index: InfluenceIndex, lm: LanguageModel) -> No
     states, asked = index.snapshot.states, index.query_vectors(queries).states
     assert states is not None and asked is not None
     rows = states.codes(index.snapshot.ids).astype(float)
-    state = asked.astype(float) @ (rows / np.linalg.norm(rows, axis=1, keepdims=True)).T
+    own = state_codes(asked).astype(float)
+    state = unit(own) @ unit(rows).T
     parts = [state, *(index.scores(queries, name)[1].astype(float) for name in NAMES[:2])]
     wanted = sum((x - x.mean(1)[:, None]) / x.std(1)[:, None] for x in parts)
     ids, found = index.scores(queries, "hybrid")

@@ -40,7 +40,7 @@ metric_option = click.option(
     help="dot: the influence; cosine: without the size of the two gradients, best for finding "
     "sources; per-token: per scored token of both texts; decorrelated: what many samples share "
     "counts less, best for predicting what training on a choice of rows does; lexical: shared "
-    "words; hybrid: words and cosine, best for finding where something came from.",
+    "words; hybrid: words, cosine and state, best for finding where something came from.",
 )
 combine_option = click.option(
     "--combine",

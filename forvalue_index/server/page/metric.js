@@ -23,7 +23,7 @@ export const METRICS = {
   },
   hybrid: {
     title: "Hybrid",
-    says: "Shared words and cosine together: best to find where an answer came from, silent on what a row did.",
+    says: "Shared words, cosine and state together: best to find where an answer came from, silent on what a row did.",
     linear: false,
   },
   lexical: {
