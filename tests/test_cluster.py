@@ -150,6 +150,7 @@ def test_searches_go_to_actors_that_may_die(built: Path, plain: InfluenceIndex) 
         assert hits_of(index) == hits_of(plain)
 
 
+@pytest.mark.slow
 def test_an_answer_without_some_shards_is_asked_for(
     built: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +172,7 @@ def test_an_answer_without_some_shards_is_asked_for(
                 assert some < every
 
 
+@pytest.mark.slow
 def test_rows_are_added_and_replaced_and_nodes_may_go(
     ray: Any, built: Path, files: list[Path], tmp_path: Path
 ) -> None:
