@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -238,6 +240,21 @@ def test_only_a_socket_of_this_user_is_used(
     assert runtime.running_socket(index.directory) is None
     with pytest.raises(StorageError, match="only you may enter"):
         runtime.listen(index.directory)
+
+
+def test_a_server_that_is_ended_takes_its_socket_away(index: InfluenceIndex) -> None:
+    command = [sys.executable, "-m", "forvalue_index", "serve", "--port", "0", "--index"]
+    with subprocess.Popen(
+        [*command, str(index.directory)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline().startswith(b"http://")
+        path = runtime.running_socket(index.directory)
+        assert path is not None
+        with InfluenceClient(f"unix:{path}") as client:
+            assert len(client) == 30
+        process.terminate()
+        assert process.wait(60) == 143
+    assert not path.exists()
 
 
 def test_an_index_that_is_built_anew_is_another_one(

@@ -239,12 +239,11 @@ def test_intact_segments_are_hashed_once(
 
     monkeypatch.setattr(intact, "_require_hash", count)
     ask()
-    assert len(hashed) == 4
-    ask()
-    assert len(hashed) == 4
     index.add({"id": "x", "prompt": "a", "response": "b"})
     ask()
-    assert hashed[4:] == ["000000000030.faiss"]
+    assert hashed == []  # what this package wrote itself is known
     (index.directory / "checked.json").write_text("{damaged")
     ask()
-    assert len(hashed) == 10
+    assert len(hashed) == 5
+    ask()
+    assert len(hashed) == 5

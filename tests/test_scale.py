@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forvalue_index.data.manifest import Compared, Manifest
 
 from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
+from forvalue_index.data.row_keys import Compared, RowKeys
 from forvalue_index.errors import InputError
 from forvalue_index.metric import METRICS
 from forvalue_index.records import Encoded, Sample
@@ -203,9 +203,9 @@ def test_joins_grow_with_the_logarithm() -> None:
 
 
 def test_a_manifest_is_a_dict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forvalue_index.data.manifest._PAGE", 7)
+    monkeypatch.setattr("forvalue_index.data.row_keys._PAGE", 7)
     rng = random.Random(1)
-    manifest, plain = Manifest(), dict[str, tuple[str, str]]()
+    manifest, plain = RowKeys(), dict[str, tuple[str, str]]()
     for i in range(300):
         key, content = f"ä{rng.randrange(200)}", f"{rng.randrange(10**6):06d}"
         found = manifest.add(key, content, f"row {i}")

@@ -19,17 +19,19 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import expect
 
 SHARED = Path(os.environ.get("FORVALUE_SHARED", Path(__file__).parents[2] / "shared"))
-FIXED = "You are kind and you explain every step."
+FIXED = "Be kind."
 TEMPLATE = (
-    "{% if messages[0].role != 'system' %}<|sys|>" + FIXED + "\n{% endif %}"
-    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% if messages[0].role != 'system' %}" + FIXED + "\n{% endif %}"
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 SMALL = VectorConfig(dim=64, sketch_dim=512)
-TURNS = [("user", "hello you"), ("assistant", "yes yes"), ("user", "and then"), ("assistant", "no")]
+TURNS = [("user", "hello you"), ("assistant", "yes yes")]
 
 
-def talk(*turns: tuple[str, str]) -> list[Row]:
+def talk(n: int) -> list[Row]:
+    """One turn of each, or two."""
+    turns = [*TURNS[: 2 * (n % 2)], ("user", f"q {n}"), ("assistant", "ok")]
     return [{"role": role, "content": content} for role, content in turns]
 
 
@@ -38,13 +40,7 @@ def chat(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab
     """A tab on an index of conversations."""
     folder = tmp_path_factory.mktemp("chat")
     model = save_model(folder / "model", "llama", 0)
-    rows: list[Row] = [
-        {
-            "id": f"{n}",
-            "messages": talk(*TURNS[: 2 + 2 * (n % 2)], ("user", f"q {n}"), ("assistant", "ok")),
-        }
-        for n in range(12)
-    ]
+    rows: list[Row] = [{"id": f"{n}", "messages": talk(n)} for n in range(12)]
     format = FormatConfig(messages_field="messages", key_field="id", chat_template=TEMPLATE)
     made, _ = InfluenceIndex.build(folder / "index", rows, str(model), format=format, vector=SMALL)
     with made as index, served(index) as address, tab(browser, address, folder) as page:
@@ -62,7 +58,7 @@ def own_answer(page: Tab, prompt: str, answer: str) -> None:
 
 def test_conversations_name_who_speaks_and_fold_the_template(chat: Tab) -> None:
     own_answer(chat, "hello you", "yes yes")
-    first = chat.page.locator(".hit .tokens").first
+    first = chat.page.locator(".hit .tokens", has_not_text="hello").first  # not cut
     assert set(first.locator(".role").all_text_contents()) == {"user", "assistant"}
     assert FIXED not in (first.text_content() or "")
     first.locator("button.fold").click()
@@ -82,22 +78,18 @@ def test_a_conversation_goes_on_and_is_kept_in_the_link(chat: Tab) -> None:
     chat.page.reload()
     chat.page.wait_for_selector(".hits .hit")
     assert chat.texts(".hit strong") == before
-    assert chat.page.locator("textarea[name=turn]").evaluate_all(
-        "all => all.map(a => a.value)"
-    ) == [
-        "hello you",
-        "yes yes",
-    ]
+    turns = chat.page.locator("textarea[name=turn]")
+    assert turns.evaluate_all("all => all.map(area => area.value)") == [text for _, text in TURNS]
     chat.check("turns")
 
 
 def test_a_row_of_turns_is_asked_about(chat: Tab) -> None:
     chat.go("#/row?key=1")
     chat.page.wait_for_selector(".turn")
-    assert chat.texts(".row-text .role") == ["user", "assistant"] * 3
+    assert chat.texts(".row-text .role") == ["user", "assistant"] * 2
     chat.page.click("text=Which rows drove this response?")
     chat.page.wait_for_selector(".hits .hit")
-    assert chat.page.locator("textarea[name=turn]").count() == 4
+    assert chat.page.locator("textarea[name=turn]").count() == 2
     assert chat.page.input_value("textarea[name=prompt]") == "q 1"
 
 

@@ -48,16 +48,16 @@ def test_segments_stay_mapped_from_one_generation_to_the_next(
     index: InfluenceIndex, rows: list[Row], hashed: list[str]
 ) -> None:
     before = {opened.name: opened for opened in index.flat.opened}
-    assert len(before) == len(hashed) == 4
+    assert len(before) == 4
     index.add(NEW)
     assert len(every(index, rows[0])) == 31
     after = {opened.name: opened for opened in index.flat.opened}
-    assert len(after) == len(hashed) == 5
+    assert len(after) == 5
     assert all(after[name] is opened for name, opened in before.items())
     index.remove(["new"])  # a generation without a new segment
     assert len(every(index, rows[0])) == 30
     assert {o.name for o in index.flat.opened if after[o.name] is o} == set(after)
-    assert len(hashed) == 5
+    assert hashed == []  # what was written here is known
 
 
 def test_a_segment_whose_file_is_another_one_is_mapped_and_hashed_again(
@@ -70,7 +70,7 @@ def test_a_segment_whose_file_is_another_one_is_mapped_and_hashed_again(
     index.add(NEW)
     assert [hit for hit in every(index, rows[0]) if hit[0] != "new"] == expected
     assert index.flat.opened[0] is not first
-    assert hashed.count(first.name) == 2
+    assert hashed.count(first.name) == 1
 
 
 def test_a_segment_that_is_damaged_while_it_is_mapped_is_not_taken_over(

@@ -7,7 +7,8 @@ and the change of each query's log-likelihood is measured: a step on the unembed
 paper's closed form is the derivative), and one on all weights. A step has the size that raises the
 log-likelihood of its own row by STEP, and changes are divided by it. For each recipe: in how many
 pairs its exact score has the sign of the change, in how many of the half that changed most, and the
-rank correlation of scores and changes over the rows of a query. MODEL is read in float32.
+rank correlation of scores and changes over the rows of a query. "raised" is the share of pairs in
+which the change is positive, whatever the scores. MODEL is read in float32.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Agreement:
 
     step: str
     method: str
+    positive: float  # share of the pairs that changed for the better, whatever the scores
     sign: float  # share of the pairs in which both have the same sign
     large: float  # the same of the half of the pairs of each query that changed most
     rank: float  # Spearman's correlation over the rows of a query, mean of the queries
@@ -111,7 +113,8 @@ def agreement(step: str, method: str, scores: NDArray[Any], changes: Changes) ->
     large = np.abs(changes) >= np.median(np.abs(changes), axis=1, keepdims=True)
     rank = Figure.of(spearman(*pair) for pair in zip(scores, changes, strict=True))
     assert rank.mean is not None
-    return Agreement(step, method, same.mean(), same[large].mean(), rank.mean, rank.se)
+    positive = float((changes > 0).mean())
+    return Agreement(step, method, positive, same.mean(), same[large].mean(), rank.mean, rank.se)
 
 
 def measure(
@@ -189,11 +192,11 @@ def main(
     found.append(agreement("model", "step on the head", steps["head"], steps["model"]))
     if results is not None:
         results.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
-    table = Table("step on", "scores", "same sign", "of the larger half", "Spearman")
+    table = Table("step on", "scores", "raised", "same sign", "of the larger half", "Spearman")
     for one in found:
         error = "" if one.rank_error is None else f" ± {one.rank_error:.3f}"
-        figures = f"{one.sign:.3f}", f"{one.large:.3f}", f"{one.rank:.3f}{error}"
-        table.add_row(one.step, one.method, *figures)
+        shares = [f"{share:.3f}" for share in (one.positive, one.sign, one.large)]
+        table.add_row(one.step, one.method, *shares, f"{one.rank:.3f}{error}")
     console = Console(width=100)
     console.print(table)
     console.print(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -81,7 +83,11 @@ def serve(
     def note(text: str) -> None:
         render.notes.print(text, markup=False)
 
+    def end(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)  # which leaves the blocks below
+
     with (
+        _at_sigterm(end),
         InfluenceIndex.open(directory, ray=ray, **opening) as index,
         serving(
             index, host, port, token=token, names=names, allow_write=allow_write, note=note
@@ -91,3 +97,12 @@ def serve(
         click.echo(server.address if token is None else f"{server.address}#token={token}")
         render.notes.print("Open this address in a browser. Ctrl-C ends the server.")
         server.run()
+
+
+@contextmanager
+def _at_sigterm(end: Callable[..., None]) -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

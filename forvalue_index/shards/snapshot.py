@@ -19,6 +19,7 @@ from threading import RLock
 import numpy as np
 from numpy.typing import NDArray
 
+from forvalue_index.catalog.where import Condition
 from forvalue_index.metric import METRICS, Metric
 from forvalue_index.records import Segment
 from forvalue_index.search.checked import CheckedFiles
@@ -30,6 +31,7 @@ from forvalue_index.search.words import Lexicon
 from forvalue_index.shards.catalog import JoinedCatalog
 from forvalue_index.shards.ids import Ids, joined
 from forvalue_index.shards.scatter import Asked, Here, Searcher, by_shard, merged
+from forvalue_index.store.fields import KeptFields
 from forvalue_index.store.layout import CHECKED_DERIVED, DERIVED
 from forvalue_index.store.sides import KeptSides
 from forvalue_index.store.snapshot import Snapshot, Snapshots
@@ -61,7 +63,7 @@ class JoinedSnapshot(Snapshot):
             _JoinedMoment(parts, snapshots),
             next(iter(parts.values())).words,
             _JoinedSides(parts, snapshots, self._shards),
-            next(iter(parts.values())).fields,
+            _JoinedFields(catalog, parts, snapshots, self._shards),
             writing,
         )
 
@@ -157,6 +159,33 @@ class _JoinedSides(KeptSides):
             for number, snapshot in self._snapshots.items()
             for side in _sides(self._parts[number], snapshot)
         ]
+
+
+class _JoinedFields(KeptFields):
+    """The fields of the rows of all shards, which each keeps by itself."""
+
+    def __init__(
+        self,
+        catalog: JoinedCatalog,
+        parts: Mapping[int, Store],
+        snapshots: Mapping[int, Snapshot],
+        shards: int,
+    ) -> None:
+        self._catalog = catalog
+        self._parts, self._snapshots, self._shards = parts, snapshots, shards
+
+    def met(
+        self, segments: Sequence[Segment], conditions: Sequence[Condition], writing: Writing
+    ) -> tuple[Ids, set[str]]:
+        """Returns the ids of the rows of all shards that meet all conditions, and their fields."""
+        found, fields = [np.empty(0, np.int64)], set[str]()
+        for number, snapshot in self._snapshots.items():
+            part = self._parts[number]
+            lock = partial(part.writer.lock_at, snapshot.generation)
+            ids, own = part.fields.met(snapshot.flat.segments, conditions, lock)
+            found.append(joined(ids, number, self._shards))
+            fields |= own
+        return np.sort(np.concatenate(found)), fields
 
 
 def _sides(part: Store, snapshot: Snapshot) -> list[Side]:

@@ -47,22 +47,32 @@ class KeptFields:
             CorruptIndexError: a row is not what was committed.
         """
         wanted = [parse_condition(condition) for condition in conditions]
-        self._catalog.require_intact()
-        met: list[NDArray[np.bool_]] = []
-        ids: list[NDArray[np.int64]] = []
+        found, seen = self.met(segments, wanted, writing)
         for condition in wanted:
-            decisions, own, ids = Decisions(condition), [], []
-            for column in self._columns(segments, condition, writing):
-                own.append(column.met(decisions.of))
-                ids.append(column.ids)
-            if segments and not decisions.seen:
+            if segments and condition.field not in seen:
                 raise InputError(
                     f"no sample has a field {condition.field!r}: the fields are "
                     f"{', '.join(self._catalog.fields())}"
                 )
+        return found
+
+    def met(
+        self, segments: Sequence[Segment], conditions: Sequence[Condition], writing: Writing
+    ) -> tuple[NDArray[np.int64], set[str]]:
+        """Returns what `where` does, and the fields that any row has."""
+        self._catalog.require_intact()
+        seen: set[str] = set()
+        met: list[NDArray[np.bool_]] = []
+        ids: list[NDArray[np.int64]] = []
+        for condition in conditions:
+            decisions, own, ids = Decisions(condition), [], []
+            for column in self._columns(segments, condition, writing):
+                own.append(column.met(decisions.of))
+                ids.append(column.ids)
+            seen |= {condition.field} if decisions.seen else set()
             met.append(np.concatenate([np.empty(0, np.bool_), *own]))
         every = np.concatenate([np.empty(0, np.int64), *ids])
-        return np.sort(every[np.logical_and.reduce(met)])
+        return np.sort(every[np.logical_and.reduce(met)]), seen
 
     def _columns(
         self, segments: Sequence[Segment], condition: Condition, writing: Writing

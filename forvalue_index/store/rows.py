@@ -1,4 +1,4 @@
-"""Rows of an index, by key or by condition, without its vectors: no segment is opened.
+"""Rows of an index, by key or by condition, without its vectors.
 
 A compaction between two steps may take rows away that the first step found: then both are done
 again.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,10 +75,9 @@ def listing(
 def _meeting(store: Store, conditions: list[str], after: int) -> Iterator[StoredSample]:
     catalog = store.catalog
     while True:
-        state = catalog.snapshot()
-        generation, lock = state.generation, partial(store.writer.lock_at, state.generation)
-        ids = store.fields.where(state.segments, conditions, lock)
-        ids = np.setdiff1d(ids[ids > after], state.removed, assume_unique=True)
+        generation = catalog.generation()
+        ids = store.answer(lambda snapshot: snapshot.where(conditions))
+        ids = ids[ids > after]
         try:
             for start in range(0, len(ids), PAGE):
                 for sample in catalog.samples(ids[start : start + PAGE].tolist()).values():

@@ -27,6 +27,7 @@ def browser() -> Iterator[Any]:
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed")
+    playwright.expect.set_options(timeout=WAIT)
     with playwright.sync_playwright() as running:
         opened = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield opened
@@ -82,7 +83,6 @@ class Tab:
         assert (self.pictures / f"{name}.png").stat().st_size > 1000
         for scheme in ("light", "dark"):
             self.page.emulate_media(color_scheme=scheme)
-            self.page.wait_for_timeout(200)  # colours fade
             found = axe.Axe().run(self.page).response["violations"]
             faults = [(v["id"], [node["html"][:200] for node in v["nodes"]]) for v in found]
             assert faults == [], f"{name}, {scheme}"
@@ -106,7 +106,8 @@ def tab(
     browser: Any, address: str, pictures: Path, token: str | None = None, width: int = 1280
 ) -> Iterator[Tab]:
     """A tab on the page; at its end there must be no faults."""
-    with browser.new_context(viewport={"width": width, "height": 900}) as context:
+    size = {"width": width, "height": 900}
+    with browser.new_context(viewport=size, reduced_motion="reduce") as context:
         opened = Tab(context.new_page(), address, pictures)
         opened.page.goto(address if token is None else f"{address}#token={token}")
         opened.page.wait_for_selector("textarea[name=prompt]")

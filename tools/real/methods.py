@@ -128,8 +128,7 @@ def _by_index(task: Task, recipe: str, exact: bool, progress: Progress) -> Itera
 def _others(task: Task, recipe: str, progress: Progress) -> Iterator[Scored]:
     with indexed(task, recipe, progress) as index:
         queries, stored = index.samples(task.queries), all_stored(index)
-        true = exact_of(index, queries, stored, progress)
-        for one in _timed(other_scores(index, queries, stored, task.format, exact=true)):
+        for one in _timed(other_scores(index, queries, stored, task.format, progress=progress)):
             if one.method not in NOT_OF_A_QUERY:
                 yield one
 

@@ -92,8 +92,8 @@ class Place:
                     with InfluenceClient(f"unix:{path}") as client:
                         found = work(ServerAnswers(client, index))
                     render.notes.print(
-                        "Answered by the server of this index on this machine "
-                        "(--no-server: answer without it)."
+                        "Answered by the server of this index here (--no-server: without it).",
+                        soft_wrap=True,
                     )
                     return found
                 except ForvalueError:  # here it works, or is said as it always is
