@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.catalog.catalog import Catalog
-from forvalue_index.catalog.reads import Figures
 from forvalue_index.catalog.where import Condition, parse_condition
 from forvalue_index.errors import IndexMissingError, InputError
-from forvalue_index.records import Segment, StoredSample
+from forvalue_index.records import Figures, Segment, StoredSample
 from forvalue_index.shards.ids import joined, split
 from forvalue_index.store.layout import storing
 from forvalue_index.store.manifest import (
