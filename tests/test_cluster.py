@@ -56,10 +56,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def holder(directory: Path) -> int | None:
-    """The process that is writing to a shard now."""
+    """The worker that is writing to a shard now; this process does while it learns."""
     for lock in sorted(directory.glob("shards/*/write.lock")):
         with suppress(ValueError, KeyError, OSError):
-            return int(json.loads(lock.read_text())["pid"])
+            pid = int(json.loads(lock.read_text())["pid"])
+            return None if pid == os.getpid() else pid
     return None
 
 
