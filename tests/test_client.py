@@ -198,7 +198,7 @@ def test_what_a_server_cannot_do_is_done_or_said_here(
     index: InfluenceIndex, address: str, tmp_path: Path
 ) -> None:
     place = ("--index", index.directory)
-    many = run("query", *QUERY, "-k", 500, "--json", *place)  # more than a server gives
+    many = run("query", *QUERY, "-k", 1500, "--json", *place)  # more than a server gives
     assert len(many.stdout.splitlines()) == 30 and NOTE not in many.stderr
     for wrong in (("--span", "none"), ("--where", "none=1")):
         served, alone = (
