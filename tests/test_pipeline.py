@@ -282,7 +282,7 @@ def test_factors_know_their_runs_and_recipes_keep_them(
     encoder.runner.chunk = 7
     n_chunks = 0
     for batch, hidden in encoder.runner.each(samples, lambda batch: encoder._hidden(batch, 0)):
-        for tokens in encoder._chunks(batch, hidden, 0, encoder._no_losses(batch)):
+        for tokens in encoder._chunks(batch, hidden, 0, encoder.no_losses(batch)):
             known = vectoriser.parts[0](tokens).known_runs
             owners, counts = torch.unique_consecutive(tokens.owner, return_counts=True)
             assert known == list(zip(owners.tolist(), counts.tolist(), strict=True))

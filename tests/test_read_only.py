@@ -76,7 +76,7 @@ def test_a_reader_that_cannot_write_hashes_each_segment_once(
         owned.add(rows[20:])
         index.store.snapshots.refresh()
         assert len(index.flat.ids) == 30
-        assert len(hashed) == len(set(hashed)) == 2
+        assert len(hashed) == len(set(hashed)) == 2  # of this reader; what it wrote is known
 
 
 def test_a_reader_needs_no_right_to_write(

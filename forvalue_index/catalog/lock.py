@@ -13,6 +13,7 @@ import os
 import socket
 import stat
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -21,6 +22,7 @@ from forvalue_index.errors import CorruptIndexError, LockedError
 from forvalue_index.system.files import foreign, open_own
 
 FILE = "write.lock"
+_PAUSE = 0.01  # seconds between two looks at a lock that somebody has
 
 
 class WriterLock:
@@ -36,8 +38,8 @@ class WriterLock:
         self._file: int | None = None
         self.interrupted = False  # whether the last holder was killed; known once it is taken
 
-    def acquire(self) -> None:
-        """Takes the lock, without waiting.
+    def acquire(self, patience: float = 0) -> None:
+        """Takes the lock; waits up to `patience` seconds for it.
 
         Raises:
             LockedError: another one holds it; the message says who and since when.
@@ -50,7 +52,15 @@ class WriterLock:
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise CorruptIndexError(foreign(self._path))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            until = time.monotonic() + patience
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        raise
+                    time.sleep(_PAUSE)
         except BlockingIOError as error:
             holder = _holder(os.read(file, 10_000))
             os.close(file)

@@ -16,7 +16,7 @@ from forvalue_index.store.layout import storing
 from forvalue_index.store.manifest import shard_of
 from forvalue_index.store.store import Store
 from forvalue_index.store.vectoriser import is_fitted, read_vectoriser
-from forvalue_index.store.writer import Writer
+from forvalue_index.store.writer import PATIENCE, Writer
 from forvalue_index.system.files import TEMPORARY, own_files
 
 
@@ -30,8 +30,10 @@ class JoinedWriter(Writer):
         self._parts = parts
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, patience: float = PATIENCE) -> Iterator[None]:
         """Holds the right to write to the manifest and to all shards, for a `with` block.
+
+        Waits up to `patience` seconds for that of each shard.
 
         Raises:
             LockedError: another process is writing to one of them.
@@ -41,7 +43,7 @@ class JoinedWriter(Writer):
             with storing(self._directory):
                 held.enter_context(WriterLock(self._directory))
             for part in self._parts.values():
-                held.enter_context(part.writer.lock())
+                held.enter_context(part.writer.lock(patience))
             self._catalog.reload()
             self._teach()
             yield

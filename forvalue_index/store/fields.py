@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from threading import RLock
 
 import numpy as np
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.where import Condition, Decisions, parse_condition
 from forvalue_index.errors import ForvalueError, InputError
-from forvalue_index.records import Segment
+from forvalue_index.records import Segment, require_rows
 from forvalue_index.search.checked import CheckedFiles, State, state_of
 from forvalue_index.search.column import Column, suffix_of
 from forvalue_index.search.moment import Writing
 from forvalue_index.search.parts import parts_file
+from forvalue_index.store.kept import require_current
 
 _LARGEST = 64
 """Bytes of distinct values for each row, up to which a column is kept: a text is not, a number is.
@@ -50,6 +52,7 @@ class KeptFields:
         found, seen = self.met(segments, wanted, writing)
         for condition in wanted:
             if segments and condition.field not in seen:
+                require_rows(islice(self._catalog.iterate(), 1))
                 raise InputError(
                     f"no sample has a field {condition.field!r}: the fields are "
                     f"{', '.join(self._catalog.fields())}"
@@ -96,6 +99,7 @@ class KeptFields:
                         hashed[name] = states[name]
                 if column is None:
                     column = Column.of(field, *self._catalog.column(segment.name, condition))
+                    require_current(self._catalog, segment)
                     if len(column.text) <= _LARGEST * len(column.ids):
                         new[segment] = column
                 yield column

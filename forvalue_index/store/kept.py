@@ -9,11 +9,22 @@ from pathlib import Path
 from threading import RLock
 from typing import Generic, Protocol, Self, TypeVar
 
-from forvalue_index.errors import ForvalueError
+from forvalue_index.catalog.catalog import Catalog
+from forvalue_index.errors import CorruptIndexError, ForvalueError
 from forvalue_index.records import Segment
 from forvalue_index.search.checked import CheckedFiles, State, state_of
 from forvalue_index.search.moment import Writing
 from forvalue_index.search.parts import parts_file
+
+
+def require_current(catalog: Catalog, segment: Segment) -> None:
+    """Checks that the rows of a segment are still all there, after something was made of them.
+
+    Raises:
+        CorruptIndexError: another segment has taken its place.
+    """
+    if len(catalog.segment_ids(segment.name)) != segment.ntotal:
+        raise CorruptIndexError(f"segment {segment.name} was replaced meanwhile: ask again")
 
 
 class Part(Protocol):

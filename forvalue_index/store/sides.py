@@ -13,7 +13,7 @@ from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.first_pass import first_rows
 from forvalue_index.search.segment import open_segment
 from forvalue_index.search.side import SUFFIX, Side
-from forvalue_index.store.kept import Kept
+from forvalue_index.store.kept import Kept, require_current
 from forvalue_index.store.vectoriser import dim_of
 from forvalue_index.vectors.codes import Bytes, Codes
 
@@ -33,6 +33,7 @@ class KeptSides(Kept[Side]):
         dim = dim_of(self._catalog)
         opened = open_segment(self._segments, segment, dim, self._bits)
         found = self._catalog.segment_figures(segment.name)
+        require_current(self._catalog, segment)
         return Side(
             found.ids, found.n_scored, found.loss, found.norm, first_rows(opened.codes, opened), {}
         )

@@ -14,7 +14,7 @@ from forvalue_index.errors import RowError
 from forvalue_index.records import Row, Segment
 from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.words import SUFFIX, Words
-from forvalue_index.store.kept import Kept
+from forvalue_index.store.kept import Kept, require_current
 
 
 class KeptWords(Kept[Words]):
@@ -30,6 +30,7 @@ class KeptWords(Kept[Words]):
     def made(self, segment: Segment) -> Words:
         """Returns the words of a segment, from its live rows."""
         samples = self._catalog.samples(self._catalog.live_ids(segment.name))
+        require_current(self._catalog, segment)
         return self.of(
             np.fromiter(samples, np.int64, len(samples)), [s.row for s in samples.values()]
         )

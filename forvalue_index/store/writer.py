@@ -62,6 +62,9 @@ SMALL = 16 * 1024
 LARGEST = 2**29
 """Bytes of vectors that a segment may have that is joined while rows are added."""
 
+PATIENCE = 2.0
+"""Seconds that a writer waits for the lock: readers hold it while they keep what they derived."""
+
 
 class Writer:
     """Changes one index. The caller of `commit` and `sweep` holds the lock."""
@@ -88,8 +91,8 @@ class Writer:
         self._added = 0  # vectors, since then
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Holds the right to write, for a `with` block.
+    def lock(self, patience: float = PATIENCE) -> Iterator[None]:
+        """Holds the right to write, for a `with` block; waits up to `patience` seconds for it.
 
         Removes the files that a writer which was killed, or failed, left and that count for
         nothing.
@@ -101,7 +104,7 @@ class Writer:
         files(self._directory)
         lock = WriterLock(self._directory)
         with storing(self._directory):
-            lock.acquire()
+            lock.acquire(patience)
         try:
             self._catalog.reload()
             if lock.interrupted:
@@ -127,7 +130,7 @@ class Writer:
             LockedError: another process has it, or something was committed meanwhile.
             StorageError: the directory cannot be written.
         """
-        with self.lock():
+        with self.lock(patience=0):
             if self._catalog.generation() != generation:
                 raise LockedError(f"{self._directory} was written to meanwhile: ask again")
             yield
