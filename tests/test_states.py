@@ -13,7 +13,7 @@ import torch
 from helpers.indexes import KEYED
 from test_words import VECTOR, rows_of, texts
 
-from forvalue_index import InfluenceIndex
+from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.fidelity import compared
 from forvalue_index.model.language_model import LanguageModel
@@ -217,6 +217,27 @@ def test_one_row_teaches_no_states(tmp_path: Path, lm: LanguageModel) -> None:
     with index:
         (hit,) = index.query(row, 3, metric="hybrid")
         assert "state" not in (hit.parts or ()) and index.verify() == []
+
+
+def test_the_rejected_text_of_a_preference_is_subtracted(
+    index: InfluenceIndex, lm: LanguageModel, tmp_path: Path
+) -> None:
+    pairs: list[Row] = [{"prompt": a, "chosen": b, "rejected": f"z{b[::-1]}"} for a, b in texts(12)]
+    path = tmp_path / "pairs"
+    format = FormatConfig(response_field="chosen", rejected_field="rejected")
+    with InfluenceIndex.build(path, pairs, lm, format=format, vector=VECTOR)[0] as made:
+        assert {hit.parts is not None and "state" in hit.parts for hit in ask(made, pairs)} == {
+            True
+        }
+        found = made.session.encoder.states(made.samples(pairs))
+        sides = [
+            index.samples([{"prompt": row["prompt"], "response": row[name]} for row in pairs])
+            for name in ("chosen", "rejected")
+        ]
+        sizes = [np.array([s.n_scored for s in side])[:, None] for side in sides]
+        sums = [plain_means(lm, side) * size for side, size in zip(sides, sizes, strict=True)]
+        wanted = (sums[0] - sums[1]) / (sizes[0] + sizes[1])
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 def test_bytes_hold_the_direction_of_a_state() -> None:
