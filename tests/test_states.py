@@ -226,9 +226,8 @@ def test_the_rejected_text_of_a_preference_is_subtracted(
     path = tmp_path / "pairs"
     format = FormatConfig(response_field="chosen", rejected_field="rejected")
     with InfluenceIndex.build(path, pairs, lm, format=format, vector=VECTOR)[0] as made:
-        assert {hit.parts is not None and "state" in hit.parts for hit in ask(made, pairs)} == {
-            True
-        }
+        hits = made.query(pairs[:2], 3, metric="hybrid")
+        assert len(hits) == 6 and all("state" in (hit.parts or ()) for hit in hits)
         found = made.session.encoder.states(made.samples(pairs))
         sides = [
             index.samples([{"prompt": row["prompt"], "response": row[name]} for row in pairs])

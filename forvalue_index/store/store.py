@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
+
 from forvalue_index.catalog import migrations
 from forvalue_index.catalog.catalog import MEASURED, Catalog
 from forvalue_index.catalog.lock import WriterLock
@@ -221,7 +223,11 @@ class Store:
         Raises:
             CorruptIndexError: what the first rows taught is not what was committed.
         """
-        dim = state_dim_of(self.vectoriser_bytes()) if self.fitted else 0
+        data = self.vectoriser_bytes() if self.fitted else b""
+        try:
+            dim = state_dim_of(data)
+        except SafetensorError:  # nothing was learned, or nothing that can be read
+            return
         if dim:
             yield from self.beside.states.lacking(self.catalog.segments(), dim)
 
