@@ -209,7 +209,7 @@ class _Removing:
 
     def __init__(self, index: InfluenceIndex, *, compact: bool) -> None:
         self._directory, self._compact = index.directory, compact
-        self._figures = index.store.sides.all_of
+        self._figures = index.store.beside.sides.all_of
         self.times = 0
 
     def __call__(self, *arguments: Any) -> Any:
@@ -238,7 +238,7 @@ def test_figures_are_of_the_rows_that_they_stand_beside(
     """
     losses = {row.id: row.loss for row in index.rows()}
     removing = _Removing(index, compact=compact)
-    monkeypatch.setattr(index.store.sides, "all_of", removing)
+    monkeypatch.setattr(index.store.beside.sides, "all_of", removing)
     if what == "cosine":
         hits = index.query(rows[3], 100, metric="cosine")
         assert sorted(hit.id for hit in hits) in (sorted(losses), sorted(losses)[1:])
