@@ -201,10 +201,10 @@ def test_a_job_is_cancelled(page: Tab) -> None:
         page.go("#/about")
         page.go("#/review")
         page.page.wait_for_selector("summary:text-is('New audit')")
-        if not page.page.locator("button:text-is('Look for suspects')").is_visible():
-            page.page.click("summary:text-is('New audit')")
-        page.page.click("button:text-is('Look for suspects')")
+        page.page.wait_for_load_state("networkidle")
+        page.page.eval_on_selector_all("details", "all => all.forEach(one => (one.open = true))")
         with suppress(Overtime):
+            page.page.click("button:text-is('Look for suspects')", timeout=2000)
             page.page.click(".job button:text-is('Cancel')", timeout=2000)
             page.page.wait_for_selector("#status.wrong", timeout=5000)
             break
