@@ -602,7 +602,7 @@ def test_the_page_holds_no_code_of_its_own_and_loads_nothing_from_elsewhere(
     assert "default-src 'none'" in policy and "unsafe" not in policy
     folder = Path(guard.__file__).parent / "page"
     names = sorted(path.name for path in folder.iterdir())
-    assert {"index.html", "app.js", "style.css"} <= set(names)
+    assert {"index.html", "app.js", "base.css"} <= set(names)
     for name in names:
         answer = served.get(f"/{name}")
         assert answer.status_code == 200 and answer.text == (folder / name).read_text()

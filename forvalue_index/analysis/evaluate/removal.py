@@ -63,6 +63,10 @@ class RemovalResult:
     noise: dict[str, float]  # share -> standard deviation of a query's loss over seeds
     removed: dict[str, int]  # share -> rows removed, k
     methods: dict[str, dict[str, Figure]]  # method -> share -> rise
+    best: dict[str, str]  # share -> the method with the highest rise
+    less: dict[str, dict[str, Figure]]
+    """Method -> share -> the rise of the best less its own, query by query: what a query does to
+    all methods cancels out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class _Baseline:
     def mean(self) -> NDArray[np.float64]:
         return np.asarray(self.losses.mean((0, 1)), np.float64)
 
-    def of_chance(self) -> dict[str, Figure]:
+    def of_chance(self) -> dict[str, NDArray[np.float64]]:
         """Returns the rises that are 0 but for chance."""
         first = self.losses[0]
         draws, q = first.shape
@@ -83,7 +87,7 @@ class _Baseline:
         own = first[np.arange(q) % draws, np.arange(q)]
         others = (first.sum(0) - own) / (draws - 1)
         seeds = (self.losses[1] - first)[np.arange(q) % draws, np.arange(q)]
-        return {RANDOM: Figure.of(own - others), SEED: Figure.of(seeds)}
+        return {RANDOM: own - others, SEED: seeds}
 
 
 def removal(
@@ -148,6 +152,10 @@ def removal(
                 if name in chosen
             }
         chance, rises = _rises(runs, scored, counts, draws, seed, train, progress)
+    best = {
+        share: max(scored, key=lambda name: float(rises[name][share].mean()))
+        for share in map(_key, counts)
+    }
     return RemovalResult(
         recipe=vector.recipe,
         at=at,
@@ -159,8 +167,17 @@ def removal(
         loss_random={_key(share): float(found.mean.mean()) for share, found in chance.items()},
         noise={_key(share): seed_noise(found.losses) or 0.0 for share, found in chance.items()},
         removed={_key(share): k for share, k in counts.items()},
-        methods=rises,
+        methods={name: _figures(found) for name, found in rises.items()},
+        best=best,
+        less={
+            name: _figures({share: rises[best[share]][share] - own for share, own in found.items()})
+            for name, found in rises.items()
+        },
     )
+
+
+def _figures(found: Mapping[str, NDArray[np.float64]]) -> dict[str, Figure]:
+    return {share: Figure.of(values) for share, values in found.items()}
 
 
 def _rises(
@@ -171,8 +188,8 @@ def _rises(
     seed: int,
     train: TrainConfig,
     progress: Progress | None,
-) -> tuple[dict[float, _Baseline], dict[str, dict[str, Figure]]]:
-    """Returns the losses without random rows for each share, and the rises of all methods.
+) -> tuple[dict[float, _Baseline], dict[str, dict[str, NDArray[np.float64]]]]:
+    """Returns the losses without random rows for each share, and the rises of all methods [q].
 
     Args:
         runs: the trainings.
@@ -186,15 +203,17 @@ def _rises(
     queries = sum(map(len, scored.values()))
     tell = _Count(progress, len(counts) * (2 * draws + queries))
     chance: dict[float, _Baseline] = {}
-    rises: dict[str, dict[str, Figure]] = {name: {} for name in (*scored, RANDOM, SEED)}
+    rises: dict[str, dict[str, NDArray[np.float64]]] = {
+        name: {} for name in (*scored, RANDOM, SEED)
+    }
     for share, k in counts.items():
         random = _random(runs.rows, k, draws, seed)
         chance[share] = baseline = _Baseline(_twice(runs, random, train, tell))
         for name, scores in scored.items():
             found = [tell(runs.without(top(line, k), train))[q] for q, line in enumerate(scores)]
-            rises[name][_key(share)] = Figure.of(np.array(found) - baseline.mean)
-        for name, figure in baseline.of_chance().items():
-            rises[name][_key(share)] = figure
+            rises[name][_key(share)] = np.array(found) - baseline.mean
+        for name, rise in baseline.of_chance().items():
+            rises[name][_key(share)] = rise
     return chance, rises
 
 

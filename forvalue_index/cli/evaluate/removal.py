@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -124,9 +125,17 @@ def removal(
 def _show(result: Any) -> None:
     """Prints the rises of all methods, a column for each share."""
     shares = list(result.removed)
-    rows = table("", *(f"{float(share):.3g} = {result.removed[share]:,} rows" for share in shares))
+    heads = [(f"{float(s):.3g} = {result.removed[s]:,} rows", "the best less this") for s in shares]
+    rows = table("", *itertools.chain.from_iterable(heads))
     for name, found in result.methods.items():
-        rows.add_row(name, *(with_error(found[share]) for share in shares))
+        own = (
+            (
+                with_error(found[s]),
+                "" if name == result.best[s] else with_error(result.less[name][s]),
+            )
+            for s in shares
+        )
+        rows.add_row(name, *itertools.chain.from_iterable(own))
     console = render.console()
     console.print(rows)
     random = ", ".join(f"{number(loss)} without {s}" for s, loss in result.loss_random.items())
