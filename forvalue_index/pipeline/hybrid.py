@@ -158,10 +158,10 @@ def _hits(
         own = slice(start, start + QUERIES)
         some = None if vectors is None else vectors[own]
         scores = _parts(session, snapshot, texts[own], some)
-        joined = _joined(scores)
+        joined, lexical = _joined(scores), scores["lexical"]
         for number, text in enumerate(texts[own]):
             # Without a vector, a row that shares no word has nothing to do with the query.
-            may = allowed if some is not None else allowed & (scores["lexical"][number] > 0)
+            may = allowed if some is not None else allowed & (lexical[number] > 0)
             places = np.flatnonzero(may)
             order = np.argsort(-joined[number, places], kind="stable")[:k]
             best = places[order]
