@@ -157,7 +157,7 @@ def test_a_token_of_a_hit_shows_what_it_acted_on_and_the_reverse(page: Tab) -> N
 
 def test_an_answer_of_ones_own_and_another_metric(page: Tab) -> None:
     page.page.select_option("select[name=metric]", "hybrid")
-    assert "Shared words and cosine" in page.page.inner_text("#metric-says")
+    assert "Shared words, cosine and state" in page.page.inner_text("#metric-says")
     ask(page, response=" fiddle")
     assert page.page.inner_text(".answer").strip() == "fiddle"
     assert page.texts(".hits h3") == ["Found, the best first"]

@@ -443,7 +443,7 @@ def test_the_commands_read_images_and_show_them(
         return result.output
 
     built = run("build", str(data), "--index", index, "--model", str(llava_dir), "--dim", "32")
-    assert "images from 'image', as the field names suggest" in built
+    assert "images from 'image', as the field names suggest" in " ".join(built.split())
     asked = ("query", "--index", index, "--prompt", "what?", "--response", " it is 3")
     shown = run(*asked, "--image", image, "-k", "2", "--metric", "cosine")
     assert shown.count(f"[{image} 40x30] what? it is 3") == 2  # the query and its own row

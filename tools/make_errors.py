@@ -214,7 +214,7 @@ def made(root: Path) -> list[tuple[Made, list[tuple[str, int]]]]:
 
 def _masked(text: str, folder: Path, hide: str) -> str:
     text = text.replace(f"{folder}/", "").replace(str(folder), ".")
-    text = re.sub(r"\b[0-9a-f]{16,}\b", "…", text)
+    text = re.sub(r"\b[0-9a-f]{12,}\b", "…", text)
     text = re.sub(hide, "…", text) if hide else text
     return text if len(text) <= WIDEST else text[:WIDEST] + "…"
 
