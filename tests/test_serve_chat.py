@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.browser import Tab, served, tab
+from helpers.browser import Tab, served, tab, until
 from helpers.models import save_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
@@ -72,7 +72,7 @@ def test_a_conversation_goes_on_and_is_kept_in_the_link(chat: Tab) -> None:
     assert chat.page.locator("textarea[name=turn]").count() == 2
     own_answer(chat, "and then", "no")
     expect(chat.page.locator(".answer")).to_have_text("no")
-    chat.page.wait_for_function("location.hash.includes('and+then')")
+    until(chat.page, "location.hash.includes('and+then')")
     chat.page.wait_for_load_state("networkidle")
     before = chat.texts(".hit strong")
     chat.page.reload()
@@ -108,10 +108,11 @@ def test_a_picture_is_asked_about(browser: Any, tmp_path: Path) -> None:
     made, _ = InfluenceIndex.build(tmp_path / "i", rows, str(model), format=format, vector=SMALL)
     with made as index, served(index) as address, tab(browser, address, tmp_path) as page:
         page.page.set_input_files("input[name=images]", data / found[3]["file_name"])
+        expect(page.page.locator(".thumbs img")).to_have_count(1)  # it was read
         page.page.click("button:text-is('Ask the model')")
         page.page.wait_for_selector(".hits .hit")
         assert len(page.page.inner_text(".answer").strip()) > 0
-        page.page.wait_for_function("document.querySelector('.hit img').naturalWidth > 0")
+        until(page.page, "document.querySelector('.hit img').naturalWidth > 0")
         assert "× 36" in (page.page.locator(".hit .tokens").first.text_content() or "")
         page.check("picture")
         page.page.locator(".hit [data-place]").first.click()
@@ -122,5 +123,6 @@ def test_a_picture_is_asked_about(browser: Any, tmp_path: Path) -> None:
         page.page.click("text=Which rows drove this response?")
         page.page.wait_for_selector(".hits .hit")
         expect(page.page.locator(".thumbs img")).to_have_count(1)
-        assert page.texts(".hit .key")[0] == rows[5]["id"]  # the row itself, by its picture
+        first = page.page.locator(".hit .key").first
+        expect(first).to_have_text(rows[5]["id"])  # the row itself, by its picture
         assert "picture=" in page.page.url

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.browser import Tab, saved, served, tab
+from helpers.browser import Tab, saved, served, tab, until
 
 from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.records import Row
@@ -75,7 +75,8 @@ def scores(page: Tab) -> list[str]:
 
 def until_others(page: Tab, before: list[str]) -> None:
     """Waits until other hits are shown."""
-    page.page.wait_for_function(
+    until(
+        page.page,
         "before => { const now = [...document.querySelectorAll('.hits .head strong')]"
         ".map(e => e.textContent); return now.length && now.join() !== before.join() }",
         arg=before,
@@ -250,8 +251,10 @@ def test_hostile_rows_are_shown_as_text(page: Tab) -> None:
         page.page.evaluate(
             "key => { location.hash = `#/row?key=${encodeURIComponent(key)}` }", row["id"]
         )
-        page.page.wait_for_function(
-            "key => document.querySelector('h1 .key')?.textContent === key", arg=row["id"]
+        until(
+            page.page,
+            "key => document.querySelector('h1 .key')?.textContent === key",
+            arg=row["id"],
         )
         assert "What the index keeps of it" in page.page.inner_text("main")
         assert page.page.locator("main img, main script").count() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,3 +121,11 @@ def saved(tab: Tab, button: str) -> str:
     with tab.page.expect_download() as download:
         tab.page.click(f"button:text-is('{button}')")
     return Path(download.value.path()).read_text(encoding="utf-8")
+
+
+def until(page: Any, expression: str, arg: Any = None) -> None:
+    """Waits until JavaScript holds: by looking again, since the policy of the page forbids eval."""
+    end = time.monotonic() + WAIT / 1000
+    while not page.evaluate(expression, arg):
+        assert time.monotonic() < end, expression
+        time.sleep(0.05)
