@@ -15,8 +15,6 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from forvalue_index.errors import InputError, ServerError, brief
 
-REFUSED = (408, 429)  # statuses below 500 that say nothing against the request
-
 
 class Connection:
     """A connection to a server, which is made again when the server has closed it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from forvalue_index.errors import DependencyError
@@ -12,14 +13,14 @@ if TYPE_CHECKING:
     import pandas
 
 
-class Tabular:
+class Tabular(ABC):
     """A result that is a table: its class has `table`."""
 
     __slots__ = ()
 
+    @abstractmethod
     def table(self) -> list[dict[str, Any]]:
         """Returns the rows of the table."""
-        raise NotImplementedError
 
     def to_pandas(self) -> pandas.DataFrame:
         """Returns the table as a frame; a column that a row lacks is NaN there.

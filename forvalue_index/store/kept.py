@@ -1,8 +1,9 @@
-"""What is kept of each segment beside it: made from rows and vectors wherever it is missing."""
+"""What is kept of each segment beside it."""
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -53,31 +54,6 @@ class Kept(Generic[P]):
         self._lock = RLock()
         self._known: dict[str, P] = {}  # sha256 of a segment -> its part
 
-    def made(self, segment: Segment) -> P:
-        """Returns the part of a segment, made from its rows or vectors."""
-        raise NotImplementedError
-
-    def joined(self, parts: Sequence[tuple[Segment, P]]) -> P:
-        """Returns the part of one segment that has all of several, in their order."""
-        raise NotImplementedError
-
-    def all_of(self, segments: Sequence[Segment], writing: Writing) -> list[P]:
-        """Returns the parts of segments; makes those that are not kept, and keeps them.
-
-        `writing` gives the right to write files; where entering it fails, nothing is written.
-        """
-        with self._lock:
-            known = self._read(segments)
-            missing = [segment for segment in segments if segment.sha256 not in known]
-            for segment in missing:
-                known[segment.sha256] = self.made(segment)
-            with suppress(OSError, ForvalueError):
-                if missing:
-                    with writing():
-                        self._write({segment: known[segment.sha256] for segment in missing})
-            self._known = known
-            return [known[segment.sha256] for segment in segments]
-
     def put(self, segment: Segment, part: P) -> State:
         """Keeps the part of a new segment; only the holder of the writer's lock may.
 
@@ -86,40 +62,9 @@ class Kept(Generic[P]):
         """
         return state_of(segment.sha256, part.write(self._folder, segment))
 
-    def put_joined(self, new: Segment, old: Sequence[Segment]) -> State:
-        """Keeps the part of a segment that has all of `old`; only the holder of the lock may.
-
-        Raises:
-            OSError: the disk is full.
-        """
-        known = self._read(old)
-        parts = [(segment, known.get(segment.sha256) or self.made(segment)) for segment in old]
-        return self.put(new, self.joined(parts))
-
-    def put_missing(self, segments: Sequence[Segment]) -> None:
-        """Keeps the parts of segments that have none; only the holder of the lock may.
-
-        Raises:
-            OSError: the disk is full.
-        """
-        known = self._read(segments)
-        for segment in segments:
-            if segment.sha256 not in known:
-                self._write({segment: self.made(segment)})
-
     def file(self, segment: Segment) -> Path:
         """Returns where the part of a segment is kept."""
         return parts_file(self._folder, segment, self.suffix)
-
-    def problems(self, segments: Iterable[Segment]) -> Iterator[str]:
-        """Yields what is wrong with the files that are there, each of which is hashed."""
-        for segment in segments:
-            path = self.file(segment)
-            if path.exists() and self.kind.read(self._folder, segment) is None:
-                yield (
-                    f"{path} is damaged, or of another segment, and counts for nothing: forvalue "
-                    "verify --repair makes it again"
-                )
 
     def _read(self, segments: Sequence[Segment]) -> dict[str, P]:
         """Returns sha256 -> part, of those that are kept and sound."""
@@ -146,3 +91,63 @@ class Kept(Generic[P]):
     def _write(self, parts: dict[Segment, P]) -> None:
         written = {self.file(segment).name: self.put(segment, p) for segment, p in parts.items()}
         self._checked.add(written, hashed=True)
+
+
+class KeptDerived(Kept[P], ABC):
+    """The parts of a kind that can be made again, from rows or vectors, wherever one is missing."""
+
+    @abstractmethod
+    def made(self, segment: Segment) -> P:
+        """Returns the part of a segment, made from its rows or vectors."""
+
+    @abstractmethod
+    def joined(self, parts: Sequence[tuple[Segment, P]]) -> P:
+        """Returns the part of one segment that has all of several, in their order."""
+
+    def all_of(self, segments: Sequence[Segment], writing: Writing) -> list[P]:
+        """Returns the parts of segments; makes those that are not kept, and keeps them.
+
+        `writing` gives the right to write files; where entering it fails, nothing is written.
+        """
+        with self._lock:
+            known = self._read(segments)
+            missing = [segment for segment in segments if segment.sha256 not in known]
+            for segment in missing:
+                known[segment.sha256] = self.made(segment)
+            with suppress(OSError, ForvalueError):
+                if missing:
+                    with writing():
+                        self._write({segment: known[segment.sha256] for segment in missing})
+            self._known = known
+            return [known[segment.sha256] for segment in segments]
+
+    def put_joined(self, new: Segment, old: Sequence[Segment]) -> State:
+        """Keeps the part of a segment that has all of `old`; only the holder of the lock may.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        known = self._read(old)
+        parts = [(segment, known.get(segment.sha256) or self.made(segment)) for segment in old]
+        return self.put(new, self.joined(parts))
+
+    def put_missing(self, segments: Sequence[Segment]) -> None:
+        """Keeps the parts of segments that have none; only the holder of the lock may.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        known = self._read(segments)
+        for segment in segments:
+            if segment.sha256 not in known:
+                self._write({segment: self.made(segment)})
+
+    def problems(self, segments: Iterable[Segment]) -> Iterator[str]:
+        """Yields what is wrong with the files that are there, each of which is hashed."""
+        for segment in segments:
+            path = self.file(segment)
+            if path.exists() and self.kind.read(self._folder, segment) is None:
+                yield (
+                    f"{path} is damaged, or of another segment, and counts for nothing: forvalue "
+                    "verify --repair makes it again"
+                )

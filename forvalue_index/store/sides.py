@@ -13,12 +13,12 @@ from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.first_pass import first_rows
 from forvalue_index.search.segment import open_segment
 from forvalue_index.search.side import SUFFIX, Side
-from forvalue_index.store.kept import Kept, require_current
+from forvalue_index.store.kept import KeptDerived, require_current
 from forvalue_index.store.vectoriser import dim_of
 from forvalue_index.vectors.codes import Bytes, Codes
 
 
-class KeptSides(Kept[Side]):
+class KeptSides(KeptDerived[Side]):
     """The sides of an index's segments over time."""
 
     suffix, kind = SUFFIX, Side

@@ -14,10 +14,10 @@ from forvalue_index.errors import RowError
 from forvalue_index.records import Row, Segment
 from forvalue_index.search.checked import CheckedFiles
 from forvalue_index.search.words import SUFFIX, Words
-from forvalue_index.store.kept import Kept, require_current
+from forvalue_index.store.kept import KeptDerived, require_current
 
 
-class KeptWords(Kept[Words]):
+class KeptWords(KeptDerived[Words]):
     """The words of an index over time."""
 
     suffix, kind = SUFFIX, Words

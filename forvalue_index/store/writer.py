@@ -84,11 +84,7 @@ class Writer:
         self._bits = bits
         self._beside = beside
         self._checked = segments, derived
-        self._written: tuple[dict[str, State], dict[str, State]] = (
-            {},
-            {},
-        )  # since the lock was taken
-        self._added = 0  # vectors, since then
+        self._added = 0  # vectors, since the lock was taken
 
     @contextmanager
     def lock(self, patience: float = PATIENCE) -> Iterator[None]:
