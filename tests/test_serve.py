@@ -328,7 +328,11 @@ def test_a_token_is_asked_for_by_everything_but_the_page(index: InfluenceIndex) 
             assert answer.headers["www-authenticate"] == "Bearer"
         assert client.post("/api/query", json=ASKED).status_code == 401
         assert client.get("/api/openapi.json").status_code == 401
+        assert client.get("/metrics").status_code == 401
+        told = client.get("/metrics/", follow_redirects=True)
+        assert told.status_code in (401, 404) and "forvalue_" not in told.text
         assert client.get("/").status_code == 200
+        assert client.get("/metrics.js").status_code == 404  # a file of the page, if there were one
         right = {"authorization": f"Bearer {TOKEN}"}
         assert client.get("/api/info", headers=right).json()["samples"] == 30
 

@@ -24,7 +24,6 @@ LARGEST_BODY = 256 << 10  # bytes
 LARGEST_UPLOAD = 16 << 20  # of a path that takes images or many rows
 UPLOADS = ("/api/query", "/api/explain", "/api/ask", "/api/score", "/api/audit", "/api/rows")
 BODY_SECONDS = 20.0  # for a body to arrive
-API = ("/api/", "/metrics")
 OPEN = ("/api/health",)  # says nothing of the index
 
 _HOST = re.compile(r"(\[(?P<address>[\da-fA-F:.]+)\]|(?P<name>[\w.-]+))(:\d+)?", re.ASCII)
@@ -71,7 +70,7 @@ class Admission:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             raise HttpError(403, "requests from pages of other sites are not answered")
-        if own or self.token is None or not path.startswith(API) or path in OPEN:
+        if own or self.token is None or not _tells(path) or path in OPEN:
             return
         given = headers.get("authorization", "")
         if not hmac.compare_digest(given.encode(), f"Bearer {self.token}".encode()):
@@ -102,7 +101,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
-                cached = "no-store" if scope["path"].startswith(API) else "no-cache"
+                cached = "no-store" if _tells(scope["path"]) else "no-cache"
                 headers["cache-control"] = cached
             await send(message)
 
@@ -117,6 +116,11 @@ class Guard:
             return
         if body is not None:
             await self._app(scope, _replayed(body, receive), protected)
+
+
+def _tells(path: str) -> bool:
+    """Returns whether a path tells something of the index; the others are the page's files."""
+    return path.startswith("/api/") or path == "/metrics"
 
 
 async def _body(headers: Headers, receive: Receive, most: int) -> bytes | None:
