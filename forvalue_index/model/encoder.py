@@ -190,15 +190,16 @@ class Encoder:
         return (reading for _, reading in self.runner.each(samples, work, limit))
 
     def whole_chunks(
-        self, reading: Reading, checkpoint: int, losses: Tensor
+        self, reading: Reading, checkpoint: int, losses: Tensor, room: Room | None = None
     ) -> Iterator[TokenFactors]:
         """Yields the factors of a batch that was read, a chunk of whole samples at a time.
 
-        The losses of each sample's tokens are added to `losses` [b].
+        The losses of each sample's tokens are added to `losses` [b]. With `room` the next chunk
+        overwrites the errors of the one before it.
         """
         for part in reading.batch.whole(self.runner.chunk):
             hidden = reading.states[checkpoint]
-            yield self._factors(reading.batch, hidden, checkpoint, losses, part)
+            yield self._factors(reading.batch, hidden, checkpoint, losses, part, room)
 
     def factors(
         self,

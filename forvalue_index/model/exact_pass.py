@@ -19,6 +19,7 @@ from torch import Tensor
 
 from forvalue_index.model.batching import Reading
 from forvalue_index.model.embedding import similarity
+from forvalue_index.model.head import Room
 from forvalue_index.model.runner import require_finite
 from forvalue_index.records import Sample
 from forvalue_index.vectors.closed_form import (
@@ -78,6 +79,7 @@ class ExactPass:
         for reading in itertools.chain(*self._groups):
             self._states[reading.batch.positions] = reading.means()
         self._last: tuple[tuple[int, int], _Group] | None = None
+        self._room = Room()
 
     def scores(self, samples: Sequence[Sample]) -> PassScores:
         """Returns the scores of samples under each form, in one forward pass of them.
@@ -128,7 +130,7 @@ class ExactPass:
         shape = len(group.rows) + 1, len(reading.batch.positions)
         sums = [torch.zeros(shape, device=self._encoder.device) for _ in self._forms]
         losses = self._encoder.no_losses(reading.batch)
-        for tokens in self._encoder.whole_chunks(reading, number, losses):
+        for tokens in self._encoder.whole_chunks(reading, number, losses, self._room):
             forms = [form[number](tokens) for form in self._forms]
             for own, scores in zip(sums, group.influence(tokens, forms), strict=True):
                 own[:-1] += scores
@@ -220,11 +222,11 @@ def _squares(
     samples: Sequence[Sample],
     forms: Sequence[Sequence[Transform]],
 ) -> list[NDArray[np.float32]]:
-    result = [np.zeros(len(samples), np.float32) for _ in forms]
+    result, room = [np.zeros(len(samples), np.float32) for _ in forms], Room()
     for reading in readings:
         positions, losses = reading.batch.positions, encoder.no_losses(reading.batch)
         for number in range(len(reading.states)):
-            for tokens in encoder.whole_chunks(reading, number, losses):
+            for tokens in encoder.whole_chunks(reading, number, losses, room):
                 changed = [form[number](tokens) for form in forms]
                 for own, values in zip(result, self_influence(tokens, changed), strict=True):
                     own[positions] += values.cpu().numpy()
