@@ -90,7 +90,7 @@ def test_hybrid_adds_the_squares_of_three_parts(index: InfluenceIndex, lm: Langu
     state = unit(own) @ unit(rows).T
     parts = [state, *(index.scores(queries, name)[1].astype(float) for name in NAMES[:2])]
     standard = [(x - x.mean(1)[:, None]) / x.std(1)[:, None] for x in parts]
-    weights = 4, 0.25, 1  # state, lexical, cosine
+    weights = 2, 0.4, 1  # state, lexical, cosine
     wanted = sum(w * np.sign(z) * z**2 for w, z in zip(weights, standard, strict=True))
     ids, found = index.scores(queries, "hybrid")
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)

@@ -1,7 +1,7 @@
 """Hits by the words of rows, alone or beside their vectors.
 
     lexical = BM25 of the query's text and the row's
-    hybrid  = 4 s^2 + c^2 + w^2 / 4, with the signs of s, c and w
+    hybrid  = 2 s^2 + c^2 + 0.4 w^2, with the signs of s, c and w
 
 where s, c and w are state, cosine and lexical, each standardised over the rows of the query: a
 part counts where it tells a row from the others. The state of a row is what the model made of its
@@ -34,7 +34,7 @@ from forvalue_index.store.states import LOST
 
 QUERIES = 32  # whose scores of all rows are in memory at a time
 
-WEIGHTS = {"state": 4.0, "cosine": 1.0, "lexical": 0.25}
+WEIGHTS = {"state": 2.0, "cosine": 1.0, "lexical": 0.4}
 """Of the parts of hybrid. Words are rare or common by accident: they get the least."""
 
 Scores = NDArray[np.float32]
