@@ -251,6 +251,7 @@ class JoinedSnapshots(Snapshots):
                 part.snapshots.close()
 
     def _open(self) -> Snapshot:
+        self._catalog.require_current()
         if not self._catalog.fingerprint.get("vectoriser"):  # when this was opened
             self._catalog.reload()
         snapshots = {}

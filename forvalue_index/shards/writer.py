@@ -37,11 +37,13 @@ class JoinedWriter(Writer):
 
         Raises:
             LockedError: another process is writing to one of them.
+            IndexMissingError: the rows were dealt out to other shards meanwhile.
             StorageError: the disk is full.
         """
         with ExitStack() as held:
             with storing(self._directory):
                 held.enter_context(WriterLock(self._directory))
+            self._catalog.require_current()
             for part in self._parts.values():
                 held.enter_context(part.writer.lock(patience))
             self._catalog.reload()
