@@ -5,14 +5,13 @@ The choice is greedy: see `greedy.py`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.analysis.field_values import field_values
+from forvalue_index.analysis.field_values import FieldValues, field_values
 from forvalue_index.analysis.greedy import Greedy
 from forvalue_index.analysis.values import SampleValues, sample_values
 from forvalue_index.config import FormatConfig
@@ -33,7 +32,7 @@ class Selection:
     places: NDArray[np.int64]  # [m] positions of the chosen rows in `values`
     copies: int  # rows left out as near-copies of chosen ones
     values: SampleValues
-    labels: list[str] | None  # [n] the groups that were balanced; None: there were none
+    groups: FieldValues | None  # that were balanced; None: there were none
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -69,17 +68,15 @@ class Selection:
                 for step in dict.fromkeys(steps)
             ],
         }
-        if self.labels is not None:
-            every, own = np.array(self.labels, dtype=object), Counter[str]()
-            own.update(every[self.places])
+        if self.groups is not None:
+            counts, n = self.groups.counts, len(self.groups.names)
+            own = np.bincount(self.groups.codes[self.places], minlength=n)
+            means = np.bincount(self.groups.codes, value, n) / counts
             result["groups"] = [
-                {
-                    "name": name,
-                    "chosen": own[name],
-                    "of": count,
-                    "mean_value": float(value[every == name].mean()),
-                }
-                for name, count in sorted(Counter(self.labels).items())
+                {"name": name, "chosen": int(taken), "of": int(count), "mean_value": float(mean)}
+                for name, taken, count, mean in zip(
+                    self.groups.names, own, counts, means, strict=True
+                )
             ]
         return result
 
@@ -126,11 +123,11 @@ def select(
     assert budget is not None
     if budget < 1:
         raise InputError(f"budget is {budget}, but it is a number of rows: use 1 or more")
-    labels = None if balance is None else field_values(index, found.ids, balance)
-    groups = np.unique(labels, return_inverse=True)[1] if labels else np.zeros(n, np.int64)
-    greedy = Greedy(index, found.ids, found.value, groups, diversity, dedup)
+    groups = None if balance is None else field_values(index, found.ids, balance)
+    codes = np.zeros(n, np.int64) if groups is None else groups.codes
+    greedy = Greedy(index, found.ids, found.value, codes, diversity, dedup)
     places = greedy.choose(min(budget, n), progress)
-    return Selection(places, greedy.copies, found, labels)
+    return Selection(places, greedy.copies, found, groups)
 
 
 def _number(value: float) -> float | None:

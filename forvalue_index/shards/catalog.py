@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.catalog.catalog import Catalog
-from forvalue_index.catalog.where import Condition, parse_condition
 from forvalue_index.errors import IndexMissingError, InputError
 from forvalue_index.records import Figures, Segment, StoredSample
 from forvalue_index.shards.ids import joined, split
@@ -200,41 +199,6 @@ class JoinedCatalog(Catalog):
 
         each = (of(number, catalog) for number, catalog in self._catalogs.items())
         return heapq.merge(*each, key=lambda sample: sample.id)
-
-    def where(self, conditions: Iterable[Condition | str]) -> NDArray[np.int64]:
-        """Returns the ids of the live samples whose rows meet all `conditions`, ascending [n].
-
-        Raises:
-            InputError: a condition cannot be read, or no row of any shard has its field.
-        """
-        wanted = [parse_condition(c) if isinstance(c, str) else c for c in conditions]
-        unseen = set(range(len(wanted)))
-
-        def own(catalog: Catalog) -> NDArray[np.int64]:
-            if not catalog.count():
-                return np.empty(0, np.int64)
-            try:
-                found = catalog.where(wanted)
-            except InputError:  # no row of this shard has the field of one of them
-                found = catalog.where(())
-                for place, condition in enumerate(wanted):
-                    try:
-                        found = np.intersect1d(found, catalog.where([condition]))
-                    except InputError:
-                        found = found if condition.met_without() else found[:0]
-                    else:
-                        unseen.discard(place)
-            else:
-                unseen.clear()
-            return found
-
-        ids = self._merged(own)
-        if unseen and self.count():
-            raise InputError(
-                f"no sample has a field {wanted[min(unseen)].field!r}: the fields are "
-                f"{', '.join(self.fields())}"
-            )
-        return ids
 
     def require_intact(self) -> None:
         """Checks the rows of all shards; see `Catalog.require_intact`."""
