@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from forvalue_index import InfluenceIndex, VectorConfig
-from forvalue_index.analysis import select as module
+from forvalue_index.analysis import greedy as module
 from forvalue_index.analysis.select import select
 from forvalue_index.analysis.values import sample_values
 from forvalue_index.cli import main
@@ -69,15 +69,16 @@ def greedy(index: InfluenceIndex, budget: int, diversity: float, dedup: float) -
 
 
 @pytest.mark.parametrize(("diversity", "dedup"), [(1.0, 0.98), (0.0, 0.9), (2.0, 0.6)])
-@pytest.mark.parametrize("batch", [1, 4, 128])
-def test_the_lazy_choice_is_the_greedy_one(
+@pytest.mark.parametrize("window", [1, 4, 128])
+def test_the_choice_by_windows_is_the_greedy_one(
     index: InfluenceIndex,
     diversity: float,
     dedup: float,
-    batch: int,
+    window: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_BATCH", batch)
+    monkeypatch.setattr(module, "WINDOW", window)
+    monkeypatch.setattr(module, "_BLOCK", 8)
     chosen = select(index, TARGETS, budget=50, diversity=diversity, dedup=dedup)
     # A row and its copy are worth the same: either may come first.
     wanted = greedy(index, 50, diversity, dedup)
@@ -119,7 +120,7 @@ def test_shares_fill_up_to_what_there_is() -> None:
         (100, [1, 2, 3], [1, 2, 3]),
         (2, [4, 4, 4], [1, 1, 0]),
     ):
-        assert module._shares(budget, np.array(counts)).tolist() == wanted
+        assert module.shares(budget, np.array(counts)).tolist() == wanted
 
 
 def test_the_report_tells_what_was_chosen(index: InfluenceIndex) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from helpers.cli import run_well
 from helpers.indexes import SETTINGS
 
 from forvalue_index import InfluenceIndex
@@ -237,3 +240,34 @@ def test_the_commands_of_a_job_script(folder: Path) -> None:
     assert read_manifest(folder / "j").attached == (0, 1)
     assert "--shard goes without" in run(f"build {common} --shard 1/2 --shards 2", 2)
     assert "give --shards N" in run(f"learn {common}", 2)
+
+
+def test_the_job_script_of_the_documentation(folder: Path) -> None:
+    """It is run by bash as it stands in the page; of its 64 shards, three are made here."""
+    page = (Path(__file__).parents[1] / "docs" / "shards.md").read_text()
+    [script] = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH .*?)```", page, re.DOTALL)
+    (learn,) = re.findall(r"^forvalue learn .*--shards 64$", page, re.MULTILINE)
+    (folder / "data").mkdir()
+    for part in folder.glob("part-*.jsonl"):
+        part.rename(folder / "data" / part.name)
+    (folder / "my-model").symlink_to(folder / "model")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "forvalue").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (folder / "bin" / "forvalue").chmod(0o755)
+
+    def by_bash(text: str, **variables: str) -> str:
+        """Runs the command that a script gives, in this process."""
+        known = {"PATH": f"{folder / 'bin'}:/usr/bin:/bin"} | variables
+        done = subprocess.run(
+            ["bash", "-euc", text], env=known, capture_output=True, text=True, check=True
+        )
+        arguments = [*done.stdout.splitlines(), "--dim", "64", "--sketch-dim", "512"]
+        return run_well(*arguments)
+
+    by_bash(learn.replace("--shards 64", "--shards 3"))
+    for task in (2, 0, 0, 1):  # one of them is queued again
+        by_bash(script.replace("/64", "/3"), SLURM_ARRAY_TASK_ID=str(task))
+    run("attach --index my.shards")
+    with InfluenceIndex.open(folder / "my.shards") as index:
+        assert len(index) == 30 and index.verify() == []
+        assert [len(shard) > 0 for shard in index.store.shards] == [True] * 3

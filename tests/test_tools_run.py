@@ -205,6 +205,11 @@ def test_bench_scale(tool: Tool) -> None:
     assert tool("bench_scale", "--fit", "scale.jsonl") == printed
 
 
+def test_bench_select(tool: Tool) -> None:
+    printed = tool("bench_select", "--samples", 600, "--budgets", "50,200", "--dim", 64)
+    assert "of 600 rows | seconds | memory, MB" in printed and "growth, m = budget" in printed
+
+
 @pytest.mark.slow
 def test_bench_scale_in_full(tool: Tool) -> None:
     printed = tool("bench_scale", "--samples", "1500", "--dim", 64)
@@ -214,7 +219,8 @@ def test_bench_scale_in_full(tool: Tool) -> None:
 def test_bench_shards(tool: Tool) -> None:
     assert "16 shards, 64 queries, k 100: " in tool("bench_shards", "merge", "--repeats", 2)
     small = ("--rows", 2000, "--dim", 64, "--searches", 3)
-    assert "1e+09 rows in 1024 shards: " in tool("bench_shards", "latency", *small)
+    printed = tool("bench_shards", "latency", *small)
+    assert "one shard of 2,000 rows" in printed and "| 1e+09 | 64 | 2,778 | " in printed
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ each, in turns, and prints the rows a second between the first row that is encod
 start of processes is left out. `merge` times the joining of sorted lists of 16 shards. `latency`
 times searches of one shard of synthetic vectors through the real files, in seconds of one core,
 draws from these times what many shards in parallel take (the slowest one counts), and prints what
-large indexes take by it.
+large indexes take by it, with one shard for each core of the nodes.
 """
 
 from __future__ import annotations
@@ -23,27 +23,33 @@ os.environ |= {
     "RAY_worker_niceness": "0",
 }
 
+import sys
 import tempfile
 import time
-from dataclasses import replace
+import tracemalloc
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
 import click
 import numpy as np
 from bench_increment import samples
+from numpy.typing import NDArray
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig
 from forvalue_index.config import IndexConfig
 from forvalue_index.metric import METRICS
 from forvalue_index.shards.scatter import Asked, merged, search_one
+from forvalue_index.shards.store import create, open_shards
 from forvalue_index.store.layout import size
-from forvalue_index.store.store import Store
 
 SHARDS = 16
 STRAGGLING = 0.01, 10.0  # share of searches that find their machine busy, and how much slower
 DRAWS = 2000
 CENTRES = 256  # of the synthetic vectors
+QUOTED = 0.5, 0.99  # of many draws
+
+Times = NDArray[np.float64]
 
 
 @click.group(help=__doc__)
@@ -147,56 +153,80 @@ def merge(repeats: int) -> None:
 # -- latency ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What one shard takes."""
+
+    times: list[float]  # seconds of one core of each search
+    n_bytes: int  # on disk, rows and all
+    read: int  # of these what a search reads of every row
+    asking: int  # in memory where a command runs: ids and figures
+
+
 @main.command()
 @click.option("--rows", default=50_000, show_default=True, help="In the shard that is timed.")
 @click.option("--dim", default=VectorConfig().dim, show_default=True)
 @click.option("--searches", default=60, show_default=True)
 @click.option("--rate", default=100.0, show_default=True, help="Rows a second of one GPU.")
-def latency(rows: int, dim: int, searches: int, rate: float) -> None:
+@click.option("--cores", default=16, show_default=True, help="Of a node: that many shards each.")
+def latency(rows: int, dim: int, searches: int, rate: float, cores: int) -> None:
     """Draws what many shards take from what one takes; prints the costs of large indexes."""
     with tempfile.TemporaryDirectory() as name:
-        times, n_bytes = _one_shard(Path(name), rows, dim, searches)
+        one = _one_shard(Path(name), rows, dim, searches)
     print(
-        f"one shard of {rows:,} rows: {1000 * float(np.median(times)):.1f} ms a query in the "
-        f"middle, {1000 * float(np.quantile(times, 0.99)):.1f} ms at worst of 100; "
-        f"{n_bytes / rows:,.0f} bytes a row with rows of 1 KB"
+        f"one shard of {rows:,} rows of 1 KB: {_ms(one.times, 0.5)} ms of one core a query in the "
+        f"middle, {_ms(one.times, 0.99)} at worst of 100; bytes a row: {one.n_bytes / rows:,.0f} "
+        f"on disk, of which a search reads {one.read / rows:,.0f}; {one.asking / rows:,.0f} in "
+        "memory where a command runs\n"
     )
-    rng = np.random.default_rng(0)
     share, factor = STRAGGLING
     print(
-        f"the slowest of N such shards in parallel; {share:.0%} of searches {factor:.0f} x slower"
+        f"| shards of {rows:,} rows | ms | at worst of 100 | {share:.0%} of searches "
+        f"{factor:.0f} x slower, ms | at worst of 100 |\n|---|---|---|---|---|"
     )
     for shards in (1, 4, 16, 64, 256, 1024):
-        drawn = rng.choice(times, (DRAWS, shards))
-        even = drawn.max(1)
-        drawn = np.where(rng.random(drawn.shape) < share, factor * drawn, drawn)
-        uneven = drawn.max(1)
-        print(
-            f"{shards:5} shards: {1000 * float(np.median(even)):6.1f} ms without stragglers, with "
-            f"them {1000 * float(np.median(uneven)):6.1f} ms in the middle, "
-            f"{1000 * float(np.quantile(uneven, 0.99)):6.1f} ms at worst of 100"
-        )
-    per_row = float(np.median(times)) / rows
+        cells = [_ms(_slowest(one.times, shards, often), q) for often in (0, share) for q in QUOTED]
+        print(f"| {shards} | {' | '.join(cells)} |")
+    print(
+        f"\n| rows | nodes of {cores} cores | GPU hours | TiB | GiB a node, to be in memory | "
+        "GiB where a command runs | s a query | with stragglers, at worst of 100 |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
     for total in (10**8, 10**9):
-        for shards in (64, 1024):
-            own = total / shards
+        for nodes in (1, 4, 16, 64):
+            own = total / nodes / cores / rows  # times what was measured
             print(
-                f"{total:.0e} rows in {shards} shards: {total / rate / 3600:,.0f} GPU hours, "
-                f"{total * n_bytes / rows / 2**40:.2f} TiB, {own * n_bytes / rows / 2**30:.1f} GiB "
-                f"and {own:,.0f} rows a shard, {own * per_row:.2f} s a query on one core a shard"
+                f"| {total:.0e} | {nodes} | {total / rate / 3600:,.0f} | "
+                f"{total * one.n_bytes / rows / 2**40:.2f} | "
+                f"{total / nodes * one.read / rows / 2**30:.1f} | "
+                f"{total * one.asking / rows / 2**30:.1f} | "
+                f"{own * float(np.median(_slowest(one.times, nodes * cores, 0))):.2f} | "
+                f"{own * float(np.quantile(_slowest(one.times, nodes * cores, share), 0.99)):.2f} |"
             )
 
 
-def _one_shard(folder: Path, rows: int, dim: int, searches: int) -> tuple[list[float], int]:
-    """Returns the seconds of searches, and the bytes of a shard."""
+def _slowest(times: list[float], shards: int, straggling: float) -> Times:
+    """Returns the slowest of so many searches at once, in each of many draws [DRAWS]."""
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(times, (DRAWS, shards))
+    slow = rng.random(drawn.shape) < straggling
+    return np.asarray(np.where(slow, STRAGGLING[1] * drawn, drawn).max(1))
+
+
+def _ms(times: list[float] | Times, quantile: float) -> str:
+    return f"{1000 * float(np.quantile(times, quantile)):.1f}"
+
+
+def _one_shard(folder: Path, rows: int, dim: int, searches: int) -> Measured:
+    """Builds an index of one shard, and searches it."""
     config = IndexConfig(
         ModelConfig("synthetic"), FormatConfig(key_field="id"), VectorConfig(dim=dim)
     )
-    store = Store.create(folder / "i", config, {"model": "synthetic"})
-    store.set_vectoriser(b"synthetic", {"dim": dim, "retained": 1.0})
-    rng, times = np.random.default_rng(0), []
+    store = create(folder / "i", config, {"model": "synthetic"}, 1)
+    rng = np.random.default_rng(0)
     centres = 2 * rng.standard_normal((CENTRES, dim), np.float32)  # rows are like some others
     with store.writer.lock():
+        store.set_vectoriser(b"synthetic", {"dim": dim, "retained": 1.0})
         for first in range(0, rows, 1024):
             made, encoded = samples(first, min(1024, rows - first), dim)
             encoded = [
@@ -204,15 +234,24 @@ def _one_shard(folder: Path, rows: int, dim: int, searches: int) -> tuple[list[f
                 for number, item in enumerate(encoded)
             ]
             store.writer.commit(made, encoded)
+            print(f"{first + len(made):,} of {rows:,} rows", end="\r", file=sys.stderr)
+    store.close()
+    tracemalloc.start()
+    store = open_shards(folder / "i")
+    store.snapshots.current.figures()
+    asking = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    shard, times = store.shards[0], list[float]()
     for _ in range(searches + 1):
         query = rng.standard_normal((1, dim), np.float32) + centres[rng.integers(CENTRES)]
         asked = Asked(query, 10, METRICS["dot"], opponents=False, flat=False)
         start = time.process_time()  # of one core, however busy the machine is
-        store.answer(lambda snapshot, asked=asked: search_one(snapshot, asked, None))  # type: ignore[misc]
+        shard.answer(lambda snapshot, asked=asked: search_one(snapshot, asked, None))  # type: ignore[misc]
         times.append(time.process_time() - start)
-    n_bytes = size(store.directory)
+    n_bytes = size(shard.directory)
+    read = sum(path.stat().st_size for path in store.directory.rglob("*.side"))
     store.close()
-    return times[1:], n_bytes
+    return Measured(times[1:], n_bytes, read, asking)
 
 
 if __name__ == "__main__":

@@ -155,11 +155,11 @@ def group_values(index: InfluenceIndex, found: SampleValues, name: str) -> list[
     Raises:
         InputError: no row has the field.
     """
-    labels = field_values(index, found.ids, name)
-    names, of = np.unique(np.array(labels, dtype=object), return_inverse=True)
+    groups = field_values(index, found.ids, name)
+    order = np.argsort(groups.codes, kind="stable")
+    values = np.split(found.value[order], groups.counts.cumsum()[:-1])
     result = []
-    for number, group in enumerate(names):
-        own = found.value[of == number]
+    for group, own in zip(groups.names, values, strict=True):
         spread = float(own.std(ddof=1)) / len(own) ** 0.5 if len(own) > 1 else None
         total, helpful = float(own.sum()), float((own > 0).mean())
         result.append(GroupValue(group, len(own), float(own.mean()), spread, total, helpful))

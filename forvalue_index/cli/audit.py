@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -30,6 +30,9 @@ from forvalue_index.cli.options.output import (
 from forvalue_index.cli.progress import progress_bar
 from forvalue_index.config import FormatConfig
 from forvalue_index.records import Row
+
+if TYPE_CHECKING:
+    from forvalue_index.data.upload import Destination
 
 _COLORS = {"suspect": "yellow", "near-contradiction": "dim", "near-duplicate": "dim"}
 
@@ -80,9 +83,9 @@ def audit(
     where: tuple[str, ...],
     top: int,
     nearly: float,
-    output: Path | None,
-    dataset: Path | None,
-    html: Path | None,
+    output: Destination | None,
+    dataset: Destination | None,
+    html: Destination | None,
     k: int,
     as_json: bool,
     opening: OpenOptions,
@@ -109,9 +112,11 @@ def audit(
     """
     from forvalue_index.analysis.audit.review import flat_row, page, verdict
     from forvalue_index.analysis.dataset import kept
+    from forvalue_index.data.upload import require_writable, written
     from forvalue_index.data.writers import write_rows, write_text
     from forvalue_index.index import InfluenceIndex
 
+    require_writable((output, dataset, html), source.allow_remote)
     with InfluenceIndex.open(directory, **opening) as index, progress_bar() as progress:
         format = index.config.format
         found = index.audit(
@@ -126,13 +131,16 @@ def audit(
         if dataset is not None:
             listed = {row["id"] for row in found.rows}
             own = kept(index, found.ids, set(found.ids.tolist()) - listed)
-            write_rows(dataset, own, spreadsheet=False)
+            with written(dataset, source.allow_remote) as file:
+                write_rows(file, own, spreadsheet=False)
     rows, count, said = found.rows, len(found.ids), verdict(found.estimate)
     if html is not None:
         title = f"{len(rows):,} of {count:,} training rows to look at"
-        write_text(html, page(rows, format, title))
+        with written(html, source.allow_remote) as file:
+            write_text(file, page(rows, format, title))
     if output is not None:
-        write_rows(output, map(flat_row, rows) if output.suffix != ".jsonl" else iter(rows))
+        with written(output, source.allow_remote) as file:
+            write_rows(file, map(flat_row, rows) if file.suffix != ".jsonl" else iter(rows))
     if as_json:
         for row in rows:
             render.json_line(row)
@@ -142,8 +150,8 @@ def audit(
     if dataset is not None:
         kept_rows = count - len(rows)
         render.notes.print(f"{kept_rows:,} of {count:,} rows to keep in {dataset}", markup=False)
-    for path in filter(None, (output, html)):
-        render.notes.print(f"{len(rows):,} rows to look at in {path}", markup=False)
+    for place in filter(None, (output, html)):
+        render.notes.print(f"{len(rows):,} rows to look at in {place}", markup=False)
 
 
 def _show(rows: Sequence[Row], k: int, count: int, format: FormatConfig, said: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,6 +26,7 @@ from forvalue_index.cli.options.query import (
 from forvalue_index.cli.options.server import Place, place_options
 
 if TYPE_CHECKING:
+    from forvalue_index.data.upload import Destination
     from forvalue_index.records import Explanation
 
 
@@ -68,7 +68,7 @@ def explain(
     part: PartOptions,
     search: SearchOptions,
     pairs: int,
-    html: Path | None,
+    html: Destination | None,
     as_json: bool,
     opening: OpenOptions,
 ) -> None:
@@ -85,27 +85,32 @@ def explain(
       forvalue explain --index my.index --data questions.jsonl --hit 2 --html why.html
       forvalue explain --index my.index --prompt "Who?" --response " Ada Byron." --span Byron
     """
+    from forvalue_index.data.upload import require_writable
+
     if key is not None and hit is not None:
         raise click.UsageError("give --key or --hit, not both")
+    require_writable((html,), asked.allow_remote)
     wanted = Asked(part, search, hit or 1)
     plain = not fields and not asked.images and asked.data is None
     explanation = place.ask(
         opening, lambda answers: answers.explain(asked, fields, wanted, number, key), plain=plain
     )
     if html is not None:
-        _write(html, explanation)
+        _write(html, explanation, asked.allow_remote)
     if as_json:
         render.json_line(explanation_json(explanation))
     else:
         _show(explanation, pairs)
 
 
-def _write(path: Path, explanation: Explanation) -> None:
+def _write(html: Destination, explanation: Explanation, allow_remote: bool) -> None:
     from forvalue_index.analysis.heatmap import heatmap
+    from forvalue_index.data.upload import written
     from forvalue_index.data.writers import write_text
 
-    write_text(path, heatmap(explanation))
-    render.notes.print(f"{escape(str(path))} written: open it in a browser")
+    with written(html, allow_remote) as file:
+        write_text(file, heatmap(explanation))
+    render.notes.print(f"{escape(str(html))} written: open it in a browser")
 
 
 def _show(explanation: Explanation, pairs: int) -> None:

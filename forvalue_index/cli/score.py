@@ -37,6 +37,7 @@ from forvalue_index.records import Row
 if TYPE_CHECKING:
     from forvalue_index.analysis.score import Score
     from forvalue_index.analysis.values import GroupValue
+    from forvalue_index.data.upload import Destination
 
 _BAR = 12  # characters of a bar at most
 _SHORT = 6  # bars are left out if there is less room than this
@@ -78,8 +79,8 @@ def score(
     data: str,
     source: DataOptions,
     fields: dict[str, Any],
-    output: Path | None,
-    dataset: Path | None,
+    output: Destination | None,
+    dataset: Destination | None,
     combine: str,
     metric: str,
     target_group: str | None,
@@ -107,9 +108,11 @@ def score(
     """
     from forvalue_index.analysis.dataset import weighted
     from forvalue_index.analysis.values import flat_row
+    from forvalue_index.data.upload import require_writable, written
     from forvalue_index.data.writers import write_rows
     from forvalue_index.index import InfluenceIndex
 
+    require_writable((output, dataset), source.allow_remote)
     with InfluenceIndex.open(directory, **opening) as index, progress_bar() as progress:
         format = index.config.format
         found = index.score(
@@ -126,9 +129,11 @@ def score(
         )
         if output is not None:
             rows = found.rows()
-            write_rows(output, map(flat_row, rows) if output.suffix != ".jsonl" else rows)
+            with written(output, source.allow_remote) as file:
+                write_rows(file, map(flat_row, rows) if file.suffix != ".jsonl" else rows)
         if dataset is not None:
-            write_rows(dataset, weighted(index, found.values), spreadsheet=False)
+            with written(dataset, source.allow_remote) as file:
+                write_rows(file, weighted(index, found.values), spreadsheet=False)
     if as_json:
         groups = [asdict(group) for group in found.groups]
         lists = {"groups": groups, "best": found.best, "worst": found.worst}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -22,9 +22,12 @@ from forvalue_index.cli.options.data import (
 )
 from forvalue_index.cli.options.format import field_options, format_of
 from forvalue_index.cli.options.model import OpenOptions, opening_options
-from forvalue_index.cli.options.output import dataset_option, json_option, output_option
+from forvalue_index.cli.options.output import dataset_option, json_option, output_of, output_option
 from forvalue_index.cli.progress import progress_bar
 from forvalue_index.records import Row
+
+if TYPE_CHECKING:
+    from forvalue_index.data.upload import Destination
 
 _BAR = 30  # characters of a full bar
 
@@ -69,9 +72,7 @@ _BAR = 30  # characters of a full bar
 @combine_option
 @metric_option
 @where_option
-@click.option(
-    "--report", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as JSON."
-)
+@click.option("--report", callback=output_of, metavar="FILE", help="Write the report as JSON.")
 @json_option
 @opening_options
 def select(
@@ -81,15 +82,15 @@ def select(
     fields: dict[str, Any],
     budget: int | None,
     ratio: float | None,
-    output: Path,
-    dataset: Path | None,
+    output: Destination,
+    dataset: Destination | None,
     balance: str | None,
     diversity: float,
     dedup: float,
     combine: str,
     metric: str,
     where: tuple[str, ...],
-    report: Path | None,
+    report: Destination | None,
     as_json: bool,
     opening: OpenOptions,
 ) -> None:
@@ -106,11 +107,13 @@ def select(
         --output chosen.jsonl --report report.json
     """
     from forvalue_index.analysis.dataset import kept, rows_of
+    from forvalue_index.data.upload import require_writable, written
     from forvalue_index.data.writers import write_rows, write_text
     from forvalue_index.index import InfluenceIndex
 
     if (budget is None) == (ratio is None):
         raise click.UsageError("give --budget N or --ratio R")
+    require_writable((output, dataset, report), source.allow_remote)
     with InfluenceIndex.open(directory, **opening) as index, progress_bar() as progress:
         chosen = index.select(
             source.rows(data),
@@ -126,13 +129,16 @@ def select(
             progress=progress,
         )
         # The rows will be trained on: a text that begins with "-" must not be escaped.
-        write_rows(output, rows_of(index, chosen.ids), spreadsheet=False)
+        with written(output, source.allow_remote) as file:
+            write_rows(file, rows_of(index, chosen.ids), spreadsheet=False)
         if dataset is not None:
             every = kept(index, chosen.values.ids, chosen.ids.tolist())
-            write_rows(dataset, every, spreadsheet=False)
+            with written(dataset, source.allow_remote) as file:
+                write_rows(file, every, spreadsheet=False)
     found = chosen.report()
     if report is not None:
-        write_text(report, json.dumps(found, indent=2) + "\n")
+        with written(report, source.allow_remote) as file:
+            write_text(file, json.dumps(found, indent=2) + "\n")
     if as_json:
         render.json_line(found)
     else:

@@ -37,7 +37,7 @@ def expand(url: str, allow_remote: bool) -> list[str]:
     kind = _kind(url, allow_remote)
     if kind in ("http", "https") or not any(sign in url for sign in "*?["):
         return [url]
-    system, path = _system(url)
+    system, path = system_of(url)
     try:
         found = sorted(str(name) for name in system.glob(path))
     except Exception as error:  # each system has errors of its own
@@ -91,17 +91,23 @@ def _kind(url: str, allow_remote: bool) -> str:
 def _opened(url: str, kind: str) -> Any:
     if kind in ("http", "https"):
         return open_url(url)
-    system, path = _system(url)
+    system, path = system_of(url)
     return system.open(path, "rb")
 
 
-def _system(url: str) -> tuple[Any, str]:
+def system_of(url: str) -> tuple[Any, str]:
+    """Returns the file system of fsspec that a URL is of, and the path in it.
+
+    Raises:
+        InputError: there is none.
+        DependencyError: it is not installed.
+    """
     import fsspec
 
     try:
         system, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise DependencyError(f"reading {brief(url)} needs another package: {error}") from None
+        raise DependencyError(f"{brief(url)} needs another package: {error}") from None
     except Exception as error:  # each system has errors of its own
         raise _unreachable(url, error) from None
     return system, path

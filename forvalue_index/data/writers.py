@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from forvalue_index.data.arrow import require_arrow
+from forvalue_index.data.upload import Destination, suffix_of
 from forvalue_index.errors import InputError, StorageError
 from forvalue_index.records import Row
 from forvalue_index.system.files import atomic_write
@@ -24,17 +25,17 @@ _PAGE = 1000  # rows in memory at a time
 _FORMULA = re.compile(r"'*[=+@\t\r\n＝＋－＠-]")  # what a spreadsheet would run
 
 
-def check_suffix(path: Path) -> None:
+def check_suffix(path: Destination) -> None:
     """Makes sure, before the work, that rows can be written to a file of this name.
 
     Raises:
         InputError: its suffix stands for no format.
         DependencyError: the library for Parquet is not installed.
     """
-    if path.suffix not in _WRITERS:
+    if suffix_of(path) not in _WRITERS:
         raise InputError(f"{path}: the name of the file must end in {', '.join(_WRITERS)}")
-    if path.suffix == ".parquet":
-        require_arrow(path.name)
+    if suffix_of(path) == ".parquet":
+        require_arrow(Path(str(path)).name)
 
 
 def write_rows(path: Path, rows: Iterable[Row], *, spreadsheet: bool = True) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,10 @@ class Column:
             np.cumsum([len(value) for value in data], dtype=np.int64),
             np.frombuffer(b"".join(data), np.uint8),
         )
+
+    def moved(self, ids: Ids) -> Column:
+        """Returns the column with other ids, in the same order."""
+        return replace(self, ids=ids)
 
     @property
     def values(self) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,9 @@ from forvalue_index.search.first_pass import first_rows
 from forvalue_index.search.segment import OpenSegment, open_segment
 from forvalue_index.search.side import Side
 from forvalue_index.vectors.codes import Bytes, Codes
+
+if TYPE_CHECKING:
+    from forvalue_index.search.cosines import Comparable
 
 _NUMBERS = 2**24  # of vectors that `blocks` holds at a time: 64 MiB
 
@@ -85,6 +89,16 @@ class StoredVectors:
             InputError: an id is not live.
         """
         return self.codes.decode(self.data(ids))
+
+    def comparable(self, ids: ArrayLike) -> Comparable:
+        """Returns the stored vectors of `ids` [m], in their order, for their cosines.
+
+        Raises:
+            InputError: an id is not live.
+        """
+        from forvalue_index.search.cosines import Comparable  # it needs torch
+
+        return Comparable.of(self.codes, self.data(ids))
 
     def data(self, ids: ArrayLike) -> Bytes:
         """Returns the codes of `ids` [m] as they are stored, in their order: [m, size].

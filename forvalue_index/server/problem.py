@@ -9,6 +9,7 @@ from pathlib import Path
 from forvalue_index.config import ModelConfig
 from forvalue_index.errors import (
     ForvalueError,
+    IndexMissingError,
     InputError,
     KeyConflictError,
     LockedError,
@@ -65,6 +66,9 @@ class Names:
             return HttpError(422, brief(self.without_places(str(error)), LONGEST))
         if isinstance(error, KeyConflictError):
             return HttpError(409, brief(self.without_places(str(error)), LONGEST))
+        if isinstance(error, IndexMissingError):
+            log.error("%s", error)
+            return HttpError(503, brief(self.without_places(str(error)), LONGEST))
         if isinstance(error, LockedError):
             return HttpError(503, "another process is writing to the index: try again later", 5)
         if out_of_memory(error):

@@ -160,7 +160,8 @@ class Reader:
         if not where:
             return len(self.index)
         found = self._once(
-            ("total", *where), lambda: {"total": len(self.index.store.catalog.where(where))}
+            ("total", *where),
+            lambda: {"total": self.index.answer(lambda view: len(view.where(where)))},
         )
         return int(found["total"])
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.catalog.catalog import Catalog
-from forvalue_index.catalog.where import Condition, parse_condition
 from forvalue_index.errors import IndexMissingError, InputError
 from forvalue_index.records import Figures, Segment, StoredSample
 from forvalue_index.shards.ids import joined, split
@@ -28,27 +27,61 @@ from forvalue_index.store.store import Store
 
 
 class JoinedCatalog(Catalog):
-    """What a catalogue answers, of all shards that are there. Config and fingerprint are one."""
+    """What a catalogue answers, of all shards that are there. Config and fingerprint are one.
+
+    What it is asked raises IndexMissingError once the rows were dealt out to other shards.
+    """
 
     def __init__(self, directory: Path, parts: dict[int, Store]) -> None:
         """Takes the directory of the manifest, and number -> shard."""
         self._directory = directory
         self._parts = parts
-        self._catalogs = {number: part.catalog for number, part in parts.items()}
+        self._opened = {number: part.catalog for number, part in parts.items()}
+        self._dealt: int | None = None  # not read yet
         self._read()
 
     def _read(self) -> None:
-        found = (self._directory / MANIFEST).stat()
-        self._seen = found.st_mtime_ns, found.st_ino
-        self.manifest: Manifest = read_manifest(self._directory)
-        self.config = self.manifest.config
-        self.fingerprint = self.manifest.fingerprint
-        self._n = self.manifest.shards
+        seen, manifest = self._state(), read_manifest(self._directory)
+        if self._dealt not in (None, manifest.dealt):
+            raise IndexMissingError(
+                f"{self._directory} has {manifest.shards} shards now: open it again, and start "
+                "servers of it again"
+            )
+        self._seen, self._dealt = seen, manifest.dealt
+        self.manifest: Manifest = manifest
+        self.config = manifest.config
+        self.fingerprint = manifest.fingerprint
+        self._n = manifest.shards
+
+    def _state(self) -> tuple[int, int]:
+        try:
+            found = (self._directory / MANIFEST).stat()
+        except OSError as error:
+            raise IndexMissingError(
+                f"{self._directory} is no index of shards any more ({error.strerror or error}): "
+                "was it moved or deleted?"
+            ) from error
+        return found.st_mtime_ns, found.st_ino
+
+    def require_current(self) -> None:
+        """Checks that the shards are still those that were opened.
+
+        Raises:
+            IndexMissingError: the rows were dealt out to others meanwhile, or the index is gone.
+        """
+        if self._state() != self._seen:
+            self._read()
+
+    @property
+    def _catalogs(self) -> dict[int, Catalog]:
+        """Number -> the catalogue of that shard; raises as `require_current`."""
+        self.require_current()
+        return self._opened
 
     def reload(self) -> None:
         """Reads the manifest again, and the fingerprints of the shards."""
         self._read()
-        for catalog in self._catalogs.values():
+        for catalog in self._opened.values():
             catalog.reload()
 
     @property
@@ -58,7 +91,7 @@ class JoinedCatalog(Catalog):
 
     def close(self) -> None:
         """Closes the shards' catalogues."""
-        for catalog in self._catalogs.values():
+        for catalog in self._opened.values():
             catalog.close()
 
     def set_fingerprint(self, fingerprint: dict[str, Any]) -> None:
@@ -82,19 +115,7 @@ class JoinedCatalog(Catalog):
     # -- sums and lists ------------------------------------------------------------------------
 
     def generation(self) -> int:
-        """Returns the sum of the shards' generations: it grows with every committed change.
-
-        Raises:
-            IndexMissingError: the rows were dealt out to other shards meanwhile.
-        """
-        now = (self._directory / MANIFEST).stat()
-        if (now.st_mtime_ns, now.st_ino) != self._seen:
-            dealt = self.manifest.dealt
-            self._read()
-            if self.manifest.dealt != dealt:
-                raise IndexMissingError(
-                    f"{self._directory} has {self._n} shards now: open it again"
-                )
+        """Returns the sum of the shards' generations: it grows with every committed change."""
         return sum(catalog.generation() for catalog in self._catalogs.values())
 
     def count(self) -> int:
@@ -144,7 +165,7 @@ class JoinedCatalog(Catalog):
         """Returns key -> content hash, for those of `keys` that are live."""
         found: dict[str, str] = {}
         for number, own in self._by_shard(keys).items():
-            found |= self._catalogs[number].known(own)
+            found |= self._shard(number).known(own)
         return found
 
     def ids_of(self, keys: Iterable[str]) -> dict[str, int]:
@@ -152,7 +173,7 @@ class JoinedCatalog(Catalog):
         return {
             key: id * self._n + number
             for number, own in self._by_shard(keys).items()
-            for key, id in self._catalogs[number].ids_of(own).items()
+            for key, id in self._shard(number).ids_of(own).items()
         }
 
     def samples(self, ids: Iterable[int]) -> dict[int, StoredSample]:
@@ -178,41 +199,6 @@ class JoinedCatalog(Catalog):
 
         each = (of(number, catalog) for number, catalog in self._catalogs.items())
         return heapq.merge(*each, key=lambda sample: sample.id)
-
-    def where(self, conditions: Iterable[Condition | str]) -> NDArray[np.int64]:
-        """Returns the ids of the live samples whose rows meet all `conditions`, ascending [n].
-
-        Raises:
-            InputError: a condition cannot be read, or no row of any shard has its field.
-        """
-        wanted = [parse_condition(c) if isinstance(c, str) else c for c in conditions]
-        unseen = set(range(len(wanted)))
-
-        def own(catalog: Catalog) -> NDArray[np.int64]:
-            if not catalog.count():
-                return np.empty(0, np.int64)
-            try:
-                found = catalog.where(wanted)
-            except InputError:  # no row of this shard has the field of one of them
-                found = catalog.where(())
-                for place, condition in enumerate(wanted):
-                    try:
-                        found = np.intersect1d(found, catalog.where([condition]))
-                    except InputError:
-                        found = found if condition.met_without() else found[:0]
-                    else:
-                        unseen.discard(place)
-            else:
-                unseen.clear()
-            return found
-
-        ids = self._merged(own)
-        if unseen and self.count():
-            raise InputError(
-                f"no sample has a field {wanted[min(unseen)].field!r}: the fields are "
-                f"{', '.join(self.fields())}"
-            )
-        return ids
 
     def require_intact(self) -> None:
         """Checks the rows of all shards; see `Catalog.require_intact`."""
@@ -241,9 +227,7 @@ class JoinedCatalog(Catalog):
     def _by_shard(self, keys: Iterable[str]) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {}
         for key in keys:
-            number = shard_of(key, self._n)
-            self._shard(number)
-            found.setdefault(number, []).append(key)
+            found.setdefault(shard_of(key, self._n), []).append(key)
         return found
 
     def _shard(self, number: int) -> Catalog:
@@ -252,9 +236,10 @@ class JoinedCatalog(Catalog):
         Raises:
             InputError: the shard is not there, and the index was opened without it.
         """
-        if number not in self._catalogs:
+        catalogs = self._catalogs
+        if number not in catalogs:
             raise InputError(f"shard {number} of {self._n} is missing, which would have this row")
-        return self._catalogs[number]
+        return catalogs[number]
 
     def _moved(self, sample: StoredSample, number: int) -> StoredSample:
         return replace(sample, id=sample.id * self._n + number)

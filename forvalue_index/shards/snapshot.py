@@ -9,7 +9,7 @@ Each shard is at a moment of its own: rows that a writer adds to two shards may 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,6 @@ from threading import RLock
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.catalog.where import Condition
 from forvalue_index.metric import METRICS, Metric
 from forvalue_index.records import Segment
 from forvalue_index.search.checked import CheckedFiles
@@ -30,9 +29,9 @@ from forvalue_index.search.state import StateSearch
 from forvalue_index.search.stored import among
 from forvalue_index.search.words import Lexicon
 from forvalue_index.shards.catalog import JoinedCatalog
+from forvalue_index.shards.fields import JoinedFields
 from forvalue_index.shards.ids import Ids, joined
 from forvalue_index.shards.scatter import Asked, Here, Searcher, by_shard, merged
-from forvalue_index.store.fields import KeptFields
 from forvalue_index.store.layout import CHECKED_DERIVED, DERIVED
 from forvalue_index.store.sides import KeptSides
 from forvalue_index.store.snapshot import Snapshot, Snapshots
@@ -66,7 +65,15 @@ class JoinedSnapshot(Snapshot):
                 next(iter(parts.values())).beside,
                 sides=_JoinedSides(parts, snapshots, self._shards),
             ),
-            _JoinedFields(catalog, parts, snapshots, self._shards),
+            JoinedFields(
+                catalog,
+                parts,
+                {number: snapshot.flat.segments for number, snapshot in snapshots.items()},
+                {
+                    number: partial(parts[number].writer.lock_at, snapshot.generation)
+                    for number, snapshot in snapshots.items()
+                },
+            ),
             writing,
         )
 
@@ -89,14 +96,6 @@ class JoinedSnapshot(Snapshot):
         asked = Asked(turned, k, METRICS[metric.derived], opponents, flat)
         found = self._searcher.search(asked, by_shard(allowed, self._shards))
         return merged(found, asked, self._shards)
-
-    def where(self, conditions: Iterable[str]) -> NDArray[np.int64]:
-        """Returns those of `flat.ids` whose rows meet all conditions, ascending.
-
-        Raises:
-            InputError: a condition cannot be read, or no row of any shard has its field.
-        """
-        return self.flat.live(self._catalog.where(conditions))
 
     @property
     def lexicon(self) -> Lexicon:
@@ -179,33 +178,6 @@ class _JoinedSides(KeptSides):
         ]
 
 
-class _JoinedFields(KeptFields):
-    """The fields of the rows of all shards, which each keeps by itself."""
-
-    def __init__(
-        self,
-        catalog: JoinedCatalog,
-        parts: Mapping[int, Store],
-        snapshots: Mapping[int, Snapshot],
-        shards: int,
-    ) -> None:
-        self._catalog = catalog
-        self._parts, self._snapshots, self._shards = parts, snapshots, shards
-
-    def met(
-        self, segments: Sequence[Segment], conditions: Sequence[Condition], writing: Writing
-    ) -> tuple[Ids, set[str]]:
-        """Returns the ids of the rows of all shards that meet all conditions, and their fields."""
-        found, fields = [np.empty(0, np.int64)], set[str]()
-        for number, snapshot in self._snapshots.items():
-            part = self._parts[number]
-            lock = partial(part.writer.lock_at, snapshot.generation)
-            ids, own = part.fields.met(snapshot.flat.segments, conditions, lock)
-            found.append(joined(ids, number, self._shards))
-            fields |= own
-        return np.sort(np.concatenate(found)), fields
-
-
 def _sides(part: Store, snapshot: Snapshot) -> list[Side]:
     lock = partial(part.writer.lock_at, snapshot.generation)
     return part.beside.sides.all_of(snapshot.flat.segments, lock)
@@ -251,6 +223,7 @@ class JoinedSnapshots(Snapshots):
                 part.snapshots.close()
 
     def _open(self) -> Snapshot:
+        self._catalog.require_current()
         if not self._catalog.fingerprint.get("vectoriser"):  # when this was opened
             self._catalog.reload()
         snapshots = {}

@@ -83,6 +83,7 @@ class ShardedStore(Store):
 
     def info(self) -> dict[str, Any]:
         """Returns what is kept and what it was made with, as JSON values."""
+        self.catalog.require_current()
         each = [part.info() for part in self.shards]
         sums = ("samples", "removed", "segments", "bytes", "vector_bytes")
         derived: dict[str, Any] = {}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from forvalue_index.catalog.lock import WriterLock
 from forvalue_index.records import Encoded, Sample
 from forvalue_index.shards.catalog import JoinedCatalog
+from forvalue_index.shards.fields import JoinedFields
 from forvalue_index.shards.ids import split
 from forvalue_index.store.layout import storing
 from forvalue_index.store.manifest import shard_of
@@ -37,11 +39,13 @@ class JoinedWriter(Writer):
 
         Raises:
             LockedError: another process is writing to one of them.
+            IndexMissingError: the rows were dealt out to other shards meanwhile.
             StorageError: the disk is full.
         """
         with ExitStack() as held:
             with storing(self._directory):
                 held.enter_context(WriterLock(self._directory))
+            self._catalog.require_current()
             for part in self._parts.values():
                 held.enter_context(part.writer.lock(patience))
             self._catalog.reload()
@@ -73,6 +77,13 @@ class JoinedWriter(Writer):
                 [encoded[i] for i in places],
                 old.get(number, np.empty(0, np.int64)).tolist(),
             )
+
+    def _meeting(self, where: Sequence[str]) -> NDArray[np.int64]:
+        segments = {number: part.catalog.segments() for number, part in self._parts.items()}
+        fields = JoinedFields(
+            self._catalog, self._parts, segments, dict.fromkeys(segments, nullcontext)
+        )
+        return fields.where([own for each in segments.values() for own in each], where, nullcontext)
 
     def orphans(self) -> list[Path]:
         """Returns the files of all shards that count for nothing, and those beside them."""

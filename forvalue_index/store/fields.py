@@ -69,7 +69,7 @@ class KeptFields:
         ids: list[NDArray[np.int64]] = []
         for condition in conditions:
             decisions, own, ids = Decisions(condition), [], []
-            for column in self._columns(segments, condition, writing):
+            for column in self.columns(segments, condition.field, writing):
                 own.append(column.met(decisions.of))
                 ids.append(column.ids)
             seen |= {condition.field} if decisions.seen else set()
@@ -77,11 +77,14 @@ class KeptFields:
         every = np.concatenate([np.empty(0, np.int64), *ids])
         return np.sort(every[np.logical_and.reduce(met)]), seen
 
-    def _columns(
-        self, segments: Sequence[Segment], condition: Condition, writing: Writing
+    def columns(
+        self, segments: Sequence[Segment], field: str, writing: Writing
     ) -> Iterator[Column]:
-        """Yields the columns of segments; makes those that are not kept, and keeps them."""
-        field, states = condition.field, dict[str, State]()
+        """Yields the values of a field in the rows of each segment, removed ones among them.
+
+        Makes the columns that are not kept, and keeps them.
+        """
+        condition, states = Condition(field, "=", ("",)), dict[str, State]()
         files = {s.name: parts_file(self._folder, s, suffix_of(field)) for s in segments}
         for segment in segments:
             with suppress(OSError):

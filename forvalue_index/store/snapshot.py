@@ -24,6 +24,7 @@ from forvalue_index.records import Figures, StoredSample, require_rows
 from forvalue_index.search.ann import DerivedSearch, check_current, open_derived
 from forvalue_index.search.ann_files import derived_names, read_info
 from forvalue_index.search.checked import CheckedFiles, OpenSegments
+from forvalue_index.search.column import Column
 from forvalue_index.search.flat import FlatSearch
 from forvalue_index.search.gpu import Resident
 from forvalue_index.search.moment import KeptMoment, Writing
@@ -55,16 +56,12 @@ class Snapshot:
         fields: KeptFields,
         writing: Writing,
     ) -> None:
-        """Takes what is there at `generation`.
+        """Takes what is there at a generation of the catalogue.
 
         Args:
-            generation: of the catalogue.
-            flat: the vectors.
-            catalog: the catalogue.
             derived: the folder of derived indexes, and which of them were found intact.
-            moments: where the second moment of the vectors is kept.
-            beside: where the words, figures and states of the rows are kept.
-            fields: where the values of their fields are kept.
+            moments, beside, fields: where the second moment of the vectors, the words, figures and
+                states of the rows, and the values of their fields are kept.
             writing: gives the right to write these, as long as the index is at this generation.
         """
         self.generation = generation
@@ -134,6 +131,11 @@ class Snapshot:
         """
         return self.flat.live(self._fields.where(self.flat.segments, conditions, self._writing))
 
+    def columns(self, field: str) -> list[Column]:
+        """Returns the values of a field, a column for each segment, removed rows among them."""
+        self._catalog.require_intact()
+        return list(self._fields.columns(self.flat.segments, field, self._writing))
+
     def weights(self, metric: Metric) -> NDArray[np.float32] | None:
         """Returns what the inner product with each of `flat.ids` is multiplied by; None: by 1.
 
@@ -199,8 +201,7 @@ class Snapshot:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Returns scores and ids of the k best under a metric, [q, k] each.
 
-        By the derived index for the metric when there is one, unless `flat`. One that a writer has
-        left out of date is passed over, with a warning in the log.
+        By the derived index for the metric when there is one and it is current, unless `flat`.
 
         Raises:
             CorruptIndexError: the derived index, or a segment, is damaged.
@@ -299,8 +300,7 @@ class Snapshots:
     def answer(self, ask: Callable[[Snapshot], T]) -> T:
         """Returns what `ask` finds in the index as it is now: nothing that is removed already.
 
-        `ask` takes everything from the snapshot that it is given. It is called again, with another
-        snapshot, if a writer replaced segments and rows under it.
+        It is called again, with another snapshot, if a writer replaced segments and rows under it.
         """
         while True:
             with self._opening:

@@ -75,7 +75,8 @@ class Store:
             KeptStates(derived),
         )
         self.fields = KeptFields(derived, catalog)
-        self.writer = Writer(directory, catalog, self.bits, self.beside, segments, derived)
+        parts = segments, derived, self.fields
+        self.writer = Writer(directory, catalog, self.bits, self.beside, *parts)
         self.snapshots = Snapshots(
             catalog,
             self.bits,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from forvalue_index.data import upload
 from forvalue_index.records import listed
 from forvalue_index.store import compact, derived, export, rows, store, verify
 from forvalue_index.system import machine
@@ -58,16 +59,29 @@ class StoreVerbs:
         return rows.find(self.store, key)
 
     def export(
-        self, vectors: str | Path, rows: str | Path, *, where: str | Iterable[str] = ()
+        self,
+        vectors: str | Path,
+        rows: str | Path,
+        *,
+        where: str | Iterable[str] = (),
+        allow_remote: bool = False,
     ) -> tuple[int, int]:
         """Writes vectors (.npy, float32 [n, dim]) and their rows (JSON Lines); returns n and dim.
 
-        The inner product of two vectors is the influence of the samples on each other.
+        The inner product of two vectors is the influence of the samples on each other. Both are
+        written to files or, by fsspec, to URLs; those of other machines need `allow_remote`.
 
         Raises:
+            InputError: a URL is of another machine, and `allow_remote` was not given.
             StorageError: a file cannot be written.
         """
-        return export.export(self.store, Path(vectors), Path(rows), listed(where))
+        places = upload.destination_of(str(vectors)), upload.destination_of(str(rows))
+        upload.require_writable(places, allow_remote)
+        with (
+            upload.written(places[0], allow_remote) as first,
+            upload.written(places[1], allow_remote) as second,
+        ):
+            return export.export(self.store, first, second, listed(where))
 
     def optimize(
         self,

@@ -9,7 +9,7 @@ names counts for nothing and is swept by the next writer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from forvalue_index.search.state import SUFFIX as STATES
 from forvalue_index.search.state import StateCodes, state_codes
 from forvalue_index.search.words import SUFFIX as WORDS
 from forvalue_index.store.beside import Beside
+from forvalue_index.store.fields import KeptFields
 from forvalue_index.store.join import (
     joinable,
     put_in_place,
@@ -77,6 +78,7 @@ class Writer:
         beside: Beside,
         segments: CheckedFiles,
         derived: CheckedFiles,
+        fields: KeptFields,
     ) -> None:
         """Takes the parts of an index, and the bits of a stored number."""
         self._directory = directory
@@ -84,6 +86,7 @@ class Writer:
         self._bits = bits
         self._beside = beside
         self._checked = segments, derived
+        self._fields = fields
         self._added = 0  # vectors, since the lock was taken
 
     @contextmanager
@@ -274,8 +277,12 @@ class Writer:
         catalog = self._catalog
         with self.lock():
             if where:
-                return len(catalog.remove_ids(catalog.where(where).tolist()))
+                return len(catalog.remove_ids(self._meeting(where).tolist()))
             return len(catalog.remove(keys))
+
+    def _meeting(self, where: Sequence[str]) -> NDArray[np.int64]:
+        """Returns the ids of the rows that meet all conditions, removed ones among them."""
+        return self._fields.where(self._catalog.segments(), where, nullcontext)
 
     def orphans(self) -> list[Path]:
         """Returns the files that count for nothing; a writer at work may be about to commit some.

@@ -142,7 +142,8 @@ def _classes(
     """Returns a number for the class of each training row, then of each trusted one."""
     if field is None:
         return np.zeros(len(ids) + len(known), np.int64)
-    names = field_values(index, ids, field)
-    names += [label(sample.row, field) or NONE for sample in known]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return np.array([numbers[name] for name in names], np.int64)
+    found = field_values(index, ids, field)
+    numbers = {name: number for number, name in enumerate(found.names)}
+    names = [label(sample.row, field) or NONE for sample in known]
+    own = [numbers.setdefault(name, len(numbers)) for name in names]
+    return np.concatenate([found.codes, np.array(own, np.int64)])

@@ -65,22 +65,23 @@ on_error_option = click.option(
     show_default=True,
     help="What to do at an unusable row; skipped rows are listed in DIR/rejects.jsonl.",
 )
+remote_option = click.option(
+    "--allow-remote",
+    is_flag=True,
+    help="Let URLs lead to other machines: those of data files, of images (which are kept in the "
+    "index with their training rows) and of results.",
+)
 
 DATA: list[Option] = [
     click.option("--split", metavar="NAME", help="Split of the data set, such as train."),
     click.option("--subset", metavar="NAME", help="Configuration of a data set on the hub."),
-    click.option(
-        "--allow-remote",
-        is_flag=True,
-        help="Fetch data files and images that are URLs of other machines; images of training rows "
-        "are kept in the index.",
-    ),
+    remote_option,
 ]
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which part of a data set is read, and whether its images are fetched."""
+    """Which part of a data set is read, and whether other machines may be reached."""
 
     split: str | None
     subset: str | None

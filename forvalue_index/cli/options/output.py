@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from forvalue_index.cli.options.group import Option
 
+if TYPE_CHECKING:
+    from forvalue_index.data.upload import Destination
+
+
+def output_of(_: click.Context, param: click.Parameter, name: str | None) -> Destination | None:
+    """Returns the file or the URL that an option names to write to."""
+    from forvalue_index.data.upload import destination_of
+
+    place = None if name is None else destination_of(name)
+    if isinstance(place, Path) and place.is_dir():
+        raise click.BadParameter(f"{place} is a directory", param=param)
+    return place
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
-def _table(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+def _table(ctx: click.Context, param: click.Parameter, name: str | None) -> Destination | None:
     """Checks, before any work, that a file's format is known by its name."""
-    if path is not None:
+    place = output_of(ctx, param, name)
+    if place is not None:
         from forvalue_index.data.writers import check_suffix
 
-        check_suffix(path)
-    return path
+        check_suffix(place)
+    return place
 
 
 def output_option(help: str, *, required: bool = False) -> Option:
@@ -25,7 +41,6 @@ def output_option(help: str, *, required: bool = False) -> Option:
     return click.option(
         "--output",
         required=required,
-        type=click.Path(path_type=Path),
         callback=_table,
         metavar="FILE",
         help=help,
@@ -34,7 +49,6 @@ def output_option(help: str, *, required: bool = False) -> Option:
 
 dataset_option = click.option(
     "--dataset",
-    type=click.Path(path_type=Path),
     callback=_table,
     metavar="FILE",
     help="Write all training rows as they were given, for a trainer, with one more field: weight "
@@ -45,9 +59,7 @@ dataset_option = click.option(
 
 def html_option(help: str) -> Option:
     """Returns the option of a page that is written."""
-    return click.option(
-        "--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=help
-    )
+    return click.option("--html", callback=output_of, metavar="FILE", help=help)
 
 
 def k_option(default: int, help: str, *, least: int = 1) -> Option:
