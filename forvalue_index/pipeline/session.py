@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
+from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -22,7 +23,7 @@ from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted, query_format
-from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError
+from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError, brief
 from forvalue_index.metric import Metric
 from forvalue_index.records import Encoded, QueryVectors, Sample, require_rows
 from forvalue_index.store.manifest import SHARD
@@ -196,6 +197,11 @@ class Session:
             return [data]
         if isinstance(data, list) and data and all(isinstance(item, Sample) for item in data):
             return cast("list[Sample]", data)
+        if isinstance(data, str) and " " in data and not Path(data).exists():
+            raise InputError(
+                f"a query is a row or a file of rows, and there is no file {brief(data)}: ask "
+                'about {"prompt": ..., "response": ...}; respond() is for the model\'s own answer'
+            )
         own = self.config.format
         opened, format = open_rows(cast(Data, data)), format or own
         if uses(format) == uses(own):  # none is named for these rows
