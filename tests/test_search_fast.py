@@ -90,21 +90,28 @@ def test_hardly_any_vector_is_compared_in_full(
     np.testing.assert_array_equal(ids, there)
 
 
-def test_what_the_first_pass_leaves_open_is_compared(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", [2, 4, 16])
+@pytest.mark.parametrize("equal", [0, 40])
+def test_what_the_first_pass_leaves_open_is_compared(tmp_path: Path, bits: int, equal: int) -> None:
     """Vectors without anything in common: the highest bits tell too little of them."""
     rng = np.random.default_rng(2)
     vectors = rng.standard_normal((N, DIM)).astype(np.float32)
-    search = search_of(tmp_path, 4, vectors)
+    vectors[100 : 100 + equal] = vectors[100]
+    search = search_of(tmp_path, bits, vectors)
     queries = rng.standard_normal((4, DIM)).astype(np.float32)
-    _scores, ids = search.search(queries, 10)
-    _expected, there = plainly(search, queries, 10)
-    np.testing.assert_array_equal(ids, there)
+    queries[0] += 0.3 * vectors[100]
+    for given in ({}, {"allowed": search.ids[::2]}):
+        for sign in (1, -1):
+            _scores, ids = search.search(queries, 10, opponents=sign < 0, **given)
+            _expected, there = plainly(search, sign * queries, 10, **given)
+            np.testing.assert_array_equal(ids, there)
 
 
+@pytest.mark.parametrize("count", [3, 20])
 @pytest.mark.parametrize("bits", [2, 4, 8, 16])
-def test_what_is_not_proposed_scores_less(tmp_path: Path, bits: int) -> None:
+def test_what_is_not_proposed_scores_less(tmp_path: Path, bits: int, count: int) -> None:
     search = search_of(tmp_path, bits, vectors_of(N, 0))
-    queries = vectors_of(20, 3)
+    queries = vectors_of(count, 3)
     every, scores = search.scores(queries)
     places = {id: place for place, id in enumerate(every.tolist())}
     proposed, most = propose_many(
@@ -124,6 +131,12 @@ def test_what_is_not_proposed_scores_less(tmp_path: Path, bits: int) -> None:
         others[:] = True
         others[[places[id] for id in search._ids_at[few].tolist()]] = False
         assert scores[i][others].max() <= at_most
+        least = float(np.sort(scores[i])[-30])
+        left = first.above(query, least, None)
+        others[:] = True
+        others[[places[id] for id in search._ids_at[left].tolist()]] = False
+        assert len(left) < len(every)
+        assert scores[i][others].max() < least
 
 
 @pytest.mark.parametrize("dim", [1, 7, 8, 100, 512])

@@ -42,6 +42,8 @@ class RowKeys:
                 "CREATE TABLE rows (key TEXT PRIMARY KEY, content TEXT, place TEXT, number INTEGER,"
                 f" state INTEGER DEFAULT {_NEW}) WITHOUT ROWID"
             )
+            # One transaction for all: a commit counts all pages in memory that are not written.
+            database.execute("BEGIN")
 
     @contextmanager
     def _storing(self) -> Iterator[sqlite3.Connection]:

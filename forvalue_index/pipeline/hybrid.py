@@ -1,11 +1,12 @@
 """Hits by the words of rows, alone or beside their vectors.
 
     lexical = BM25 of the query's text and the row's
-    hybrid  = lexical + cosine + state, each standardised over the rows of the query
+    hybrid  = 2 s^2 + c^2 + 0.4 w^2, with the signs of s, c and w
 
-The state of a row is what the model made of its text, whatever that did to the weights: the
-whitened mean of the states that predict its scored tokens, compared by their cosine. An index
-that has none goes on with the other two.
+where s, c and w are state, cosine and lexical, each standardised over the rows of the query: a
+part counts where it tells a row from the others. The state of a row is what the model made of its
+text, whatever that did to the weights: the mean of the states that predict its scored tokens,
+compared by the cosine. An index that has none goes on with the other two.
 
 Influence says what a row did. To find where something came from, words and influence do better
 together than either alone (docs/measurements.md).
@@ -32,6 +33,9 @@ from forvalue_index.store.snapshot import Snapshot
 from forvalue_index.store.states import LOST
 
 QUERIES = 32  # whose scores of all rows are in memory at a time
+
+WEIGHTS = {"state": 2.0, "cosine": 1.0, "lexical": 0.4}
+"""Of the parts of hybrid. Words are rare or common by accident: they get the least."""
 
 Scores = NDArray[np.float32]
 
@@ -128,16 +132,22 @@ def _parts(
 def _joined(parts: dict[str, Scores]) -> Scores:
     if len(parts) == 1:
         return parts["lexical"]
-    total: Scores = np.sum([_standard(scores) for scores in parts.values()], axis=0)
+    total: Scores = np.sum(
+        [WEIGHTS[name] * _standard(scores) for name, scores in parts.items()], axis=0
+    )
     return total
 
 
 def _standard(scores: Scores) -> Scores:
-    """Returns scores [q, n] with mean 0 and standard deviation 1 over the rows of each query."""
+    """Returns scores [q, n] as squares of standard deviations above, or (negative) below, the mean.
+
+    Mean and standard deviation are over the rows of each query.
+    """
     wide = scores.astype(np.float64)
     spread = wide.std(axis=1, keepdims=True)
-    centred = wide - wide.mean(axis=1, keepdims=True)
-    standard: Scores = (centred / np.where(spread > 0, spread, 1)).astype(np.float32)
+    wide -= wide.mean(axis=1, keepdims=True)
+    wide /= np.where(spread > 0, spread, 1)
+    standard: Scores = (wide * np.abs(wide)).astype(np.float32)
     return standard
 
 

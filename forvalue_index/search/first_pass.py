@@ -25,6 +25,7 @@ from forvalue_index.vectors.codes import Bytes, Codes
 DEVIATIONS = 4.5
 """Of the usual error of a score: more are met once in 300,000 vectors."""
 
+_ROUNDING = 1e-5  # of a bound in float32, relative
 _PIECE = 2**13  # vectors that a thread compares at a time, at least
 _KEPT = 2**28  # bytes of all vectors, up to which FAISS's copy stays in memory
 
@@ -79,21 +80,14 @@ class FirstPass:
             m: 1 or more.
             wanted: [n] whether a place may be an answer; None: all may.
         """
-        length = float(np.linalg.norm(query))
-        unit = query[None] / np.float32(max(length, 1e-30))
+        unit, length = _unit(query)
 
         def look(piece: tuple[int, Bytes]) -> tuple[Ids, NDArray[np.float32], bool]:
             start, rows = piece
-            count, selector = len(rows), None
-            if wanted is not None:
-                own = wanted[start : start + len(rows)]
-                count = int(np.count_nonzero(own))
-                selector = None if count == len(rows) else selector_of(own)
+            count, parameters = self._parameters(start, len(rows), wanted)
             if not count:
                 return np.empty(0, np.int64), np.empty(0, np.float32), True
-            parameters = faiss().RaBitQSearchParameters()
-            parameters.qb, parameters.sel = QUERY_BITS, selector
-            index = self._index(piece) if self._kept is None else self._kept[start]
+            index = self._opened(piece)
             scores, places = index.search(unit, min(m, count), params=parameters)
             return places[0] + start, scores[0], m >= count
 
@@ -104,3 +98,43 @@ class FirstPass:
             return places, -np.inf
         best = np.argpartition(-scores, m - 1)[:m]
         return places[best], float(scores[best].min()) * length
+
+    def above(self, query: Scores, least: float, wanted: NDArray[np.bool_] | None) -> Ids:
+        """Returns the places of the vectors whose bound is `least` or more, in any order.
+
+        Other arguments are those of `propose`.
+        """
+        unit, length = _unit(query)
+        least = least / length - _ROUNDING * abs(least / length)
+
+        def look(piece: tuple[int, Bytes]) -> Ids:
+            start, rows = piece
+            count, parameters = self._parameters(start, len(rows), wanted)
+            if not count:
+                return np.empty(0, np.int64)
+            _, _, places = self._opened(piece).range_search(unit, least, params=parameters)
+            return np.asarray(places + start)
+
+        return np.concatenate(on_all_cores(look, self._pieces))
+
+    def _opened(self, piece: tuple[int, Bytes]) -> Any:
+        return self._index(piece) if self._kept is None else self._kept[piece[0]]
+
+    @staticmethod
+    def _parameters(start: int, n: int, wanted: NDArray[np.bool_] | None) -> tuple[int, Any]:
+        """Returns how many of a piece's vectors are wanted, and how FAISS looks at these only."""
+        parameters = faiss().RaBitQSearchParameters()
+        parameters.qb = QUERY_BITS
+        if wanted is None:
+            return n, parameters
+        own = wanted[start : start + n]
+        count = int(np.count_nonzero(own))
+        if count < n:
+            parameters.sel = selector_of(own)
+        return count, parameters
+
+
+def _unit(query: Scores) -> tuple[Scores, float]:
+    """Returns a query [dim] as FAISS takes it, of length 1 [1, dim], and its length."""
+    length = max(float(np.linalg.norm(query)), 1e-30)
+    return query[None] / np.float32(length), length

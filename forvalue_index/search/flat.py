@@ -6,7 +6,7 @@ Knows nothing of rows, keys or models.
 Scores are computed in float64, so that they do not depend on what else is compared, and equal
 vectors have equal scores. Most vectors need none: candidates for one query come from the highest
 bits of the codes (`first_pass.py`), for many from products of integers (`batch.py`). If others
-could be among the best, more candidates are taken, and at last all vectors.
+could be among the best, all that could are compared as integers, and at last in float64.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ MANY = 16
 _COMPARED = 2**21  # of vectors that are compared at a time: 16 MiB in float64
 _DECODED = 2**24  # of vectors that are compared with many queries at a time: 16 MiB of integers
 _FIRST = 256  # candidates of a query, beside those that are asked for
-_MORE = 6  # times as many, where they were not enough
 _SOME = 8  # candidates pay if they are fewer than one in so many vectors
 
 
@@ -98,12 +97,10 @@ class FlatSearch(StoredVectors):
         scores, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         left = self._among_resident(queries, k, live, table, scores, ids)
         if len(left) < MANY:
-            sure = [self._among_few(queries[i], k, live, table, scores[i], ids[i]) for i in left]
-            left = left[~np.array(sure, bool)]
-        if len(left) and _SOME * k < len(live):
-            scores[left], ids[left], left = self._among_many(queries, left, k, live, table)
-        if len(left):
-            scores[left], ids[left] = self._among_all(queries[left], k, live, table)
+            for i in left:
+                scores[i], ids[i] = self._among_few(queries[i : i + 1], k, live, table)
+        else:
+            scores[left], ids[left] = self._among_many(queries[left], k, live, table)
         return (-scores if opponents else scores), ids
 
     def _among_resident(
@@ -124,37 +121,43 @@ class FlatSearch(StoredVectors):
             scores[:], ids[:] = best, places
         return np.flatnonzero(~(most < best[:, -1]) | (best.shape[1] < k))
 
-    def _among_many(
-        self, queries: Scores, left: NDArray[np.intp], k: int, live: Ids, table: Scores | None
-    ) -> tuple[Scores, Ids, NDArray[np.intp]]:
-        """Returns the k best of the queries `left`, and those of these that it is not sure of."""
-        from forvalue_index.search.batch import propose_many  # it needs torch
-
-        step = max(1, _DECODED // self.dim)
-        blocks = (
-            (live[s : s + step], self._data(live[s : s + step])) for s in range(0, len(live), step)
-        )
-        found, most = propose_many(self.codes, blocks, queries[left], k + max(8, k // 4), table)
-        ids, scores = self._best_of(queries[left], found, k, table)
-        return scores, ids, left[~(most < scores[:, -1])]
-
     def _among_few(
-        self, query: Scores, k: int, live: Ids, table: Scores | None, scores: Scores, ids: Ids
-    ) -> bool:
-        """Fills in the k best of one query; returns whether it is sure of them."""
+        self, query: Scores, k: int, live: Ids, table: Scores | None
+    ) -> tuple[Scores, Ids]:
+        """Returns scores and ids of the k best of a query [1, dim], [1, k] each."""
         m = _FIRST + 2 * k
+        if _SOME * m >= len(live):
+            return self._among_many(query, k, live, table)
         wanted = None
         if len(live) < len(self._every):
             wanted = np.zeros(len(self._every), bool)
             wanted[self._places(live)] = True
-        while _SOME * m < len(live):
-            places, most = self._first_pass(table).propose(query, m, wanted)
-            found, best = self._best_of(query[None], self._ids_at[places][None], k, table)
-            if most < best[0, -1]:
-                ids[:], scores[:] = found[0], best[0]
-                return True
-            m *= _MORE
-        return False
+        first_pass = self._first_pass(table)
+        places, most = first_pass.propose(query[0], m, wanted)
+        ids, scores = self._best_of(query, self._ids_at[places][None], k, table)
+        if most < scores[0, -1]:
+            return scores, ids
+        left = first_pass.above(query[0], float(scores[0, -1]), wanted)
+        return self._among_many(query, k, np.union1d(self._ids_at[left], ids[0]), table)
+
+    def _among_many(
+        self, queries: Scores, k: int, ids: Ids, table: Scores | None
+    ) -> tuple[Scores, Ids]:
+        """Returns scores and ids of each query's k best of some samples, [q, k] each."""
+        if _SOME * k >= len(ids):
+            return self._among_all(queries, k, ids, table)
+        from forvalue_index.search.batch import propose_many  # it needs torch
+
+        step = max(1, _DECODED // self.dim)
+        blocks = (
+            (ids[s : s + step], self._data(ids[s : s + step])) for s in range(0, len(ids), step)
+        )
+        proposed, most = propose_many(self.codes, blocks, queries, k + max(8, k // 4), table)
+        found, scores = self._best_of(queries, proposed, k, table)
+        left = ~(most < scores[:, -1])
+        if left.any():
+            scores[left], found[left] = self._among_all(queries[left], k, ids, table)
+        return scores, found
 
     def _best_of(
         self, queries: Scores, ids: Ids, k: int, table: Scores | None

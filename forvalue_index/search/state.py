@@ -1,6 +1,6 @@
 """The states of samples, segment by segment, and their cosines with those of queries.
 
-A state is the whitened mean of the states that predict a sample's scored tokens
+A state is the mean of the states that predict a sample's scored tokens, whitened
 (`vectors/whitening.py`), a byte a number: a sixth or so beside a vector. Only cosines are asked
 for, so that each is stored as long as its bytes allow. Unlike what else is kept beside segments,
 states cannot be made again from rows and vectors.

@@ -69,7 +69,8 @@ class Codes:
             if self.bits == 16:
                 vectors[part] = np.ascontiguousarray(codes[part]).view(np.float16)
                 continue
-            np.subtract(self.levels(codes[part]), 2 ** (self.bits - 1) - 0.5, out=vectors[part])
+            vectors[part] = self.levels(codes[part])
+            vectors[part] -= np.float32(2 ** (self.bits - 1) - 0.5)
             vectors[part] *= self.scales(codes[part])[:, None]
         return vectors
 
@@ -186,26 +187,36 @@ def _low_bits(levels: Bytes, rest: int) -> Bytes:
 def _levels_of_4_bits(high: Bytes, low: Bytes) -> Bytes:
     """Returns the levels [n, dim] of numbers whose highest bits and other three are apart.
 
-    By tables: 8 bits of the former are 8 levels, 12 bits of the latter 4.
+    Eight numbers are one word of 64 bits, a byte each: the 24 bits of their low parts are drawn
+    apart by halves, quarters and eighths, and the high bits come from a table.
     """
     ends = np.zeros((len(low), low.shape[1] + 1), np.uint8)  # 4 bytes are read at every third
     ends[:, :-1] = low
     steps = (ends.strides[0], 3)
-    words = np.ndarray((len(low), low.shape[1] // 3), np.dtype("<u4"), ends, strides=steps)
-    levels = _FOUR_LOW.take(words & 4095).astype(np.uint64)  # 8 levels in each
-    levels |= _FOUR_LOW.take((words >> 12) & 4095).astype(np.uint64) << np.uint64(32)
-    levels |= _EIGHT_HIGH.take(high)
-    return levels.view(np.uint8)
+    packed = np.ndarray((len(low), low.shape[1] // 3), np.dtype("<u4"), ends, strides=steps)
+    words = packed.astype(np.uint64)
+    moved = np.empty_like(words)
+    for shift, stays, moves in _APART:
+        np.bitwise_and(words, moves, out=moved)
+        moved <<= shift
+        words &= stays
+        words |= moved
+    words |= np.take(_EIGHT_HIGH, high, out=moved, mode="wrap")
+    return words.view(np.uint8)
 
 
 _EIGHT_HIGH = (
     np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") << 3
 ).view(np.uint64)[:, 0]
-_FOUR_LOW = (
-    (np.arange(4096, dtype=np.uint16)[:, None] >> np.arange(0, 12, 3, dtype=np.uint16) & 7)
-    .astype(np.uint8)
-    .view(np.uint32)[:, 0]
+_APART = tuple(
+    (np.uint64(shift), np.uint64(stays), np.uint64(moves))
+    for shift, stays, moves in (
+        (20, 0xFFF, 0xFFF000),
+        (10, 0x3F0000003F, 0xFC000000FC0),
+        (5, 0x7000700070007, 0x38003800380038),
+    )
 )
+"""How far bits are shifted, which stay, which move."""
 
 
 def _row(dim: int, bits: int) -> np.dtype[np.void]:

@@ -1,7 +1,8 @@
-"""Mean states made comparable: zero mean, and directions that all rows share made short.
+"""Mean states made comparable: zero mean, and the loudest directions made shorter.
 
 The mean state of a sample is the mean of the states that predict its scored tokens. As they are,
-all of them point much the same way; what tells one from another is in the small directions.
+all of them point much the same way. A few directions may have most of the rest; to make all of
+them equally long would lose what tells rows apart (tools/EXPERIMENTS.md).
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from torch import Tensor
 
 DIRECTIONS = 256
 """Numbers of a state, at most: the directions with the largest variance."""
+
+DAMPING = 100.0
+"""Of the mean variance of a direction: those with less variance than this stay as they are."""
 
 LEAST = 1e-12
 """Of the energy of the states: a direction with less variance is rounding."""
@@ -29,8 +33,8 @@ class Whitening:
     def fit(cls, means: Tensor) -> Whitening | None:
         """Returns what the mean states [n, d] of some samples teach; None: they are all the same.
 
-        Each direction is divided by the root of its variance and of the mean variance of all
-        directions together, so that small ones are not blown up.
+        Each direction is divided by the root of its variance and of DAMPING times the mean
+        variance of all directions together.
         """
         wide = means.double()
         mean = wide.mean(0)
@@ -47,7 +51,8 @@ class Whitening:
         directions = inside
         if len(wide) < wide.shape[1]:
             directions = centred.T @ inside / variances.sqrt()
-        damped = (variances + centred.square().sum() / wide.shape[1]).sqrt()
+        mean_variance = centred.square().sum() / wide.shape[1]
+        damped = (variances + DAMPING * mean_variance).sqrt()
         return cls({"mean": mean.float(), "directions": (directions / damped).float()})
 
     @property

@@ -83,14 +83,19 @@ def show(title: str, found: Sequence[Found], note: str) -> None:
         table.add_row(
             method, *cells, _number(build), f"{ask:,.1f}", f"{size:,.0f}" if size else "–"
         )
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 130)
     console.print(table)
+    console.print("± standard error over the queries (standard deviation over the seeds)")
     console.print(note)
 
 
 def _cell(mean: float, error: float, spread: float | None) -> str:
-    more = "" if spread is None else f" ({spread:.3f})"
-    return f"{mean:.3f} ± {error:.3f}{more}"
+    more = "" if spread is None else f" ({_decimals(spread)})"
+    return f"{_decimals(mean)} ± {_decimals(error)}{more}"
+
+
+def _decimals(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
 
 
 def _number(value: float) -> str:

@@ -121,6 +121,8 @@ def _by_index(task: Task, recipe: str, exact: bool, progress: Progress) -> Itera
         methods = influence_scores(index, queries, stored, exact=true, hybrid=True)
         for one in _timed(methods, start):
             kept = {"build": seconds, "size": index.snapshot.bytes_per_vector}
+            if one.method == "stored hybrid" and index.snapshot.states is not None:
+                kept["size"] += index.snapshot.states.dim
             kept = kept if one.method.startswith("stored") else {}
             yield replace(one, method=f"{recipe}, {one.method}", **kept)
 
