@@ -53,8 +53,8 @@ def test_a_row_of_which_nothing_scored_is_left_is_refused() -> None:
         ([{"content": "Hi"}], "messages[0] has no role"),
         ([{"role": "user", "content": 3}], "the content of messages[0] is int, not text"),
         ([{"role": "user", "content": "\ud800"}], "messages[0] holds half a surrogate pair"),
-        (chat("u: Hi"), "no message from the assistant, so there is nothing to score"),
-        (chat("u: Hi", "a: "), "no message from the assistant, so there is nothing to score"),
+        (chat("u: Hi"), "no message of the assistant has text that counts, so there"),
+        (chat("u: Hi", "a: "), "no message of the assistant has text that counts, so there"),
         (chat("s: Be.", "u: Hi", "a: Yo"), "the chat template refuses the messages (no system"),
     ],
 )

@@ -15,6 +15,7 @@ import pytest
 from helpers.cli import assert_one_line, run, run_well, write
 
 from forvalue_index.cli import main
+from forvalue_index.cli.render import one_line
 from forvalue_index.records import Row
 
 
@@ -137,6 +138,36 @@ def test_list_and_show(index: Path, rows: list[Row]) -> None:
     assert_one_line(run("show", "nobody", "--index", index), "has key 'nobody'")
 
 
+def test_joined_letters_and_spaces_stay_as_they_are() -> None:
+    family, spaced = "\U0001f469\u200d\U0001f467", "dix\xa0%"
+    assert one_line(f"{family} {spaced}\x1b") == f"{family} {spaced}\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["list", "--where", "n=99"], "No sample meets n=99\n"),
+        (["list", "--after", "99"], "There is no sample after id 99\n"),
+        (["search", "zzzz"], "No sample has any of these words: see `forvalue list`"),
+        (["query", "--text", "hello", "--where", "n=99"], "No sample meets n=99\n"),
+    ],
+)
+def test_an_empty_answer_says_why(index: Path, arguments: list[str], said: str) -> None:
+    result = run(*arguments, "--index", index)
+    assert (result.exit_code, said in result.stderr) == (0, True)
+    assert "key" not in result.stdout  # no table without rows
+    as_json = run(*arguments, "--index", index, "--json")
+    assert (as_json.exit_code, as_json.stdout) == (0, "")
+
+
+def test_an_empty_index_says_that_it_is(index: Path) -> None:
+    run_well("remove", "--index", index, "--where", "n>=0")
+    for arguments in (["list"], ["query", "--text", "hello"], ["search", "hello"]):
+        result = run(*arguments, "--index", index)
+        wanted = "No sample has" if arguments[0] == "search" else "The index holds no samples: add"
+        assert (result.exit_code, wanted in result.stderr) == (0, True), result.stderr
+
+
 def test_update_remove_and_compact(index: Path, tmp_path: Path, rows: list[Row]) -> None:
     new = write(tmp_path / "new.jsonl", [rows[0] | {"response": "changed"}])
     assert_one_line(run("add", new, "--index", index), "give --update")
@@ -196,6 +227,7 @@ def test_bad_rows_are_one_line_and_leave_nothing(
     path.write_text(GOOD + line)
     result = run("build", path, "--index", tmp_path / "i", "--model", model_dir)
     assert_one_line(result, message)
+    assert "(--on-error skip passes over rows" in result.stderr
     assert not (tmp_path / "i").exists()
 
 
@@ -257,6 +289,7 @@ def test_another_model_is_one_line(index: Path, other_model_dir: Path, rows: lis
     [
         ["query", "--index", "i"],
         ["query", "--index", "i", "--prompt", "a"],
+        ["query", "--index", "i", "--prompt", "a", "--response", ""],
         ["query", "--index", "i", "--text", "a", "--data", "b"],
         ["query", "--index", "i", "--text", "a", "-k", "0"],
         ["build", "--index", "i", "--model", "m"],

@@ -274,6 +274,8 @@ def test_a_query_may_have_another_form_than_the_rows(index: InfluenceIndex) -> N
         index.query({"words": "hello"})
     with pytest.raises(InputError, match="no queries in the data"):
         index.query([])
+    with pytest.raises(InputError, match=r'no file Who wrote it\?: ask .* {"prompt": ..., "resp'):
+        index.query("Who wrote it?")
     with pytest.raises(InputError, match="k is 0"):
         index.query({"prompt": "a", "response": "b"}, k=0)
 

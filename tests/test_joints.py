@@ -134,7 +134,8 @@ def test_preview_says_what_is_added_and_which_fields_are_read(model: Path, tmp_p
     assert "<s> is added at the start of each row: --no-bos" in result.stderr
     assert "</s> is added at the end of each row and scored: --no-eos" in result.stderr
     assert "has a chat template, but prompts and responses are read without it" in result.stderr
-    assert "Fields: prompt as prompt; response as response; not used: source\n" in result.stderr
+    read = "Fields: prompt as prompt; response as response; not read by the model: source\n"
+    assert read in result.stderr
     result = run("preview", data, "--model", model, "--no-bos", "--no-eos", "--chat")
     assert "added" not in result.stderr and "without it" not in result.stderr
 
@@ -145,7 +146,7 @@ def test_build_says_which_fields_are_not_used(model: Path, tmp_path: Path) -> No
     settings = ("--model", model, "--dim", 8, "--sketch-dim", 64)
     result = run("build", data, "--index", tmp_path / "i", *settings)
     assert result.exit_code == 0, result.stderr
-    assert "Fields not used: n, more\n" in result.stderr
+    assert "Kept with each row, not read by the model: n, more\n" in result.stderr
     assert "if it was trained through the template, give --chat" in result.stderr
 
 

@@ -117,7 +117,8 @@ def test_values_of_a_program_get_their_form_in_json() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{x}", "not JSON"),
+        (b"{x}", "not JSON (Expecting property name enclosed in double quotes, column 2)"),
+        (b"[", ": JSON Lines have an object on each line; an array of rows is read from a .json"),
         (b"[1]", "a row must be a JSON object, not list"),
         (b'{"x": "\xff"}', "not UTF-8 text"),
         (b'{"x": NaN}', "NaN is not a JSON value"),

@@ -22,6 +22,7 @@ from test_serve import ASKED, OURS, approximate, assert_error, events_of, printe
 
 from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.model.language_model import LanguageModel
+from forvalue_index.picture import HASH
 from forvalue_index.records import Row
 from forvalue_index.server import replies
 from forvalue_index.server.app import create_app
@@ -327,3 +328,28 @@ def test_images_come_with_the_request_and_from_no_file(tmp_path: Path) -> None:
         shown = client.get("/api/picture", params={"key": "r3"})
         assert shown.headers["content-type"] == "image/png" and shown.content.startswith(b"\x89PNG")
         assert_error(client.get("/api/picture", params={"key": "r3", "n": 1}), 404, "1 pictures")
+
+
+def test_a_decision_names_no_file(tmp_path: Path) -> None:
+    """What is fixed is read by the owner's `forvalue add`: no path of a client may be in it."""
+    rows = [{"id": f"r{n}", "prompt": "a", "response": "bc", "image": f"{n}.png"} for n in range(6)]
+    for number in range(7):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    data, model = write(tmp_path / "rows.jsonl", rows), save(tmp_path / "model", "llava")
+    with (
+        index_of(tmp_path / "index", data, model) as index,
+        TestClient(create_app(index, OURS, allow_write=True)) as client,
+    ):
+        shown = client.get("/api/row", params={"key": "r1"}).json()["row"]
+        asked = {"key": "r1", "decision": "fix"}
+        for value in (str(tmp_path / "6.png"), {"path": str(tmp_path / "6.png")}, {HASH: "0" * 64}):
+            for image in (value, [shown["image"], value]):
+                row = shown | {"image": image}
+                answer = client.put("/api/decisions", json=asked | {"row": row})
+                assert_error(answer, 422, "is not in the request")
+        sent = base64.b64encode(png(6)).decode()
+        for image in (shown["image"], sent):
+            row = shown | {"response": "better", "image": image}
+            assert client.put("/api/decisions", json=asked | {"row": row}).status_code == 200
+        index.add(tmp_path / "index" / "review" / "fix.jsonl", update=True)
+        assert index.get("r1").row["response"] == "better"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from helpers.indexes import bytes_in
+from helpers.models import save_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig, config
 from forvalue_index.catalog.digests import seal_info
@@ -21,6 +22,7 @@ from forvalue_index.cli import main
 from forvalue_index.config import FIRST, IndexConfig, named
 from forvalue_index.errors import FingerprintError, SchemaError
 from forvalue_index.model.language_model import LanguageModel, load_model
+from forvalue_index.records import Row
 from forvalue_index.store.vectoriser import digest
 
 ROOT = Path(__file__).parent.parent
@@ -237,6 +239,25 @@ def test_what_is_unknown_in_a_fingerprint_is_of_a_newer_version(
         monkeypatch.setitem(index.store.fingerprint, "attention", "form 2")
         with pytest.raises(FingerprintError, match="attention: form 2 in the index, None now"):
             index.session.use(frozen_lm)
+
+
+def test_a_changed_setting_of_the_forward_pass_is_refused(
+    tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_model(tmp_path / "model", "llama", 0)
+    vector = VectorConfig(dim=64, sketch_dim=512)
+    InfluenceIndex.build(tmp_path / "i", rows, str(model), vector=vector)[0].close()
+    file = model / "config.json"
+    config = json.loads(file.read_text())
+    config |= {"use_cache": False, "pad_token_id": 1}  # what trainers change, vectors do not see
+    config["rms_norm_eps"] = 0.5
+    file.write_text(json.dumps(config))
+    differs = r": config rms_norm_eps differs \(.*: 1e-06 in the index, 0.5 now\)"
+    with InfluenceIndex.open(tmp_path / "i") as index:
+        with pytest.raises(FingerprintError, match=differs):
+            index.query(rows[0])
+        monkeypatch.delitem(index.store.fingerprint, "settings")  # as in older indexes
+        assert index.query(rows[0])
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,15 @@ def test_rows_by_page_and_condition(anywhere: InfluenceIndex, rows: list[Row]) -
         anywhere.get("row-2")
 
 
+@pytest.mark.parametrize("start", ["row-1", "row-1…"])
+def test_the_beginning_of_a_key_names_the_whole(anywhere: InfluenceIndex, start: str) -> None:
+    anywhere.remove(where="n!=17")
+    with pytest.raises(InputError, match=f"has key '{start}': the one that begins so is row-17$"):
+        anywhere.get(start)
+    with pytest.raises(InputError, match="has key 'row-%': see `forvalue list`"):
+        anywhere.get("row-%")
+
+
 def test_an_export_holds_influences(
     anywhere: InfluenceIndex, rows: list[Row], tmp_path: Path
 ) -> None:

@@ -27,8 +27,8 @@ from forvalue_index.catalog.digests import (
 from forvalue_index.catalog.engine import make_engine, outside, place_of, writing
 from forvalue_index.catalog.integrity import Change
 from forvalue_index.catalog.migrations import check_revision, current, upgrade_connection
-from forvalue_index.catalog.reads import CatalogReader, as_ints, checked_keys, in_chunks, some
-from forvalue_index.catalog.rows import now, to_json, to_row
+from forvalue_index.catalog.reads import CatalogReader, in_chunks, some
+from forvalue_index.catalog.rows import as_ints, checked_keys, now, to_json, to_row
 from forvalue_index.catalog.schema import FORMAT, Base, IndexInfoTable, SampleTable, SegmentTable
 from forvalue_index.catalog.sealed import EMPTY, Info, sealed_info
 from forvalue_index.catalog.sealed_rows import require_figures, require_texts, text_seals

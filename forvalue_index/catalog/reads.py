@@ -17,7 +17,7 @@ from forvalue_index.catalog.engine import place_of, reading
 from forvalue_index.catalog.fields import fields_of, values_of
 from forvalue_index.catalog.integrity import Intact
 from forvalue_index.catalog.migrations import check_format
-from forvalue_index.catalog.rows import COLUMNS, check_key, from_row
+from forvalue_index.catalog.rows import COLUMNS, as_ints, checked_keys, from_row
 from forvalue_index.catalog.schema import IndexInfoTable, SampleTable, SegmentTable
 from forvalue_index.catalog.sealed import Info, SealedSegment, sealed, sealed_info
 from forvalue_index.catalog.sealed_rows import removed_ids, require_figures
@@ -170,6 +170,13 @@ class CatalogReader:
         return {
             row.key: row.id for row in self._live(select(SampleTable.key, SampleTable.id), keys)
         }
+
+    def keys_from(self, start: str, limit: int) -> list[str]:
+        """Returns live keys that begin with a text, at most `limit`."""
+        begins = SampleTable.key.startswith(start, autoescape=True)
+        statement = select(SampleTable.key).where(begins, SampleTable.removed_at.is_(None))
+        with reading(self._engine) as connection:
+            return list(connection.execute(statement.limit(limit)).scalars())
 
     def samples(self, ids: Iterable[int]) -> dict[int, StoredSample]:
         """Returns id -> sample. A row never changes; a tombstone's is there until compaction.
@@ -328,16 +335,6 @@ def ids_where(connection: Connection, *conditions: Any) -> NDArray[np.int64]:
     """Returns the ids of the samples that meet all conditions, ascending."""
     found = connection.execute(select(SampleTable.id).where(*conditions)).scalars()
     return np.sort(np.fromiter(found, np.int64))
-
-
-def checked_keys(keys: Iterable[str]) -> list[str]:
-    """Returns the keys, each once; raises InputError if one cannot be a key."""
-    return [check_key(key) for key in dict.fromkeys(keys)]
-
-
-def as_ints(values: Iterable[Any]) -> list[int]:
-    """Returns Python's integers: a driver knows no numpy ones."""
-    return [int(value) for value in values]
 
 
 def segment_id_of(name: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -135,3 +136,13 @@ def _is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def checked_keys(keys: Iterable[str]) -> list[str]:
+    """Returns the keys, each once; raises InputError if one cannot be a key."""
+    return [check_key(key) for key in dict.fromkeys(keys)]
+
+
+def as_ints(values: Iterable[Any]) -> list[int]:
+    """Returns Python's integers: a driver knows no numpy ones."""
+    return [int(value) for value in values]

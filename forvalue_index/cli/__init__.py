@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from forvalue_index.cli.commands import SUMMARIES, Commands
-from forvalue_index.errors import ForvalueError, one_line, out_of_memory
+from forvalue_index.errors import ForvalueError, RowError, one_line, out_of_memory
 from forvalue_index.system.files import NO_ROOM
 
 _GOES_ON = "what was committed is kept, and the same command continues from there"
@@ -49,7 +49,10 @@ class _Group(click.Group):
         except ForvalueError as error:
             if ctx.params.get("debug"):
                 raise
-            raise click.ClickException(str(error)) from error
+            said = str(error)
+            if isinstance(error, RowError) and ctx.invoked_subcommand in ("build", "add"):
+                said += " (--on-error skip passes over rows that cannot be used)"
+            raise click.ClickException(said) from error
         except (MemoryError, RuntimeError) as error:
             if ctx.params.get("debug") or not out_of_memory(error):
                 raise

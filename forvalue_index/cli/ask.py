@@ -138,6 +138,9 @@ def ask(
         named = [hit_json(hit, text) for hit, text in zip(found.hits, texts, strict=True)]
         render.json_line({"row": found.row, "hits": named})
         return
+    if not found.hits:
+        render.nothing(search.where)
+        return
     shown = [*map(highlight.snippet, texts)]
     render.console().print(render.hits_table(found.hits, format, search.metric, texts=shown))
 

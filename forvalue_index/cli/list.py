@@ -39,6 +39,9 @@ def list_samples(
         for sample in samples:
             render.json_line(asdict(sample))
         return
+    if not samples:
+        render.nothing(where, f" after id {after}" if after >= 0 else "")
+        return
     render.console().print(render.samples_table(samples, format))
     if len(samples) == limit:
         render.notes.print(f"there may be more: --after {samples[-1].id}")

@@ -88,7 +88,9 @@ def preview(
         if as_json:
             render.json_line(asdict(shown))
         else:
-            console.print(_head(shown), _body(shown, colour), "", sep="\n", soft_wrap=True)
+            body = _body(shown, colour)
+            body.rstrip()
+            console.print(_head(shown), body, "", sep="\n", soft_wrap=True)
     if not usable:
         raise click.ClickException("none of these rows can be used")
 
@@ -96,7 +98,7 @@ def preview(
 def _fields(shown: Preview) -> str:
     """Returns which fields of a row are read as what, and which are not."""
     read = "; ".join(f"{name} as {use}" for name, use in shown.read.items())
-    unused = f"; not used: {', '.join(shown.unused)}" if shown.unused else ""
+    unused = f"; not read by the model: {', '.join(shown.unused)}" if shown.unused else ""
     return render.one_line(f"Fields: {read}{unused}")
 
 

@@ -79,6 +79,10 @@ def query(
                 render.json_line(hit_json(hit, one.passages[rank] if one.passages else None))
             continue
         title = Text("? ", style="yellow") + render.sample_text(one.row, one.format)
+        if not one.hits:
+            console.print(title)
+            render.nothing(search.where)
+            continue
         shown = None if one.passages is None else [*map(highlight.snippet, one.passages)]
         console.print(render.hits_table(one.hits, format, search.metric, title, shown))
         console.print()

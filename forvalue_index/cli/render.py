@@ -94,7 +94,10 @@ def added(directory: Path, report: AddReport) -> None:
         parts.append(f"{report.rejected:,} rejected (see {escape(str(directory / REJECTS))})")
     notes.print(f"{', '.join(parts)}; {report.samples:,} in {escape(str(directory))}")
     if report.unused:
-        notes.print(f"Fields not used: {escape(one_line(', '.join(report.unused)))}")
+        notes.print(
+            "Kept with each row, not read by the model: "
+            + escape(one_line(", ".join(report.unused)))
+        )
     if report.fidelity is not None and report.added:
         notes.print(f"Stored vectors keep {report.fidelity} that nothing was fitted to.")
     fitted = report.expected_fidelity
@@ -111,6 +114,16 @@ def added(directory: Path, report: AddReport) -> None:
             "new rows are unlike them, so scores are less exact; with many, build a new index.",
             style="yellow",
         )
+
+
+def nothing(where: Sequence[str], place: str = "") -> None:
+    """Prints that no sample is shown, and why, as a note."""
+    if where:
+        notes.print(f"No sample{place} meets {' and '.join(where)}", markup=False)
+    elif place:
+        notes.print(f"There is no sample{place}")
+    else:
+        notes.print("The index holds no samples: add rows with forvalue add")
 
 
 def hits_table(
@@ -232,7 +245,8 @@ def signed(value: float) -> Text:
 def one_line(text: str) -> str:
     """Returns text on one line, without control characters."""
     shown = text.replace("\n", "⏎").replace("\t", " ")
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
+    other = "\N{REPLACEMENT CHARACTER}"
+    return "".join(c if c.isprintable() or c in _PLAIN else other for c in shown)
 
 
 def visible(text: str) -> str:

@@ -40,5 +40,9 @@ def search(
         for hit in hits:
             render.json_line(hit_json(hit))
         return
+    if not hits:
+        such = " that meets the conditions" if where else ""
+        render.notes.print(f"No sample{such} has any of these words: see `forvalue list`")
+        return
     title = Text("? ", style="yellow") + Text(render.one_line(text))
     render.console().print(render.hits_table(hits, format, "lexical", title))

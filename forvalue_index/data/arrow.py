@@ -29,7 +29,7 @@ INSTALL = 'pip install "forvalue-index[datasets]"'
 
 
 def require_arrow(name: str) -> Any:
-    """Returns the module `pyarrow`, with which `name` can be read.
+    """Returns the module `pyarrow`, with which `name` is read or written.
 
     Raises:
         DependencyError: it is not installed.
@@ -38,7 +38,7 @@ def require_arrow(name: str) -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise DependencyError(f"reading {name} needs pyarrow: {INSTALL}") from None
+        raise DependencyError(f"{name} needs pyarrow: {INSTALL}") from None
     return pyarrow
 
 

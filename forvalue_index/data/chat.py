@@ -108,7 +108,10 @@ class ChatTemplate:
         if self._config.score == "all":
             spans = [(0, len(whole))]
         elif not turns:
-            raise RowError(source, "no message from the assistant, so there is nothing to score")
+            raise RowError(
+                source,
+                "no message of the assistant has text that counts, so there is nothing to score",
+            )
         else:
             spans = self._scored(conversation, every, turns, whole, marks, source)
         if self._config.form > 1:

@@ -81,7 +81,10 @@ def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
     if config.score != "all":
         last = weighted(messages, answers(messages), source)
     if not last:
-        raise RowError(source, "no message from the assistant, so there is nothing to score")
+        raise RowError(
+            source,
+            "no message of the assistant has text that counts, so there is nothing to score",
+        )
     before = "\n".join(shown_text(message) for message in messages[: last[-1]])
     return before, shown_text(messages[last[-1]])
 

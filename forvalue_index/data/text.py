@@ -48,6 +48,13 @@ def json_lines(path: Path, name: str) -> Iterator[Outcome]:
                 yield place, row
 
 
+MANY_LINES = (
+    ": JSON Lines have an object on each line; an array of rows is read from a .json file, and one "
+    "within an object is not: take it out"
+)
+"""What to do about a file that is one JSON value over many lines."""
+
+
 def parse_row(line: bytes, source: str) -> Row:
     """Returns the JSON object in `line`.
 
@@ -59,7 +66,8 @@ def parse_row(line: bytes, source: str) -> Row:
     except UnicodeDecodeError as error:
         raise RowError(source, f"not UTF-8 text ({error.reason})") from None
     except json.JSONDecodeError as error:
-        raise RowError(source, f"not JSON ({error.msg}, column {error.colno})") from None
+        hint = MANY_LINES if line.strip() in (b"[", b"{") else ""
+        raise RowError(source, f"not JSON ({error.msg}, column {error.colno}){hint}") from None
     except (ValueError, RecursionError) as error:
         raise RowError(source, f"not readable JSON ({error})") from None
     if not isinstance(row, dict):

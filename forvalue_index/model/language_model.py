@@ -25,6 +25,7 @@ from forvalue_index.model.adapters import AdapterSet, load_adapters, no_adapters
 from forvalue_index.model.batching import Batch, collate
 from forvalue_index.model.classifier import class_padding_matters, find_class_head
 from forvalue_index.model.evaluation import evaluating
+from forvalue_index.model.forward_settings import forward_settings
 from forvalue_index.model.head import Head, hidden_states, whole
 from forvalue_index.model.head_probe import find_head, padding_matters
 from forvalue_index.model.load import load_pretrained
@@ -136,6 +137,7 @@ class LanguageModel:
             "weights": _weights_hash(self.model, [part.adapter for part in self.checkpoints]),
             "tokenizer": _tokenizer_hash(self.tokenizer),
             "head": self.head.describe(),
+            "settings": forward_settings(self.model.config),
         }
         if self.vision is not None:
             parts["image processor"] = self.vision.fingerprint()

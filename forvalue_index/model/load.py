@@ -25,7 +25,7 @@ from forvalue_index.config import ModelConfig
 from forvalue_index.errors import DependencyError, ForvalueError, ModelError
 from forvalue_index.model.locate import locate
 from forvalue_index.model.offload import require_accelerate
-from forvalue_index.model.tokenizer import PICKLED, WHERE, first_line, load_tokenizer, task_of
+from forvalue_index.model.tokenizer import PICKLED, cannot_load, first_line, load_tokenizer, task_of
 from forvalue_index.system.files import require_no_special
 
 LOADERS: dict[str, Any] = {
@@ -123,10 +123,7 @@ def load_errors(name: str) -> Iterator[None]:
     except UnpicklingError as error:
         raise ModelError(f"cannot load model {name}: {PICKLED}") from error
     except Exception as error:  # of a damaged file, the libraries raise nearly anything
-        hint = ""
-        if "trust_remote_code" in str(error):
-            hint = "; if you trust it, give --trust-remote-code"
-        raise ModelError(f"cannot load model {name}: {first_line(error)}{hint or WHERE}") from error
+        raise ModelError(cannot_load(name, error)) from error
 
 
 @contextmanager

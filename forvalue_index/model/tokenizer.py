@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
@@ -56,7 +57,7 @@ def load_text_side(config: ModelConfig) -> TextSide:
         task = task_of(config, settings)
         tokenizer, processor = load_tokenizer(place, task)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"cannot load model {config.name}: {first_line(error)}{WHERE}") from error
+        raise ModelError(cannot_load(config.name, error)) from error
     vocabulary = getattr(settings.get_text_config(), "vocab_size", None)
     if config.adapters:  # which may have more
         vocabulary = None
@@ -131,12 +132,25 @@ def max_length(positions: int | None, wanted: int | None) -> int:
     return wanted
 
 
-WHERE = "; give the folder of a whole model, or its id on the hub"
 PICKLED = (
     "its weights are damaged, or pickled with more than tensors in them, which is never run: get "
     "it as safetensors"
 )
 """What is wrong with weights that torch refuses to unpickle."""
+
+
+def cannot_load(name: str, error: Exception) -> str:
+    """Returns the message of an error that kept a model from being loaded."""
+    said = first_line(error).removesuffix(".")
+    if "trust_remote_code" in str(error):
+        return f"cannot load model {name}: {said}; if you trust it, give --trust-remote-code"
+    if not Path(name).exists():
+        if name.startswith(("/", ".", "~")):
+            said = "there is no such folder"
+        else:
+            said = f"there is no such folder here, and on the hub: {said}"
+    where = "give the folder of a whole model, or its id on the hub"
+    return f"cannot load model {name}: {said}; {where}"
 
 
 def first_line(error: Exception) -> str:

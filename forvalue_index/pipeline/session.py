@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
+from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -22,7 +23,7 @@ from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted, query_format
-from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError
+from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError, brief
 from forvalue_index.metric import Metric
 from forvalue_index.records import Encoded, QueryVectors, Sample, require_rows
 from forvalue_index.store.manifest import SHARD
@@ -39,6 +40,9 @@ log = logging.getLogger(__name__)
 
 Queries: TypeAlias = "Data | Sample | list[Sample]"
 """Rows in the form of the index's own, or paths of files with such, or samples."""
+
+SETTINGS = "settings"
+"""The entry of a fingerprint for the settings that change the model's forward pass."""
 
 LEARNED = {"vectoriser", "dim", "retained", "fidelity", SHARD}
 """What joins a fingerprint when the vectoriser is fitted, or the index is a shard of another."""
@@ -115,6 +119,7 @@ class Session:
             FingerprintError: it is another one.
         """
         stored, found = self.store.catalog.fingerprint, fingerprint(self.config, lm)
+        stored, found = _by_setting(stored, found), _by_setting(found, stored)
         # What is stored but not found was written by a newer version, whose vectors depend on it.
         compared = [*found, *sorted(stored.keys() - found.keys() - LEARNED)]
         differing = [name for name in compared if stored.get(name) != found.get(name)]
@@ -125,7 +130,7 @@ class Session:
             )
             other = "" if differing == ["recipe"] else "give the original with --model, or "
             *most, last = differing
-            verb = "differ" if most or last.endswith("s") else "differs"
+            verb = "differ" if most or last.endswith("weights") else "differs"
             names = f"{', '.join(most)} and {last}" if most else last
             raise FingerprintError(
                 f"{self.store.directory} was not made with {lm.name} as it is now: {names} {verb} "
@@ -192,6 +197,11 @@ class Session:
             return [data]
         if isinstance(data, list) and data and all(isinstance(item, Sample) for item in data):
             return cast("list[Sample]", data)
+        if isinstance(data, str) and " " in data and not Path(data).exists():
+            raise InputError(
+                f"a query is a row or a file of rows, and there is no file {brief(data)}: ask "
+                'about {"prompt": ..., "response": ...}; respond() is for the model\'s own answer'
+            )
         own = self.config.format
         opened, format = open_rows(cast(Data, data)), format or own
         if uses(format) == uses(own):  # none is named for these rows
@@ -291,6 +301,19 @@ class Session:
             for some, squares in ((queries, exact.query_squares()[0]), (samples, found.squares))
         ]
         return found.influence.astype(np.float64) / sizes[0][:, None] / sizes[1]
+
+
+def _by_setting(fingerprint: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Returns a fingerprint in which each setting of the model that both know is an entry.
+
+    Older indexes keep none, and versions of transformers differ in which there are.
+    """
+    own, others = (
+        found if isinstance(found, dict) else {}
+        for found in (fingerprint.get(SETTINGS), other.get(SETTINGS))
+    )
+    rest = {name: value for name, value in fingerprint.items() if name != SETTINGS}
+    return rest | {f"config {name}": own[name] for name in own if name in others}
 
 
 def fingerprint(config: IndexConfig, lm: LanguageModel) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from forvalue_index.records import Hit, Passage, Row, StoredSample
 from forvalue_index.server.field_counts import field_counts
 from forvalue_index.server.lane import Stop
 from forvalue_index.server.problem import HttpError, Names
-from forvalue_index.server.uploads import require_length
+from forvalue_index.server.uploads import require_length, with_sent_images
 
 Json = dict[str, Any]
 
@@ -145,7 +145,11 @@ class Reader:
         )
 
     def with_pictures_of(self, row: Row, stored: Row) -> Row:
-        """Returns a row of a client with the pictures of the stored row, of which it has hashes."""
+        """Returns a row of a client with the pictures of the stored row, of which it has hashes.
+
+        Raises:
+            HttpError: another picture of it is not in the request.
+        """
         known: dict[str, Json] = {}
 
         def note(picture: Json) -> Json:
@@ -154,7 +158,7 @@ class Reader:
 
         format = self.index.config.format
         of_pictures(stored, format, note)
-        return of_pictures(row, format, lambda picture: known.get(picture[HASH], picture))
+        return with_sent_images(row, format, "the row", known)
 
     def _total(self, where: Sequence[str]) -> int:
         if not where:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from forvalue_index.config import FormatConfig
@@ -33,10 +34,32 @@ def received(row: Row, format: FormatConfig, place: str) -> Row:
         HttpError: it is too long, has too many images, or one of them is not in the request.
         RowError: an image cannot be decoded.
     """
+    found = with_sent_images(row, format, place)
+    require_length(_texts(found), place)
+    return found
+
+
+def with_sent_images(
+    row: Row, format: FormatConfig, place: str, stored: Mapping[str, Row] = MappingProxyType({})
+) -> Row:
+    """Returns a row of a client with its images in the form in which rows keep them.
+
+    Args:
+        row: as it came.
+        format: of the index.
+        place: where the row stands in the request, for messages.
+        stored: images that the index has, by hash, which the row may name instead.
+
+    Raises:
+        HttpError: there are too many images, or one is neither in the request nor in `stored`.
+        RowError: an image cannot be decoded.
+    """
     count, known = 0, Known()
 
     def picture(value: Any) -> Any:
         nonlocal count
+        if isinstance(value, dict) and value.get(HASH) in stored:
+            return stored[value[HASH]]
         count += 1
         if count > MOST_IMAGES:
             raise HttpError(413, f"{place} has more than {MOST_IMAGES} images: send fewer")
@@ -48,7 +71,6 @@ def received(row: Row, format: FormatConfig, place: str) -> Row:
     for name, value in row.items():  # whichever of them is read as a conversation
         if name != field and isinstance(value, list):
             found[name] = [_with_images(message, picture) for message in value]
-    require_length(_texts(found), place)
     return found
 
 

@@ -176,6 +176,11 @@ class JoinedCatalog(Catalog):
             for key, id in self._shard(number).ids_of(own).items()
         }
 
+    def keys_from(self, start: str, limit: int) -> list[str]:
+        """Returns live keys that begin with a text, at most `limit`."""
+        parts = [part.keys_from(start, limit) for part in self._catalogs.values()]
+        return [key for part in parts for key in part][:limit]
+
     def samples(self, ids: Iterable[int]) -> dict[int, StoredSample]:
         """Returns id -> sample, in the order of the ids; as `Catalog.samples`.
 

@@ -19,6 +19,9 @@ from forvalue_index.store.store import Store
 PAGE = 1000
 """Rows in memory at a time."""
 
+SHORTEST = 4
+"""Characters of a key that are looked for as a beginning."""
+
 
 def find(store: Store, key: str) -> StoredSample:
     """Returns the sample under a key.
@@ -31,12 +34,22 @@ def find(store: Store, key: str) -> StoredSample:
         generation = catalog.generation()
         ids = list(catalog.ids_of([key]).values())
         if not ids:
-            raise InputError(f"no sample in {store.directory} has key {key!r}: see `forvalue list`")
+            meant = _meant(store, key)
+            raise InputError(f"no sample in {store.directory} has key {key!r}: {meant}")
         try:
             return catalog.samples(ids)[ids[0]]
         except CorruptIndexError:
             if catalog.generation() == generation:
                 raise
+
+
+def _meant(store: Store, key: str) -> str:
+    """Returns what to do about a key that is none; tables show the beginnings of long ones."""
+    start = key.removesuffix("…")
+    found = store.catalog.keys_from(start, 2) if len(start) >= SHORTEST else []
+    if len(found) == 1:
+        return f"the one that begins so is {found[0]}"
+    return "see `forvalue list`"
 
 
 def by_id(store: Store, ids: Iterable[int] | NDArray[np.int64]) -> Iterator[StoredSample]:

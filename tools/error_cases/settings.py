@@ -97,6 +97,7 @@ PYTHON = [
     python("index.query(row, k=0)"),
     python("index.search('word', k=0)"),
     python("index.query([])"),
+    python("index.query('Who wrote it?')"),
     python("index.query(row, metric='euclidean')"),
     python("index.remove('1', where='n>3')"),
     python("index.get('nobody')"),

@@ -97,8 +97,15 @@ class QueryOptions:
     def __post_init__(self) -> None:
         typed = self.response is not None or self.prompt is not None
         given = [typed, self.text is not None, self.data is not None]
-        if sum(given) != 1 or (self.prompt is not None and self.response is None):
+        if self.prompt is not None and self.response is None:
+            raise click.UsageError(
+                "give --response too: what is asked about; the model's own answer is what "
+                "forvalue ask is about"
+            )
+        if sum(given) != 1:
             raise click.UsageError("give --prompt and --response, or --text, or --data FILE")
+        if self.response == "" or self.text == "":
+            raise click.UsageError("the text that is asked about is empty: write some")
         if self.instead is not None and (self.data is not None or self.label is not None):
             raise click.UsageError(
                 "--instead goes with --response or --text; name --rejected-field for rows of --data"
