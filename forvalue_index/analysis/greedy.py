@@ -37,7 +37,7 @@ class Greedy:
         dedup: float | None,
     ) -> None:
         """Takes ids, values and groups of n rows; a group gets no more than its share."""
-        self._flat, self._ids, self._value, self._groups = index.flat, ids, value, groups
+        self._vectors, self._ids, self._value, self._groups = index.snapshot, ids, value, groups
         self._diversity = diversity
         self._dedup = 2.0 if dedup is None else dedup
         self._compares = diversity > 0 or dedup is not None
@@ -126,13 +126,13 @@ class Greedy:
 
     def _compared(self, window: Places) -> NDArray[np.float32]:
         """Compares rows with the chosen rows that are new to them; returns their own cosines."""
-        vectors, seen = self._flat.comparable(self._ids[window]), self._seen[window]
+        vectors, seen = self._vectors.comparable(self._ids[window]), self._seen[window]
         n = len(self._chosen)
         for start in range(int(seen.min()) // _BLOCK * _BLOCK, n, _BLOCK):
             block = self._chosen[start : start + _BLOCK]
             new = np.flatnonzero(seen < start + len(block))
             if len(new):
-                found = vectors[new].cosines(self._flat.comparable(self._ids[block])).max(1)
+                found = vectors[new].cosines(self._vectors.comparable(self._ids[block])).max(1)
                 self._nearest[window[new]] = np.maximum(self._nearest[window[new]], found)
         self._value_anew(window)
         return vectors.cosines(vectors)

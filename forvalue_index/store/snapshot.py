@@ -36,6 +36,7 @@ from forvalue_index.store.figures import aligned, joined
 from forvalue_index.store.vectoriser import dim_of, is_fitted
 
 if TYPE_CHECKING:
+    from forvalue_index.search.cosines import Comparable
     from forvalue_index.search.decorrelate import Decorrelation
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,10 @@ class Snapshot:
     def vectors(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Returns the stored vectors of samples, [m, dim]."""
         return self.flat.vectors(ids)
+
+    def comparable(self, ids: ArrayLike) -> Comparable:
+        """Returns the stored vectors of `ids` [m], in their order, to compare with each other."""
+        return self.flat.comparable(ids)
 
     def blocks(
         self, ids: NDArray[np.int64] | None = None
