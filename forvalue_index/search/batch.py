@@ -98,9 +98,7 @@ class _Queries:
         def decode(start: int) -> None:
             part = slice(start, start + _DECODED)
             # From the middle on, so that they fit into 8 bits; the half is added to all at once.
-            np.subtract(
-                codes.levels(data[part]), 2 ** (codes.bits - 1), out=levels[part].view(np.uint8)
-            )
+            levels[part] = codes.whole(data[part])
 
         on_all_cores(decode, range(0, len(data), _DECODED))
         scales, others = codes.scales(data), torch.from_numpy(levels).T

@@ -34,9 +34,7 @@ class Comparable:
             vectors = torch.from_numpy(codes.decode(data))
             lengths = torch.linalg.vector_norm(vectors, dim=1)
             return cls(vectors, torch.zeros(len(data)), lengths.masked_fill(lengths == 0, np.inf))
-        levels = codes.levels(data)
-        np.subtract(levels, 2 ** (codes.bits - 1), out=levels)
-        whole = levels.view(np.int8)
+        whole = codes.whole(data)
         sums = whole.sum(1, dtype=np.float32)
         squares = np.einsum("nd,nd->n", whole, whole, dtype=np.float32) + sums + codes.dim / 4
         squares[codes.scales(data) == 0] = np.inf

@@ -90,6 +90,15 @@ class Codes:
             levels |= low[:, :, bit] << bit
         return levels
 
+    def whole(self, codes: Bytes) -> NDArray[np.int8]:
+        """Returns the level of every number from the middle on, [n, dim]; not for 16 bits.
+
+        A number is this and a half, times the vector's scale.
+        """
+        levels = self.levels(codes)
+        levels -= np.uint8(2 ** (self.bits - 1))
+        return levels.view(np.int8)
+
     def first_pass(self, codes: Bytes, deviations: float, weights: Floats | None = None) -> Bytes:
         """Returns the codes of FAISS's `IndexRaBitQ` of one bit, [n, ceil(dim / 8) + 8].
 

@@ -14,7 +14,7 @@ DIRECTIONS = 256
 """Numbers of a state, at most: the directions with the largest variance."""
 
 DAMPING = 100.0
-"""Of the mean variance of a direction: those with less variance than this stay as they are."""
+"""Times the mean variance: directions with less than that keep their lengths beside each other."""
 
 LEAST = 1e-12
 """Of the energy of the states: a direction with less variance is rounding."""
