@@ -88,7 +88,7 @@ def _beside(directions: Tensor, count: int) -> Tensor:
     """
     hidden, learned = directions.shape
     draws = np.random.Generator(np.random.Philox(key=0)).standard_normal((hidden, count))
-    others = torch.from_numpy(draws).to(directions)
+    others = torch.from_numpy(draws).to(directions.device, directions.dtype)
     for _ in range(2):  # the second time for what rounding left
         others = others - directions @ (directions.T @ others)
     basis: Tensor = torch.linalg.qr(others)[0]
