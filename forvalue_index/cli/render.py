@@ -35,7 +35,8 @@ class Notes(Console):
     """Where progress and notes go; control characters in a text are written out."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Prints texts, with control characters written out."""
+        """Prints texts, with control characters written out; lines are as they are in a file."""
+        options.setdefault("soft_wrap", not self.is_terminal)
         super().print(*(visible(o) if isinstance(o, str) else o for o in objects), **options)
 
 
