@@ -107,7 +107,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
             device: as in `create`.
             trust_remote_code: run code that comes with the model; an index never decides that.
             partial: where shards are missing, answer from the others, with a warning.
-            ray: search the shards on a Ray cluster: see `on_ray`.
+            ray: use a Ray cluster, whose actors hold the shards: see `on_ray`.
 
         Raises:
             IndexMissingError: there is no index in `directory`.
