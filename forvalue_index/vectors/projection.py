@@ -3,14 +3,16 @@
 A sketch is blocks of equally many numbers. Each block has principal directions of its own, learned
 from second moments that are summed while sketches are read; the directions of all blocks compete
 for three quarters of a vector's numbers by their energy. What lies outside of these directions, the
-rest, is added up with random signs in the last quarter: little is there of rows like those that
-were learned from, and most of rows that are unlike them. Then all numbers are rotated, so that each
+rest, is added up with random signs in the last quarter. It counts where a row has less in the
+directions than is usual: sums with random signs are noise beside what was learned, and the only
+signal where nothing was. Then all numbers are rotated, so that each
 is a sum of many and nearly normal, as `codes.py` wants them. This module knows neither samples nor
 codes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,8 @@ at least."""
 REST = 4
 """One in so many numbers is for the rest."""
 
-FADING = 1.5
-"""Power of the rest's share of the energy that the rest is multiplied by. Sums with random signs
-are noise where little is left, and the only signal where nothing was learned."""
+FADING = 2
+"""Power of what the rest is multiplied by, 1 - share / usual: see `Projection.expecting`."""
 
 LOUD = 2.0
 """Times the mean energy of a block: one with more may be given any number of directions."""
@@ -83,6 +84,7 @@ class Projection:
             self._directions = [(i, part) for i, part in enumerate(split) if len(part)]
         self._rest: tuple[Tensor, Tensor] | None = None
         if "rest_signs" in tensors:
+            self._usual = tensors["usual"].float()
             signs = tensors["rest_signs"].float()  # [S]
             self._rest = signs, self._folded_directions(signs)
 
@@ -108,7 +110,23 @@ class Projection:
             if rest:
                 signs = draws.integers(0, 2, blocks * width).astype(np.int8) * 2 - 1
                 tensors["rest_signs"] = torch.from_numpy(signs).to(device)
+                tensors["usual"] = torch.ones(1, device=device)
         return cls(tensors)
+
+    def expecting(self, sketches: Iterable[Tensor]) -> Projection:
+        """Returns itself, told how large a share of their energy rows have in the directions.
+
+        Rows that have as much or more have nothing of the rest in their vectors. Without any
+        sketches, only rows that lie wholly in the directions have nothing of it.
+
+        Args:
+            sketches: of rows like those that were learned from, but not learned from, [n, S] each.
+        """
+        shares = [self(some)[1] for some in sketches] if self._rest is not None else []
+        if not shares:
+            return self
+        usual = torch.cat(shares).mean().clamp_min(1e-6)[None]
+        return Projection(self.tensors | {"usual": usual})
 
     @property
     def dim(self) -> int:
@@ -133,7 +151,7 @@ class Projection:
     def _folded(self, sketches: Tensor, inside: Tensor, share: Tensor) -> Tensor:
         """Returns what sketches [n, S] have outside of the directions, in few numbers [n, rest].
 
-        Inner products of these are those of the rest on average, times powers of its shares.
+        Inner products of these are those of the rest on average, times what it counts.
         """
         assert self._rest is not None
         signs, directions = self._rest
@@ -142,7 +160,7 @@ class Projection:
             torch.split(sketches, rest, 1), torch.split(signs, rest), strict=True
         ):
             left[:, : len(own)].addcmul_(numbers, own)
-        return left * (1 - share).clamp(0, 1)[:, None] ** FADING
+        return left * (1 - share / self._usual).clamp(0, 1)[:, None] ** FADING
 
     def _folded_directions(self, signs: Tensor) -> Tensor:
         """Returns the directions, added up as `_folded` does with sketches, [dim - rest, rest]."""
