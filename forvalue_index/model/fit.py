@@ -42,7 +42,7 @@ class Fitted:
 
     vectoriser: Vectoriser
     encoded: list[Encoded]  # in the order of the samples
-    retained: float  # share of their energy that vectors of samples kept out hold
+    retained: float  # share of the energy of samples kept out that lies in learned directions
     fidelity: Fidelity | None  # of samples that were kept out
 
 
