@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.indexes import SETTINGS
+from helpers.indexes import SETTINGS, exported
 from helpers.ray_cluster import connected, ray_cluster
 
 from forvalue_index import InfluenceIndex, ModelConfig
@@ -271,6 +271,54 @@ def test_rows_are_added_and_replaced_and_nodes_may_go(
         assert index.get("row-1").row["response"] == " changed"
         assert len(index) == 110
         assert index.verify() == []
+
+
+def test_files_in_parts_make_the_same_index(
+    ray: Any, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    model, seen = ModelConfig(str(model_dir)), list[tuple[str, int, int, int]]()
+    lines = [json.dumps(row) + "\n" for row in ROWS[:50]]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS[50:]), tmp_path / "b.parquet", 5)
+    files = [tmp_path / "a.jsonl", tmp_path / "b.parquet"]
+
+    def built_in(name: str, files: list[Path], **more: Any) -> Any:
+        report = seen.append
+        return InfluenceIndex.build_on_ray(
+            tmp_path / name, files, model, 2, progress=lambda *s: report(s), **SETTINGS | more
+        )
+
+    built_in("whole", files)
+    assert max(step[2] for step in seen if step[0] == "dealing") == 2
+    monkeypatch.setattr("forvalue_index.data.parts.LEAST", 500)
+    bad = tmp_path / "bad.jsonl"
+    others = "".join(json.dumps(row | {"id": f"x{row['id']}"}) + "\n" for row in ROWS[:30])
+    for more, wanted in (
+        ("\n" + lines[7], r"bad.jsonl:32: key 'row-7' already occurs at .*a.jsonl:8"),
+        ("\n\n{}\n", "bad.jsonl:33: no field 'prompt'"),
+    ):
+        bad.write_text(others + more)
+        seen.clear()
+        with pytest.raises((KeyConflictError, RowError), match=wanted):
+            built_in("parts", [*files, bad])
+        assert max(step[2] for step in seen if step[0] == "dealing") >= 3
+    # What was dealt out is not dealt out again.
+    seen.clear()
+    report = built_in("parts", [*files, bad], on_error="skip")
+    assert not [step for step in seen if step[0] in ("dealing", "counting") and step[2]]
+    assert (report.samples, report.rejected) == (120, 1)
+    assert '"line": 33' in (tmp_path / "parts" / "rejects.jsonl").read_text()
+    built_in("again", files)
+    found = [exported_in(tmp_path / name, tmp_path) for name in ("whole", "again")]
+    assert found[0] == found[1]
+
+
+def exported_in(path: Path, folder: Path) -> list[Any]:
+    with InfluenceIndex.open(path) as index:
+        lines, vectors = exported(index, folder)
+        return [lines, vectors.tolist()]
 
 
 def test_bad_input_is_found_across_files(
