@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
-from huggingface_hub.utils import validate_repo_id
 from transformers.utils.hub import cached_file
 
 from forvalue_index.config import ModelConfig
@@ -81,7 +80,7 @@ def _tell_of_the_hub(name: str, revision: str | None) -> None:
 def may_be_id(name: str) -> bool:
     """Returns whether a name has the form of an id on the hub."""
     try:
-        validate_repo_id(name)
+        try_to_load_from_cache(name, "config.json")
     except ValueError:
         return False
     return True
