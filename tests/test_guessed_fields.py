@@ -12,6 +12,7 @@ from helpers.indexes import SMALL
 from helpers.row_files import to_csv, to_jsonl
 
 from forvalue_index import FormatConfig, InfluenceIndex
+from forvalue_index.cli.options.format import format_of
 from forvalue_index.data.field_guess import guess, guess_format
 from forvalue_index.data.preferences import chosen_format, rejected_format
 from forvalue_index.data.row_text import conversation_of, texts_of
@@ -222,3 +223,14 @@ def test_a_question_in_text_before_an_answer_in_messages(answer: str) -> None:
     with_it = row | {answer: [{"role": "user", "content": "Hi"}, *said]}
     if answer == "chosen":
         assert guess(with_it)[0]["messages_field"] == "chosen"
+
+
+def test_an_image_that_the_first_row_has_not_is_not_lost(tmp_path: Path) -> None:
+    rows: list[Row] = [{"prompt": "a", "response": "b", "image": None}]
+    rows.append(rows[0] | {"image": "cat.png"})
+    format = guess_format(open_rows(to_jsonl(tmp_path / "rows.jsonl", rows)))[0]
+    with pytest.raises(RowError, match=r"field 'image' has a meaning .* --image-field"):
+        texts_of(rows[1], "row 2", format)
+    assert texts_of(rows[0] | {"image": "a cat"}, "row 3", format) == ("a", "b")
+    left_out = format_of(format, {"image_field": ""})
+    assert texts_of(rows[1], "row 2", left_out) == ("a", "b")

@@ -6,6 +6,7 @@ import re
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.fields import is_empty
+from forvalue_index.data.image_forms import looks_like_image
 from forvalue_index.data.token_rows import PACKING, PER_TOKEN
 from forvalue_index.errors import RowError
 from forvalue_index.records import Row
@@ -23,7 +24,7 @@ MEANT = {
     "history": _CHAT,
     "tools": _CHAT,
     "chat_template_kwargs": _CHAT,
-    "images": "name it with --image-field",
+    **dict.fromkeys(("image", "images"), "name it with --image-field"),
     "label": "name it with --label-field (a class) or --desirable-field (true or false)",
     "chosen": _PREFERENCE,
     "rejected": _PREFERENCE,
@@ -111,6 +112,8 @@ def require_read(row: Row, source: str, config: FormatConfig) -> None:
     if config.form < 2 or meant.keys().isdisjoint(row):
         return
     for name in unread(row, config):
+        if name == "image" and not looks_like_image(row[name]):  # a name that much else has
+            continue
         if name in meant and name not in config.ignored_fields:
             instead = meant[name]
             if instead == _CHAT and config.is_chat:
