@@ -158,3 +158,12 @@ def bare(text: str) -> str:
     """Returns a turn without the header and the tags around it, which TRL counts in some models."""
     text = re.sub(r"<[|｜].*?[|｜]>|</?think>|</?s>|<(start|end)_of_turn>", " ", text)
     return re.sub(r"^\s*((assistant )?\s*final\b|assistant\b)", "", text).strip()
+
+
+@pytest.mark.parametrize(
+    "asked", ['strftime_now("%d %b %Y")', 'strftime_now("%d " ~ "%b %Y")', "strftime_now(day)"]
+)
+def test_a_template_is_told_the_same_day_on_every_day(asked: str) -> None:
+    template = "{% set day = '%d %b %Y' %}{% if strftime_now is defined %}{{ " + asked + " }}"
+    made = sample(template + "{% endif %}" + LLAMA3, TWO)
+    assert marked(made).startswith("26 Jul 2024<s>")

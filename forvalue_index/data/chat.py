@@ -8,12 +8,10 @@ Where the template marks the assistant's parts ({% generation %}), its marks are
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import date
 from typing import Any
 
 from forvalue_index.config import FormatConfig
@@ -24,9 +22,6 @@ from forvalue_index.data.tokens import Rendered, Span, special_tokens
 from forvalue_index.data.turn_spans import TurnFinder, unclear
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.rendering import RenderError, TemplateReadError, read_chat, render_chat
-
-TODAY = date(2024, 7, 26)
-"""The day that a template is told when it asks: vectors of two days must meet."""
 
 
 def own_template(tokenizer: Any) -> str:
@@ -55,7 +50,7 @@ class ChatTemplate:
         Raises:
             InputError: the template cannot be read.
         """
-        self._template = _on_a_fixed_day(template)
+        self._template = template
         self._marked = re.search(r"\{%-?\s*generation\s*-?%\}", template) is not None
         self._names = dict(tokenizer.special_tokens_map)
         longest_first = sorted(special_tokens(tokenizer), key=len, reverse=True)
@@ -233,12 +228,3 @@ class ChatTemplate:
 
 def _as_said(message: Message) -> Message:
     return message | {"role": "assistant"}
-
-
-def _on_a_fixed_day(template: str) -> str:
-    """Returns a template that writes the same text on every day."""
-    return re.sub(
-        r"strftime_now\(\s*(['\"])(.*?)\1\s*\)",
-        lambda match: json.dumps(TODAY.strftime(match[2])),
-        template,
-    )

@@ -88,7 +88,8 @@ def parse_row(line: bytes, source: str) -> Row:
     except (ValueError, RecursionError) as error:
         raise RowError(source, f"not readable JSON ({error})") from None
     if not isinstance(row, dict):
-        raise RowError(source, f"a row must be a JSON object, not {type(row).__name__}")
+        hint = MANY_LINES if isinstance(row, list) else ""
+        raise RowError(source, f"a row must be a JSON object, not {type(row).__name__}{hint}")
     return row
 
 
