@@ -144,6 +144,7 @@ def test_the_database_itself_keeps_live_keys_apart(catalog: Catalog, url: str) -
 
 def test_rows_are_not_counted_at_each_generation(catalog: Catalog, url: str) -> None:
     add(catalog, "a", range(3))
+    assert catalog.snapshot().count == 3
     counts: list[str] = []
     event.listen(
         catalog._engine,
@@ -151,14 +152,13 @@ def test_rows_are_not_counted_at_each_generation(catalog: Catalog, url: str) -> 
         lambda *given: counts.append(given[2]) if "count(" in given[2] else None,
     )
     catalog.require_intact()
-    assert len(counts) == 1
     for n in range(3, 6):
         with Catalog.open(url) as other:
             other.require_intact()
             add(other if n == 4 and "sqlite" not in url else catalog, f"b{n}", range(n, n + 1))
         assert catalog.snapshot().count == n + 1
         catalog.require_intact()
-    assert len(counts) == 1
+    assert counts == []
     # Whoever opens the catalogue counts, and so does who looks at the same generation again.
     assert change(url, "DELETE FROM samples WHERE id = 1") == 1
     with Catalog.open(url) as other:

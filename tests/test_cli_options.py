@@ -81,7 +81,7 @@ def test_every_command_that_opens_an_index_for_its_model_says_how() -> None:
 def test_every_command_that_reads_data_has_all_options_of_data() -> None:
     reading = whole(DATA, "--split")
     assert reading == having("--data") | having("--trusted") | {"build", "learn", "add", "preview"}
-    assert reading == having("--subset") == having("--allow-remote") - {"export"}
+    assert reading == having("--subset") == having("--allow-remote") - {"export", "remove"}
 
 
 def test_every_command_that_takes_a_query_has_all_options_of_a_query() -> None:

@@ -52,7 +52,8 @@ class Intact:
         self._state: FileState | None = None  # of the files when all was known to be intact
         self._generation: int | None = None  # up to which it is
         self._rows: set[str] = set()  # `SealedSegment.rows` of the segments that are
-        self._counted: int | None = None  # a server's generation whose rows were all there
+        self._counted = False  # whether a server's rows were counted by `require`
+        self._last: int | None = None  # generation of its last snapshot
 
     def require(self) -> None:
         """Checks that all rows and the database's own indexes are what was committed.
@@ -77,9 +78,9 @@ class Intact:
                     pass  # it may be a commit under way, of which only the files tell so far
                 else:
                     if not remembered:
-                        counted = self.must_count(info.generation)
+                        counted = not self._counted
                         removed_ids(connection, segments, info, place_of(engine), counted=counted)
-                        self.found(info.generation)
+                        self._counted = state is None
                         self._require_rows(connection, segments, set() if edited else self._rows)
                     self._rows = {segment.rows for segment in segments}
                     self._generation = info.generation
@@ -95,18 +96,18 @@ class Intact:
         return state is not None and state in (self._state, self._remembered())
 
     def must_count(self, generation: int) -> bool:
-        """Returns whether the rows of a generation are to be counted.
+        """Returns whether a snapshot of a generation has to count the rows.
 
-        Those of a server are when it is opened, and when it is looked at again; not when it has a
-        new generation, of which what is new is sealed. A row that another program took away since
-        then is missed when it is read.
+        Those of a server are counted for the first snapshot, and for another one of the same
+        generation; not when there is a new one, of which what is new is sealed. A row that another
+        program took away since then is missed when it is read.
         """
-        return self._counted is None or generation <= self._counted
+        return self._last is None or generation <= self._last
 
     def found(self, generation: int) -> None:
-        """Notes that all rows of a generation are there, as far as that was to be checked."""
+        """Notes that a snapshot of a generation had all rows."""
         if file_state(self._engine) is None:
-            self._counted = generation
+            self._last = generation
 
     def _require_rows(
         self, connection: Connection, segments: Sequence[SealedSegment], known: set[str]
