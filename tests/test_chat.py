@@ -295,27 +295,12 @@ def test_a_header_that_asks_for_reasoning_which_the_template_drops() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        QWEN3.replace("content + '<|im_end|>", "content | upper + '<|im_end|>"),  # says otherwise
-        LLAMA3.replace("bos_token }}", "bos_token }}{{ messages | length }}"),  # no prefix at all
-        QWEN3.replace("{{- content + '<|im_end|>\\n' }}", "{{- content + '\\n' }}"),  # no end
-    ],
-)
-def test_a_turn_that_cannot_be_told_with_certainty_is_refused(template: str) -> None:
-    with pytest.raises(RowError, match=r"f:1: the chat template writes message 1 differently"):
-        sample(template, TWO)
-
-
-def test_a_system_prompt_that_moves_is_noticed() -> None:
+def test_a_system_prompt_that_moves() -> None:
     """Mistral's goes to the last question, so the first turn was never written like that."""
     moving = chat("s: Be.", "u: Hi", "a: Yo", "u: And?", "a: No.")
-    with pytest.raises(RowError, match="message 2"):
-        sample(MISTRAL, moving)
-    assert marked(sample(MISTRAL, moving, last_turn=True)) == (
-        "<s>[INST] Hi [/INST] Yo</s>[INST] Be.\n\nAnd? [/INST]⟦ No.</s>⟧"
-    )
+    shown = "<s>[INST] Hi [/INST]{}Yo</s>{}[INST] Be.\n\nAnd? [/INST]⟦ No.</s>⟧"
+    assert marked(sample(MISTRAL, moving)) == shown.format(" ⟦", "⟧")
+    assert marked(sample(MISTRAL, moving, last_turn=True)) == shown.format(" ", "")
 
 
 def test_tool_calls_are_the_assistants_and_results_are_not() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from helpers.indexes import SMALL
 from helpers.row_files import to_csv, to_jsonl
 
 from forvalue_index import FormatConfig, InfluenceIndex
+from forvalue_index.cli.options.format import format_of
 from forvalue_index.data.field_guess import guess, guess_format
+from forvalue_index.data.preferences import chosen_format, rejected_format
+from forvalue_index.data.row_text import conversation_of, texts_of
 from forvalue_index.data.sources import open_rows
-from forvalue_index.errors import InputError
+from forvalue_index.errors import InputError, RowError
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.pipeline.hybrid import text_of
 from forvalue_index.records import Row
@@ -192,3 +196,41 @@ def test_data_that_is_no_rows_says_what_is(tmp_path: Path, lm: LanguageModel) ->
         InfluenceIndex.build(tmp_path / "i", several, lm)
     with pytest.raises(InputError, match="data is int, but must be paths, rows"):
         open_rows(5)  # type: ignore[arg-type]
+
+
+def test_an_input_that_the_first_row_has_not_is_not_lost(tmp_path: Path) -> None:
+    rows = [{"instruction": "Say", "output": "hi"}, {"instruction": "Add", "input": "1 2"}]
+    rows[1]["output"] = "3"
+    file = to_jsonl(tmp_path / "rows.jsonl", rows)
+    format = guess_format(open_rows(file))[0]
+    texts_of(rows[0], "row 1", format)
+    with pytest.raises(RowError, match=r"field 'input' has a meaning .* give --template"):
+        texts_of(rows[1], "row 2", format)
+    texts_of(rows[1], "row 2", replace(format, ignored_fields=("input",)))
+
+
+@pytest.mark.parametrize("answer", ["completion", "chosen"])
+def test_a_question_in_text_before_an_answer_in_messages(answer: str) -> None:
+    said = [{"role": "assistant", "content": "Yo"}]
+    row: Row = {"prompt": "Hi", answer: said}
+    if answer == "chosen":
+        row["rejected"] = [{"role": "assistant", "content": "No"}]
+    format = FormatConfig(**guess(row)[0])
+    for config in filter(None, (chosen_format(format), rejected_format(format))):
+        talk = conversation_of(row, "row", config)
+        assert [message["role"] for message in talk.messages] == ["user", "assistant"]
+        assert talk.completion == 1
+    with_it = row | {answer: [{"role": "user", "content": "Hi"}, *said]}
+    if answer == "chosen":
+        assert guess(with_it)[0]["messages_field"] == "chosen"
+
+
+def test_an_image_that_the_first_row_has_not_is_not_lost(tmp_path: Path) -> None:
+    rows: list[Row] = [{"prompt": "a", "response": "b", "image": None}]
+    rows.append(rows[0] | {"image": "cat.png"})
+    format = guess_format(open_rows(to_jsonl(tmp_path / "rows.jsonl", rows)))[0]
+    with pytest.raises(RowError, match=r"field 'image' has a meaning .* --image-field"):
+        texts_of(rows[1], "row 2", format)
+    assert texts_of(rows[0] | {"image": "a cat"}, "row 3", format) == ("a", "b")
+    left_out = format_of(format, {"image_field": ""})
+    assert texts_of(rows[1], "row 2", left_out) == ("a", "b")

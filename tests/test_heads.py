@@ -85,6 +85,12 @@ def test_a_step_that_has_no_name_is_measured_too() -> None:
     assert check_heads.relative_error(lm, check_heads.samples()) < check_heads.TOLERANCE
 
 
+def test_a_cap_that_bends_small_numbers_too() -> None:
+    lm = wrap_model(altered(lambda logits: 0.3 * torch.tanh(logits / 0.3)), tiny_tokenizer())
+    assert lm.head.describe() == "96 x 24, soft-cap 0.3"
+    assert check_heads.relative_error(lm, check_heads.samples()) < check_heads.TOLERANCE
+
+
 def test_rows_of_the_head_that_are_no_tokens_do_not_count() -> None:
     lm = wrap_model(altered(lambda logits: logits[..., :90]), tiny_tokenizer())
     assert lm.head.vocabulary == 90

@@ -2,43 +2,26 @@
 
     conversation -> rendered text + the spans that are scored
 
-Where the template marks the assistant's parts ({% generation %}), its marks are the spans. Where it
-does not, a turn is what the text up to it, with the header that asks for an answer, lacks of the
-text that includes it; both must be the beginning of the whole text, or the row is refused. Where
-the template asks without a header, the header is what stands before any other answer as well. Knows
-no token ids.
+Where the template marks the assistant's parts ({% generation %}), its marks are the spans;
+`turn_spans.py` finds the turns where it does not. Knows no token ids.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import date
 from typing import Any
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.chat_check import require_tools, require_written
-from forvalue_index.data.messages import (
-    CALL,
-    Message,
-    answers,
-    as_calls,
-    plain_text,
-    weighted,
-)
+from forvalue_index.data.messages import CALL, Message, answers, as_calls, weighted
 from forvalue_index.data.row_text import Conversation
 from forvalue_index.data.tokens import Rendered, Span, special_tokens
+from forvalue_index.data.turn_spans import TurnFinder, unclear
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.rendering import RenderError, TemplateReadError, read_chat, render_chat
-
-PROBE = "Qx7Zk"
-"""An answer that no template writes by itself, to see what stands before an answer."""
-
-TODAY = date(2024, 7, 26)
-"""The day that a template is told when it asks: vectors of two days must meet."""
 
 
 def own_template(tokenizer: Any) -> str:
@@ -67,7 +50,7 @@ class ChatTemplate:
         Raises:
             InputError: the template cannot be read.
         """
-        self._template = _on_a_fixed_day(template)
+        self._template = template
         self._marked = re.search(r"\{%-?\s*generation\s*-?%\}", template) is not None
         self._names = dict(tokenizer.special_tokens_map)
         longest_first = sorted(special_tokens(tokenizer), key=len, reverse=True)
@@ -174,7 +157,10 @@ class ChatTemplate:
     ) -> list[Span]:
         """Returns where turns are in the whole text; `every` are all of the assistant's."""
         if not self._marked:
-            return [self._turn(conversation, i, whole, source) for i in turns]
+            finder = TurnFinder(conversation, whole, self._write, self._special, source)
+            return [
+                (start, self._trimmed(whole, start, end)) for start, end in map(finder.span, turns)
+            ]
         start = 0
         if conversation.completion is not None or self._config.last_turn:
             start = self._end_before(conversation, turns[0], whole, source)
@@ -206,78 +192,11 @@ class ChatTemplate:
         except RenderError as error:
             raise RowError(source, f"the chat template refuses the messages ({error})") from None
 
-    def _turn(self, conversation: Conversation, i: int, whole: str, source: str) -> Span:
-        """Returns where turn i is in the whole text, its end-of-turn token included."""
-        messages = conversation.messages
-        before, _ = self._write(conversation, i, source, ask=True)
-        after, _ = self._write(conversation, i + 1, source)
-        if whole.startswith(after) and after.startswith(before):
-            start = len(before) + self._header(conversation, i, before, after, source)
-            return start, self._trimmed(whole, start, len(after))
-        # The template writes the turn in another way once others follow, or begins it otherwise
-        # than it asks for it (reasoning that is left out): then what the message says must stand
-        # right behind its header, with a special token right behind it.
-        start = _common(before, whole)
-        said = messages[i].get("content")
-        if (
-            start >= self._end_before(conversation, i, whole, source)
-            and messages[i].keys() - {"weight"} == {"role", "content"}
-            and isinstance(said, str)
-        ):
-            for way in _ways_of_saying(said):
-                end = self._special.match(whole, start + len(way))
-                if way and whole.startswith(way, start) and end is not None:
-                    return start, end.end()
-        raise RowError(source, _unclear(i))
-
-    def _header(
-        self, conversation: Conversation, i: int, before: str, after: str, source: str
-    ) -> int:
-        """Returns how long the header of turn i is that `after` has, and `before` has not yet.
-
-        It is 0 where the template writes the header when it asks for an answer: what follows then
-        is what a model would say, reasoning and marks of tools included.
-
-        Raises:
-            RowError: there is one, and the message does not stand right behind it.
-        """
-        messages = conversation.messages
-        added, message = after[len(before) :], messages[i]
-        ways = [way for way in _ways_of_saying(plain_text(message)) if way.strip()]
-        bare = added.lstrip()
-        if any(bare.startswith(way) and bare.find(way, 1) < 0 for way in ways):
-            return 0
-        unasked, _ = self._write(conversation, i, source)
-        if before[_common(before, unasked) :].strip():
-            return 0
-        is_text = not isinstance(message.get("content"), list)
-        content = PROBE if is_text else [{"type": "text", "text": PROBE}]
-        probe = {"role": message["role"], "content": content}
-        refused = RowError(source, _unmarked(i))
-        try:
-            probed = replace(conversation, messages=[*messages[:i], probe])
-            other, _ = self._write(probed, i + 1, source)
-        except RowError:  # such an answer may not follow, where a call may
-            raise refused from None
-        header, *rest = other[len(before) :].split(PROBE)
-        if not other.startswith(before) or len(rest) != 1:
-            raise refused
-        if not header.strip():
-            return 0
-        behind = added[len(header) :].lstrip()
-        # What is written of calls, and of reasoning in a field of its own, is not known.
-        known = ways and message.keys() <= {"role", "content", "weight"}
-        if not added.startswith(header) or (
-            known and not any(behind.startswith(way.lstrip()) for way in ways)
-        ):
-            raise refused
-        return len(header)
-
     def _end_before(self, conversation: Conversation, i: int, whole: str, source: str) -> int:
         """Returns where the text of the messages before i ends in the whole text."""
         before, _ = self._write(conversation, i, source)
         if not whole.startswith(before):
-            raise RowError(source, _unclear(i))
+            raise RowError(source, unclear(i))
         return len(before)
 
     def _trimmed(self, whole: str, start: int, end: int) -> int:
@@ -307,42 +226,5 @@ class ChatTemplate:
         return span
 
 
-def _unclear(i: int) -> str:
-    return (
-        f"the chat template writes message {i} differently once others follow it, so what the "
-        "assistant says there cannot be determined with certainty: use "
-        "--last-turn, or a template with {% generation %} marks (--chat-template FILE)"
-    )
-
-
-def _unmarked(i: int) -> str:
-    return (
-        "the chat template writes no header when it asks for an answer, and what the assistant "
-        f"says in message {i} cannot be determined with certainty from the header there: use a "
-        "template with {% generation %} marks (--chat-template FILE)"
-    )
-
-
 def _as_said(message: Message) -> Message:
     return message | {"role": "assistant"}
-
-
-def _common(one: str, other: str) -> int:
-    """Returns how many characters two texts begin with together."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _ways_of_saying(content: str) -> list[str]:
-    """Returns what a template may leave of a content: all, trimmed, without its reasoning."""
-    answer = content.rpartition("</think>")[2]
-    return sorted({content, content.strip(), answer.lstrip("\n"), answer.strip()}, key=len)[::-1]
-
-
-def _on_a_fixed_day(template: str) -> str:
-    """Returns a template that writes the same text on every day."""
-    return re.sub(
-        r"strftime_now\(\s*(['\"])(.*?)\1\s*\)",
-        lambda match: json.dumps(TODAY.strftime(match[2])),
-        template,
-    )

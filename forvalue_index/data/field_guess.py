@@ -9,6 +9,7 @@ from typing import Any
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.fields import check_names
 from forvalue_index.data.image_forms import looks_like_image
+from forvalue_index.data.messages import ROLES
 from forvalue_index.data.rows import Rows
 from forvalue_index.data.token_rows import MASKS
 from forvalue_index.errors import InputError, RowError
@@ -93,15 +94,22 @@ def _preference(row: Row, names: dict[str, str]) -> tuple[dict[str, Any], str]:
     prompts = [names[prompt] for prompt, _ in PAIRS if prompt in names]
     settings: dict[str, Any] = {"rejected_field": rejected}
     words = f"{chosen!r} preferred to {rejected!r}"
-    if prompts and _is_list(row[prompts[0]]):  # TRL's conversational form
+    # A conversation has the prompt in it, unless that is one too, or it begins with the answer.
+    apart = bool(prompts) and (_is_list(row[prompts[0]]) or _begins_with_answer(row[chosen]))
+    if apart:  # TRL's conversational form
         settings["chat"] = True
-    # A conversation has the prompt in it, unless that is one, too.
-    if prompts and (_is_list(row[prompts[0]]) or not _is_list(row[chosen])):
+    if prompts and (apart or not _is_list(row[chosen])):
         settings |= {"prompt_field": prompts[0], "response_field": chosen}
         return settings, f"prompt from {prompts[0]!r}, {words}"
     if _is_list(row[chosen]):
         return settings | {"messages_field": chosen}, f"conversations, {words}"
     return settings | {"text_field": chosen}, f"plain texts, {words}"
+
+
+def _begins_with_answer(value: Any) -> bool:
+    first = value[0] if isinstance(value, list) and value else None
+    role = first.get("role", first.get("from")) if isinstance(first, dict) else None
+    return isinstance(role, str) and ROLES.get(role.casefold()) == "assistant"
 
 
 def _is_list(value: Any) -> bool:
@@ -115,7 +123,7 @@ def _pair(
     first, last = names[prompt], names[response]
     settings: dict[str, Any] = {"prompt_field": first, "response_field": last}
     words = f"prompt from {first!r}, response from {last!r}"
-    if isinstance(row[first], list):  # TRL's conversational form
+    if isinstance(row[first], list) or _begins_with_answer(row[last]):  # TRL's, conversational
         return settings | {"chat": True}, f"messages of the {words}"
     context = [names[name] for name in CONTEXT if name in names]
     if prompt != "instruction" or not context:

@@ -6,6 +6,7 @@ import re
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.fields import is_empty
+from forvalue_index.data.image_forms import looks_like_image
 from forvalue_index.data.token_rows import PACKING, PER_TOKEN
 from forvalue_index.errors import RowError
 from forvalue_index.records import Row
@@ -15,12 +16,15 @@ _PREFERENCE = "name the text that is preferred as the response, and the other wi
 _TOKENS = "give --tokens-field input_ids, so that the tokens are taken as they are"
 _NONE = "nothing here reads it"
 
+SYSTEM = ("system", "system_prompt")
+"""Fields that hold the system prompt of a row."""
+
 MEANT = {
-    "system": _CHAT,
+    **dict.fromkeys(SYSTEM, _CHAT),
     "history": _CHAT,
     "tools": _CHAT,
     "chat_template_kwargs": _CHAT,
-    "images": "name it with --image-field",
+    **dict.fromkeys(("image", "images"), "name it with --image-field"),
     "label": "name it with --label-field (a class) or --desirable-field (true or false)",
     "chosen": _PREFERENCE,
     "rejected": _PREFERENCE,
@@ -33,8 +37,15 @@ MEANT = {
 }
 """Fields that trainers give a meaning, and what to do where they are not read."""
 
+INSTRUCTION = "instruction"
+BESIDE_INSTRUCTION = dict.fromkeys(
+    ("input", "context"),
+    "give --template FILE, with the places of both fields in the prompt",
+)
+"""Fields that belong to an instruction, which a template for prompts brings together."""
+
 WITH_MESSAGES = {
-    "system": "system message",
+    **dict.fromkeys(SYSTEM, "system message"),
     "tools": "tools",
     "chat_template_kwargs": "arguments of the chat template",
 }
@@ -95,11 +106,16 @@ def require_read(row: Row, source: str, config: FormatConfig) -> None:
     Raises:
         RowError: one is not.
     """
-    if config.form < 2 or MEANT.keys().isdisjoint(row):
+    meant = MEANT
+    if config.template is None and config.prompt_field == INSTRUCTION:
+        meant = MEANT | BESIDE_INSTRUCTION
+    if config.form < 2 or meant.keys().isdisjoint(row):
         return
     for name in unread(row, config):
-        if name in MEANT and name not in config.ignored_fields:
-            instead = MEANT[name]
+        if name == "image" and not looks_like_image(row[name]):  # a name that much else has
+            continue
+        if name in meant and name not in config.ignored_fields:
+            instead = meant[name]
             if instead == _CHAT and config.is_chat:
                 instead = _NONE
             raise RowError(

@@ -26,7 +26,11 @@ ROLES = {
     "user": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "ai": "assistant",
     "bot": "assistant",
+    "chatbot": "assistant",
     "model": "assistant",
     "assistant": "assistant",
     "system": "system",
@@ -37,6 +41,9 @@ ROLES = {
     CALL: CALL,
 }
 """The roles of ShareGPT, LLaMA-Factory and OpenAI; others are called as they are."""
+
+TRAINED = ("train", "training", "loss")
+"""Fields of a turn that say whether it is trained on: axolotl's, and that of ms-swift."""
 
 SAYING = ("tool_calls", "reasoning_content", "reasoning", "thinking")
 """What a turn without content may have instead."""
@@ -128,25 +135,27 @@ def _read_calls(message: Message, source: str, place: str) -> None:
 
 
 def _read_weight(message: Message, source: str, place: str) -> None:
-    """Makes a weight of axolotl's "train"; checks that nothing else says what is trained on."""
+    """Makes a weight of what says whether a turn is trained on."""
     if message.get("train_detail"):
         raise RowError(
             source, f"{place} has train_detail: parts of a turn cannot be left out of training"
         )
     message.pop("train_detail", None)
-    if "train" not in message:
-        return
-    train = message.pop("train")
-    if not isinstance(train, bool):
-        raise RowError(source, f"train of {place} is {train!r}, neither true nor false")
-    if train and message["role"] not in ("assistant", CALL):
-        raise RowError(
-            source,
-            f"{place} is of the {message['role']} and to be trained on, but only what the "
-            "assistant says is scored: use --score all, or leave train out of it",
-        )
-    if not train:
-        message["weight"] = 0
+    for name in TRAINED:
+        train = message.get(name)
+        if train is None or (name != "train" and not isinstance(train, bool)):
+            continue
+        del message[name]
+        if not isinstance(train, bool):
+            raise RowError(source, f"{name} of {place} is {train!r}, neither true nor false")
+        if train and message["role"] not in ("assistant", CALL):
+            raise RowError(
+                source,
+                f"{place} is of the {message['role']} and to be trained on, but only what the "
+                f"assistant says is scored: use --score all, or leave {name} out of it",
+            )
+        if not train:
+            message["weight"] = 0
 
 
 def _require_json(message: Message, source: str, place: str) -> None:

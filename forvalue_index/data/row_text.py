@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.data.field_use import require_read
+from forvalue_index.data.field_use import SYSTEM, require_read
 from forvalue_index.data.fields import (
     check_names,
     is_empty,
@@ -124,8 +124,11 @@ def conversation_of(row: Row, source: str, config: FormatConfig) -> Conversation
     completion = None
     if config.messages_field is not None:
         messages = messages_of(row, source, config.messages_field)
-    elif config.template is None and _holds_messages(row.get(config.prompt_field)):
-        messages = messages_of(row, source, config.prompt_field)
+    elif config.template is None and (
+        _holds_messages(row.get(config.prompt_field))
+        or _holds_messages(row.get(config.response_field))
+    ):
+        messages = _asked(row, source, config.prompt_field)
         completion = len(messages)
         messages += _completion(row, source, config.response_field)
     else:
@@ -161,6 +164,13 @@ def _holds_messages(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
+def _asked(row: Row, source: str, field: str) -> list[Message]:
+    """Returns the messages of a prompt; a text is what the user says."""
+    if isinstance(row.get(field), str):
+        return [{"role": "user", "content": text_in(row, field, source, may_be_empty=False)}]
+    return messages_of(row, source, field)
+
+
 def _completion(row: Row, source: str, field: str) -> list[Message]:
     """Returns the messages of a completion; a text is what the assistant says."""
     if isinstance(row.get(field), str):
@@ -189,14 +199,21 @@ def _read_json(value: Any, source: str, field: str) -> Any:
 
 def _system(row: Row, source: str, config: FormatConfig, messages: list[Message]) -> list[Message]:
     """Returns the message of a row's own system prompt, if it has one."""
-    system = _value(row, "system", config)
-    if system is None:
+    texts = [
+        text_in(row, name, source, may_be_empty=False)
+        for name in SYSTEM
+        if _value(row, name, config) is not None
+    ]
+    if not texts:
         return []
-    text = text_in(row, "system", source, may_be_empty=False)
+    text = texts[0]
+    if texts[-1] != text:
+        raise RowError(source, f"fields {' and '.join(map(repr, SYSTEM))} are two system prompts")
     if messages[0]["role"] != "system":
         return [{"role": "system", "content": text}]
     if messages[0].get("content") != text:
-        raise RowError(source, "field 'system' and the first message are two system prompts")
+        name = next(name for name in SYSTEM if _value(row, name, config) is not None)
+        raise RowError(source, f"field {name!r} and the first message are two system prompts")
     return []
 
 

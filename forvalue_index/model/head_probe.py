@@ -134,11 +134,16 @@ def _measured_step(
         outputs = invented[-1].reshape(PROBE, -1).float()
         return outputs[:, : logits.shape[-1]], logits.to(outputs.device)
 
-    small, made = logits_of(0.1)
-    scale = float((small * made).sum() / small.square().sum())
+    def slope(size: float) -> tuple[Tensor, Tensor, float]:
+        outputs, logits = logits_of(size)
+        return outputs, logits, float((outputs * logits).sum() / outputs.square().sum())
+
+    small, made, scale = slope(0.1)
     large, most = logits_of(HIGH)
     highest = float(most.abs().max())
     cap = None if highest > 0.5 * abs(scale) * float(large.abs().max()) else highest
+    if cap is not None and cap < 10 * abs(scale):  # a cap bends numbers near its size
+        small, made, scale = slope(0.01 * cap / abs(scale))
     names = [getattr(config, name, None) for name in NUMBERS]
     known = [1.0] + [v for x in names if isinstance(x, int | float) and x for v in (x, 1 / x)]
     scale = next((float(v) for v in known if abs(v - scale) < 2e-3 * abs(v)), scale)

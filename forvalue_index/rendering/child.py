@@ -11,9 +11,12 @@ import os
 import resource
 import sys
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 LONGEST_REASON = 500  # characters
+TODAY = datetime(2024, 7, 26)
+"""The day that a chat template is told when it asks: vectors of two days must meet."""
 
 
 def main() -> None:
@@ -96,6 +99,7 @@ def _answer(request: dict[str, Any], compiled: list[Any]) -> dict[str, Any]:
         return {"text": template.render(values)}
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    values = values | {"strftime_now": TODAY.strftime}
     written: Any = render_jinja_template(chat_template=template, **values)
     (text,), marks = written
     return {"text": text, "marks": marks[0] if marks else []}

@@ -174,7 +174,8 @@ def format_of(base: FormatConfig, fields: dict[str, Any]) -> FormatConfig:
         base = base.of_kind(kind[0])
     given = fields | {"image_field": fields.get("image_field", base.image_field) or None}
     if fields.get("image_field") == "":  # left out on purpose
-        given["ignored_fields"] = (*fields.get("ignored_fields", base.ignored_fields), "images")
+        ignored = fields.get("ignored_fields", base.ignored_fields)
+        given["ignored_fields"] = (*ignored, "image", "images")
     return replace(base, **given)
 
 
