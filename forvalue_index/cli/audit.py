@@ -161,8 +161,8 @@ def _show(rows: Sequence[Row], k: int, count: int, format: FormatConfig, said: s
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("suspicion", justify="right", no_wrap=True)
     table.add_column("key", style="cyan", no_wrap=True, max_width=18)
-    table.add_column("reasons", ratio=2)
-    table.add_column("sample", ratio=3)
+    table.add_column("reasons", ratio=2, overflow="fold")
+    table.add_column("sample", ratio=3, overflow="fold")
     for row in rows[:k]:
         color = _COLORS.get(row["kind"], "red")
         reasons = Text("\n").join(Text(f"· {render.one_line(reason)}") for reason in row["reasons"])

@@ -151,7 +151,7 @@ def _table(hits: list[Hit], fact: str) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")
     for hit in hits:
         source = hit.sample["fact"] == fact
         text = Text(hit.sample["prompt"])

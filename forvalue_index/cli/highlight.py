@@ -51,8 +51,8 @@ def pairs(explanation: Explanation, n: int) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("share", "influence"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("query")
-    table.add_column("sample")
+    table.add_column("query", overflow="fold")
+    table.add_column("sample", overflow="fold")
     terms, total = explanation.terms, np.abs(explanation.terms).sum()
     for place in np.argsort(-np.abs(terms), axis=None, kind="stable")[:n]:
         row, column = np.unravel_index(place, terms.shape)

@@ -146,7 +146,7 @@ def hits_table(
     for name in extra:
         table.add_column(METRICS[name].heading if name in METRICS else name, justify="right")
     table.add_column("key", style="cyan", no_wrap=True, max_width=18)
-    table.add_column("sample", ratio=1)
+    table.add_column("sample", ratio=1, overflow="fold")
     for number, hit in enumerate(hits):
         sign = "green" if hit.score >= 0 else "red"
         table.add_row(
@@ -171,7 +171,7 @@ def samples_table(samples: Sequence[StoredSample], format: FormatConfig) -> Tabl
     table.add_column("key", style="cyan", no_wrap=True, max_width=32)
     table.add_column("tokens", justify="right", no_wrap=True)
     table.add_column("loss", justify="right", no_wrap=True)
-    table.add_column("sample", ratio=1)
+    table.add_column("sample", ratio=1, overflow="fold")
     for sample in samples:
         figures = str(sample.n_tokens), f"{sample.loss:.3f}"
         row = sample_text(sample.row, format)
@@ -277,7 +277,7 @@ def properties(values: dict[str, Any]) -> Table:
     """Returns names and values as a table of two columns."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in values.items():
         text = f"{value:,}" if type(value) is int else str(value)
         table.add_row(Text(visible(name)), Text(visible(text)))

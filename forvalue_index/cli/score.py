@@ -181,7 +181,7 @@ def _samples(title: str, rows: Sequence[Row], format: FormatConfig) -> Table:
     table.add_column("loss", justify="right", no_wrap=True)
     table.add_column("tokens", justify="right", no_wrap=True)
     table.add_column("key", style="cyan", no_wrap=True, max_width=18)
-    table.add_column("sample", ratio=1)
+    table.add_column("sample", ratio=1, overflow="fold")
     for row in rows:
         figures = [row["value"], *([row["exact"]] if exact else [])]
         figures += [row["values"][name] for name in shown]
