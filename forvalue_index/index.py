@@ -11,7 +11,7 @@ from forvalue_index import pipeline
 from forvalue_index.analysis.verbs import AnalysisVerbs
 from forvalue_index.cluster.verbs import ClusterVerbs
 from forvalue_index.pipeline.accessors import IndexAccessors
-from forvalue_index.records import Hits, listed
+from forvalue_index.records import Hits, QueryVectors, listed
 from forvalue_index.store.verbs import StoreVerbs
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
             device: as in `create`.
             trust_remote_code: run code that comes with the model; an index never decides that.
             partial: where shards are missing, answer from the others, with a warning.
-            ray: search the shards on a Ray cluster: see `on_ray`.
+            ray: use a Ray cluster, whose actors hold the shards: see `on_ray`.
 
         Raises:
             IndexMissingError: there is no index in `directory`.
@@ -432,14 +432,20 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
         return self.session.samples(data, format)
 
     def scores(
-        self, samples: list[Sample], metric: str | Metric = "dot", *, vectors: Scores | None = None
+        self,
+        samples: list[Sample],
+        metric: str | Metric = "dot",
+        *,
+        vectors: Scores | QueryVectors | None = None,
     ) -> tuple[Ids, Scores]:
         """Returns the ids of all training samples [n] and their stored scores for queries [q, n].
 
         Under the metric "dot" these are influence; see `influence` for the exact form. `vectors`
-        are those of the queries, if they are known: then the model is not run, but under "hybrid".
+        are those of the queries, if they are known: then the model is not run. States, which
+        "hybrid" compares, come with `query_vectors`.
         """
-        return pipeline.query.scores(self.session, samples, metric, vectors)
+        known = None if vectors is None else QueryVectors.of(vectors)
+        return pipeline.query.scores(self.session, samples, metric, known)
 
     def info(self) -> dict[str, Any]:
         """Returns what the index holds and what it was made with, as JSON values."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from forvalue_index.errors import CorruptIndexError, DependencyError, RowError, brief
 from forvalue_index.system.files import open_regular
+from forvalue_index.system.image_folders import VARIABLE, is_named
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -85,6 +86,17 @@ class Picture:
             value["bytes"] = base64.b64encode(self.data).decode()
         return value
 
+    def require_named(self, source: str) -> None:
+        """Checks that its bytes may be read: they are in its row, or in a folder that is named.
+
+        Comes before `pixels`: a row of an index may name any file.
+
+        Raises:
+            RowError: they may not.
+        """
+        if self.data is None:
+            require_named(str(self.path), source)
+
     def pixels(self, source: str) -> Image:
         """Returns the decoded picture, upright, in RGB.
 
@@ -101,6 +113,21 @@ class Picture:
                     f"is {digest_of(data)}, was {self.digest}): restore it, or replace the row",
                 )
         return _decoded(data, _name(self.path), source)
+
+
+def require_named(path: str, source: str) -> None:
+    """Checks that a file which an index names as an image may be read.
+
+    Raises:
+        RowError: it is in no folder that this user has named.
+    """
+    if not is_named(Path(path)):
+        raise RowError(
+            source,
+            f"image {brief(path)} is outside of the index, and no data that you gave on this "
+            f"machine had images in its folder, so it was not read: if you know the folder, set "
+            f"{VARIABLE} to it",
+        )
 
 
 def read(path: Path, source: str) -> bytes:

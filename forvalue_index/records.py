@@ -100,6 +100,11 @@ class QueryVectors:
     vectors: NDArray[np.float32]  # [q, dim]
     states: NDArray[np.float32] | None  # [q, m]; None: the index has none
 
+    @classmethod
+    def of(cls, vectors: NDArray[np.float32] | QueryVectors) -> QueryVectors:
+        """Returns vectors alone as what a pass left."""
+        return vectors if isinstance(vectors, cls) else cls(np.asarray(vectors), None)
+
     def __getitem__(self, part: slice) -> QueryVectors:
         """Returns those of some queries."""
         return QueryVectors(self.vectors[part], None if self.states is None else self.states[part])

@@ -19,11 +19,12 @@ from click.testing import CliRunner, Result
 from helpers.models import tiny_model
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
-from forvalue_index.analysis.audit.agreement import UnitVectors, agreement, cosines, nearest
+from forvalue_index.analysis.audit.agreement import agreement, nearest
 from forvalue_index.analysis.audit.audit import audit
 from forvalue_index.analysis.audit.review import page, review
 from forvalue_index.analysis.audit.scores import NEIGHBOURS, score_rows
 from forvalue_index.analysis.audit.suspicion import suspicion_in
+from forvalue_index.analysis.audit.unit_vectors import UnitVectors
 from forvalue_index.analysis.evaluate.metrics import auc
 from forvalue_index.cli import main
 from forvalue_index.errors import InputError
@@ -173,7 +174,7 @@ def test_cosines_are_of_unit_and_of_centred_vectors(index: InfluenceIndex) -> No
     known = index.samples(TRUSTED[:2])
     ids = index.flat.ids
     near = np.array([[1, 83, -1]] + [[0, 5, 84]] * (len(ids) - 1))
-    plain, centred = cosines(UnitVectors(index.snapshot, ids, index.vectors(known)), near)
+    plain, centred = UnitVectors(index.snapshot, ids, index.vectors(known)).cosines(near)
     vectors = np.concatenate([index.flat.vectors(ids), index.vectors(known)]).astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     moved = vectors - vectors[: len(ids)].mean(0)

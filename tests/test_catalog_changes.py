@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 from helpers.catalogs import add, sample, segment
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 from sqlalchemy.exc import IntegrityError
 
 from forvalue_index.catalog.catalog import Catalog
@@ -140,6 +140,31 @@ def test_the_database_itself_keeps_live_keys_apart(catalog: Catalog, url: str) -
     add(catalog, "a", range(2))
     with pytest.raises(IntegrityError, match=r"UNIQUE|duplicate key"):
         change(url, "UPDATE samples SET key = 'k0'")
+
+
+def test_rows_are_not_counted_at_each_generation(catalog: Catalog, url: str) -> None:
+    add(catalog, "a", range(3))
+    counts: list[str] = []
+    event.listen(
+        catalog._engine,
+        "before_cursor_execute",
+        lambda *given: counts.append(given[2]) if "count(" in given[2] else None,
+    )
+    catalog.require_intact()
+    assert len(counts) == 1
+    for n in range(3, 6):
+        with Catalog.open(url) as other:
+            other.require_intact()
+            add(other if n == 4 and "sqlite" not in url else catalog, f"b{n}", range(n, n + 1))
+        assert catalog.snapshot().count == n + 1
+        catalog.require_intact()
+    assert len(counts) == 1
+    # Whoever opens the catalogue counts, and so does who looks at the same generation again.
+    assert change(url, "DELETE FROM samples WHERE id = 1") == 1
+    with Catalog.open(url) as other:
+        for opened in (other, catalog):
+            with pytest.raises(CorruptIndexError, match="5 live and 0 removed"):
+                opened.snapshot()
 
 
 @pytest.mark.parametrize(

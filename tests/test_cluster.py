@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.indexes import SETTINGS
+from helpers.indexes import SETTINGS, exported
 from helpers.ray_cluster import connected, ray_cluster
 
 from forvalue_index import InfluenceIndex, ModelConfig
@@ -151,6 +151,84 @@ def test_searches_go_to_actors_that_may_die(built: Path, plain: InfluenceIndex) 
         assert hits_of(index) == hits_of(plain)
 
 
+def analysed(index: InfluenceIndex) -> list[Any]:
+    """All that score, audit and select find in an index."""
+    found: list[Any] = []
+    for asked in (
+        {"target_group": "half", "group_by": "half"},
+        {"combine": "max", "metric": "per-token"},
+        {"metric": "cosine", "where": "half=a"},
+        {"metric": "decorrelated"},
+    ):
+        score = index.score(ROWS[:7], **asked)
+        found += [list(score.rows()), score.summary(), score.groups]
+    audit = index.audit(trusted=ROWS[3:40], class_field="half", top=20)
+    found += [audit.rows, audit.estimate, audit.twins]
+    found += [{name: own.tolist() for name, own in audit.scores.items()}]
+    found += [index.audit(where="half=b").scores["opposition"].tolist()]
+    chosen = index.select(ROWS[:7], budget=9)
+    return [*found, chosen.ids.tolist(), chosen.report()]
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_analysis_by_actors_finds_what_it_finds_here(
+    ray: Any, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
+) -> None:
+    import ray as engine
+
+    made, _ = InfluenceIndex.build(tmp_path / "i", ROWS, str(model_dir), shards=shards, **SETTINGS)
+    with made as index:
+        rows_of_a_block = 7
+        monkeypatch.setattr("forvalue_index.store.work._NUMBERS", rows_of_a_block * index.store.dim)
+        wanted = analysed(index)
+        with index.on_ray():
+            searcher: OnRay = index.store.snapshots._searcher  # type: ignore[attr-defined]
+            # Nothing of it reads the vectors in this process, but for the choice of rows.
+            with monkeypatch.context() as patch:
+                patch.setattr("forvalue_index.shards.scatter.Here.compute", None)
+                assert analysed(index) == wanted
+            pid = engine.get(searcher.actors[0][1].process.remote())
+            dying = threading.Timer(0.05, lambda: os.kill(pid, signal.SIGKILL))
+            dying.start()
+            values = [index.score(ROWS[:7]).values.value.tolist() for _ in range(5)]
+            dying.join()
+            assert values == [index.score(ROWS[:7]).values.value.tolist()] * 5
+            assert engine.get(searcher.actors[0][1].process.remote()) != pid
+
+
+def test_a_value_without_a_shard_is_an_error_that_names_it(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    with InfluenceIndex.open(built) as index, index.on_ray(partial=True):
+        searcher: OnRay = index.store.snapshots._searcher  # type: ignore[attr-defined]
+        ray.kill(searcher.actors[1][1])
+        with pytest.raises(WorkerError, match=r"shards \[1, 3\] of 4 do not answer"):
+            index.score(ROWS[:2])
+
+
+def test_rows_that_go_meanwhile_are_in_no_answer(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with InfluenceIndex.open(built) as index, index.on_ray():
+        before, snapshots, looks = index.score(ROWS[:2]).values.ids, index.store.snapshots, []
+        refresh = snapshots.refresh
+
+        def late() -> None:
+            looks.append(1)
+            if len(looks) > 1:
+                refresh()
+
+        with InfluenceIndex.open(built) as other:
+            assert other.remove("row-5") == 1
+            # An answer that began before the row was removed is asked for again.
+            monkeypatch.setattr(snapshots, "refresh", late)
+            assert len(index.score(ROWS[:2]).values.ids) == len(before) - 1
+            assert len(looks) == 2
+            assert other.add([ROWS[5]]).added == 1
+
+
 @pytest.mark.slow
 def test_an_answer_without_some_shards_is_asked_for(
     built: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -195,6 +273,54 @@ def test_rows_are_added_and_replaced_and_nodes_may_go(
         assert index.verify() == []
 
 
+def test_files_in_parts_make_the_same_index(
+    ray: Any, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    model, seen = ModelConfig(str(model_dir)), list[tuple[str, int, int, int]]()
+    lines = [json.dumps(row) + "\n" for row in ROWS[:50]]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS[50:]), tmp_path / "b.parquet", 5)
+    files = [tmp_path / "a.jsonl", tmp_path / "b.parquet"]
+
+    def built_in(name: str, files: list[Path], **more: Any) -> Any:
+        report = seen.append
+        return InfluenceIndex.build_on_ray(
+            tmp_path / name, files, model, 2, progress=lambda *s: report(s), **SETTINGS | more
+        )
+
+    built_in("whole", files)
+    assert max(step[2] for step in seen if step[0] == "dealing") == 2
+    monkeypatch.setattr("forvalue_index.data.parts.LEAST", 500)
+    bad = tmp_path / "bad.jsonl"
+    others = "".join(json.dumps(row | {"id": f"x{row['id']}"}) + "\n" for row in ROWS[:30])
+    for more, wanted in (
+        ("\n" + lines[7], r"bad.jsonl:32: key 'row-7' already occurs at .*a.jsonl:8"),
+        ("\n\n{}\n", "bad.jsonl:33: no field 'prompt'"),
+    ):
+        bad.write_text(others + more)
+        seen.clear()
+        with pytest.raises((KeyConflictError, RowError), match=wanted):
+            built_in("parts", [*files, bad])
+        assert max(step[2] for step in seen if step[0] == "dealing") >= 3
+    # What was dealt out is not dealt out again.
+    seen.clear()
+    report = built_in("parts", [*files, bad], on_error="skip")
+    assert not [step for step in seen if step[0] in ("dealing", "counting") and step[2]]
+    assert (report.samples, report.rejected) == (120, 1)
+    assert '"line": 33' in (tmp_path / "parts" / "rejects.jsonl").read_text()
+    built_in("again", files)
+    found = [exported_in(tmp_path / name, tmp_path) for name in ("whole", "again")]
+    assert found[0] == found[1]
+
+
+def exported_in(path: Path, folder: Path) -> list[Any]:
+    with InfluenceIndex.open(path) as index:
+        lines, vectors = exported(index, folder)
+        return [lines, vectors.tolist()]
+
+
 def test_bad_input_is_found_across_files(
     ray: Any, files: list[Path], model_dir: Path, tmp_path: Path
 ) -> None:
@@ -214,7 +340,7 @@ def test_bad_input_is_found_across_files(
     )
     assert (report.samples, report.rejected) == (90, 1)
     assert "bad.jsonl" in (tmp_path / "i" / "rejects.jsonl").read_text()
-    with pytest.raises(InputError, match="only shards are searched on Ray"):
+    with pytest.raises(InputError, match="only shards are held on Ray"):
         one, _ = InfluenceIndex.build(tmp_path / "one", ROWS[:5], str(model_dir), **SETTINGS)
         with one, one.on_ray():
             pass

@@ -68,6 +68,35 @@ def test_what_commands_write_is_at_the_url(
     assert [json.loads(line) for line in lines] == rows
 
 
+def test_a_chart_is_at_the_url(
+    memory: Any, asked: tuple[Any, ...], rows: list[Row], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    data = write(tmp_path / "queries.jsonl", rows[:3])
+    asked = ("evaluate", "recall", *asked[:2], "--data", data, "--gold-field", "id", "--plot")
+    run_well(*asked, "memory://out/chart.png")
+    assert memory.cat("/out/chart.png").startswith(b"\x89PNG")
+    message = "is not on this machine: give --allow-remote to write there"
+    assert_one_line(run(*asked, "s3://bucket/chart.png"), message)
+    assert_one_line(run(*asked, "memory://out/chart.jpg"), "must end in .png")
+
+
+def test_keys_are_read_from_a_url(memory: Any, index: InfluenceIndex) -> None:
+    memory.pipe("/in/drop.txt", b"row-1\r\nrow-2\n\nnothing\n")
+    asked = ("remove", "--index", index.directory, "--keys-file")
+    found = run(*asked, "memory://in/drop.txt")
+    assert len(index) == 28
+    assert "1 key not found" in found.stderr
+    memory.pipe("/in/bad.txt", b"\xff")
+    for url, message in (
+        ("memory://in/bad.txt", "memory://in/bad.txt cannot be read (UnicodeDecodeError"),
+        ("memory://in/none.txt", "memory://in/none.txt cannot be read (FileNotFoundError"),
+        ("s3://bucket/drop.txt", "is not on this machine: give --allow-remote to fetch it"),
+    ):
+        assert_one_line(run(*asked, url), message)
+    assert len(index) == 28
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [

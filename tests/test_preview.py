@@ -12,6 +12,7 @@ from helpers.cli import run, run_well, write
 from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig, preview
+from forvalue_index.data.notes import joined_note
 from forvalue_index.errors import IndexMissingError, InputError, ModelError, RowError
 from forvalue_index.records import Row
 
@@ -246,3 +247,49 @@ def test_the_template_of_an_index_is_its_own(
             format=FormatConfig(messages_field="messages", last_turn=True),
             vector=SMALL,
         )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "said"),
+    [
+        ("Who built it?", "Babbage", "'Who built it?Babbage'"),
+        ("a " * 99 + "end", "begin" * 9, "' a a a a a a a a endbeginbeginbeginbegin'"),
+        ("Who built it? ", "Babbage", None),
+        ("Who built it?\n", "Babbage", None),
+        ("Who built it?", " Babbage", None),
+        ("Who built it?", "\nBabbage", None),
+        ("谁造的？", "巴贝奇", None),
+        ("谁造的？", "Babbage", "'谁造的？Babbage'"),
+        ("", "Babbage", None),
+    ],
+)
+def test_a_prompt_that_runs_into_its_response_is_told(
+    prompt: str, response: str, said: str | None
+) -> None:
+    row = "row 1", {"q": prompt, "a": response}
+    note = joined_note(row, FormatConfig(prompt_field="q", response_field="a"))
+    if said is None:
+        assert note is None
+        return
+    assert note is not None and said in note and '{{ q ~ " " }}' in note
+    mended = FormatConfig(response_field="a", template='{{ q ~ " " }}')
+    assert joined_note(row, mended) is None
+    assert joined_note(row, FormatConfig(prompt_field="q", response_field="a", chat=True)) is None
+    note = joined_note(row, FormatConfig(response_field="a", template="{{ q }}"))
+    assert note is not None and "end the template with it" in note
+
+
+def test_a_csv_whose_prompts_run_into_responses_is_told_of_once_and_mended_as_it_says(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text("question,answer\n" + "Who built it?,Babbage\nWho?,Ada\n")
+    data, note = tmp_path / "rows.csv", "joined as they are, with no space between them"
+    result = run("preview", data, "--model", model_dir)
+    assert result.stderr.count(note) == 1 and "'Who built it?Babbage'" in result.stderr
+    small = "--dim", "32", "--sketch-dim", "512"
+    result = run("build", data, "--index", tmp_path / "i", "--model", model_dir, *small)
+    assert result.exit_code == 0 and result.stderr.count(note) == 1
+    (tmp_path / "prompt.jinja").write_text('{{ question ~ " " }}')
+    mended = "--template", tmp_path / "prompt.jinja", "--response-field", "answer"
+    result = run("preview", data, "--model", model_dir, *mended)
+    assert note not in result.stderr and "Who built it? ⟦Babbage" in result.stdout

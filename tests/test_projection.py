@@ -46,15 +46,68 @@ def test_keeps_the_strongest_directions_of_all_blocks(dim: int) -> None:
         pairs += [(value, block, v) for value, v in zip(values, vectors.T, strict=True)]
     pairs.sort(key=lambda pair: -pair[0])
     plain = others.view(50, BLOCKS, WIDTH).double().numpy()
-    inside = np.stack([plain[:, block] @ v for _, block, v in pairs[:dim]], 1)
+    inside, left = [], plain.copy()
+    for _, block, v in pairs[: dim - dim // 4]:
+        inside.append(plain[:, block] @ v)
+        left[:, block] -= np.outer(inside[-1], v)
+    shares = (np.stack(inside, 1) ** 2).sum(1) / (plain**2).sum((1, 2))
+    if rest := dim // 4:  # what is left, added up number by number
+        signs, folded = projection.tensors["rest_signs"].numpy(), np.zeros((50, rest))
+        for number, sign in enumerate(signs):
+            folded[:, number % rest] += left.reshape(50, -1)[:, number] * sign
+        inside += list((folded * (1 - shares[:, None]) ** 2).T)
+    wanted = np.stack(inside, 1)
     vectors, retained = projection(others)
     assert vectors.shape == (50, dim)
-    # Signs and the rotation are free: what counts is inner products.
+    # Signs of directions and the rotation are free: what counts is inner products.
     np.testing.assert_allclose(
-        vectors @ vectors.T, inside @ inside.T, atol=2e-3 * float((inside**2).sum(1).max())
+        vectors @ vectors.T, wanted @ wanted.T, atol=2e-3 * float((wanted**2).sum(1).max())
     )
-    shares = (inside**2).sum(1) / (plain**2).sum((1, 2))
     np.testing.assert_allclose(retained, shares, atol=2e-3)
+
+
+def test_rows_unlike_those_that_were_learned_from_keep_their_products() -> None:
+    torch.manual_seed(0)
+    learned, size = torch.zeros(50, 64, 64), 64 * 64
+    learned[:, :, :4] = torch.randn(50, 64, 4)
+    moments = Moments(64, 64, CPU)
+    moments.update(learned.flatten(1))
+    unlike = torch.randn(30, 12) @ torch.randn(12, size)  # rows that share twelve directions
+    unlike /= unlike.norm(dim=1, keepdim=True)
+    vectors, retained = Projection.fit(moments, 1024, 0)(unlike)
+    assert retained.max() < 0.25  # 768 of 4,096 directions
+    found, true = (rows @ rows.T for rows in (vectors, unlike))
+    assert float(torch.corrcoef(torch.stack([found.flatten(), true.flatten()]))[0, 1]) > 0.95
+    assert vectors.norm(dim=1).min() > 0.6
+
+
+def test_rows_like_the_learned_ones_have_nothing_of_the_rest() -> None:
+    rows, unseen = sketches(60), sketches(40, seed=1)
+    fitted = Projection.fit(moments_of(rows), 20, 0)
+    shares = fitted(unseen)[1]
+    told = fitted.expecting([unseen[:30], unseen[30:]])
+    usual = float(shares.mean())
+    torch.testing.assert_close(told.tensors["usual"], torch.tensor([usual]))
+    old = {name: value for name, value in fitted.tensors.items() if name != "rest_signs"}
+    old["signs"] = old["signs"][:, :15]
+    few, many = (some(unseen)[0].norm(dim=1) for some in (Projection(old), told))
+    assert 5 < (shares >= usual).sum() < 35
+    torch.testing.assert_close(many[shares >= usual], few[shares >= usual])
+    unlike = torch.randn(8, BLOCKS * WIDTH)
+    few, many = (some(unlike)[0].norm(dim=1) for some in (Projection(old), told))
+    assert (many > 1.02 * few).all()
+
+
+def test_an_older_projection_has_no_rest() -> None:
+    rows = sketches(60)
+    fitted = Projection.fit(moments_of(rows), 20, 0)
+    old = {name: value for name, value in fitted.tensors.items() if not name.startswith("rest")}
+    old["signs"] = old["signs"][:, :15]
+    blocks, inside = rows.view(60, BLOCKS, WIDTH), []
+    for block, part in enumerate(torch.split(old["directions"], old["counts"].tolist())):
+        inside.append(blocks[:, block] @ part.float().T)
+    vectors, plain = Projection(old)(rows)[0], torch.cat(inside, 1)
+    torch.testing.assert_close(vectors @ vectors.T, plain @ plain.T, atol=1e-2, rtol=1e-3)
 
 
 @pytest.mark.parametrize("size", [1, 2, 64])

@@ -416,7 +416,13 @@ def test_other_things_that_cannot_be_answered(served: TestClient) -> None:
     assert_error(
         served.post("/api/query", content=b"[1]", headers=as_json), 422, "not a JSON object"
     )
-    assert_error(served.get("/api/nothing"), 404, "nothing at this address")
+    assert_error(served.get("/api/nothing"), 404, "nothing at this address: see /api/openapi.json")
+    assert_error(served.get("/api/query"), 405, "does not take this method")
+    mistyped = served.get("/api/rows", params={"were": "n=1"})
+    assert_error(mistyped, 422, "no parameter 'were': it takes where, after, limit")
+    assert_error(served.get("/api/info", params={"all": 1}), 422, "'all': it takes none")
+    in_address = served.post("/api/query", params={"k": 3}, json=ASKED)
+    assert_error(in_address, 422, "no parameter 'k'")
     for name in ("../app.py", "%2e%2e/app.py", "..%2fapp.py", "/etc/passwd", "app.py"):
         assert_error(served.get(f"/{name}"), 404, "nothing at this address")
     assert_error(served.get("/api/rows", params={"limit": 0}), 422, "'limit'")

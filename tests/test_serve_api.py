@@ -24,7 +24,7 @@ from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.picture import HASH
 from forvalue_index.records import Row
-from forvalue_index.server import replies
+from forvalue_index.server import field_counts, replies
 from forvalue_index.server.app import create_app
 
 TARGETS = [{"prompt": "a b", "response": " c"}, {"prompt": "x", "response": " y"}]
@@ -214,6 +214,36 @@ def test_fields_are_counted(served: TestClient, index: InfluenceIndex) -> None:
     assert "id" in found["others"]
     index.remove(["s0"])
     assert served.get("/api/fields", params={"where": ["n<3"]}).json()["rows"] == 11
+
+
+@pytest.mark.parametrize("first", [3, 10_000])
+def test_counts_are_those_of_all_rows(
+    served: TestClient, index: InfluenceIndex, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    kinds: list[Any] = ["a", "b", None, True, 7, 7.5, "7"]
+    rows = [
+        NEW | {"id": f"s{n}", "kind": kinds[n % 7], "long": "x" * n, "in": {"n": n % 2}, "n": n % 3}
+        | ({"late": "yes"} if n > 20 else {})
+        for n in range(90)
+    ]  # fmt: skip
+    index.add(rows)
+    index.remove(["s3", "s50"])
+    monkeypatch.setattr(field_counts, "FIRST", first)
+    for where in ([], ["n<3"], ["kind in a,b", "n!=1"], ["late=yes"]):
+        found = served.get("/api/fields", params={"where": where}).json()
+        stored = [sample.row for sample in index.rows(where)]
+        assert found["rows"] == len(stored) > 10
+        for field in found["fields"]:
+            values = [row[field["name"]] for row in stored if field["name"] in row]
+            texts = Counter(
+                value if isinstance(value, str) else json.dumps(value) for value in values
+            )
+            assert {own["value"]: own["count"] for own in field["values"]} == texts
+            assert field["missing"] == len(stored) - len(values)
+        names = {field["name"] for field in found["fields"]}
+        assert {"kind", "late"} <= names or "late" not in {name for row in stored for name in row}
+        assert {"id", "long", "in"} <= set(found["others"])
+        assert names | set(found["others"]) == {name for row in stored for name in row}
 
 
 def test_rows_are_exported(served: TestClient, index: InfluenceIndex, rows: list[Row]) -> None:

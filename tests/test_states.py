@@ -94,6 +94,8 @@ def test_hybrid_adds_the_squares_of_three_parts(index: InfluenceIndex, lm: Langu
     wanted = sum(w * np.sign(z) * z**2 for w, z in zip(weights, standard, strict=True))
     ids, found = index.scores(queries, "hybrid")
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+    known = index.scores(queries, "hybrid", vectors=index.query_vectors(queries))[1]
+    np.testing.assert_array_equal(known, found)
     hits = index.query(QUERIES[:1], 9, metric="hybrid")
     assert [hit.id for hit in hits] == ids[np.argsort(-wanted[0], kind="stable")[:9]].tolist()
     assert [h.id for h in index.find(queries, index.query_vectors(queries), 9, metric="hybrid")][

@@ -171,6 +171,11 @@ def test_bench_fidelity(tool: Tool, model_dir: Path, tmp_path: Path, rows: list[
     small = ("--queries", 4, "--dim", 64, "--bits", 4, "--cache", tmp_path / "exact", "--json")
     found = json.loads(tool("bench_fidelity", "--model", model_dir, "--data", data, *small))
     assert (found["queries"], found["dim"]) == (4, 64)
+    other = write(tmp_path / "other.jsonl", [row | {"prompt": "Another one"} for row in rows[:9]])
+    more = tool(
+        "bench_fidelity", "--model", model_dir, "--data", data, *small, "--learn-from", other
+    )
+    assert json.loads(more)["samples"] == found["samples"]
 
 
 def test_bench_filters(tool: Tool) -> None:

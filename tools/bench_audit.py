@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -64,15 +65,18 @@ class Told:
 
 
 def measure(
-    path: Path, lm: LanguageModel, count: int, trusted: int, seed: int, max_length: int
+    path: Path, lm: LanguageModel, count: int, trusted: int, seed: int, **settings: Any
 ) -> Iterator[Told]:
-    """Yields what `audit` says of rows of a file, for each share of wrong ones."""
+    """Yields what `audit` says of rows of a file, for each share of wrong ones.
+
+    `settings` are of the format.
+    """
     rows = [row for _, row in open_rows(path)]
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(rows))
     chosen = [rows[i] for i in order[:count]]
     known = [rows[i] for i in order[count : count + trusted]]
-    format = FormatConfig(**guess(rows[0])[0], max_length=max_length)
+    format = FormatConfig(**guess(rows[0])[0], **settings)
     for share in SHARES:
         changed, wrong = corrupt(chosen, format.response_field, share, None, rng)
         twins = twins_of(changed, np.flatnonzero(~wrong), format)
@@ -123,6 +127,7 @@ def twins_of(rows: Sequence[Row], right: np.ndarray, format: FormatConfig) -> li
 @click.option("--trusted", default=60, show_default=True, help="Trusted rows; 0: only without.")
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--max-length", default=300, show_default=True, help="Tokens of a row.")
+@click.option("--chat", is_flag=True, help="Rows go through the model's chat template.")
 @click.option("--results", type=click.Path(path_type=Path), help="File for the figures.")
 def main(
     files: tuple[Path, ...],
@@ -131,16 +136,17 @@ def main(
     trusted: int,
     seeds: int,
     max_length: int,
+    chat: bool,
     results: Path | None,
 ) -> None:
     """Measures, and prints a table."""
-    lm = load_model(ModelConfig(model))
+    lm, settings = load_model(ModelConfig(model)), {"max_length": max_length, "chat": chat}
     table = Table(
         "set", "seed", "trusted", "wrong", "estimate", "from-to", "separation", "", "twins"
     )
     for path in files:
         for seed in range(seeds):
-            for told in measure(path, lm, rows, trusted, seed, max_length):
+            for told in measure(path, lm, rows, trusted, seed, **settings):
                 if results is not None:
                     with results.open("a") as file:
                         file.write(json.dumps(asdict(told)) + "\n")

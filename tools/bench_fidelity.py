@@ -10,7 +10,9 @@ were learned from, or only the others; a build keeps some of the former out to j
         gsm8k_test.jsonl --recipe balanced --recipe kfac --recipe raw --cache exact
 
 Rows need a prompt and a response, or a pair of fields that PAIRS names; a response may also be
-what follows the prompt in a field `text`. Exact scores are computed once for each model, recipe,
+what follows the prompt in a field `text`. With --learn-from, recipe and projection are learned from
+rows of another file, which are removed again: what an index does that has met other rows first.
+Exact scores are computed once for each model, recipe,
 rows and queries, and kept in --cache; a fit that learned another recipe has other exact scores.
 """
 
@@ -38,7 +40,7 @@ from forvalue_index.analysis.evaluate.metrics import Figure, kept, pearson
 from forvalue_index.config import BITS, RECIPES, ModelConfig
 from forvalue_index.data.sources import open_rows
 from forvalue_index.model.encoder import Encoder
-from forvalue_index.model.language_model import load_model
+from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.records import Row, Sample, StoredSample
 
 PAIRS = (("question", "answer"), ("input", "target"))
@@ -100,6 +102,24 @@ def split(
         return rows, [others[i] for i in chosen]
     drawn = set(chosen)
     return [row for i, row in enumerate(rows) if i not in drawn], [rows[i] for i in chosen]
+
+
+def built(
+    folder: str,
+    rows: list[Row],
+    first: list[Row],
+    lm: LanguageModel,
+    format: FormatConfig,
+    vector: VectorConfig,
+) -> InfluenceIndex:
+    """Returns an index of `rows`, learned from `first` if there are any."""
+    if not first:
+        return build(folder, rows, lm, format, vector)
+    index = build(folder, first, lm, format, vector)
+    known = [item.key for item in index.rows()]
+    index.add(rows)
+    index.remove(known)
+    return index
 
 
 def exact_of(
@@ -241,6 +261,11 @@ def shown(mean: float | None, error: float | None) -> str:
     multiple=True,
     help="Rows to learn from; repeatable.  [default: 2048, or half of the rows]",
 )
+@click.option(
+    "--learn-from",
+    type=click.Path(exists=True, path_type=Path),
+    help="Other rows, of which the first --fit-samples are learned from instead.",
+)
 @click.option("--max-length", type=click.IntRange(2), help="Tokens.  [default: the model's]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder that keeps exact scores.")
@@ -254,6 +279,7 @@ def main(
     dims: tuple[int, ...],
     bits: tuple[str, ...],
     fits: tuple[int, ...],
+    learn_from: Path | None,
     max_length: int | None,
     seed: int,
     cache: Path | None,
@@ -269,6 +295,7 @@ def main(
     """
     others = None if queries_from is None else pairs_of(queries_from)
     rows, asked = split(pairs_of(data), others, queries, seed)
+    first = [] if learn_from is None else pairs_of(learn_from)
     lm, format = load_model(ModelConfig(model)), FormatConfig(max_length=max_length)
     results = []
     with tempfile.TemporaryDirectory() as folder:
@@ -278,7 +305,8 @@ def main(
             note(f"{data.stem}: {recipe}, {dim} x {bit} bits, {fit} rows to learn from")
             vector = VectorConfig(recipe=recipe, dim=dim, bits=bit, fit_samples=fit)
             start = time.monotonic()
-            with build(f"{folder}/{number}", rows, lm, format, vector) as index:
+            where = f"{folder}/{number}"
+            with built(where, rows, first[:fit], lm, format, vector) as index:
                 seconds = time.monotonic() - start
                 result = compare(index, asked, cache or Path(folder), data.stem, seconds)
             results.append(result)

@@ -3,10 +3,11 @@
     python tools/torture.py --shards --kills 50
 
 A Ray cluster of a head and two nodes runs on the loopback of this machine. Each round is a real
-build, add, update, remove, compact or row of queries, by a driver in a process of its own, while
-workers, whole nodes and the driver are killed at random moments. A driver that was killed is run
-again until it ends. Then the index must verify, hold each sample in its new state, none lost and
-none twice, and every hit must carry the row of its key and the score of that row's own vector.
+build, add, update, remove, compact or row of queries and scores, by a driver in a process of its
+own, while workers, whole nodes and the driver are killed at random moments. A driver that was
+killed is run again until it ends. Then the index must verify, hold each sample in its new state,
+none lost and none twice, and every hit must carry the row of its key and the score of that row's
+own vector.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -32,6 +34,7 @@ os.environ |= {
     "RAY_worker_niceness": "0",
 }
 
+import numpy as np
 from torture import (
     CHUNK,
     KEYS,
@@ -73,6 +76,20 @@ def slow_down() -> None:
     vars_of.commit = slowly
 
 
+def judge_values(hits: list[Any], values: Any) -> Iterator[str]:
+    """Yields what is wrong with values, which are means of the scores of hits that list all."""
+    scores: dict[int, list[float]] = {}
+    for hit in hits:
+        scores.setdefault(hit.id, []).append(hit.score)
+    if scores.keys() != set(values.ids.tolist()):
+        yield f"{len(values.ids)} samples have values, {len(scores)} are hits"
+        return
+    wanted = np.array([np.mean(scores[id]) for id in values.ids.tolist()])
+    off = np.abs(values.value - wanted)
+    if (off > 1e-4 * np.abs(wanted).max()).any():
+        yield f"a value differs by {off.max()} from the mean of its scores"
+
+
 # -- the driver ------------------------------------------------------------------------------------
 
 
@@ -105,7 +122,9 @@ def drive(folder: Path, address: str, name: str) -> None:
                     pids = [ray.get(actor.process.remote()) for _, actor in searcher.actors]
                     (folder / "actors.json").write_text(json.dumps(pids))
                     hits = opened.query(questions(), k=KEYS, format=FormatConfig())
-                    for line in judge(judging, hits, states):
+                    values = opened.score(questions(), format=FormatConfig()).values
+                    wrong = [*judge(judging, hits, states), *judge_values(hits, values)]
+                    for line in wrong:
                         with (folder / "violations").open("a") as out:
                             out.write(f"a query on Ray: {line}\n")
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ def hit_json(hit: Hit, passage: Passage | None = None) -> dict[str, Any]:
     the one after the last, and the role. The other tokens are the chat template's.
     """
     unsaid = {"exact": False, "parts": None, "shared": None}
-    found = asdict(hit)
+    found = {field.name: getattr(hit, field.name) for field in fields(hit)}  # nothing is copied
     named = {name: value for name, value in found.items() if unsaid.get(name, ...) != value}
     if passage is None:
         return named

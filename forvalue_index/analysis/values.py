@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from forvalue_index.index import InfluenceIndex
 from forvalue_index.metric import Metric, metric_of
 from forvalue_index.records import Progress, Row, Sample, listed
 from forvalue_index.store.snapshot import Snapshot
+from forvalue_index.store.work import VectorsOf, Work
 from forvalue_index.system.temporary import keeping
 
 COMBINES = ("mean", "max")
@@ -249,20 +251,38 @@ def _scores(
     combine: str,
 ) -> Floats:
     """Returns the mean or highest inner product of every sample with each group, [groups, n]."""
+    work: Work = _Highest(groups)
+    if combine == "mean":
+        means = np.stack([own.mean(0, dtype=np.float64) for own in groups])
+        work = _Products(means.astype(np.float32))
     out = _table(len(groups), len(ids))
-    means = np.stack([own.mean(0, dtype=np.float64) for own in groups]).astype(np.float32)
-    at = 0
-    for block, vectors in view.blocks(ids):
-        part = slice(at, at := at + len(block))
-        if combine == "mean":
-            out[:, part] = means @ vectors.T
-            continue
-        for row, own in zip(out, groups, strict=True):
-            highest = np.full(len(block), -np.inf)
-            for start in range(0, len(own), _TARGETS):
-                np.maximum(highest, (own[start : start + _TARGETS] @ vectors.T).max(0), out=highest)
-            row[part] = highest
+    for places, found in view.compute(work, ids):
+        out[:, places] = found.T
     return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Products:
+    """The inner product of each row with each query, [m, q]."""
+
+    queries: NDArray[np.float32]
+
+    def __call__(self, vectors: VectorsOf, ids: NDArray[np.int64], _: object) -> NDArray[Any]:
+        return (self.queries @ vectors(ids).T).T
+
+
+@dataclass(frozen=True, slots=True)
+class _Highest:
+    """The highest inner product of each row with a query of each group, [m, groups]."""
+
+    groups: list[NDArray[np.float32]]
+
+    def __call__(self, vectors: VectorsOf, ids: NDArray[np.int64], _: object) -> NDArray[Any]:
+        out, rows = np.full((len(ids), len(self.groups)), -np.inf), vectors(ids)
+        for highest, own in zip(out.T, self.groups, strict=True):
+            for start in range(0, len(own), _TARGETS):
+                np.maximum(highest, (own[start : start + _TARGETS] @ rows.T).max(0), out=highest)
+        return out
 
 
 def _table(groups: int, n: int) -> Floats:

@@ -8,7 +8,6 @@ URL but its password has to be the same: whatever is in it may decide where it l
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
@@ -17,9 +16,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from forvalue_index.errors import InputError, StorageError, masked
-from forvalue_index.system.files import atomic_write, open_regular
+from forvalue_index.system.remembered import remember, remembered
 
 VARIABLE = "FORVALUE_CATALOG"
+LIST = "catalogs"
 _HOW = "write postgresql+psycopg://user@host/name"
 
 
@@ -68,11 +68,7 @@ def name_catalog(url: str | URL) -> None:
     if place in named:
         return
     try:
-        file = _file()
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lines = [*_remembered(), place]
-        with atomic_write(file, text=True, mode=0o600) as out:
-            out.write("".join(f"{line}\n" for line in lines))
+        remember(LIST, [place])
     except OSError as error:
         raise StorageError(
             f"{error.filename or 'the file'}, which remembers the catalogues that you named, "
@@ -98,25 +94,4 @@ def require_named(url: str, source: Path) -> URL:
 
 def _named() -> set[str]:
     given = os.environ.get(VARIABLE, "").split()
-    return {shown(server_url(url)) for url in given} | set(_remembered())
-
-
-def _remembered() -> list[str]:
-    try:
-        with open_regular(_file()) as file:
-            return file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return []
-
-
-def _file() -> Path:
-    """Returns the file that remembers.
-
-    Raises:
-        FileNotFoundError: this user has no home directory, as in some containers.
-    """
-    try:
-        config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    except RuntimeError:
-        raise FileNotFoundError(errno.ENOENT, "there is no home directory") from None
-    return Path(config) / "forvalue" / "catalogs"
+    return {shown(server_url(url)) for url in given} | set(remembered(LIST))

@@ -2,7 +2,7 @@
 
 - `index_info` and `segments` (`sealed.py`): in every transaction, a hash for each segment;
 - which rows are removed, and the numbers of rows (`sealed_rows.py`): whenever they are loaded, a
-  hash for each segment over the arrays;
+  hash for each segment over the arrays. Rows are counted where `Intact` does not know better;
 - keys, texts and the database's own indexes, which filters and look-ups use: read whole once for
   each segment (`Intact.require`). For SQLite this is remembered in a file beside it, for the state
   of its files (sizes, times, inodes), and updated with what this package writes. A server's rows
@@ -52,6 +52,7 @@ class Intact:
         self._state: FileState | None = None  # of the files when all was known to be intact
         self._generation: int | None = None  # up to which it is
         self._rows: set[str] = set()  # `SealedSegment.rows` of the segments that are
+        self._counted: int | None = None  # a server's generation whose rows were all there
 
     def require(self) -> None:
         """Checks that all rows and the database's own indexes are what was committed.
@@ -76,7 +77,9 @@ class Intact:
                     pass  # it may be a commit under way, of which only the files tell so far
                 else:
                     if not remembered:
-                        removed_ids(connection, segments, info, place_of(engine))
+                        counted = self.must_count(info.generation)
+                        removed_ids(connection, segments, info, place_of(engine), counted=counted)
+                        self.found(info.generation)
                         self._require_rows(connection, segments, set() if edited else self._rows)
                     self._rows = {segment.rows for segment in segments}
                     self._generation = info.generation
@@ -90,6 +93,20 @@ class Intact:
         """Whether SQLite's files are in a state in which all rows were found intact."""
         state = file_state(self._engine)
         return state is not None and state in (self._state, self._remembered())
+
+    def must_count(self, generation: int) -> bool:
+        """Returns whether the rows of a generation are to be counted.
+
+        Those of a server are when it is opened, and when it is looked at again; not when it has a
+        new generation, of which what is new is sealed. A row that another program took away since
+        then is missed when it is read.
+        """
+        return self._counted is None or generation <= self._counted
+
+    def found(self, generation: int) -> None:
+        """Notes that all rows of a generation are there, as far as that was to be checked."""
+        if file_state(self._engine) is None:
+            self._counted = generation
 
     def _require_rows(
         self, connection: Connection, segments: Sequence[SealedSegment], known: set[str]

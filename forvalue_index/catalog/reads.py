@@ -88,10 +88,12 @@ class CatalogReader:
         Raises:
             CorruptIndexError: rows were lost, added or hidden by another program.
         """
-        counted = not self._intact.unchanged()
+        changed = not self._intact.unchanged()
         with reading(self._engine) as connection:
             info, segments = self._sealed(connection)
+            counted = changed and self._intact.must_count(info.generation)
             removed = removed_ids(connection, segments, info, self.place, counted=counted)
+            self._intact.found(info.generation)
             return Generation(
                 generation=info.generation,
                 segments=[segment.segment for segment in segments],

@@ -19,7 +19,7 @@ from forvalue_index.cli.options.data import (
     where_option,
 )
 from forvalue_index.cli.options.format import field_options, format_of
-from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 from forvalue_index.cli.options.output import (
     dataset_option,
     html_option,
@@ -74,6 +74,7 @@ _COLORS = {"suspect": "yellow", "near-contradiction": "dim", "near-duplicate": "
 @k_option(10, "Rows to print.", least=0)
 @json_option
 @opening_options
+@ray_option
 def audit(
     directory: Path,
     trusted: str | None,
@@ -89,6 +90,7 @@ def audit(
     k: int,
     as_json: bool,
     opening: OpenOptions,
+    ray: str | None,
 ) -> None:
     """Find rows that are likely mislabelled, corrupted or repeated, with the reasons.
 
@@ -109,6 +111,7 @@ def audit(
       forvalue audit --index my.index --trusted checked.jsonl --class-field topic
       forvalue audit --index my.index --where source=crowd --top 500 --json > suspects.jsonl
       forvalue audit --index my.index --dataset checked.parquet
+      forvalue audit --index my.shards --output review.csv --ray auto
     """
     from forvalue_index.analysis.audit.review import flat_row, page, verdict
     from forvalue_index.analysis.dataset import kept
@@ -117,7 +120,7 @@ def audit(
     from forvalue_index.index import InfluenceIndex
 
     require_writable((output, dataset, html), source.allow_remote)
-    with InfluenceIndex.open(directory, **opening) as index, progress_bar() as progress:
+    with InfluenceIndex.open(directory, ray=ray, **opening) as index, progress_bar() as progress:
         format = index.config.format
         found = index.audit(
             trusted=None if trusted is None else source.rows(trusted),

@@ -51,8 +51,8 @@ def _shown(values: dict[str, Any]) -> dict[str, Any]:
     values["recipe"] = config["vector"]["recipe"]
     values["max length"] = format["max_length"]
     retained, derived = values.pop("retained_energy"), values.pop("derived")
-    if values["fidelity"]:
-        values["fidelity"] = str(Fidelity(**values["fidelity"]))
+    found = values["fidelity"]
+    values["fidelity"] = str(Fidelity(**found)) if found else "not measured"
     if retained:
         shares = [f"{name} {share:.0%}" for name, share in retained.items()]
         values["energy kept"] = ", ".join(shares[:8]) + (", …" if len(shares) > 8 else "")

@@ -1,4 +1,4 @@
-"""Progress of long work: bars on stderr if it is a terminal, else nothing."""
+"""Progress of long work on stderr: bars if it is a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -22,10 +22,16 @@ from forvalue_index.cli.render import notes
 if TYPE_CHECKING:
     from forvalue_index.records import Progress as Callback
 
+EVERY = 30.0
+"""Seconds between two lines; what takes less prints none."""
+
 
 @contextmanager
 def progress_bar() -> Iterator[Callback]:
-    """Gives a callback that draws a bar for each stage, with samples and tokens per second."""
+    """Gives a callback that shows each stage: how much is done, how fast, and the time left."""
+    if not notes.is_terminal:
+        yield _Lines()
+        return
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description:<8}"),
@@ -34,7 +40,7 @@ def progress_bar() -> Iterator[Callback]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
+    with Progress(*columns, console=notes, transient=True) as bar:
         tasks: dict[str, tuple[TaskID, float]] = {}
 
         def report(stage: str, done: int, total: int, tokens: int) -> None:
@@ -48,3 +54,33 @@ def progress_bar() -> Iterator[Callback]:
             bar.update(task, completed=done, total=total or None, rate=rate)
 
         yield report
+
+
+class _Lines:
+    """Prints a line at most every 30 seconds: in the log of a job, silence looks like a hang."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._begun: dict[str, tuple[float, int]] = {}  # by stage: when, and what was done then
+
+    def __call__(self, stage: str, done: int, total: int, tokens: int) -> None:
+        now = time.monotonic()
+        start, before = self._begun.setdefault(stage, (now, done))
+        if now - self._last < EVERY:
+            return
+        self._last = now
+        said = f"{stage}: {done:,}" + (f" of {total:,}" if total else "")
+        if now > start and done > before:
+            rate = (done - before) / (now - start)
+            said += f", {rate:,.0f} per second" if rate >= 10 else f", {rate:.2g} per second"
+            if total:
+                said += f", {_in_words((total - done) / rate)} left"
+        notes.print(said, markup=False, soft_wrap=True)
+
+
+def _in_words(seconds: float) -> str:
+    """Returns a time, in the unit of which there are a few."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

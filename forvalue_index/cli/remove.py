@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 
 from forvalue_index.cli import render
-from forvalue_index.cli.options.data import content, index_option, where_option
+from forvalue_index.cli.options.data import content_at, index_option, remote_option, where_option
 
 
 @click.command()
@@ -16,14 +16,17 @@ from forvalue_index.cli.options.data import content, index_option, where_option
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="A sample's key.")
 @click.option(
     "--keys-file",
-    type=click.Path(path_type=Path),
-    callback=content,
     metavar="FILE",
-    help="File of keys, one per line (- is standard input).",
+    help="File of keys, one per line, or its URL (- is standard input).",
 )
 @where_option
+@remote_option
 def remove(
-    directory: Path, keys: tuple[str, ...], keys_file: str | None, where: tuple[str, ...]
+    directory: Path,
+    keys: tuple[str, ...],
+    keys_file: str | None,
+    where: tuple[str, ...],
+    allow_remote: bool,
 ) -> None:
     """Remove samples by key, or by a condition on their fields.
 
@@ -34,12 +37,14 @@ def remove(
     Example:
       forvalue remove --index my.index --key row-17 --key row-18
       forvalue remove --index my.index --where licence=unclear
+      forvalue remove --index my.index --keys-file s3://bucket/drop.txt --allow-remote
     """
     from forvalue_index.index import InfluenceIndex
 
     wanted = list(keys)
     if keys_file is not None:
-        wanted += [line for line in (line.rstrip("\r") for line in keys_file.split("\n")) if line]
+        lines = content_at(keys_file, "--keys-file", allow_remote).split("\n")
+        wanted += [line for line in (line.rstrip("\r") for line in lines) if line]
     if bool(wanted or keys_file is not None) == bool(where):
         raise click.UsageError("give --key or --keys-file, or else --where")
     with InfluenceIndex.open(directory) as index:

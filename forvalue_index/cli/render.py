@@ -35,7 +35,8 @@ class Notes(Console):
     """Where progress and notes go; control characters in a text are written out."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Prints texts, with control characters written out."""
+        """Prints texts, with control characters written out; lines are as they are in a file."""
+        options.setdefault("soft_wrap", not self.is_terminal)
         super().print(*(visible(o) if isinstance(o, str) else o for o in objects), **options)
 
 
@@ -109,9 +110,9 @@ def added(directory: Path, report: AddReport) -> None:
         )
     if report.retained < 0.5 * report.expected:
         notes.print(
-            f"Warning: the vectors of the new rows keep {report.retained:.0%} of their energy, but "
-            f"{report.expected:.0%} for rows like those that the projection was learned from. The "
-            "new rows are unlike them, so scores are less exact; with many, build a new index.",
+            f"Warning: the directions that were learned hold {report.retained:.0%} of the energy "
+            f"of the new rows, but {report.expected:.0%} of rows like those that they were learned "
+            "from. Scores of the new rows are less exact; with many, build a new index.",
             style="yellow",
         )
 

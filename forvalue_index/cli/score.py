@@ -23,7 +23,7 @@ from forvalue_index.cli.options.data import (
     where_option,
 )
 from forvalue_index.cli.options.format import field_options, format_of
-from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 from forvalue_index.cli.options.output import (
     dataset_option,
     json_option,
@@ -74,6 +74,7 @@ _GROUPS = 40  # of a table for people; --json has all
 )
 @json_option
 @opening_options
+@ray_option
 def score(
     directory: Path,
     data: str,
@@ -90,6 +91,7 @@ def score(
     exact: bool,
     as_json: bool,
     opening: OpenOptions,
+    ray: str | None,
 ) -> None:
     """Show what every training sample is worth for what the model should do well.
 
@@ -105,6 +107,7 @@ def score(
       forvalue score --index my.index --data targets.jsonl --target-group skill -k 20 --exact
       forvalue score --index my.index --data targets.jsonl --metric decorrelated --json
       forvalue score --index my.index --data targets.jsonl --dataset weighted.parquet
+      forvalue score --index my.shards --data targets.jsonl --ray auto
     """
     from forvalue_index.analysis.dataset import weighted
     from forvalue_index.analysis.values import flat_row
@@ -113,7 +116,7 @@ def score(
     from forvalue_index.index import InfluenceIndex
 
     require_writable((output, dataset), source.allow_remote)
-    with InfluenceIndex.open(directory, **opening) as index, progress_bar() as progress:
+    with InfluenceIndex.open(directory, ray=ray, **opening) as index, progress_bar() as progress:
         format = index.config.format
         found = index.score(
             source.rows(data),

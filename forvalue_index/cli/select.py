@@ -21,7 +21,7 @@ from forvalue_index.cli.options.data import (
     where_option,
 )
 from forvalue_index.cli.options.format import field_options, format_of
-from forvalue_index.cli.options.model import OpenOptions, opening_options
+from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 from forvalue_index.cli.options.output import dataset_option, json_option, output_of, output_option
 from forvalue_index.cli.progress import progress_bar
 from forvalue_index.records import Row
@@ -75,6 +75,7 @@ _BAR = 30  # characters of a full bar
 @click.option("--report", callback=output_of, metavar="FILE", help="Write the report as JSON.")
 @json_option
 @opening_options
+@ray_option
 def select(
     directory: Path,
     data: str,
@@ -93,6 +94,7 @@ def select(
     report: Destination | None,
     as_json: bool,
     opening: OpenOptions,
+    ray: str | None,
 ) -> None:
     """Choose the training rows to keep for what the model should do well.
 
@@ -105,6 +107,8 @@ def select(
       forvalue select --index my.index --data targets.jsonl --ratio 0.1 --output chosen.jsonl
       forvalue select --index my.index --data targets.jsonl --budget 1000 --balance source \\
         --output chosen.jsonl --report report.json
+      forvalue select --index my.shards --data targets.jsonl --ratio 0.1 --output chosen.jsonl \\
+        --ray auto
     """
     from forvalue_index.analysis.dataset import kept, rows_of
     from forvalue_index.data.upload import require_writable, written
@@ -114,7 +118,7 @@ def select(
     if (budget is None) == (ratio is None):
         raise click.UsageError("give --budget N or --ratio R")
     require_writable((output, dataset, report), source.allow_remote)
-    with InfluenceIndex.open(directory, **opening) as index, progress_bar() as progress:
+    with InfluenceIndex.open(directory, ray=ray, **opening) as index, progress_bar() as progress:
         chosen = index.select(
             source.rows(data),
             budget=budget,

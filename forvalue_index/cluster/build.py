@@ -1,6 +1,6 @@
 """A sharded index is built, or added to, on Ray.
 
-    data files -> dealt out to shards (`spill.py`), a task a file
+    data files -> dealt out to shards (`spill.py`), a task for each part of a file
     -> the vectoriser, one task, the first time
     -> a task for each shard, its one writer: an `add` of its rows
     -> the manifest says that the shards are there
@@ -26,6 +26,7 @@ from forvalue_index.cluster.spill import block_of, counts_of, deal_out, folder_o
 from forvalue_index.config import FormatConfig, ModelConfig, VectorConfig
 from forvalue_index.data.field_guess import format_of_rows
 from forvalue_index.data.images import with_images
+from forvalue_index.data.parts import Part, lines_in, numbered, parts_of
 from forvalue_index.data.sources import Data, Sources, open_rows
 from forvalue_index.data.token_rows import parted
 from forvalue_index.errors import IndexMissingError, InputError, WorkerError
@@ -141,18 +142,36 @@ class _Driver:
             own = parted(with_images(rows, work.format), work.format)
             deal_out(own, work.format, work.shards, fit, block)
             return [block]
-        names = [block_of(file, work.format, work.shards, fit) for file in files]
-        blocks = [self._folder / name for name in names]
+        parts = parts_of(files)
+        blocks = [self._folder / block_of(own, work.format, work.shards, fit) for own in parts]
+        left = [number for number, block in enumerate(blocks) if not block.exists()]
+        parts = self._numbered(
+            parts, {parts[number].file for number in left if parts[number].before is None}
+        )
         self._each(
             {
-                number: (tasks.deal_out_file, (work, file, block, rows.allow_remote))
-                for number, (file, block) in enumerate(zip(files, blocks, strict=True))
-                if not block.exists()
+                number: (
+                    tasks.deal_out_part,
+                    (work, parts[number], blocks[number], rows.allow_remote),
+                )
+                for number in left
             },
             gpus=0,
             stage="dealing",
         )
         return blocks
+
+    def _numbered(self, parts: list[Part], files: set[Path]) -> list[Part]:
+        """Returns the parts; those of `files` with how many lines are before them."""
+        calls = {n: (lines_in, (part,)) for n, part in enumerate(parts) if part.file in files}
+        lines = self._each(calls, gpus=0, stage="counting")
+        result = list(parts)
+        for file in files:
+            places = [n for n, part in enumerate(parts) if part.file == file]
+            own = numbered([parts[n] for n in places], [lines[n] for n in places])
+            for n, part in zip(places, own, strict=True):
+                result[n] = part
+        return result
 
     def _each(
         self,

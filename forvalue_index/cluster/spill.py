@@ -1,6 +1,6 @@
 """Rows dealt out to shards: a file for each shard, beside the index, until it is built.
 
-    data file -> block/0003.jsonl for each shard, and block/fit.jsonl
+    part of a data file -> block/0003.jsonl for each shard, and block/fit.jsonl
     all blocks -> the vectoriser is learned from the smallest content hashes of all
     0003.jsonl of all blocks -> shard 3
 
@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from forvalue_index.config import FormatConfig, named
 from forvalue_index.data.identity import content_hash
+from forvalue_index.data.parts import Part
 from forvalue_index.data.rows import Outcome, Rows
 from forvalue_index.errors import RowError
 from forvalue_index.shards.rows import shard_at
@@ -37,10 +38,11 @@ def folder_of(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}.incoming")
 
 
-def block_of(file: Path, format: FormatConfig, shards: int, fit: int) -> str:
-    """Returns the name of the block of a data file as it is now."""
-    found = file.stat()
-    state = [str(file), found.st_size, found.st_mtime_ns, shards, fit]
+def block_of(part: Part, format: FormatConfig, shards: int, fit: int) -> str:
+    """Returns the name of the block of a part of a data file as it is now."""
+    found = part.file.stat()
+    state = [str(part.file), found.st_size, found.st_mtime_ns, shards, fit]
+    state += [] if part.whole else [part.start, part.end]
     return digest({"state": state, "format": named(format)})
 
 

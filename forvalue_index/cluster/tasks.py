@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from forvalue_index.cluster.spill import FIT, SpilledRows, deal_out
 from forvalue_index.data.images import with_images
-from forvalue_index.data.sources import open_rows
+from forvalue_index.data.parts import Part, open_part
 from forvalue_index.data.token_rows import parted
 from forvalue_index.errors import LockedError
 from forvalue_index.pipeline import shard
@@ -44,9 +44,9 @@ class Board:
         return self._done
 
 
-def deal_out_file(work: Work, file: Path, block: Path, allow_remote: bool) -> None:
-    """Deals out the rows of a data file to the shards."""
-    rows = open_rows(file, allow_remote=allow_remote)
+def deal_out_part(work: Work, part: Part, block: Path, allow_remote: bool) -> None:
+    """Deals out the rows of a part of a data file to the shards."""
+    rows = open_part(part, allow_remote)
     rows = parted(with_images(rows, work.format), work.format)
     deal_out(rows, work.format, work.shards, work.vector.fit_samples, block)
 

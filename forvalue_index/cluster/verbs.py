@@ -28,7 +28,10 @@ class ClusterVerbs:
     def on_ray(
         self, address: str = "auto", *, partial: bool = False, gpus: float = 0
     ) -> Iterator[None]:
-        """Searches on a Ray cluster for a `with` block: actors hold the shards of this index.
+        """Uses a Ray cluster for a `with` block: actors hold the shards of this index.
+
+        They search for `query` and the like, and compute what `score`, `audit` and the values of
+        `select` need of all vectors. The model runs in this process.
 
         Args:
             address: "local" starts Ray on this machine, "auto" finds it, "host:port" names it.
@@ -45,7 +48,7 @@ class ClusterVerbs:
 
         store = self.session.store
         if not isinstance(store, ShardedStore):
-            raise InputError(f"{store.directory} is one index: only shards are searched on Ray")
+            raise InputError(f"{store.directory} is one index: only shards are held on Ray")
         with cluster(address) as ray:
             searcher = OnRay(ray, store, partial, gpus)
             store.snapshots.search_by(searcher)

@@ -42,8 +42,10 @@ def require_arrow(name: str) -> Any:
     return pyarrow
 
 
-def parquet_rows(path: Path, name: str) -> Iterator[Outcome]:
-    """Yields the rows of a Parquet file.
+def parquet_rows(
+    path: Path, name: str, groups: Iterable[int] | None = None, before: int = 0
+) -> Iterator[Outcome]:
+    """Yields the rows of a Parquet file, or of some row groups, before which there are `before`.
 
     Raises:
         InputError: it cannot be read, or has two columns of one name.
@@ -51,7 +53,20 @@ def parquet_rows(path: Path, name: str) -> Iterator[Outcome]:
     arrow = require_arrow(name)
     with _reading(name), arrow.parquet.ParquetFile(path) as file:
         require_distinct(file.schema_arrow.names, name)
-        yield from table_rows(file.iter_batches(batch_size=BATCH), name)
+        wanted = None if groups is None else [*groups]
+        yield from table_rows(file.iter_batches(BATCH, row_groups=wanted), name, before)
+
+
+def parquet_groups(path: Path, name: str) -> list[tuple[int, int]]:
+    """Returns the rows, and the bytes in memory, of each row group of a Parquet file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    arrow = require_arrow(name)
+    with _reading(name), arrow.parquet.ParquetFile(path) as file:
+        every = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        return [(group.num_rows, group.total_byte_size) for group in every]
 
 
 def arrow_rows(path: Path, name: str) -> Iterator[Outcome]:
@@ -80,13 +95,13 @@ def dataset_rows(dataset: Any, name: str) -> Iterator[Outcome]:
         yield from table_rows(dataset.with_format("arrow").iter(batch_size=BATCH), name)
 
 
-def table_rows(batches: Iterable[Any], name: str) -> Iterator[Outcome]:
-    """Yields the rows of Arrow record batches or tables, counted from 1.
+def table_rows(batches: Iterable[Any], name: str, before: int = 0) -> Iterator[Outcome]:
+    """Yields the rows of Arrow record batches or tables, counted from 1, or on from `before`.
 
     What a damaged file says of lengths and offsets is not believed before it is checked. Values of
     Arrow's type for JSON (`Json` of `datasets`) are what they say.
     """
-    number = 0
+    number = before
     for batch in batches:
         batch.validate()
         readers = {field.name: _json_reader(field.type) for field in batch.schema}

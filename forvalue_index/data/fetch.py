@@ -78,6 +78,25 @@ def fetched(url: str, allow_remote: bool, keeper: object) -> Path:
     return Path(spool.name)
 
 
+def fetched_text(url: str, allow_remote: bool) -> str:
+    """Returns the text at a URL.
+
+    Raises:
+        InputError: it cannot be read, is not UTF-8, or is remote and may not be.
+        StorageError: there is no room for it.
+        DependencyError: what reaches it is not installed.
+    """
+    keeper = _Keeper()
+    try:
+        return fetched(url, allow_remote, keeper).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise _unreachable(url, error) from None
+
+
+class _Keeper:
+    """What a temporary file is kept for."""
+
+
 def _kind(url: str, allow_remote: bool) -> str:
     kind = url.partition("://")[0]
     if kind not in HERE and not allow_remote:

@@ -145,6 +145,8 @@ class Formatter:
             rendered = self._chat.render(talk, source)
         else:
             rendered = with_placeholders(self._pair(row, source), len(pictures), self._vision)
+        for picture in pictures:
+            picture.require_named(source)
         return expand(rendered, pictures, self._vision, source)
 
     def _pair(self, row: Row, source: str) -> Rendered:

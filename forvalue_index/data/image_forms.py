@@ -10,10 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from forvalue_index.errors import RowError, brief
-from forvalue_index.picture import HASH, LARGEST_PIXELS, Picture, digest_of, read, require_size
+from forvalue_index.picture import (
+    HASH,
+    LARGEST_PIXELS,
+    Picture,
+    digest_of,
+    read,
+    require_named,
+    require_size,
+)
+from forvalue_index.system.image_folders import name_folder
 from forvalue_index.system.temporary import Spool
 
 _ENDING = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?)$", re.IGNORECASE)
+
+_ELSEWHERE = ("http://", "https://", "data:")
 
 
 class Known:
@@ -116,7 +127,11 @@ def _of_object(value: dict[str, Any], source: str, known: Known, allow_remote: b
     place = path if path is not None else value.get("url")
     if not isinstance(place, str):
         raise RowError(source, 'an image object has neither "bytes" nor "path"')
-    picture = _of_text(place, source, known, allow_remote)
+    if HASH in value and not place.startswith(_ELSEWHERE):  # it has been in an index
+        require_named(place, source)
+        picture = known.file(Path(place).resolve(), source)
+    else:
+        picture = _of_text(place, source, known, allow_remote)
     if value.get(HASH, picture.digest) != picture.digest:
         raise RowError(
             source,
@@ -157,7 +172,9 @@ def _of_text(value: str, source: str, known: Known, allow_remote: bool) -> Pictu
         return known.remote(value, source)
     path = _found(value.removeprefix("file://"), source)
     if path is not None:
-        return known.file(path, source)
+        found = known.file(path, source)
+        name_folder(path.parent)
+        return found
     data = _base64(value, source) if len(value) >= 64 else None
     if data is not None:
         return known.embedded(data, None, source)

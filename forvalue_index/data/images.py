@@ -11,12 +11,9 @@ from forvalue_index.config import FormatConfig
 from forvalue_index.data.image_forms import Known, picture
 from forvalue_index.data.rows import Outcome, Rows
 from forvalue_index.errors import RowError
-from forvalue_index.picture import (
-    HASH,
-    LARGEST_BYTES,
-    Picture,
-)
+from forvalue_index.picture import HASH, LARGEST_BYTES, Picture
 from forvalue_index.records import Row
+from forvalue_index.system.image_folders import keep_folders
 
 LARGEST_ROW = 4 * LARGEST_BYTES
 """Bytes of all the pictures that one row holds itself, which a database has to keep."""
@@ -39,23 +36,20 @@ class ImageRows(Rows):
 
     def outcomes(self) -> Iterator[Outcome]:
         """Yields the rows; one with an image that cannot be used has an error in its place."""
-        for place, row in self._rows.outcomes():
-            if isinstance(row, RowError):
-                yield place, row
-                continue
-            try:
-                yield (
-                    place,
-                    settle(
-                        row,
-                        place,
-                        self._config,
-                        known=self._known,
-                        allow_remote=self._rows.allow_remote,
-                    ),
-                )
-            except RowError as error:
-                yield place, error
+        try:
+            for place, row in self._rows.outcomes():
+                yield place, self._settled(row, place)
+        finally:
+            keep_folders()
+
+    def _settled(self, row: Row | RowError, place: str) -> Row | RowError:
+        if isinstance(row, RowError):
+            return row
+        remote = self._rows.allow_remote
+        try:
+            return settle(row, place, self._config, known=self._known, allow_remote=remote)
+        except RowError as error:
+            return error
 
 
 def settle(

@@ -115,6 +115,7 @@ class CheckedRows:
     contents: RowKeys  # keys and content hashes
     repeated: int  # rows that are the same as another in every field
     unused: tuple[str, ...]  # fields that hold something and are not read, in order
+    first: tuple[str, Row] | None = None  # that can be used, after its place
 
 
 def check_rows(
@@ -136,6 +137,7 @@ def check_rows(
     """
     contents = RowKeys()
     unused: dict[str, None] = {}
+    first: tuple[str, Row] | None = None
     number = 0
     for number, (source, row) in enumerate(rows.outcomes(), start=1):
         if progress is not None and number % 1000 == 0:
@@ -157,12 +159,13 @@ def check_rows(
             rejects.add(RowError(source, reason), row)
             continue
         unused |= dict.fromkeys(unread(row, format))
+        first = first or (source, row)
     if not number:
         raise InputError("there are no rows in the data: give files that have some")
-    if not len(contents):
+    if first is None:
         raise InputError(f"none of the {number} rows can be used; the first: {rejects.first}")
     repeated = number - len(contents) - len(rejects)
-    return CheckedRows(contents, repeated, tuple(unused))
+    return CheckedRows(contents, repeated, tuple(unused), first)
 
 
 def chunks_of(

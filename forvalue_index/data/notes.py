@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
+from unicodedata import east_asian_width
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.formatter import end_of, start_of
+from forvalue_index.data.row_text import texts_of
+from forvalue_index.errors import RowError, brief
+from forvalue_index.records import Row
+
+_SHOWN = 20  # characters on each side of where two texts meet
 
 
 def instruct_note(tokenizer: Any, config: FormatConfig) -> str | None:
@@ -35,3 +41,36 @@ def reading_notes(tokenizer: Any, config: FormatConfig) -> list[str]:
     if (note := instruct_note(tokenizer, config)) is not None:
         notes.append(note)
     return notes
+
+
+def joined_note(first: tuple[str, Row] | None, config: FormatConfig) -> str | None:
+    """Returns what it means that the prompt and the response of a row have no space between them.
+
+    None if they have one, need none (in Chinese and Japanese), or are not joined as they are; or if
+    there is no row. It comes after its place.
+    """
+    others = config.text_field, config.label_field, config.tokens_field
+    if first is None or config.is_chat or any(name is not None for name in others):
+        return None
+    source, row = first
+    try:
+        prompt, response = texts_of(row, source, config)
+    except RowError:
+        return None
+    if not prompt or not _run_together(prompt[-1], response[0]):
+        return None
+    edge = brief(f"{prompt[-_SHOWN:]}{response[:_SHOWN]}")
+    if config.template is not None:
+        how = "end the template with it"
+    else:
+        how = f'give --template FILE with {{{{ {config.prompt_field} ~ " " }}}} in the file'
+    return (
+        f"Prompt and response are joined as they are, with no space between them ({edge!r}): if "
+        f"the model was trained with a space or a line break there, {how} (in Python, "
+        "FormatConfig(template=...))"
+    )
+
+
+def _run_together(last: str, first: str) -> bool:
+    wide = all(east_asian_width(letter) in "WF" for letter in (last, first))
+    return not (last.isspace() or first.isspace() or wide)

@@ -35,10 +35,27 @@ def open_bytes(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def json_lines(path: Path, name: str) -> Iterator[Outcome]:
-    """Yields the rows of a JSON Lines file; empty lines are passed over."""
+def json_lines(
+    path: Path, name: str, within: tuple[int, int] | None = None, before: int = 0
+) -> Iterator[Outcome]:
+    """Yields the rows of a JSON Lines file; empty lines are passed over.
+
+    Args:
+        path: the file.
+        name: of the file, in the places of rows.
+        within: only lines that start in these bytes, from the first to before the last.
+        before: lines that end before the byte that precedes them.
+    """
     with open_bytes(path) as file:
-        for number, line in enumerate(file, start=1):
+        if within is not None and within[0]:
+            file.seek(within[0] - 1)
+            file.readline()  # which started earlier
+            before += 1
+        start = file.tell()
+        for number, line in enumerate(file, start=before + 1):
+            if within is not None and start >= within[1]:
+                break
+            start += len(line)
             if line.strip():
                 place = f"{name}:{number}"
                 try:

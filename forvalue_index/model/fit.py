@@ -42,7 +42,7 @@ class Fitted:
 
     vectoriser: Vectoriser
     encoded: list[Encoded]  # in the order of the samples
-    retained: float  # share of their energy that vectors of samples kept out hold
+    retained: float  # share of the energy of samples kept out that lies in learned directions
     fidelity: Fidelity | None  # of samples that were kept out
 
 
@@ -111,7 +111,8 @@ def fit_vectoriser(
             norms[part] = torch.linalg.vector_norm(block, dim=1).cpu().numpy()
             moments.update(block[: max(0, known_to - part.start)])
         whitening = Whitening.fit(aligned(means[:known_to]).to(lm.device))
-        vectoriser = wide.fit_projection(config, moments, norms, whitening)
+        unseen = (block for _, block in _blocks(sketches[known_to:], lm.device))
+        vectoriser = wide.fit_projection(config, moments, norms, whitening, unseen)
         encoded: list[Encoded] = []
         for part, block in _blocks(sketches, lm.device):
             vectors, retained = (item.cpu().numpy() for item in vectoriser.project(block))

@@ -7,17 +7,20 @@ this machine, and its own code is never run. What the user names is another matt
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from transformers.utils.hub import cached_file
 
 from forvalue_index.config import ModelConfig
 from forvalue_index.errors import DependencyError, ModelError
+
+log = logging.getLogger(__name__)
 
 ADAPTER = "adapter_config.json"
 LARGEST = 1 << 20  # bytes of an adapter's settings
@@ -58,11 +61,29 @@ def locate(config: ModelConfig) -> Located:
     config, file = _gguf(config)
     if file is not None:
         settings = settings | {"gguf_file": file}
+    _tell_of_the_hub(config.name, settings["revision"])
     for adapter in config.adapters:
         if _has_tokenizer(adapter):
             trusted = {"trust_remote_code": named["trust_remote_code"]}
             return Located(config, adapter, settings, trusted)
     return Located(config, config.name, settings, settings)
+
+
+def _tell_of_the_hub(name: str, revision: str | None) -> None:
+    """Logs that a model will be asked for on the hub, which is tried for a while."""
+    if Path(name).exists() or not may_be_id(name) or constants.HF_HUB_OFFLINE:
+        return
+    if try_to_load_from_cache(name, "config.json", revision=revision) is None:
+        log.warning("There is no folder %s here: asking for it at %s", name, constants.ENDPOINT)
+
+
+def may_be_id(name: str) -> bool:
+    """Returns whether a name has the form of an id on the hub."""
+    try:
+        try_to_load_from_cache(name, "config.json")
+    except ValueError:
+        return False
+    return True
 
 
 def is_adapter(name: str) -> bool:

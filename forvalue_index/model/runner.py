@@ -74,7 +74,8 @@ class Runner:
         while left := [i for i in range(len(samples)) if i not in done]:
             groups = self._batches([samples[i] for i in left], min(limit, self.token_budget))
             planned = (self._collated(samples, [left[i] for i in group]) for group in groups)
-            with closing(ahead(planned)) as batches:
+            # A thread is worth its start where the next batch is made while one is run.
+            with closing(ahead(planned) if len(groups) > 1 else planned) as batches:
                 for batch in batches:
                     if isinstance(batch, _Unread):
                         if refused is None:

@@ -11,7 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from forvalue_index.config import ModelConfig
 from forvalue_index.errors import ModelError
-from forvalue_index.model.locate import Located, locate
+from forvalue_index.model.locate import Located, locate, may_be_id
 from forvalue_index.model.vision import VisionProcessor
 
 DEFAULT_MAX_LENGTH = 2048
@@ -145,7 +145,7 @@ def cannot_load(name: str, error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return f"cannot load model {name}: {said}; if you trust it, give --trust-remote-code"
     if not Path(name).exists():
-        if name.startswith(("/", ".", "~")):
+        if not may_be_id(name):
             said = "there is no such folder"
         else:
             said = f"there is no such folder here, and on the hub: {said}"

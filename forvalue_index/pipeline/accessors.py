@@ -78,7 +78,7 @@ class IndexAccessors:
         The model is not run, so that threads may search side by side while it works. States, which
         "hybrid" compares, come with `query_vectors`.
         """
-        known = vectors if isinstance(vectors, QueryVectors) else QueryVectors(vectors, None)
+        known = QueryVectors.of(vectors)
         return query(
             self.session, samples, k, opponents, metric, where, False, None, flat, format, known
         )

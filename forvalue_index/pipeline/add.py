@@ -59,7 +59,7 @@ class AddReport:
     truncated: int  # added, but cut to the maximum length
     tokens: int  # of the added samples
     samples: int  # in the index now
-    retained: float  # share of energy that the added samples' vectors hold (1 if none was added)
+    retained: float  # share of the added samples' energy in learned directions (1: none was added)
     expected: float  # the same share, of rows that were kept out when the projection was learned
     fidelity: Fidelity | None
     """Of the index, as new rows ask it; where they are few, `expected_fidelity`."""

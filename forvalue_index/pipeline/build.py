@@ -18,7 +18,7 @@ from forvalue_index.data.field_guess import format_of_rows
 from forvalue_index.data.formatter import settled
 from forvalue_index.data.images import with_images
 from forvalue_index.data.ingest import Rejects, check_rows
-from forvalue_index.data.notes import instruct_note
+from forvalue_index.data.notes import instruct_note, joined_note
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted
 from forvalue_index.errors import IndexMissingError, InputError, LockedError
@@ -107,6 +107,8 @@ def build(
         if new:  # the rows are checked before the model takes its time and memory
             checked = check_rows(rows, format, rejects, progress)
             session = create(path, model, format, vector, catalog, device, shards)
+            if (note := joined_note(checked.first, format)) is not None:
+                log.warning("%s", note)
         else:
             _require_catalog(path, catalog)
             require_shards(path, shards)

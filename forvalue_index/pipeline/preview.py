@@ -12,7 +12,7 @@ from forvalue_index.data.field_guess import format_of_rows
 from forvalue_index.data.field_use import read_as, unread
 from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
-from forvalue_index.data.notes import reading_notes
+from forvalue_index.data.notes import joined_note, reading_notes
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted
 from forvalue_index.data.token_text import pieces_of
@@ -60,6 +60,7 @@ def preview(
     side = load_text_side(ModelConfig(model) if isinstance(model, str) else model)
     cut, whole = _formatter(side, format), _formatter(side, format, sys.maxsize)
     notes = reading_notes(side.tokenizer, format)
+    joined = list[str]()  # of the first row that has one
     for source, row in itertools.islice(rows.outcomes(), n):
         try:
             if isinstance(row, RowError):
@@ -68,6 +69,8 @@ def preview(
         except RowError as error:
             yield error
             continue
+        if (note := joined_note((source, row), format)) is not None and not joined:
+            joined.append(note)
         ids = sample.input_ids.tolist()
         yield Preview(
             source=source,
@@ -77,7 +80,7 @@ def preview(
             cut=len(uncut.input_ids) - len(ids),
             read=read_as(row, format),
             unused=unread(row, format),
-            notes=notes,
+            notes=[*notes, *joined],
             rejected=sample.rejected,
         )
 

@@ -82,16 +82,17 @@ def scores(
     session: Session,
     samples: list[Sample],
     metric: str | Metric,
-    vectors: NDArray[np.float32] | None = None,
+    known: QueryVectors | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Returns the ids of all training samples and their scores; see `InfluenceIndex.scores`."""
     metric = metric_of(metric)
     if not metric.vectors:
         return hybrid.scores(session, samples, None)
+    if known is None:
+        known = session.query_vectors(samples)
     if metric.words:
-        return hybrid.scores(session, samples, session.query_vectors(samples))
-    if vectors is None:
-        vectors = session.vectors(samples)
+        return hybrid.scores(session, samples, known)
+    vectors = known.vectors
     ids, found = session.store.answer(
         lambda snapshot: snapshot.flat.scores(
             snapshot.turned(vectors, metric), weights=snapshot.weights(metric)

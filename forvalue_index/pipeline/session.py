@@ -64,6 +64,7 @@ class Session:
         self._given = False  # whether the model was handed over, and not loaded by its name
         self._encoder: Encoder | None = None
         self._vectoriser: Vectoriser | None = None
+        self._formatter: tuple[LanguageModel, FormatConfig, RowFormatter] | None = None  # the last
         self._told = set[str]()  # warnings
 
     def close(self) -> None:
@@ -74,7 +75,7 @@ class Session:
     def unload(self) -> None:
         """Lets go of the model and the vectoriser."""
         with self._loading:
-            self._lm = self._vectoriser = self._encoder = None
+            self._lm = self._vectoriser = self._encoder = self._formatter = None
 
     def move(self, device: str) -> None:
         """Moves the model to another device, where it is loaded when it is needed.
@@ -178,10 +179,15 @@ class Session:
     def formatter(self, format: FormatConfig | None = None) -> RowFormatter:
         """Returns what turns rows into samples; `format`: if not as the index's rows."""
         format, lm = format or self.config.format, self.lm
-        length = lm.max_length(format.max_length)
-        return row_formatter(
-            lm.tokenizer, format, length, lm.head.vocabulary, lm.classes, lm.vision
-        )
+        with self._loading:
+            known = self._formatter
+            if known is None or known[0] is not lm or known[1] != format:
+                length = lm.max_length(format.max_length)
+                made = row_formatter(
+                    lm.tokenizer, format, length, lm.head.vocabulary, lm.classes, lm.vision
+                )
+                known = self._formatter = lm, format, made
+            return known[2]
 
     def samples(self, data: Queries, format: FormatConfig | None = None) -> list[Sample]:
         """Returns queries as samples: tokenised, with the tokens that are scored.

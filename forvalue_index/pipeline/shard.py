@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from forvalue_index.config import FormatConfig, VectorConfig
 from forvalue_index.data.field_guess import format_of_rows
 from forvalue_index.data.images import with_images
 from forvalue_index.data.ingest import CheckedRows, Rejects, check_rows
+from forvalue_index.data.notes import joined_note
 from forvalue_index.data.row_keys import RowKeys
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted
@@ -28,6 +30,8 @@ from forvalue_index.shards.rows import ShardRows
 from forvalue_index.shards.store import open_or_create_shard
 from forvalue_index.store.layout import require_empty
 from forvalue_index.store.manifest import is_sharded, parse_shard
+
+log = logging.getLogger(__name__)
 
 
 def learn(
@@ -50,6 +54,8 @@ def learn(
     with Rejects(on_error) as rejects:
         checked = check_rows(rows, format, rejects, progress)
         session = create(path, model, format, vector, None, device, shards, made=())
+        if (note := joined_note(checked.first, format)) is not None:
+            log.warning("%s", note)
         try:
             with session.store.writer.lock():
                 fit(session, rows, checked.contents, rejects, progress)

@@ -8,10 +8,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp
 
+from forvalue_index.errors import brief
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.server import replies
 from forvalue_index.server.guard import Admission, Guard
@@ -61,18 +63,33 @@ def create_app(
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
         openapi_url="/api/openapi.json",
+        redirect_slashes=False,
         lifespan=lifespan,
         responses=ERRORS,
     )
     handle_errors(app, service.reader.names)
     for routes in (reading_routes, asking_routes, job_routes, changing_routes):
-        app.include_router(routes(service))
+        app.include_router(routes(service), dependencies=[Depends(require_known_parameters)])
 
-    @app.get("/{name:path}", include_in_schema=False)
-    async def page(name: str) -> Response:
-        return _file(name or "index.html")
+    @app.get("/", include_in_schema=False)
+    @app.get("/{name}", include_in_schema=False)
+    async def page(name: str = "index.html") -> Response:
+        return _file(name)
 
     return Guard(Measured(app, service.metrics), admission)
+
+
+async def require_known_parameters(request: Request) -> None:
+    """Checks that an address has no parameter that its path does not take.
+
+    Raises:
+        HttpError: it has one, which would be without effect.
+    """
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise HttpError(422, f"this address has no parameter {brief(name, 60)!r}: {takes}")
 
 
 def _file(name: str) -> Response:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from threading import Event
 from typing import TypeVar
@@ -119,15 +119,19 @@ class Lane:
             stop.began = time.monotonic()
             return work(stop)
 
-        future = self._pool.submit(begin)
-
-        def done() -> None:
-            self._stops.discard(stop)
-            self._clients -= Counter([client])
-
         loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: _on(loop, done))
-        result = asyncio.wrap_future(future)
+        result: asyncio.Future[T] = loop.create_future()
+
+        def done(future: Future[T]) -> None:
+            self._stops.discard(stop)
+            self._clients[client] -= 1
+            if not self._clients[client]:
+                del self._clients[client]
+            if not result.done():
+                _hand_over(future, result)
+
+        future = self._pool.submit(begin)
+        future.add_done_callback(lambda future: _on(loop, done, future))
         until = time.monotonic() + self._patience
         try:
             while not (await asyncio.wait({result}, timeout=LOOK))[0]:
@@ -153,10 +157,22 @@ class Lane:
         return HttpError(503, f"{self.pending} requests are before this one: try again later", 5)
 
 
-def _on(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+def _on(
+    loop: asyncio.AbstractEventLoop, call: Callable[[Future[T]], None], future: Future[T]
+) -> None:
     """Calls a function in the thread of an event loop, if the loop is still there."""
     with suppress(RuntimeError):
-        loop.call_soon_threadsafe(call)
+        loop.call_soon_threadsafe(call, future)
+
+
+def _hand_over(done: Future[T], result: asyncio.Future[T]) -> None:
+    """Gives what a thread made, or its error, to who waits in the event loop."""
+    if done.cancelled():
+        result.cancel()
+    elif (error := done.exception()) is not None:
+        result.set_exception(error)
+    else:
+        result.set_result(done.result())
 
 
 def _retrieved(result: asyncio.Future[T]) -> None:

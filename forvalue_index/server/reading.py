@@ -6,6 +6,7 @@ Knows no HTTP. A row is as it was given, but of its pictures only the hash and t
 from __future__ import annotations
 
 import io
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from typing import Any
 
 from forvalue_index.analysis.as_json import hit_json
 from forvalue_index.data.images import of_pictures, pictures_of
-from forvalue_index.errors import InputError
+from forvalue_index.errors import InputError, RowError, brief
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.picture import HASH
 from forvalue_index.records import Hit, Passage, Row, StoredSample
@@ -22,6 +23,8 @@ from forvalue_index.server.field_counts import field_counts
 from forvalue_index.server.lane import Stop
 from forvalue_index.server.problem import HttpError, Names
 from forvalue_index.server.uploads import require_length, with_sent_images
+
+log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
@@ -101,6 +104,11 @@ class Reader:
         pictures = pictures_of(row, "the row", self.index.config.format)
         if number >= len(pictures):
             raise HttpError(404, f"the row has {len(pictures)} pictures, counted from 0")
+        try:
+            pictures[number].require_named("the row")
+        except RowError as error:
+            log.warning("row %s: %s", brief(key), error.reason)
+            raise HttpError(404, "the picture's folder is not this server's to read") from None
         try:
             pixels = pictures[number].pixels("the row")
         except InputError:

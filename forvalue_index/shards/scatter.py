@@ -1,10 +1,11 @@
-"""A search of all shards: each answers by itself, and the lists are merged."""
+"""What is asked of all shards: each answers by itself, and the answers are joined."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,15 @@ from forvalue_index.metric import Metric
 from forvalue_index.search.common import best_of
 from forvalue_index.shards.ids import Ids, joined, split
 from forvalue_index.store.snapshot import Snapshot
+from forvalue_index.store.work import Work
 
 Scores = NDArray[np.float32]
 Best = tuple[Scores, Ids]
 """Scores and ids of the best of one shard, [q, some] each."""
+
+
+Block = tuple[int, Ids, "NDArray[Any] | None"]
+"""A shard, ids of some of its rows (as the sharded index has them), and what `Work` is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +37,17 @@ class Asked:
 
 
 class Searcher(Protocol):
-    """What searches shards, here or elsewhere."""
+    """What searches shards, and computes with their vectors, here or elsewhere."""
 
     def search(self, asked: Asked, allowed: Mapping[int, Ids] | None) -> dict[int, Best]:
         """Returns number -> the best of that shard, by its own ids, for all shards there are.
 
         `allowed` are the ids of a shard that may be an answer; of one that it lacks, none may.
         """
+        ...
+
+    def compute(self, work: Work, blocks: Iterable[Block]) -> Iterator[NDArray[Any]]:
+        """Yields what comes of the vectors of each block, in their order."""
         ...
 
 
@@ -56,8 +66,8 @@ def search_one(snapshot: Snapshot, asked: Asked, allowed: Ids | None) -> Best:
 class Here:
     """Searches the shards in this process, one after the other: each uses all cores."""
 
-    def __init__(self, snapshots: Mapping[int, Snapshot]) -> None:
-        self._snapshots = snapshots
+    def __init__(self, snapshots: Mapping[int, Snapshot], shards: int) -> None:
+        self._snapshots, self._shards = snapshots, shards
 
     def search(self, asked: Asked, allowed: Mapping[int, Ids] | None) -> dict[int, Best]:
         """Returns the best of each shard; see `Searcher`."""
@@ -66,6 +76,26 @@ class Here:
             for number, snapshot in self._snapshots.items()
             if allowed is None or number in allowed
         }
+
+    def compute(self, work: Work, blocks: Iterable[Block]) -> Iterator[NDArray[Any]]:
+        """Yields what comes of the vectors of each block; see `Searcher`."""
+        vectors = partial(vectors_in, lambda n, own: self._snapshots[n].vectors(own), self._shards)
+        for _, ids, beside in blocks:
+            yield work(vectors, ids, beside)
+
+
+def vectors_in(shard: Callable[[int, Ids], Scores], shards: int, ids: Ids) -> Scores:
+    """Returns the vectors of `ids` [m] of a sharded index, [m, dim], in their order.
+
+    `shard` gives those of ids of one shard, by its number and its own ids.
+    """
+    found = [(places, shard(number, own)) for number, places, own in split(ids, shards)]
+    if len(found) == 1:
+        return found[0][1]
+    out = np.empty((len(ids), found[0][1].shape[1]), np.float32)
+    for places, vectors in found:
+        out[places] = vectors
+    return out
 
 
 def merged(found: Mapping[int, Best], asked: Asked, shards: int) -> Best:

@@ -2,19 +2,21 @@
 
 The segments of all shards, with the ids of the sharded index, are one flat index; words, figures
 and the second moment are those of all rows. So all that stands on a snapshot has the answers of one
-index. Searches go to each shard, so that they use its derived indexes.
+index. Searches go to each shard, so that they use its derived indexes, and so does what is computed
+from many vectors, so that a shard can be held elsewhere.
 
 Each shard is at a moment of its own: rows that a writer adds to two shards may be in one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +32,14 @@ from forvalue_index.search.stored import among
 from forvalue_index.search.words import Lexicon
 from forvalue_index.shards.catalog import JoinedCatalog
 from forvalue_index.shards.fields import JoinedFields
-from forvalue_index.shards.ids import Ids, joined
+from forvalue_index.shards.ids import Ids, joined, split
 from forvalue_index.shards.scatter import Asked, Here, Searcher, by_shard, merged
 from forvalue_index.store.layout import CHECKED_DERIVED, DERIVED
 from forvalue_index.store.sides import KeptSides
 from forvalue_index.store.snapshot import Snapshot, Snapshots
 from forvalue_index.store.store import Store
 from forvalue_index.store.vectoriser import dim_of
+from forvalue_index.store.work import Work, block_rows, part_of
 
 
 class JoinedSnapshot(Snapshot):
@@ -54,7 +57,7 @@ class JoinedSnapshot(Snapshot):
         """Takes number -> shard, and its snapshot; `searcher`: if not in this process."""
         self._shards = catalog.manifest.shards
         self._snapshots = snapshots
-        self._searcher = searcher or Here(snapshots)
+        self._searcher = searcher or Here(snapshots, self._shards)
         super().__init__(
             sum(snapshot.generation for snapshot in snapshots.values()),
             _flat(directory, catalog, snapshots, next(iter(parts.values())).bits),
@@ -96,6 +99,23 @@ class JoinedSnapshot(Snapshot):
         asked = Asked(turned, k, METRICS[metric.derived], opponents, flat)
         found = self._searcher.search(asked, by_shard(allowed, self._shards))
         return merged(found, asked, self._shards)
+
+    def compute(
+        self, work: Work, ids: Ids, beside: NDArray[Any] | None = None
+    ) -> Iterator[tuple[slice | NDArray[np.intp], NDArray[Any]]]:
+        """Yields what comes of the vectors of `ids`: blocks are of one shard, these in turn."""
+        step = block_rows(self.dim)
+        shares = [(number, places) for number, places, _ in split(ids, self._shards)]
+        longest = max((len(places) for _, places in shares), default=0)
+        blocks = [
+            (number, places[start : start + step])
+            for start in range(0, longest, step)
+            for number, places in shares
+            if start < len(places)
+        ]
+        given = ((number, ids[at], part_of(beside, at)) for number, at in blocks)
+        for (_, places), found in zip(blocks, self._searcher.compute(work, given), strict=True):
+            yield places, found
 
     @property
     def lexicon(self) -> Lexicon:

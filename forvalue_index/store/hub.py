@@ -22,6 +22,7 @@ from huggingface_hub import (
     HfApi,
     constants,
 )
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from forvalue_index.errors import InputError, brief
 from forvalue_index.records import Fidelity
@@ -38,6 +39,7 @@ _OWN = re.compile(
 )
 _STALE = re.compile(r"vectoriser-.*\.safetensors|segments/.*\.faiss|derived/.*|catalog\.db")
 _KIND = "dataset"
+_ADVICE = re.compile(r"\s*For more information check: \S+\s*")  # of the client, on what 401 means
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,15 @@ def _asking(repo: str) -> Iterator[None]:
     """Translates what the hub's client raises into this package's errors."""
     try:
         yield
+    except HFValidationError:
+        raise InputError(
+            f"{brief(repo)} names no repository of a hub: give NAME or ORGANISATION/NAME"
+        ) from None
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"{constants.ENDPOINT} has no dataset repository {repo} that you may see: correct the "
+            "name, or log in with `hf auth login`"
+        ) from error
     except OSError as error:
         if error.errno in NO_ROOM:
             with storing(Path(error.filename or tempfile.gettempdir())):
@@ -225,7 +236,8 @@ def _asking(repo: str) -> Iterator[None]:
 
 def _refused(repo: str, error: Exception) -> str:
     cause = error.__cause__ if isinstance(error, RuntimeError) else None  # of a file that was sent
-    said = ": ".join(brief(part, 300) for part in (error, cause) if part is not None)
+    parts = [_ADVICE.sub(" ", str(part)) for part in (error, cause) if part is not None]
+    said = ": ".join(brief(part, 300).removesuffix(".") for part in parts)
     return (
         f"{repo} on {constants.ENDPOINT}: {said}; correct the name, log in with "
         "`hf auth login`, or look at the network, and run the command again: what was sent or "

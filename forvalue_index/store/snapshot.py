@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,6 +34,7 @@ from forvalue_index.store.beside import Beside
 from forvalue_index.store.fields import KeptFields
 from forvalue_index.store.figures import aligned, joined
 from forvalue_index.store.vectoriser import dim_of, is_fitted
+from forvalue_index.store.work import Work, block_rows, part_of
 
 if TYPE_CHECKING:
     from forvalue_index.search.cosines import Comparable
@@ -101,11 +102,23 @@ class Snapshot:
         """Returns the stored vectors of `ids` [m], in their order, to compare with each other."""
         return self.flat.comparable(ids)
 
-    def blocks(
-        self, ids: NDArray[np.int64] | None = None
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Yields all ids, or `ids` (ascending), with their vectors, a block at a time."""
-        return self.flat.blocks(ids)
+    def compute(
+        self, work: Work, ids: NDArray[np.int64], beside: NDArray[Any] | None = None
+    ) -> Iterator[tuple[slice | NDArray[np.intp], NDArray[Any]]]:
+        """Yields what comes of the vectors of `ids` (ascending), a block at a time.
+
+        Of each block: the places of its rows in `ids`, and what `work` returned. Shards that are
+        searched elsewhere are read there.
+
+        Args:
+            work: what is done with a block.
+            ids: of the rows [n].
+            beside: what `work` is given with each row, [n, ...].
+        """
+        step = block_rows(self.dim)
+        for start in range(0, len(ids), step):
+            places = slice(start, start + step)
+            yield places, work(self.vectors, ids[places], part_of(beside, places))
 
     def figures(self, ids: ArrayLike | None = None) -> Figures:
         """Returns the figures of `ids` (ascending, in `flat.ids`); None: of all of `flat.ids`.

@@ -2,12 +2,17 @@
 
 A sketch is blocks of equally many numbers. Each block has principal directions of its own, learned
 from second moments that are summed while sketches are read; the directions of all blocks compete
-for the numbers of a vector by their energy. Then all numbers are rotated, so that each is a sum of
-many and nearly normal, as `codes.py` wants them. This module knows neither samples nor codes.
+for three quarters of a vector's numbers by their energy. What lies outside of these directions, the
+rest, is added up with random signs in the last quarter. It counts where a row has less in the
+directions than is usual: sums with random signs are noise beside what was learned, and the only
+signal where nothing was. Then all numbers are rotated, so that each
+is a sum of many and nearly normal, as `codes.py` wants them. This module knows neither samples nor
+codes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,6 +23,12 @@ from torch import Tensor
 CANDIDATES, LEAST = 4, 16
 """Directions of a block among which it is chosen: for each that blocks are given on average, and
 at least."""
+
+REST = 4
+"""One in so many numbers is for the rest."""
+
+FADING = 2
+"""Power of what the rest is multiplied by, 1 - share / usual: see `Projection.expecting`."""
 
 LOUD = 2.0
 """Times the mean energy of a block: one with more may be given any number of directions."""
@@ -57,9 +68,10 @@ class Moments:
 
 
 class Projection:
-    """A linear map from sketches to vectors: directions of the blocks, then a rotation.
+    """A map from sketches to vectors: directions of the blocks and the rest, then a rotation.
 
-    Without directions the sketch is kept whole. `tensors` hold all that it is.
+    Without directions the sketch is kept whole. `tensors` hold all that it is; those of older
+    indexes have nothing for the rest.
     """
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
@@ -70,6 +82,11 @@ class Projection:
             counts = tensors["counts"].tolist()
             split = torch.split(tensors["directions"].float(), counts)
             self._directions = [(i, part) for i, part in enumerate(split) if len(part)]
+        self._rest: tuple[Tensor, Tensor] | None = None
+        if "rest_signs" in tensors:
+            self._usual = tensors["usual"].float()
+            signs = tensors["rest_signs"].float()  # [S]
+            self._rest = signs, self._folded_directions(signs)
 
     @classmethod
     def fit(cls, moments: Moments, dim: int, seed: int) -> Projection:
@@ -83,13 +100,33 @@ class Projection:
             values, vectors = _principal(
                 moments.shrunk(), max(LEAST, CANDIDATES * dim // blocks), draws
             )
-            best = torch.argsort(values.flatten(), descending=True, stable=True)[:dim]
+            rest = dim // REST
+            best = torch.argsort(values.flatten(), descending=True, stable=True)[: dim - rest]
             chosen = torch.zeros_like(values, dtype=torch.bool).view(-1)
             chosen[best] = True
             chosen = chosen.view_as(values)
             tensors["counts"] = chosen.sum(1)
-            tensors["directions"] = vectors.mT[chosen].half().contiguous()  # [dim, width]
+            tensors["directions"] = vectors.mT[chosen].half().contiguous()  # [dim - rest, width]
+            if rest:
+                signs = draws.integers(0, 2, blocks * width).astype(np.int8) * 2 - 1
+                tensors["rest_signs"] = torch.from_numpy(signs).to(device)
+                tensors["usual"] = torch.ones(1, device=device)
         return cls(tensors)
+
+    def expecting(self, sketches: Iterable[Tensor]) -> Projection:
+        """Returns itself, told how large a share of their energy rows have in the directions.
+
+        Rows that have as much or more have nothing of the rest in their vectors. Without any
+        sketches, only rows that lie wholly in the directions have nothing of it.
+
+        Args:
+            sketches: of rows like those that were learned from, but not learned from, [n, S] each.
+        """
+        shares = [self(some)[1] for some in sketches] if self._rest is not None else []
+        if not shares:
+            return self
+        usual = torch.cat(shares).mean().clamp_min(1e-6)[None]
+        return Projection(self.tensors | {"usual": usual})
 
     @property
     def dim(self) -> int:
@@ -97,14 +134,44 @@ class Projection:
         return self._signs.shape[1]
 
     def __call__(self, sketches: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the vectors [n, dim] of sketches [n, S], and the share of energy kept [n]."""
+        """Returns the vectors [n, dim] of sketches [n, S], and what share of their energy [n] lies
+        in the directions.
+        """
         inside = sketches
         if self._directions:
             width = self._directions[0][1].shape[1]
             rows = sketches.view(len(sketches), -1, width)
             inside = torch.cat([rows[:, i] @ part.T for i, part in self._directions], 1)
         energy = sketches.square().sum(1).clamp_min(1e-30)
-        return self._rotated(inside), inside.square().sum(1) / energy
+        share = inside.square().sum(1) / energy
+        if self._rest is not None:
+            inside = torch.cat([inside, self._folded(sketches, inside, share)], 1)
+        return self._rotated(inside), share
+
+    def _folded(self, sketches: Tensor, inside: Tensor, share: Tensor) -> Tensor:
+        """Returns what sketches [n, S] have outside of the directions, in few numbers [n, rest].
+
+        Inner products of these are those of the rest on average, times what it counts.
+        """
+        assert self._rest is not None
+        signs, directions = self._rest
+        left, rest = -(inside @ directions), directions.shape[1]
+        for numbers, own in zip(
+            torch.split(sketches, rest, 1), torch.split(signs, rest), strict=True
+        ):
+            left[:, : len(own)].addcmul_(numbers, own)
+        return left * (1 - share / self._usual).clamp(0, 1)[:, None] ** FADING
+
+    def _folded_directions(self, signs: Tensor) -> Tensor:
+        """Returns the directions, added up as `_folded` does with sketches, [dim - rest, rest]."""
+        count = sum(len(part) for _, part in self._directions)
+        result, start = signs.new_zeros(count, self.dim - count), 0
+        for i, part in self._directions:
+            own = torch.arange(i * part.shape[1], (i + 1) * part.shape[1], device=signs.device)
+            places = own % result.shape[1]
+            result[start : start + len(part)].index_add_(1, places, part * signs[own])
+            start += len(part)
+        return result
 
     def _rotated(self, vectors: Tensor) -> Tensor:
         """Returns vectors [n, dim] rotated: signs, then a Walsh-Hadamard transform.

@@ -6,7 +6,7 @@ What the three learned from a part of the training set is saved beside the index
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,17 +101,19 @@ class Vectoriser:
         moments: Moments,
         norms: NDArray[np.float32],
         whitening: Whitening | None = None,
+        others: Iterable[Tensor] = (),
     ) -> Vectoriser:
         """Returns itself with a projection, a scale that suits float16, and a whitening.
 
-        `moments` are those of some sketches, `norms` the lengths of these or of others, [n].
+        `moments` are those of some sketches, `norms` the lengths of these or of others, [n], and
+        `others` sketches of rows that are not in the moments, [n, S] each.
         """
         wanted = min(
             MEDIAN_NORM / max(float(np.median(norms)), 1e-30),
             LARGEST_NORM / max(float(norms.max()), 1e-30),
         )
         scale = float(2.0 ** np.floor(np.log2(wanted)))
-        projection = Projection.fit(moments, config.dim, config.seed)
+        projection = Projection.fit(moments, config.dim, config.seed).expecting(others)
         return Vectoriser(self.parts, projection, scale, whitening)
 
     @property

@@ -2,16 +2,20 @@
 
 The mean state of a sample is the mean of the states that predict its scored tokens. As they are,
 all of them point much the same way. A few directions may have most of the rest; to make all of
-them equally long would lose what tells rows apart (tools/EXPERIMENTS.md).
+them equally long would lose what tells rows apart (tools/EXPERIMENTS.md). Some numbers are of
+random directions among those that were not learned: rows unlike those that were learned from, or
+learned from few, differ there.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-DIRECTIONS = 256
-"""Numbers of a state, at most: the directions with the largest variance."""
+DIRECTIONS, LEARNED = 256, 192
+"""Numbers of a state, at most, and those of the directions with the largest variance, where the
+model has more hidden units. The others are of random directions beside them."""
 
 DAMPING = 100.0
 """Times the mean variance: directions with less than that keep their lengths beside each other."""
@@ -34,26 +38,31 @@ class Whitening:
         """Returns what the mean states [n, d] of some samples teach; None: they are all the same.
 
         Each direction is divided by the root of its variance and of DAMPING times the mean
-        variance of all directions together.
+        variance of all directions together; the random ones count as without variance, and are
+        made longer to stand for all that were not learned.
         """
         wide = means.double()
-        mean = wide.mean(0)
+        mean, hidden = wide.mean(0), wide.shape[1]
         centred = (wide - mean) / len(wide) ** 0.5
         # Of rows or columns, the fewer: both have the same variances.
         variances, inside = torch.linalg.eigh(
-            centred @ centred.T if len(wide) < wide.shape[1] else centred.T @ centred
+            centred @ centred.T if len(wide) < hidden else centred.T @ centred
         )
-        variances, inside = variances.flip(0)[:DIRECTIONS], inside.flip(1)[:, :DIRECTIONS]
+        variances, inside = variances.flip(0), inside.flip(1)
         there = variances > LEAST * (mean.square().mean() + variances[0])
         if not bool(there.any()):
             return None
-        variances, inside = variances[there], inside[:, there]
+        most = LEARNED if hidden > DIRECTIONS else DIRECTIONS
+        variances, inside = variances[there][:most], inside[:, there][:, :most]
         directions = inside
-        if len(wide) < wide.shape[1]:
+        if len(wide) < hidden:
             directions = centred.T @ inside / variances.sqrt()
-        mean_variance = centred.square().sum() / wide.shape[1]
-        damped = (variances + DAMPING * mean_variance).sqrt()
-        return cls({"mean": mean.float(), "directions": (directions / damped).float()})
+        damping = DAMPING * centred.square().sum() / hidden
+        others = _beside(directions, min(DIRECTIONS, hidden) - len(variances))
+        scaled = torch.cat(
+            [directions / (variances + damping).sqrt(), others / damping.sqrt()], dim=1
+        )
+        return cls({"mean": mean.float(), "directions": scaled.float()})
 
     @property
     def hidden(self) -> int:
@@ -70,3 +79,18 @@ class Whitening:
         states: Tensor = (means - self._mean) @ self._directions
         lengths: Tensor = torch.linalg.vector_norm(states, dim=1, keepdim=True)
         return states / lengths.clamp_min(1e-30)
+
+
+def _beside(directions: Tensor, count: int) -> Tensor:
+    """Returns random directions [d, count] at right angles to all given [d, m] and each other.
+
+    Their length makes lengths in them those in all directions that are not given, on average.
+    """
+    hidden, learned = directions.shape
+    draws = np.random.Generator(np.random.Philox(key=0)).standard_normal((hidden, count))
+    others = torch.from_numpy(draws).to(directions.device, directions.dtype)
+    for _ in range(2):  # the second time for what rounding left
+        others = others - directions @ (directions.T @ others)
+    basis: Tensor = torch.linalg.qr(others)[0]
+    basis *= ((hidden - learned) / max(1, count)) ** 0.5
+    return basis

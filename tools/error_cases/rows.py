@@ -157,6 +157,7 @@ IMAGES = [
     _image(f"data:image/png;base64,{DOT}"),
     _image(3),
     _image({"size": 3}),
+    _image({"image_blake2b": "0" * 32, "size": [1, 1], "path": "/photos/a.png"}),
     _image({"bytes": "no base64!"}),
     _image({"bytes": [1, 900]}),
     _image({"bytes": 3}),

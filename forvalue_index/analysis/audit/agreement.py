@@ -6,59 +6,13 @@ positions of the trusted rows follow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
+from forvalue_index.analysis.audit.unit_vectors import Floats, Positions, Vectors
 from forvalue_index.store.similar import most_similar
-from forvalue_index.store.snapshot import Snapshot
 
 _ROUNDS = 8  # how often the rows that agree less than their neighbours are left out
-_BLOCK = 512  # rows whose neighbours' vectors are in memory at a time
-
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
-Vectors = NDArray[np.float32]
-
-
-class UnitVectors:
-    """The unit vectors of training rows, read when needed, and of trusted rows."""
-
-    def __init__(
-        self, view: Snapshot, ids: NDArray[np.int64], known: NDArray[np.float32] | None = None
-    ) -> None:
-        """Takes the index and the ids of the training rows; `known`: vectors of trusted rows."""
-        self._view, self._ids = view, ids
-        self.count, dim = len(ids), view.dim
-        self.known = np.zeros((0, dim), np.float32) if known is None else unit(known)
-        total = np.zeros(dim)
-        for _, vectors in self._blocks():
-            total += vectors.sum(0, dtype=np.float64)
-        self.mean = total / len(ids)  # of the training rows
-
-    def __call__(self, positions: Positions) -> Vectors:
-        """Returns the vectors at `positions` [m], [m, dim]."""
-        out = np.empty((len(positions), len(self.mean)), np.float32)
-        stored = positions < self.count
-        out[stored] = unit(self._view.vectors(self._ids[positions[stored]]))
-        out[~stored] = self.known[positions[~stored] - self.count]
-        return out
-
-    def with_the_rest(self) -> Floats:
-        """Returns the cosine of every training row with the mean of all others, [n]."""
-        out = np.empty(self.count)
-        for part, vectors in self._blocks():
-            others = self.mean * self.count - vectors
-            lengths = np.maximum(np.linalg.norm(others, axis=1), 1e-30)
-            out[part] = np.einsum("nd,nd->n", vectors, others) / lengths
-        return out
-
-    def _blocks(self) -> Iterator[tuple[slice, Vectors]]:
-        at = 0
-        for block, vectors in self._view.blocks(self._ids):
-            yield slice(at, at + len(block)), unit(vectors)
-            at += len(block)
 
 
 def nearest(
@@ -82,32 +36,6 @@ def nearest(
             others = others[others != row][:k]
             result[row, : len(others)] = others
     return result
-
-
-def cosines(vectors: UnitVectors, near: Positions) -> tuple[Vectors, Vectors]:
-    """Returns the cosines of rows with those at `near`, [n, k]: plain, and centred.
-
-    Centred: after the mean of all training rows was subtracted. 0 where `near` is -1.
-    """
-    plain, centred = np.zeros(near.shape, np.float32), np.zeros(near.shape, np.float32)
-    for start in range(0, len(near), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        own = vectors(np.arange(start, min(start + _BLOCK, len(near))))
-        plain[part], centred[part] = cosines_with(vectors, own, near[part])
-    return plain, centred
-
-
-def cosines_with(vectors: UnitVectors, own: Vectors, near: Positions) -> tuple[Vectors, Vectors]:
-    """Returns the cosines of the unit vectors `own` [m, dim] with those at `near` [m, k].
-
-    Plain and centred, as `cosines`.
-    """
-    shift = vectors.mean.astype(np.float32)
-    others = vectors(np.maximum(near, 0).ravel()).reshape(*near.shape, -1)
-    there = near >= 0
-    plain = np.einsum("nd,nkd->nk", own, others)
-    centred = np.einsum("nd,nkd->nk", unit(own - shift), unit(others - shift))
-    return plain * there, centred * there
 
 
 def agreement(centred: Vectors, near: Positions) -> Floats:
@@ -149,9 +77,3 @@ def reliable_rows(agreed: Floats, near: Positions, count: int) -> NDArray[np.boo
     reliable = np.ones(count, np.bool_)
     reliable[:n] = agreed >= np.nanmedian(around, 1)
     return reliable
-
-
-def unit(vectors: NDArray[np.floating]) -> Vectors:
-    """Returns vectors scaled to length 1, [..., dim]."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, 1e-30), np.float32)

@@ -11,20 +11,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.analysis.audit.agreement import (
+from forvalue_index.analysis.audit.agreement import agreement_with, nearest, reliable_rows
+from forvalue_index.analysis.audit.estimate import LEAST, Estimate, estimate
+from forvalue_index.analysis.audit.prompts import Prompts, bare, first_scored, has_prompt
+from forvalue_index.analysis.audit.suspicion import suspicion_of
+from forvalue_index.analysis.audit.unit_vectors import (
     Floats,
     Positions,
     UnitVectors,
     Vectors,
-    agreement_with,
-    cosines_with,
-    nearest,
-    reliable_rows,
     unit,
 )
-from forvalue_index.analysis.audit.estimate import LEAST, Estimate, estimate
-from forvalue_index.analysis.audit.prompts import Prompts, bare, first_scored, has_prompt
-from forvalue_index.analysis.audit.suspicion import suspicion_of
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.records import Sample
 
@@ -145,7 +142,7 @@ def _centred_cosines(
     index: InfluenceIndex, samples: Sequence[Sample], vectors: UnitVectors, near: Positions
 ) -> Vectors:
     """Returns the centred cosines of samples with the rows at `near`, [m, k]."""
-    return cosines_with(vectors, unit(index.vectors(list(samples))), near)[1]
+    return vectors.cosines_of(unit(index.vectors(list(samples))), near)
 
 
 def _neighbours_of_trusted(around: Around) -> Positions:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.analysis.audit.agreement import unit
+from forvalue_index.analysis.audit.unit_vectors import unit
 from forvalue_index.data.row_text import texts_of
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.records import Progress, Sample

@@ -14,18 +14,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from forvalue_index.analysis.audit.agreement import (
-    Floats,
-    UnitVectors,
-    agreement,
-    cosines,
-    nearest,
-)
+from forvalue_index.analysis.audit.agreement import agreement, nearest
 from forvalue_index.analysis.audit.estimate import Estimate
 from forvalue_index.analysis.audit.exchange import Around, estimate_wrong, untrusted
 from forvalue_index.analysis.audit.prompts import read_prompts
 from forvalue_index.analysis.audit.suspicion import suspicion_in
 from forvalue_index.analysis.audit.twins import Twin, find_twins
+from forvalue_index.analysis.audit.unit_vectors import Floats, UnitVectors
 from forvalue_index.analysis.field_values import NONE, field_values, label
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.sources import Data
@@ -110,12 +105,12 @@ def score_rows(
         states = np.concatenate([prompts.states, states])
         vectors = UnitVectors(view, ids, index.vectors(known) if known else None)
         near = nearest(states, classes, np.arange(len(states)), n, NEIGHBOURS)
-        plain, centred = cosines(vectors, near)
+        plain, centred = vectors.cosines(near)
         agreed = agreement(centred, near)
         scores, guides = {"disagreement": -agreed}, None
         if known:
             guides = nearest(states, classes, np.arange(n, len(states)), n, GUIDES)
-            scores["untrusted"] = untrusted(cosines(vectors, guides)[1], guides)
+            scores["untrusted"] = untrusted(vectors.cosines(guides)[1], guides)
         gain = prompts.bare - figures.loss
         if not np.isnan(gain).all():
             # The mean over many tokens varies less: it is compared in its standard errors.

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from forvalue_index.analysis.audit.agreement import Floats
 from forvalue_index.analysis.audit.estimate import place_among
+from forvalue_index.analysis.audit.unit_vectors import Floats
 
 
 def suspicion_in(scores: dict[str, Floats], loss: Floats) -> Floats:

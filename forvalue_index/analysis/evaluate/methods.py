@@ -48,7 +48,7 @@ def influence_scores(
     queries = list(queries)
     lengths = np.array([item.norm for item in stored])
     n_scored = np.array([item.n_scored for item in stored])
-    vectors = index.vectors(queries)
+    vectors = index.query_vectors(queries)
     for name, scores in by_metric(index.scores(queries, vectors=vectors)[1], lengths, n_scored):
         yield f"stored {name}", scores
     for metric in METRICS.values():

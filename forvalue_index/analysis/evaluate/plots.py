@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forvalue_index.data.upload import Destination, suffix_of
 from forvalue_index.data.writers import complete
 from forvalue_index.errors import DependencyError, InputError
 
@@ -16,15 +17,15 @@ OURS, OTHERS = "#2a6f97", "#adb5bd"
 INFLUENCE = ("stored", "exact", "audit", "balanced", "kfac", "raw", "value")
 
 
-def require_plots(path: Path) -> None:
-    """Checks that a chart can be written to `path`.
+def require_plots(place: Destination) -> None:
+    """Checks that a chart can be written to a file or URL.
 
     Raises:
         DependencyError: the library is not installed.
         InputError: the name does not end in .png.
     """
-    if path.suffix.lower() != ".png":
-        raise InputError(f"--plot {path}: the plot is a PNG file, so its name must end in .png")
+    if suffix_of(place).lower() != ".png":
+        raise InputError(f"--plot {place}: the plot is a PNG file, so its name must end in .png")
     try:
         import matplotlib  # noqa: F401
     except ImportError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from forvalue_index.cli.options.model import OpenOptions, opening_options
 from forvalue_index.cli.options.output import json_option, plot_option
 from forvalue_index.cli.options.study import exact_option, gradient_option, queries_option
 from forvalue_index.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from forvalue_index.data.upload import Destination
 
 
 @click.command()
@@ -39,7 +42,7 @@ def identify(
     exact: bool,
     gradient: bool,
     seed: int,
-    plot: Path | None,
+    plot: Destination | None,
     as_json: bool,
     opening: OpenOptions,
 ) -> None:
@@ -54,8 +57,10 @@ def identify(
     Example:
       forvalue evaluate identify --index my.index --data test.jsonl --class-field task --exact
     """
+    from forvalue_index.data.upload import require_writable
     from forvalue_index.index import InfluenceIndex
 
+    require_writable([plot], source.allow_remote)
     rows = source.rows(data)
     with InfluenceIndex.open(directory, **opening) as index, progress_bar() as progress:
         result = index.evaluate.identify(
@@ -73,4 +78,12 @@ def identify(
         f"{result.dim:,} numbers per vector; ± standard error over the queries"
     )
     columns = {"auc": "AUC", "recall": "recall"}
-    show(result, columns, note, title="Identifying the class", as_json=as_json, plot=plot)
+    show(
+        result,
+        columns,
+        note,
+        title="Identifying the class",
+        as_json=as_json,
+        plot=plot,
+        allow_remote=source.allow_remote,
+    )

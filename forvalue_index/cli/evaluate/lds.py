@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from forvalue_index.cli.options.study import (
 )
 from forvalue_index.cli.progress import progress_bar
 from forvalue_index.config import RECIPES, ModelConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from forvalue_index.data.upload import Destination
 
 
 @click.command()
@@ -76,7 +79,7 @@ def lds(
     at: str,
     seed: int,
     gradient: bool,
-    plot: Path | None,
+    plot: Destination | None,
     as_json: bool,
     device: str | None,
 ) -> None:
@@ -92,8 +95,10 @@ def lds(
     """
     from forvalue_index.analysis.evaluate import lds as study
     from forvalue_index.analysis.evaluate.subsets import SubsetConfig
+    from forvalue_index.data.upload import require_writable
     from forvalue_index.model.language_model import load_model
 
+    require_writable([plot], source.allow_remote)
     rows = source.rows(data)  # what is wrong with the rows is reported before a model is loaded
     format = format_for(rows, fields)
     whole = DataOptions(split=None, subset=None, allow_remote=source.allow_remote)
@@ -124,4 +129,12 @@ def lds(
     if result.noise is not None:
         note += f"; another seed alone moves it by {number(result.noise)}"
     title = "Linear datamodeling score"
-    show(result, {"lds": "LDS"}, note, title=title, as_json=as_json, plot=plot)
+    show(
+        result,
+        {"lds": "LDS"},
+        note,
+        title=title,
+        as_json=as_json,
+        plot=plot,
+        allow_remote=source.allow_remote,
+    )

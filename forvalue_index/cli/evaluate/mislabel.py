@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +21,9 @@ from forvalue_index.cli.options.study import (
 )
 from forvalue_index.cli.progress import progress_bar
 from forvalue_index.config import ModelConfig, TrainConfig, VectorConfig
+
+if TYPE_CHECKING:
+    from forvalue_index.data.upload import Destination
 
 
 @click.command()
@@ -65,7 +67,7 @@ def mislabel(
     seeds: int,
     exact: bool,
     gradient: bool,
-    plot: Path | None,
+    plot: Destination | None,
     as_json: bool,
     device: str | None,
 ) -> None:
@@ -81,8 +83,10 @@ def mislabel(
       forvalue evaluate mislabel --model my-model --data train.jsonl --class-field task --share 0.4
     """
     from forvalue_index.analysis.evaluate import mislabel as study
+    from forvalue_index.data.upload import require_writable
     from forvalue_index.model.language_model import load_model
 
+    require_writable([plot], source.allow_remote)
     rows = source.rows(data)  # what is wrong with the rows is reported before a model is loaded
     format = format_for(rows, fields)
     with progress_bar() as progress:
@@ -106,4 +110,12 @@ def mislabel(
     )
     columns = {"auc": "AUC", "precision": "precision"}
     title = f"Finding wrong rows, {share:.0%} of all"
-    show(result, columns, note, title=title, as_json=as_json, plot=plot)
+    show(
+        result,
+        columns,
+        note,
+        title=title,
+        as_json=as_json,
+        plot=plot,
+        allow_remote=source.allow_remote,
+    )

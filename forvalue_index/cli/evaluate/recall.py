@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from forvalue_index.cli.options.model import OpenOptions, opening_options
 from forvalue_index.cli.options.output import json_option, plot_option
 from forvalue_index.cli.options.study import exact_option, gradient_option, queries_option
 from forvalue_index.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from forvalue_index.data.upload import Destination
 
 
 @click.command()
@@ -42,7 +45,7 @@ def recall(
     exact: bool,
     gradient: bool,
     seed: int,
-    plot: Path | None,
+    plot: Destination | None,
     as_json: bool,
     opening: OpenOptions,
 ) -> None:
@@ -56,8 +59,10 @@ def recall(
     Example:
       forvalue evaluate recall --index my.index --data questions.jsonl --gold-field fact
     """
+    from forvalue_index.data.upload import require_writable
     from forvalue_index.index import InfluenceIndex
 
+    require_writable([plot], source.allow_remote)
     rows = source.rows(data)
     with InfluenceIndex.open(directory, **opening) as index, progress_bar() as progress:
         result = index.evaluate.recall(
@@ -77,4 +82,12 @@ def recall(
         "vector; recall@gold: share of the n sources found among the first n; ± standard error "
         "over the queries"
     )
-    show(result, columns, note, title="Finding the sources", as_json=as_json, plot=plot)
+    show(
+        result,
+        columns,
+        note,
+        title="Finding the sources",
+        as_json=as_json,
+        plot=plot,
+        allow_remote=source.allow_remote,
+    )

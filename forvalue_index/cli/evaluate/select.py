@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from forvalue_index.cli.options.study import (
 )
 from forvalue_index.cli.progress import progress_bar
 from forvalue_index.config import TrainConfig
+
+if TYPE_CHECKING:
+    from forvalue_index.data.upload import Destination
 
 
 @click.command()
@@ -47,7 +50,7 @@ def select(
     seeds: int,
     exact: bool,
     gradient: bool,
-    plot: Path | None,
+    plot: Destination | None,
     as_json: bool,
     opening: OpenOptions,
 ) -> None:
@@ -61,8 +64,10 @@ def select(
     Example:
       forvalue evaluate select --index my.index --data targets.jsonl --budget 500
     """
+    from forvalue_index.data.upload import require_writable
     from forvalue_index.index import InfluenceIndex
 
+    require_writable([plot], source.allow_remote)
     rows = source.rows(data)
     with InfluenceIndex.open(directory, **opening) as index, progress_bar() as progress:
         result = index.evaluate.select(
@@ -81,4 +86,12 @@ def select(
         f"error over {result.seeds} seeds"
     )
     title = f"Fine-tuning on {budget} rows"
-    show(result, {"loss": "held-out loss"}, note, title=title, as_json=as_json, plot=plot)
+    show(
+        result,
+        {"loss": "held-out loss"},
+        note,
+        title=title,
+        as_json=as_json,
+        plot=plot,
+        allow_remote=source.allow_remote,
+    )

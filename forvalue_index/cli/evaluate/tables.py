@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -13,6 +12,7 @@ from forvalue_index.cli import render
 
 if TYPE_CHECKING:
     from forvalue_index.analysis.evaluate.metrics import Figure
+    from forvalue_index.data.upload import Destination
 
 
 def show(
@@ -22,7 +22,8 @@ def show(
     *,
     title: str,
     as_json: bool,
-    plot: Path | None = None,
+    plot: Destination | None = None,
+    allow_remote: bool = False,
 ) -> None:
     """Prints the methods of a result as a table or as JSON, and draws them.
 
@@ -32,12 +33,15 @@ def show(
         note: what the figures mean, below the table.
         title: of the chart.
         as_json: print the whole result instead.
-        plot: file of the chart.
+        plot: file or URL of the chart.
+        allow_remote: whether that may be on another machine.
     """
     if plot is not None:
         from forvalue_index.analysis.evaluate.plots import bars
+        from forvalue_index.data.upload import written
 
-        bars(plot, result.methods, columns, title)
+        with written(plot, allow_remote) as file:
+            bars(file, result.methods, columns, title)
     if as_json:
         render.json_line(asdict(result))
         return

@@ -102,12 +102,23 @@ def data_options(command: F) -> F:
     return grouped(command, DATA, "source", DataOptions)
 
 
-def content(_: click.Context, param: click.Parameter, path: Path | None) -> str | None:
+def content(context: click.Context, param: click.Parameter, path: Path | None) -> str | None:
     """Returns the text of the file that an option names; - is standard input."""
+    return None if path is None else _text(path, param.get_error_hint(context))
+
+
+def content_at(name: str, option: str, allow_remote: bool) -> str:
+    """Returns the text of the file, or at the URL, that an option names; - is standard input."""
+    from forvalue_index.data.fetch import fetched_text, is_url
+
+    return fetched_text(name, allow_remote) if is_url(name) else _text(Path(name), f"'{option}'")
+
+
+def _text(path: Path, hint: str) -> str:
     if path == Path("-"):
         return sys.stdin.read()
     try:
-        return None if path is None else read_text(path)
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise click.BadParameter(f"cannot read {path}: {reason}", param=param) from None
+        raise click.BadParameter(f"cannot read {path}: {reason}", param_hint=hint) from None

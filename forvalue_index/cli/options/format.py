@@ -192,7 +192,9 @@ def format_for(rows: Rows, fields: dict[str, Any]) -> FormatConfig:
         return format if "image_field" in fields else _with_images(format, rows)
     guessed, words = guess_format(rows, format, images="image_field" not in fields)
     if guessed != format:  # not the default names
-        render.notes.print(f"Reading {words}, as the field names suggest", markup=False)
+        render.notes.print(
+            f"Reading {words}, as the field names suggest", markup=False, soft_wrap=True
+        )
     return replace(guessed, template=format.template or guessed.template)
 
 

@@ -69,18 +69,18 @@ def k_option(default: int, help: str, *, least: int = 1) -> Option:
     )
 
 
-def _chart(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
-    """Checks, before any work, that a chart can be written."""
-    if path is not None:
+def _chart(ctx: click.Context, param: click.Parameter, name: str | None) -> Destination | None:
+    """Checks, before any work, that a chart can be made, and that it is a PNG file."""
+    place = output_of(ctx, param, name)
+    if place is not None:
         from forvalue_index.analysis.evaluate.plots import require_plots
 
-        require_plots(path)
-    return path
+        require_plots(place)
+    return place
 
 
 plot_option = click.option(
     "--plot",
-    type=click.Path(path_type=Path),
     callback=_chart,
     metavar="FILE",
     help="Also draw the table, as a PNG file.",
