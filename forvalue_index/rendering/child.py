@@ -19,6 +19,12 @@ TODAY = datetime(2024, 7, 26)
 """The day that a chat template is told when it asks: vectors of two days must meet."""
 
 
+class _Today:
+    """Stands for `datetime` where transformers asks for the day."""
+
+    now = staticmethod(lambda: TODAY)
+
+
 def main() -> None:
     """Answers requests until there are no more."""
     out = os.fdopen(os.dup(1), "wb")
@@ -53,7 +59,7 @@ def _load(kind: str, n_bytes: int) -> None:
     for kind_of in (resource.RLIMIT_CPU, resource.RLIMIT_AS):
         _limit(kind_of, None)
     if kind == "chat":
-        import transformers.utils.chat_template_utils  # noqa: F401
+        _fix_day()
     else:
         import jinja2.sandbox  # noqa: F401
     _loaded.add(kind)
@@ -61,6 +67,22 @@ def _load(kind: str, n_bytes: int) -> None:
         with open("/proc/self/statm") as file:  # noqa: PTH123
             now = int(file.read().split()[0]) * resource.getpagesize()
         _limit(resource.RLIMIT_AS, now + n_bytes)
+
+
+def _fix_day() -> None:
+    """Has transformers tell chat templates `TODAY`.
+
+    Raises:
+        RuntimeError: it asks for the day in a way that is not known.
+    """
+    from transformers.utils import chat_template_utils
+
+    module: Any = chat_template_utils
+    module.datetime = _Today
+    asking = "{{ strftime_now('%Y-%m-%d') }}"
+    (told,), _ = module.render_jinja_template(conversations=[[]], chat_template=asking)
+    if told != f"{TODAY:%Y-%m-%d}":
+        raise RuntimeError("this version of transformers tells the day in an unknown way")
 
 
 _loaded: set[str] = set()
@@ -99,7 +121,6 @@ def _answer(request: dict[str, Any], compiled: list[Any]) -> dict[str, Any]:
         return {"text": template.render(values)}
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    values = values | {"strftime_now": TODAY.strftime}
     written: Any = render_jinja_template(chat_template=template, **values)
     (text,), marks = written
     return {"text": text, "marks": marks[0] if marks else []}
