@@ -178,7 +178,7 @@ TEMPLATES = {
     "chat.jinja": "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}",
     "half.jinja": "{% if %}",
     "missing.jinja": "{{ nothing }}",
-    "moving.jinja": "{% for m in messages %}{{ messages | length }}{{ m.content }}{% endfor %}",
+    "moving.jinja": "{% for m in messages %}{{ messages[-1].content }}{{ m.content }}{% endfor %}",
     "failing.jinja": "{{ prompt / 3 }}",
     "refusing.jinja": "{{ raise_exception('roles must alternate') }}",
     "silent.jinja": "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}"
