@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from forvalue_index.vectors import projection as projections
 from forvalue_index.vectors.projection import Moments, Projection, hadamard
 
 CPU = torch.device("cpu")
 BLOCKS, WIDTH = 6, 8
+
+
+@pytest.fixture(autouse=True)
+def _rest_of_few_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that sketches may be small."""
+    monkeypatch.setattr(projections, "FEWEST", 1)
 
 
 def sketches(n: int, seed: int = 0) -> torch.Tensor:
@@ -96,6 +103,13 @@ def test_rows_like_the_learned_ones_have_nothing_of_the_rest() -> None:
     unlike = torch.randn(8, BLOCKS * WIDTH)
     few, many = (some(unlike)[0].norm(dim=1) for some in (Projection(old), told))
     assert (many > 1.02 * few).all()
+
+
+def test_few_numbers_have_no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projections, "FEWEST", 6)
+    rows = sketches(60)
+    assert "rest_signs" not in Projection.fit(moments_of(rows), 23, 0).tensors
+    assert "rest_signs" in Projection.fit(moments_of(rows), 24, 0).tensors
 
 
 def test_an_older_projection_has_no_rest() -> None:

@@ -47,11 +47,11 @@ def json_lines(
         before: lines that end before the byte that precedes them.
     """
     with open_bytes(path) as file:
+        start = 0
         if within is not None and within[0]:
             file.seek(within[0] - 1)
-            file.readline()  # which started earlier
+            start = within[0] - 1 + len(file.readline())  # of a line that started earlier
             before += 1
-        start = file.tell()
         for number, line in enumerate(file, start=before + 1):
             if within is not None and start >= within[1]:
                 break

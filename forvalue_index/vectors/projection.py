@@ -24,8 +24,8 @@ CANDIDATES, LEAST = 4, 16
 """Directions of a block among which it is chosen: for each that blocks are given on average, and
 at least."""
 
-REST = 4
-"""One in so many numbers is for the rest."""
+REST, FEWEST = 4, 64
+"""One in so many numbers is for the rest, if these are so many: sums in fewer are only noise."""
 
 FADING = 2
 """Power of what the rest is multiplied by, 1 - share / usual: see `Projection.expecting`."""
@@ -100,7 +100,7 @@ class Projection:
             values, vectors = _principal(
                 moments.shrunk(), max(LEAST, CANDIDATES * dim // blocks), draws
             )
-            rest = dim // REST
+            rest = dim // REST if dim // REST >= FEWEST else 0
             best = torch.argsort(values.flatten(), descending=True, stable=True)[: dim - rest]
             chosen = torch.zeros_like(values, dtype=torch.bool).view(-1)
             chosen[best] = True
