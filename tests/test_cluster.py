@@ -196,9 +196,7 @@ def test_analysis_by_actors_finds_what_it_finds_here(
             assert engine.get(searcher.actors[0][1].process.remote()) != pid
 
 
-def test_a_value_without_a_shard_is_an_error_that_names_it(
-    built: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_value_without_a_shard_is_an_error_that_names_it(built: Path) -> None:
     import ray
 
     with InfluenceIndex.open(built) as index, index.on_ray(partial=True):

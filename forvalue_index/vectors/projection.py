@@ -5,9 +5,8 @@ from second moments that are summed while sketches are read; the directions of a
 for three quarters of a vector's numbers by their energy. What lies outside of these directions, the
 rest, is added up with random signs in the last quarter. It counts where a row has less in the
 directions than is usual: sums with random signs are noise beside what was learned, and the only
-signal where nothing was. Then all numbers are rotated, so that each
-is a sum of many and nearly normal, as `codes.py` wants them. This module knows neither samples nor
-codes.
+signal where nothing was. Then all numbers are rotated, so that each is a sum of many and nearly
+normal, as `codes.py` wants them. This module knows neither samples nor codes.
 """
 
 from __future__ import annotations
@@ -122,7 +121,7 @@ class Projection:
         Args:
             sketches: of rows like those that were learned from, but not learned from, [n, S] each.
         """
-        shares = [self(some)[1] for some in sketches] if self._rest is not None else []
+        shares = [self._inside(some)[1] for some in sketches] if self._rest is not None else []
         if not shares:
             return self
         usual = torch.cat(shares).mean().clamp_min(1e-6)[None]
@@ -134,19 +133,20 @@ class Projection:
         return self._signs.shape[1]
 
     def __call__(self, sketches: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the vectors [n, dim] of sketches [n, S], and what share of their energy [n] lies
-        in the directions.
-        """
+        """Returns the vectors [n, dim] of sketches [n, S], and the share in the directions [n]."""
+        inside, share = self._inside(sketches)
+        if self._rest is not None:
+            inside = torch.cat([inside, self._folded(sketches, inside, share)], 1)
+        return self._rotated(inside), share
+
+    def _inside(self, sketches: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what sketches [n, S] have in the directions, and what share of their energy."""
         inside = sketches
         if self._directions:
             width = self._directions[0][1].shape[1]
             rows = sketches.view(len(sketches), -1, width)
             inside = torch.cat([rows[:, i] @ part.T for i, part in self._directions], 1)
-        energy = sketches.square().sum(1).clamp_min(1e-30)
-        share = inside.square().sum(1) / energy
-        if self._rest is not None:
-            inside = torch.cat([inside, self._folded(sketches, inside, share)], 1)
-        return self._rotated(inside), share
+        return inside, inside.square().sum(1) / sketches.square().sum(1).clamp_min(1e-30)
 
     def _folded(self, sketches: Tensor, inside: Tensor, share: Tensor) -> Tensor:
         """Returns what sketches [n, S] have outside of the directions, in few numbers [n, rest].
