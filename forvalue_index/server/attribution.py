@@ -104,6 +104,8 @@ class Attribution:
 
     def named(self, sample: Sample, hits: Sequence[Hit], stop: Stop) -> list[Json]:
         """Returns hits with their tokens and what each contributed."""
+        if not hits:
+            return []
         passages = contributions(self._index.session, sample, hits, None, stop.check)
         return [self._reader.hit(*pair) for pair in zip(hits, passages, strict=True)]
 

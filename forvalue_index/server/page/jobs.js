@@ -16,7 +16,7 @@ export async function followed(id, box, signal) {
     if (job.state === "done") break;
     if (job.state === "failed") throw ended(box, job.error ?? "The work failed: its server's log says why.");
     if (job.state === "cancelled") throw ended(box, "Cancelled. Start it again when you want.");
-    if (job.total > 0) bar.value = job.done / job.total;
+    if (job.done < job.total) bar.value = job.done / job.total;
     else bar.removeAttribute("value");
     says.textContent = told(job);
     await paused(signal);
@@ -50,7 +50,8 @@ function told({ state, stage, done, total, seconds }) {
       : "";
   const title = stage === "" ? "Working" : stage[0].toUpperCase() + stage.slice(1);
   if (done === 0 && total === 0) return `${title}\u2026`;
-  return `${title}: ${done.toLocaleString("en")}${of}${left}`;
+  const rest = total > 0 && done >= total ? "; working out the rest\u2026" : "";
+  return `${title}: ${done.toLocaleString("en")}${of}${left}${rest}`;
 }
 
 function duration(seconds) {
