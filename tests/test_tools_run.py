@@ -365,13 +365,17 @@ def test_make_picture(tool: Tool, tmp_path: Path) -> None:
 
 def test_bench_sign(tool: Tool, model_dir: Path, tmp_path: Path, rows: list[Row]) -> None:
     data = write(tmp_path / "rows.jsonl", rows)
-    small = ("--rows", 4, "--asked", 2, "--fit", 8, "--max-length", 64)
+    small = ("--rows", 4, "--asked", 2, "--fit", 8, "--hits", 2, "--max-length", 64)
     kept = ("--results", tmp_path / "found.json")
     tool("bench_sign", model_dir, "--data", data, "--queries", data, *small, *kept)
     found = json.loads((tmp_path / "found.json").read_text())
     # Of this step the closed form is the derivative.
-    exact = [one for one in found if (one["step"], one["method"]) == ("head", "raw")]
-    assert (exact[0]["sign"], exact[0]["rank"]) == pytest.approx((1, 1))
+    pairs, hits = (
+        next(one for one in found[kind] if (one["step"], one["method"]) == ("head", "raw"))
+        for kind in ("pairs", "hits")
+    )
+    assert (pairs["sign"], pairs["rank"]) == pytest.approx((1, 1))
+    assert hits["first"] == 1  # the queries are among the rows
 
 
 @pytest.mark.parametrize("name", ["bench_peers", "walk_trainer", "check_versions"])
