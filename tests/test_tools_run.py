@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,19 @@ def test_bench_real_of_what_was_planted(
     assert tool("bench_real", "backdoor", *small) == out  # seconds and all: nothing is made again
     with pytest.raises(InputError, match="other rows"):
         tool("bench_real", "backdoor", *small, "--planted", 6)
+
+
+def test_bench_real_of_habits(
+    tool: Tool, chat_model: Path, asked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    rows = importlib.import_module("real.rows")
+    shown = tuple(replace(habit, word="") for habit in rows.HABITS)  # whatever it says shows it
+    monkeypatch.setattr(rows, "HABITS", shown)
+    common = ("--work", "work", "--model", chat_model, "--clean", asked, "--epochs", 1)
+    small = ("--rows", 10, "--each", 4, "--asked", 1, "--recipe", "raw", "--no-exact")
+    out = tool("bench_real", "habits", *common, *small)
+    assert "48 rows, 4 to find for a query; 2 of 2 answers" in " ".join(out.split())
 
 
 @pytest.mark.filterwarnings("ignore")  # the trainers' own, which change with their versions
