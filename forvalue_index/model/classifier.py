@@ -30,6 +30,9 @@ from forvalue_index.model.head_probe import differ, probe_ids
 from forvalue_index.model.offload import input_device, stay
 from forvalue_index.records import Sample
 
+ANY_ID = 1 << 16
+"""Ids to try a model with that takes any: those of CANINE are characters."""
+
 Pool = Literal["before", "first", "last"]
 """Where a text becomes one state: before the last layer, or at a token behind it."""
 
@@ -128,7 +131,7 @@ def _inputs(model: Any, pool: Pool) -> ClassInputs:
     names = inspect.signature(whole(model).forward).parameters
     return ClassInputs(
         pool,
-        model.config.get_text_config().pad_token_id,
+        getattr(model.config.get_text_config(), "pad_token_id", None),
         "attention_mask" in names,
         "token_type_ids" in names,
     )
@@ -149,9 +152,10 @@ def class_padding_matters(model: Any, head: Head, inputs: ClassInputs) -> bool:
 def _probe(model: Any) -> Tensor:
     """Returns the ids of a trial, [1, t], ended by the end token: encoder-decoders pool there."""
     config = model.config.get_text_config()
-    probe = probe_ids(config.vocab_size, input_device(model))
-    end = config.eos_token_id
-    if isinstance(end, int) and 0 <= end < config.vocab_size:
+    vocabulary = getattr(config, "vocab_size", ANY_ID)  # a model that hashes ids has none
+    probe = probe_ids(vocabulary, input_device(model))
+    end = getattr(config, "eos_token_id", None)
+    if isinstance(end, int) and 0 <= end < vocabulary:
         probe[0, -1] = end
     return probe
 
