@@ -52,12 +52,13 @@ class Attribution:
         if asked.row is not None and asked.instead is not None:
             sample = self._index.instead(sample, asked.instead)
         if asked.characters is not None:
-            if asked.row is not None or asked.instead is not None:
-                raise HttpError(
-                    422, '"characters" go with a "response" or a "text" alone: give "span"'
-                )
-            whole = asked.response if asked.text is None else asked.text
-            tokens = self._tokens_of(sample, whole or "", asked.characters)
+            if asked.row is not None:
+                whole = _answer(sample.row, self._index.config.format)
+            else:
+                whole = asked.response if asked.text is None else asked.text
+            if not isinstance(whole, str):
+                raise HttpError(422, 'the answer of the row is not one text: give "span"')
+            tokens = self._tokens_of(sample, whole, asked.characters)
             return self._index.part(sample, tokens=tokens)
         return self._part(sample, asked)
 
@@ -168,14 +169,19 @@ class Attribution:
         Raises:
             HttpError: there are none.
         """
-        texts = pieces(self._index.lm.tokenizer, sample.input_ids.tolist())
-        joined, ends = "".join(texts), np.cumsum([len(text) for text in texts])
+        own, _ = sample.texts[0]  # without what is said instead
+        tokenizer, ids = self._index.lm.tokenizer, sample.input_ids[own].tolist()
+        texts, special = pieces(tokenizer, ids), set(tokenizer.all_special_ids)
+        shown = [
+            "\0" * len(text) if id in special else text for id, text in zip(ids, texts, strict=True)
+        ]
+        joined, ends = "".join(shown), np.cumsum([len(text) for text in texts])
         # A template may drop the space around a response, which is what comes last.
         core = whole if whole in joined else whole.strip()
         start = joined.rfind(core)
         first, end = (place - whole.find(core) + start for place in characters)
         first, end = max(first, start), min(end, start + len(core))
-        chosen = np.zeros(len(texts), bool)
+        chosen = np.zeros(len(sample.input_ids), bool)
         if 0 <= start <= first < end:
             low, high = np.searchsorted(ends, [first, end - 1], side="right")
             while low and not texts[low - 1]:  # earlier tokens of the same character

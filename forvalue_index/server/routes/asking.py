@@ -32,7 +32,7 @@ def asking_routes(service: Service) -> APIRouter:
 
             sample, hits = await service.use_model(request, whole)
         else:
-            sample, vectors = await service.model.encode(request, lambda: attribution.sample(asked))
+            sample, vectors = await service.encode(request, lambda: attribution.sample(asked))
             hits = await service.searching.run(
                 request, lambda _: attribution.find(sample, vectors, asked, asked.opponents)
             )
