@@ -274,6 +274,11 @@ def _tokenizer_hash(tokenizer: Any) -> str:
         value = json.loads(backend.to_str())
         value.pop("truncation", None)  # a use of the tokenizer, not a part of it
         value.pop("padding", None)
+    elif not hasattr(tokenizer, "get_vocab"):
+        raise ModelError(
+            f"the tokenizer is {type(tokenizer).__name__}: give wrap_model(model, tokenizer) that "
+            "of the model, from AutoTokenizer.from_pretrained(...)"
+        )
     else:
         value = [type(tokenizer).__name__, tokenizer.get_vocab()]
     named = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
