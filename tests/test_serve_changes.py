@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from traceback import extract_stack
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from forvalue_index.errors import ModelError
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.server import review, tables
 from forvalue_index.server.app import create_app
+from forvalue_index.server.lane import GoneError, Stop
 from forvalue_index.server.serve import http_server
 
 
@@ -32,11 +35,16 @@ def served(index: InfluenceIndex) -> Iterator[TestClient]:
         yield client
 
 
-def left(address: str, path: str, after: Callable[[], bool]) -> None:
+def left(address: str, path: str, after: Callable[[], bool], body: bytes = b"") -> None:
     """Asks for a path, and goes away without an answer when something has happened."""
+    method = "POST" if body else "GET"
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     port = int(address.rstrip("/").rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port)) as client:
-        client.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        client.sendall(head.encode() + body)
         wait_until(after)
 
 
@@ -59,6 +67,32 @@ def test_a_file_that_nobody_waits_for_is_removed(
         left(address, "/api/export?format=csv", lambda: bool(written))
         wait_until(lambda: not any(folder.iterdir()))
     assert written[0].is_relative_to(folder)
+
+
+@pytest.mark.parametrize("more", [{"exact": True}, {"highlight": True}])
+def test_who_leaves_a_long_run_of_the_model_ends_it(
+    index: InfluenceIndex, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[str] = []
+    check = Stop.check
+
+    def slow(stop: Stop) -> None:
+        inside = any(frame.name in ("scores", "contributions") for frame in extract_stack())
+        if inside:
+            batches.append("one")
+            time.sleep(0.5)  # as a batch of a large model takes
+        try:
+            check(stop)
+        except GoneError:
+            if inside:
+                batches.append("ended")
+            raise
+
+    monkeypatch.setattr(Stop, "check", slow)
+    body = json.dumps(ASKED | more).encode()
+    with listening(index) as address:
+        left(address, "/api/query", lambda: bool(batches), body)
+        wait_until(lambda: "ended" in batches)
 
 
 def test_a_result_whose_rows_are_gone_says_so(served: TestClient, index: InfluenceIndex) -> None:

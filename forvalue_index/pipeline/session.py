@@ -305,13 +305,20 @@ class Session:
         return self.encoder.influence(queries, samples, self.vectoriser.parts)
 
     def exact(
-        self, queries: list[Sample], samples: list[Sample], metric: Metric
+        self,
+        queries: list[Sample],
+        samples: list[Sample],
+        metric: Metric,
+        check: Callable[[], None] = lambda: None,
     ) -> NDArray[np.float64]:
-        """Returns the exact scores of samples under a metric, [queries, samples]."""
+        """Returns the exact scores of samples under a metric, [queries, samples].
+
+        `check` is called before each batch; what it raises ends the pass.
+        """
         from forvalue_index.model.exact_pass import ExactPass
 
         exact = ExactPass(self.encoder, queries, [self.vectoriser.parts])
-        found = exact.scores(samples).pairs[0]
+        found = exact.scores(samples, check).pairs[0]
         sizes = [
             metric.sizes(
                 np.sqrt(np.maximum(squares.astype(np.float64), 0)),

@@ -17,7 +17,8 @@ from forvalue_index.data.preferences import INSTEAD, with_rejected
 from forvalue_index.data.token_text import pieces
 from forvalue_index.metric import metric_of
 from forvalue_index.model.generation import Sampling
-from forvalue_index.pipeline.query import MOST
+from forvalue_index.pipeline.explain import contributions
+from forvalue_index.pipeline.query import MOST, query
 from forvalue_index.records import Hit, QueryVectors, Row, Sample
 from forvalue_index.server.lane import Stop
 from forvalue_index.server.problem import HttpError
@@ -78,35 +79,32 @@ class Attribution:
             )
 
     def find(
-        self, sample: Sample, vectors: QueryVectors | None, asked: Choice, opponents: bool
+        self,
+        sample: Sample,
+        vectors: QueryVectors | None,
+        asked: Choice,
+        opponents: bool,
+        stop: Stop,
     ) -> list[Hit]:
         """Returns the hits of a query; with its vectors [1, dim], the model is not run for them."""
-        return (
-            self._index.query(
-                sample,
-                asked.k,
-                opponents=opponents,
-                metric=asked.metric,
-                where=asked.where,
-                exact=asked.exact,
-                candidates=asked.candidates,
-                flat=asked.flat,
-            )
-            if vectors is None
-            else self._index.find(
-                [sample],
-                vectors,
-                asked.k,
-                opponents=opponents,
-                metric=asked.metric,
-                where=asked.where,
-                flat=asked.flat,
-            )
+        return query(
+            self._index.session,
+            sample,
+            asked.k,
+            opponents,
+            asked.metric,
+            asked.where,
+            asked.exact,
+            asked.candidates,
+            asked.flat,
+            None,
+            vectors,
+            stop.check,
         )
 
-    def named(self, sample: Sample, hits: Sequence[Hit]) -> list[Json]:
+    def named(self, sample: Sample, hits: Sequence[Hit], stop: Stop) -> list[Json]:
         """Returns hits with their tokens and what each contributed."""
-        passages = self._index.contributions(sample, hits) if hits else []
+        passages = contributions(self._index.session, sample, hits, None, stop.check)
         return [self._reader.hit(*pair) for pair in zip(hits, passages, strict=True)]
 
     def explain(self, asked: ExplainRequest, stop: Stop) -> Json:
@@ -148,13 +146,11 @@ class Attribution:
         answer = _answer(sample.row, format)
         emit("answer", {"row": shown, "response": answer, "cut_off": cut})
         stop.check()
-        query = sample
         if asked.instead is not None:
-            query = self._index.instead(query, asked.instead, format=format)
-        query = self._part(query, asked)
-        hits = self.find(query, None, asked, asked.opponents)
-        stop.check()
-        emit("hits", {"row": shown, "hits": self.named(query, hits)})
+            sample = self._index.instead(sample, asked.instead, format=format)
+        sample = self._part(sample, asked)
+        hits = self.find(sample, None, asked, asked.opponents, stop)
+        emit("hits", {"row": shown, "hits": self.named(sample, hits, stop)})
 
     def _part(self, sample: Sample, asked: Asked | AskRequest) -> Sample:
         if asked.span is not None:
