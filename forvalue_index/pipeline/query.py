@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.errors import InputError
 from forvalue_index.metric import Metric, metric_of
 from forvalue_index.pipeline import hybrid
 from forvalue_index.pipeline.session import Queries, Session
-from forvalue_index.records import Hit, QueryVectors, Sample, listed
+from forvalue_index.records import Hit, QueryVectors, Sample, listed, require_count
 from forvalue_index.store.snapshot import Snapshot
 
 RERANKED = 32
@@ -45,8 +44,9 @@ def query(
     `known`: their vectors. `check` is called between batches of candidates that are run for the
     exact form; what it raises ends the work.
     """
-    if k < 1:
-        raise InputError(f"k is {k}, but it is a number of hits: use 1 or more")
+    require_count(k, "k", "hits")
+    if candidates is not None:
+        require_count(candidates, "candidates", "rows")
     metric, conditions = metric_of(metric, exact=exact, linear=opponents), listed(where)
     samples = session.samples(data, format)
     if metric.words:
