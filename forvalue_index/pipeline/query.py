@@ -114,7 +114,32 @@ def exact_scores(
     metric = metric_of(metric, exact=True)
     if metric.by is None:
         return session.influence(queries, samples)
-    return session.exact(queries, samples, metric)
+    return _exact(session, queries, samples, metric)
+
+
+def _exact(
+    session: Session,
+    queries: list[Sample],
+    samples: list[Sample],
+    metric: Metric,
+    check: Callable[[], None] = lambda: None,
+) -> NDArray[np.float64]:
+    """Returns the exact scores of samples under a metric, [queries, samples].
+
+    `check` is called before each batch; what it raises ends the pass.
+    """
+    from forvalue_index.model.exact_pass import ExactPass
+
+    exact = ExactPass(session.encoder, queries, [session.vectoriser.parts])
+    found = exact.scores(samples, check).pairs[0]
+    sizes = [
+        metric.sizes(
+            np.sqrt(np.maximum(squares.astype(np.float64), 0)),
+            np.array([sample.n_scored for sample in some]),
+        )
+        for some, squares in ((queries, exact.query_squares()[0]), (samples, found.squares))
+    ]
+    return found.influence.astype(np.float64) / sizes[0][:, None] / sizes[1]
 
 
 def _likely(
@@ -163,7 +188,7 @@ def _rerank(
         part = slice(start, start + RERANKED)
         pool = np.unique(np.concatenate(ids[part]))
         candidates = session.training_samples(pool.tolist())
-        exact = session.exact(samples[part], candidates, metric, check)
+        exact = _exact(session, samples[part], candidates, metric, check)
         for query, row in enumerate(exact, start):
             own = row[np.searchsorted(pool, ids[query])]
             order = np.lexsort((ids[query], own if opponents else -own))[:k]

@@ -307,30 +307,6 @@ class Session:
         """Returns the exact influence of samples on queries [q, n], by running both forward."""
         return self.encoder.influence(queries, samples, self.vectoriser.parts)
 
-    def exact(
-        self,
-        queries: list[Sample],
-        samples: list[Sample],
-        metric: Metric,
-        check: Callable[[], None] = lambda: None,
-    ) -> NDArray[np.float64]:
-        """Returns the exact scores of samples under a metric, [queries, samples].
-
-        `check` is called before each batch; what it raises ends the pass.
-        """
-        from forvalue_index.model.exact_pass import ExactPass
-
-        exact = ExactPass(self.encoder, queries, [self.vectoriser.parts])
-        found = exact.scores(samples, check).pairs[0]
-        sizes = [
-            metric.sizes(
-                np.sqrt(np.maximum(squares.astype(np.float64), 0)),
-                np.array([sample.n_scored for sample in some]),
-            )
-            for some, squares in ((queries, exact.query_squares()[0]), (samples, found.squares))
-        ]
-        return found.influence.astype(np.float64) / sizes[0][:, None] / sizes[1]
-
 
 def _by_setting(fingerprint: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """Returns a fingerprint in which each setting of the model that both know is an entry.
