@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast
 
 from forvalue_index.errors import InputError, SchemaError
+from forvalue_index.field_types import is_of, require_types, types_of
 
 RECIPES = ("balanced", "kfac", "raw")
 SKETCHES = ("block", "tensor")
@@ -34,6 +35,7 @@ class ModelConfig:
     gguf_file: str | None = None  # in the folder or on the hub; a file's own path needs none
 
     def __post_init__(self) -> None:
+        require_types(self)
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
         if self.task not in TASKS:
@@ -104,8 +106,11 @@ class FormatConfig:
     are honoured or refused. 1: none of these."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         if self.form not in FORMS:
             raise InputError(f"form {self.form!r} of reading rows is not one of {FORMS}")
+        if self.max_length is not None and self.max_length < 1:
+            raise InputError(f"max_length is {self.max_length}: use 1 token or more")
         for argument in self.template_args:
             if not argument.partition("=")[1]:
                 raise InputError(f"template argument {argument!r} is not NAME=VALUE")
@@ -285,12 +290,12 @@ def _read(part: type[_Part], stored: Any) -> _Part:
     unknown = [f"{name} = {value!r}" for name, value in stored.items() if name not in known]
     if unknown:
         raise SchemaError(_newer(", ".join(unknown)))
-    types = get_type_hints(part)
+    types = types_of(cast(Any, part))
     values = {name: _before(field) for name, field in known.items()}
     for name, value in stored.items():
         values[name] = tuple(value) if isinstance(value, list) else value
     for name, value in values.items():
-        if not _is_of(value, types[name]):
+        if not is_of(value, types[name]):
             shown = "nothing" if value is MISSING else repr(value)
             raise SchemaError(_newer(f"{shown} for {name}"))
     try:
@@ -304,12 +309,3 @@ def _newer(what: str) -> str:
         f"the index was made by a newer version of this package, with settings that this one does "
         f"not know ({what}): pip install --upgrade forvalue-index, or build again"
     )
-
-
-def _is_of(value: Any, type_: Any) -> bool:
-    """Whether a value is of the type of a field: one type, several, or a tuple of one."""
-    if get_origin(type_) is tuple:
-        of = get_args(type_)[0]
-        return isinstance(value, tuple) and all(_is_of(item, of) for item in value)
-    wanted = get_args(type_) or (type_,)
-    return type(value) in wanted or (type(value) is int and float in wanted)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from forvalue_index import pipeline
 from forvalue_index.analysis.verbs import AnalysisVerbs
 from forvalue_index.cluster.verbs import ClusterVerbs
-from forvalue_index.pipeline.accessors import IndexAccessors
+from forvalue_index.errors import InputError
+from forvalue_index.pipeline.accessors import Closed, IndexAccessors
 from forvalue_index.records import Hits, QueryVectors, listed
 from forvalue_index.store.verbs import StoreVerbs
 
@@ -52,6 +53,11 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
 
     def __init__(self, session: Session) -> None:
         """`create`, `open` and `build` are the ways to get one."""
+        if isinstance(session, str | Path):
+            raise InputError(
+                f"InfluenceIndex({str(session)!r}) opens nothing: use InfluenceIndex.open(...), or "
+                "InfluenceIndex.build(...) for a new one"
+            )
         self.session = session
         self.store = session.store
         self.config = session.config
@@ -230,6 +236,8 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
         """Closes the catalogue, the segments and the model."""
         self._held.close()
         self.session.close()
+        closed: Any = Closed(self.directory)
+        self.session = self.store = closed
 
     def __enter__(self) -> InfluenceIndex:
         return self
@@ -241,7 +249,15 @@ class InfluenceIndex(IndexAccessors, StoreVerbs, AnalysisVerbs, ClusterVerbs):
         """Number of samples."""
         return len(self.store)
 
+    def __reduce__(self) -> Any:
+        raise InputError(
+            "an open index cannot be copied to another process: give it the directory, and open "
+            "the index there"
+        )
+
     def __repr__(self) -> str:
+        if isinstance(self.session, Closed):
+            return f"<InfluenceIndex {str(self.directory)!r}: closed>"
         name, vector = Path(self.config.model.name).name, self.config.vector
         return (
             f"<InfluenceIndex {str(self.directory)!r}: {len(self):,} samples of {name}, "

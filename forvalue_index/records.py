@@ -221,8 +221,31 @@ class Hits(list[Hit], Tabular):
 
 
 def listed(values: str | Iterable[str]) -> list[str]:
-    """Returns texts as a list; a text that comes alone is one of them, not its letters."""
-    return [values] if isinstance(values, str) else list(values)
+    """Returns texts as a list; a text that comes alone is one of them, not its letters.
+
+    Raises:
+        InputError: one is no text; so a hit's number is not taken for its key.
+    """
+    if isinstance(values, str):
+        return [values]
+    found = list(values) if isinstance(values, Iterable) else [values]
+    for value in found:
+        if not isinstance(value, str):
+            raise InputError(
+                f"{value!r} is {type(value).__name__}, but keys, conditions and words are text"
+            )
+    return found
+
+
+def require_count(value: Any, name: str, what: str) -> None:
+    """Checks that a number of something is a whole number above 0.
+
+    Raises:
+        InputError: it is none.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < 1:
+        raise InputError(f"{name} is {value!r}, but it is a number of {what}: use 1 or more")
 
 
 TOP = 10

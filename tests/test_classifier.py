@@ -16,11 +16,13 @@ from transformers import (
     AutoModelForSequenceClassification,
     BartConfig,
     BertConfig,
+    CanineConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     GPT2Config,
     LlamaConfig,
+    MobileBertConfig,
     ModernBertConfig,
     RobertaConfig,
     T5Config,
@@ -51,6 +53,13 @@ GPT2: dict[str, Any] = {
 }
 KINDS: dict[str, Any] = {
     "bert": BertConfig(**BERT),
+    "mobilebert": MobileBertConfig(  # whose configuration has no end token
+        **BERT | {"hidden_size": 32},
+        embedding_size=16,
+        intra_bottleneck_size=16,
+        true_hidden_size=16,
+    ),
+    "canine": CanineConfig(**BERT),  # whose configuration has no vocabulary
     "roberta": RobertaConfig(**BERT, pad_token_id=1),
     "distilbert": DistilBertConfig(
         vocab_size=VOCABULARY, dim=24, hidden_dim=48, n_layers=2, n_heads=2
@@ -99,9 +108,8 @@ def texts(kind: str, seed: int = 0) -> list[Sample]:
     samples = []
     for number, length in enumerate([4, 19, 7, 7, 30]):
         ids = draws.integers(5, VOCABULARY, length).astype(np.int32)
-        end = KINDS[kind].eos_token_id
         if kind in ("bart", "t5"):  # where they pool
-            ids[-1] = end
+            ids[-1] = KINDS[kind].eos_token_id
         samples.append(
             Sample(
                 key=str(number),
@@ -145,7 +153,7 @@ def test_the_closed_form_is_the_product_of_gradients(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_vector_does_not_depend_on_what_it_is_batched_with(kind: str) -> None:
     lm = wrap_model(classifier(kind), tiny_tokenizer())
-    assert not lm.length_matters
+    assert lm.length_matters == (kind == "canine")  # which reads a text four characters at a time
     samples = texts(kind)
     vectoriser = fit_vectoriser(
         lm, samples, VectorConfig(dim=32, sketch_dim=72), lambda done: None
@@ -207,6 +215,24 @@ def test_an_unknown_class_says_which_there_are() -> None:
         RowError, match="'best' is not one of the model's 3 classes: bad, fair, good"
     ):
         formatter().samples([("f:1", {"text": "ab", "label": "best"})])
+
+
+@pytest.mark.parametrize(("value", "label"), [("1", 0), (1, 0), (3, 2)])
+def test_a_class_that_is_called_by_a_number_is_meant_by_it(value: Any, label: int) -> None:
+    format = FormatConfig(text_field="text", label_field="label")
+    stars = ClassFormatter(tiny_tokenizer(), format, 8, {"1": 0, "2": 1, "3": 2})
+    [sample] = stars.samples([("f:1", {"text": "ab", "label": value})])
+    assert sample.label == label
+    for place in (0, "0"):  # of the class "1", where others may be meant by their names
+        with pytest.raises(RowError, match=r"0 is not one .*: 1, 2, 3 \(names"):
+            stars.samples([("f:1", {"text": "ab", "label": place})])
+
+
+def test_a_class_may_be_called_by_its_own_number() -> None:
+    format = FormatConfig(text_field="text", label_field="label")
+    classes = ClassFormatter(tiny_tokenizer(), format, 8, {"0": 0, "1": 1, "other": 2})
+    rows = [("f:1", {"text": "ab", "label": label}) for label in ("1", 1, "2", 2)]
+    assert [sample.label for sample in classes.samples(rows)] == [1, 1, 2, 2]
 
 
 def test_a_bad_row_can_be_left_out() -> None:

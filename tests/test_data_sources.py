@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +20,7 @@ from helpers.faults import no_file_over
 from helpers.indexes import SMALL, exported
 from helpers.row_files import WRITERS, to_csv, to_folder, to_jsonl
 
-from forvalue_index import InfluenceIndex
+from forvalue_index import FormatConfig, InfluenceIndex
 from forvalue_index.data import hub
 from forvalue_index.data.sources import open_rows
 from forvalue_index.errors import DependencyError, InputError
@@ -99,6 +101,35 @@ def test_rows_of_tables_have_the_form_of_json(tmp_path: Path) -> None:
             {"text": "b", "at": None, "raw": None, "x": None, "turns": None, "ns": None, "d": "y"},
         ),
     ]
+
+
+def test_a_data_set_with_a_transform_has_the_rows_that_it_makes() -> None:
+    stored = datasets.Dataset.from_list([{"text": "a"}, {"text": "b"}])
+    louder = stored.with_transform(lambda batch: {"text": [x.upper() for x in batch["text"]]})
+    places = "data set:row 1", "data set:row 2"
+    assert list(open_rows(louder)) == list(zip(places, [{"text": "A"}, {"text": "B"}], strict=True))
+
+
+def test_rows_that_are_made_anew_each_time_are_refused(tmp_path: Path, lm: LanguageModel) -> None:
+    """Otherwise a vector would be of another row than the one that it is kept with."""
+    numbers = itertools.count()
+    rows = datasets.Dataset.from_list([{"text": f"{i}", "id": f"{i}"} for i in range(9)])
+    random = rows.with_transform(
+        lambda batch: batch | {"text": [f"row {next(numbers)}" for _ in batch["text"]]}
+    )
+    for key in (None, "id"):
+        format = FormatConfig(text_field="text", key_field=key)
+        with pytest.raises(InputError, match="read a second time: it has changed, or is made anew"):
+            InfluenceIndex.build(tmp_path / str(key), random, lm, format=format, vector=SMALL)
+
+
+def test_the_named_index_of_a_frame_is_a_column() -> None:
+    frame = pd.DataFrame({"id": ["x", "y"], "text": ["a", "b"]})
+    [*rows] = [row for _, row in open_rows(frame)]
+    assert [row for _, row in open_rows(frame.set_index("id"))] == rows
+    assert [row for _, row in open_rows(frame.iloc[::-1])] == rows[::-1]
+    with pytest.raises(InputError, match="has two columns named 'id'"):
+        open_rows(frame.set_index("id").assign(id=1))
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "feather"])

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.models import tiny_model, tiny_tokenizer
 from torch import nn
 from transformers import AutoModelForCausalLM, MusicgenDecoderConfig, OPTConfig
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.models.musicgen.modeling_musicgen import MusicgenForCausalLM
 
 from forvalue_index.errors import ModelError
+from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.head import Room
 from forvalue_index.model.head_probe import find_head
 from forvalue_index.model.language_model import wrap_model
+from forvalue_index.vectors.recipe import Raw
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
@@ -89,6 +94,64 @@ def test_a_cap_that_bends_small_numbers_too() -> None:
     lm = wrap_model(altered(lambda logits: 0.3 * torch.tanh(logits / 0.3)), tiny_tokenizer())
     assert lm.head.describe() == "96 x 24, soft-cap 0.3"
     assert check_heads.relative_error(lm, check_heads.samples()) < check_heads.TOLERANCE
+
+
+def with_forward(logits: Any) -> Any:
+    """A tiny Llama whose logits are made of its states by a function of the model and them."""
+    model = tiny_model("llama")
+
+    def forward(input_ids: Any, attention_mask: Any = None, use_cache: Any = None) -> Any:
+        states = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+        return CausalLMOutputWithPast(logits=logits(model, states))
+
+    model.forward = forward
+    return model
+
+
+def test_a_head_that_is_used_for_more_than_the_prediction_is_refused() -> None:
+    def last(model: Any, states: Any) -> Any:
+        model.lm_head(states / 2)  # as for a token further on
+        return model.lm_head(states)
+
+    with pytest.raises(ModelError, match="uses its unembedding 2 times in a pass"):
+        wrap_model(with_forward(last), None)
+    unused = with_forward(lambda model, states: states @ model.lm_head.weight.T)
+    with pytest.raises(ModelError, match="does not use its unembedding"):
+        wrap_model(unused, None)
+
+
+def test_a_model_that_reads_no_text_by_itself_is_refused() -> None:
+    def fail(_: Any, __: Any) -> Any:
+        raise TypeError("forward() missing 1 required argument: 'pixel_values'")
+
+    with pytest.raises(ModelError, match=r"cannot read a short text by itself \(forward"):
+        wrap_model(with_forward(fail), None)
+
+
+@pytest.mark.parametrize("given", [nn.DataParallel(nn.Linear(2, 2)), nn.Linear(2, 2), "llama", 0])
+def test_what_is_no_model_of_transformers_is_refused(given: Any) -> None:
+    with pytest.raises(ModelError, match="is not a model of transformers"):
+        wrap_model(given, None)
+
+
+def test_texts_that_change_each_other_are_read_alone() -> None:
+    """Preferences too, whose two texts are of one sample."""
+    mixing = with_forward(lambda model, states: model.lm_head(states - 0.3 * states.mean(0)))
+    lm = wrap_model(mixing, tiny_tokenizer())
+    assert lm.batch_matters
+    rows = check_heads.samples()
+    assert check_heads.relative_error(lm, rows) < check_heads.TOLERANCE
+    ids = np.concatenate([rows[0].input_ids, rows[0].input_ids[::-1]])
+    half = len(rows[0].input_ids)
+    preferred = replace(
+        rows[0], input_ids=ids, scored=np.arange(2 * half) % half >= 5, rejected=half
+    )
+    chosen = replace(preferred, input_ids=ids[:half], scored=preferred.scored[:half], rejected=None)
+    rejected = replace(chosen, input_ids=ids[half:])
+    [found] = Encoder(lm).influence([rows[1]], [preferred], [Raw()])
+    [parts] = Encoder(lm).influence([rows[1]], [chosen, rejected], [Raw()])
+    np.testing.assert_allclose(found, parts[0] - parts[1], rtol=1e-4)
+    assert not wrap_model(tiny_model("llama"), tiny_tokenizer()).batch_matters
 
 
 def test_rows_of_the_head_that_are_no_tokens_do_not_count() -> None:

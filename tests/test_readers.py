@@ -122,6 +122,8 @@ def test_values_of_a_program_get_their_form_in_json() -> None:
         (b"[1]", "a row must be a JSON object, not list"),
         (b'{"x": "\xff"}', "not UTF-8 text"),
         (b'{"x": NaN}', "NaN is not a JSON value"),
+        (b'{"x": 1, "y": 2, "x": 3}', "the name 'x' stands twice in an object"),
+        (b'{"m": [{"x": 1, "x": 1}]}', "the name 'x' stands twice in an object"),
         (b'{"x": ' + b"1" * 5000 + b"}", "not readable JSON"),
         (b"[" * 100_000, "not readable JSON"),
     ],

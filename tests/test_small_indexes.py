@@ -50,3 +50,12 @@ def test_a_small_index_answers(
                 assert scores == pytest.approx([scores[0]] * len(hits), rel=1e-3)
         assert index.add([{"id": "new", "prompt": "zz", "response": " y"}]).added == 1
         assert index.verify() == []
+
+
+def test_an_index_that_never_had_rows_is_exported_as_none(
+    tmp_path: Path, lm: LanguageModel
+) -> None:
+    with InfluenceIndex.create(tmp_path / "index", lm) as index:
+        assert index.export(tmp_path / "v.npy", tmp_path / "rows.jsonl") == (0, 0)
+    assert np.load(tmp_path / "v.npy").shape == (0, 0)
+    assert (tmp_path / "rows.jsonl").read_text() == ""

@@ -19,7 +19,7 @@ from forvalue_index.data.sources import Data
 from forvalue_index.errors import InputError
 from forvalue_index.index import InfluenceIndex
 from forvalue_index.metric import Metric
-from forvalue_index.records import Progress, Row, Sample
+from forvalue_index.records import Progress, Row, Sample, require_count
 
 DEDUP = 0.98  # least cosine of a near-copy with a row that was chosen
 _POINTS = 10  # of the value curve
@@ -121,8 +121,7 @@ def select(
             raise InputError(f"ratio is {ratio}: use a share of the rows, above 0 and at most 1")
         budget = max(1, round(ratio * n))
     assert budget is not None
-    if budget < 1:
-        raise InputError(f"budget is {budget}, but it is a number of rows: use 1 or more")
+    require_count(budget, "budget", "rows")
     groups = None if balance is None else field_values(index, found.ids, balance)
     codes = np.zeros(n, np.int64) if groups is None else groups.codes
     greedy = Greedy(index, found.ids, found.value, codes, diversity, dedup)

@@ -90,8 +90,16 @@ def arrow_rows(path: Path, name: str) -> Iterator[Outcome]:
 
 
 def dataset_rows(dataset: Any, name: str) -> Iterator[Outcome]:
-    """Yields the rows of a `datasets.Dataset` or `IterableDataset`; images stay undecoded."""
+    """Yields the rows of a `datasets.Dataset` or `IterableDataset`; images stay undecoded.
+
+    Rows are as they are stored, or as the function makes them that `with_transform` was given.
+    """
     with _reading(name):
+        if (getattr(dataset, "format", None) or {}).get("type") == "custom":
+            for number, row in enumerate(dataset, start=1):
+                place = f"{name}:row {number}"
+                yield place, json_row(row, place)
+            return
         yield from table_rows(dataset.with_format("arrow").iter(batch_size=BATCH), name)
 
 

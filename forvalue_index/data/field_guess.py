@@ -13,6 +13,7 @@ from forvalue_index.data.roles import ROLES
 from forvalue_index.data.rows import Rows
 from forvalue_index.data.token_rows import MASKS
 from forvalue_index.errors import InputError, RowError
+from forvalue_index.field_types import require_class
 from forvalue_index.records import Row
 
 log = logging.getLogger(__name__)
@@ -172,6 +173,7 @@ def format_of_rows(rows: Rows, format: FormatConfig | None) -> FormatConfig:
     Raises:
         InputError: there is no format, and the names of the first row's fields do not tell.
     """
+    require_class(format, FormatConfig)
     if format is None:
         return guess_format(rows)[0]
     default = FormatConfig()

@@ -104,22 +104,29 @@ class ClassFormatter:
     def _label(self, row: Row, source: str) -> int:
         """Returns the class of a row: by name, or, if it is no name, by number.
 
+        Where classes are called by numbers that are not their own, every number is a name.
+
         Raises:
             RowError: the model has no such class.
         """
         value = label_of(row, source, self._field)
-        if isinstance(value, str) and value in self._classes:
-            return self._classes[value]
-        numbers = set(self._classes.values())
-        if (
-            isinstance(value, str) and value.isdecimal() and len(value) < 20
-        ):  # a CSV file has nothing but text
-            value = int(value)
-        if isinstance(value, int) and value in numbers:
-            return value
+        if str(value) in self._classes:
+            return self._classes[str(value)]
         names = sorted(self._classes, key=self._classes.__getitem__)
+        misleading = any(_is_number(name) and int(name) != self._classes[name] for name in names)
+        if isinstance(value, str) and _is_number(value):  # a CSV file has nothing but text
+            value = int(value)
+        if isinstance(value, int) and value in self._classes.values() and not misleading:
+            return value
         known = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-        raise RowError(source, f"{value!r} is not one of the model's {len(names)} classes: {known}")
+        how = " (names, since they are numbers: give no places)" if misleading else ""
+        raise RowError(
+            source, f"{value!r} is not one of the model's {len(names)} classes: {known}{how}"
+        )
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < 20
 
 
 RowFormatter: TypeAlias = Formatter | ClassFormatter | PreferenceFormatter

@@ -7,7 +7,7 @@ for temporary files beyond that. Safe to use from several threads.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
@@ -116,6 +116,15 @@ class RowKeys:
         wanted = f"SELECT 1 FROM rows WHERE key = ? AND abs(state) = {_CHANGED}"
         with self._storing() as database:
             return [key for key in keys if database.execute(wanted, (key,)).fetchone()]
+
+    def other(self, rows: Iterable[tuple[str, str]]) -> str | None:
+        """Returns the first of some keys whose content is not the one that was noted, if any."""
+        noted = "SELECT content FROM rows WHERE key = ?"
+        with self._storing() as database:
+            for key, content in rows:
+                if database.execute(noted, (key,)).fetchone() != (content,):
+                    return key
+        return None
 
     def by_content(self) -> Iterator[str]:
         """Yields the keys of the rows that are left to do, in the order of their contents."""

@@ -98,7 +98,9 @@ def _opened(data: Data, split: str | None, subset: str | None, allow_remote: boo
         data, "columns"
     ):  # a DataFrame of pandas, whose own kinds of nothing become None
         frame: Any = data
-        require_distinct(list(frame.columns), "the data frame")
+        named = [name for name in frame.index.names if name is not None]
+        require_distinct([*named, *frame.columns], "the data frame")
+        frame = frame.reset_index() if named else frame  # an index with a name is a column
         return MemoryRows(frame.astype(object).where(frame.notna(), None).to_dict("records"))
     if (table := _table(data)) is not None:
         require_distinct(list(table.schema.names), "the table")

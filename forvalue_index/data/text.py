@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
@@ -79,7 +80,8 @@ def parse_row(line: bytes, source: str) -> Row:
         RowError: `line` is not UTF-8, not JSON, or not an object.
     """
     try:
-        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
+        text = line.decode("utf-8-sig")
+        row = json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise RowError(source, f"not UTF-8 text ({error.reason})") from None
     except json.JSONDecodeError as error:
@@ -95,6 +97,15 @@ def parse_row(line: bytes, source: str) -> Row:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a JSON value")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the object of names and values; of a name that stands twice, neither is surer."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the name {name!r} stands twice in an object")
+    return found
 
 
 def json_file(path: Path, name: str) -> Iterator[Outcome]:
@@ -127,7 +138,7 @@ def _json_array(path: Path, name: str) -> Iterator[Outcome]:
 
 def _elements(read: Callable[[int], str]) -> Iterator[Any]:
     """Yields the elements of the JSON array that `read` gives, as soon as each is there."""
-    decode = json.JSONDecoder().raw_decode
+    decode = json.JSONDecoder(object_pairs_hook=_object).raw_decode
     buffer = ""
     while "[" not in buffer:
         buffer += read(CHUNK)

@@ -18,17 +18,13 @@ from torch import Tensor, nn
 
 from forvalue_index.errors import ModelError
 from forvalue_index.model.batching import Batch, padded
-from forvalue_index.model.head import (
-    OTHER,
-    Head,
-    effective,
-    hidden_states,
-    run,
-    whole,
-)
-from forvalue_index.model.head_probe import differ, probe_ids
+from forvalue_index.model.head import OTHER, Head, effective, hidden_states, whole
+from forvalue_index.model.head_probe import differ, probe_ids, try_on
 from forvalue_index.model.offload import input_device, stay
 from forvalue_index.records import Sample
+
+ANY_ID = 1 << 16
+"""Ids to try a model with that takes any: those of CANINE are characters."""
 
 Pool = Literal["before", "first", "last"]
 """Where a text becomes one state: before the last layer, or at a token behind it."""
@@ -95,8 +91,8 @@ def find_class_head(model: Any) -> tuple[Head, ClassInputs]:
             "for one label out of several; give a model of that kind"
         )
     probe = _probe(model)
-    with torch.no_grad(), _calls(model, n_labels) as calls:
-        logits = run(model, {"input_ids": probe}).logits
+    with _calls(model, n_labels) as calls:
+        logits = try_on(model, probe)
     if tuple(logits.shape) != (1, n_labels) or not torch.isfinite(logits).all():
         raise ModelError(
             f"{name} does not give {n_labels} finite logits for a short text: check its weights, "
@@ -128,30 +124,37 @@ def _inputs(model: Any, pool: Pool) -> ClassInputs:
     names = inspect.signature(whole(model).forward).parameters
     return ClassInputs(
         pool,
-        model.config.get_text_config().pad_token_id,
+        getattr(model.config.get_text_config(), "pad_token_id", None),
         "attention_mask" in names,
         "token_type_ids" in names,
     )
 
 
-def class_padding_matters(model: Any, head: Head, inputs: ClassInputs) -> bool:
-    """Returns whether a text's state changes beside a longer text in the batch."""
+def class_surroundings(model: Any, head: Head, inputs: ClassInputs) -> dict[str, bool]:
+    """Returns what changes a text's state beside its tokens: see `head_probe.surroundings`."""
     ids = _probe(model)[0].cpu().numpy().astype(np.int32)
-    texts = [_text(ids), _text(np.concatenate([ids[:-1], ids]))]
-    states = []
-    for rows in ([0], [0, 1]):
-        batch = inputs.collate(texts, rows).to(input_device(model))
+    text, longer = _text(ids), _text(np.concatenate([ids[:-1], ids]))
+
+    def first(*texts: Sample) -> Tensor:
+        """Returns the state of the first text in a batch."""
+        batch = inputs.collate(texts, [*range(len(texts))]).to(input_device(model))
         found = hidden_states(model, head, batch.inputs)
-        states.append(found.reshape(-1, found.shape[-1])[batch.predictors[0].to(found.device)])
-    return differ(*states)
+        return found.reshape(-1, found.shape[-1])[batch.predictors[0].to(found.device)]
+
+    alone = first(text)
+    if not differ(first(text, longer), alone):
+        return {}
+    twisted = _text(np.concatenate([ids[-2::-1], ids[-1:]]))
+    return {"padding_matters": True, "batch_matters": differ(first(text, twisted), alone, 5)}
 
 
 def _probe(model: Any) -> Tensor:
     """Returns the ids of a trial, [1, t], ended by the end token: encoder-decoders pool there."""
     config = model.config.get_text_config()
-    probe = probe_ids(config.vocab_size, input_device(model))
-    end = config.eos_token_id
-    if isinstance(end, int) and 0 <= end < config.vocab_size:
+    vocabulary = getattr(config, "vocab_size", ANY_ID)  # a model that hashes ids has none
+    probe = probe_ids(vocabulary, input_device(model))
+    end = getattr(config, "eos_token_id", None)
+    if isinstance(end, int) and 0 <= end < vocabulary:
         probe[0, -1] = end
     return probe
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import get_ident
@@ -143,8 +143,8 @@ class Head:
 
 
 @contextmanager
-def head_input(module: nn.Module, *, stop: bool) -> Iterator[Callable[[], Tensor]]:
-    """Records the input of `module` in this thread's next pass; with `stop`, ends the pass there.
+def head_input(module: nn.Module, *, stop: bool) -> Iterator[list[Tensor]]:
+    """Records each input of `module` in this thread's next pass; with `stop`, ends the pass there.
 
     A pass that the caller's own code makes in another thread is left alone.
     """
@@ -162,7 +162,7 @@ def head_input(module: nn.Module, *, stop: bool) -> Iterator[Callable[[], Tensor
 
     handle = module.register_forward_pre_hook(record, with_kwargs=True)
     try:
-        yield lambda: seen[-1]
+        yield seen
     finally:
         handle.remove()
 
@@ -199,7 +199,7 @@ def hidden_states(
         try:
             run(model, inputs)
         except _HeadReachedError:
-            return states()
+            return states[-1]
         except (IndexError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "out of bounds" not in str(error):
                 raise

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forvalue_index.errors import ModelError
+from forvalue_index.errors import ForvalueError, ModelError
 from forvalue_index.model.head import OTHER, Head, effective, head_input, hidden_states, run, whole
 from forvalue_index.model.offload import input_device, stay
+from forvalue_index.model.tokenizer import first_line
 
 PROBE = 6  # tokens of a trial
 HIGH = 1e4  # an output that every soft-cap cuts
@@ -36,13 +37,15 @@ def find_head(model: Any) -> Head:
     config = model.config.get_text_config()
     probe = probe_ids(config.vocab_size, input_device(model))
     with torch.no_grad(), head_input(module, stop=False) as states:
-        try:
-            logits = run(model, {"input_ids": probe}).logits
-            hidden = states()
-        except IndexError as error:
-            raise ModelError(
-                f"{name} does not use its unembedding to predict tokens; {OTHER}"
-            ) from error
+        logits = try_on(model, probe)
+    if not states:
+        raise ModelError(f"{name} does not use its unembedding to predict tokens; {OTHER}")
+    if len(states) > 1:
+        raise ModelError(
+            f"{name} uses its unembedding {len(states)} times in a pass, and not once: its closed "
+            f"form is not known; {OTHER}"
+        )
+    [hidden] = states
     if tuple(logits.shape[:-1]) != (1, PROBE) or hidden.numel() != PROBE * hidden.shape[-1]:
         raise ModelError(
             f"{name} does not give one distribution per token (its logits are "
@@ -80,7 +83,7 @@ def _require_causal(model: Any, module: nn.Module, probe: Tensor, hidden: Tensor
     other[0, -1] = probe[0, 0]
     with torch.no_grad(), head_input(module, stop=False) as states:
         run(model, {"input_ids": other})
-        after = states().reshape(PROBE, -1)[:-1]
+        after = states[-1].reshape(PROBE, -1)[:-1]
     if differ(after, hidden[:-1]):
         raise ModelError(
             f"{type(whole(model)).__name__} is not causal: a token's state depends on the tokens "
@@ -89,20 +92,51 @@ def _require_causal(model: Any, module: nn.Module, probe: Tensor, hidden: Tensor
         )
 
 
-def padding_matters(model: Any, head: Head) -> bool:
-    """Returns whether padding on the right changes the state of a token, as with a prefix model."""
-    probe = probe_ids(model.config.get_text_config().vocab_size, input_device(model))
-    longer = torch.nn.functional.pad(probe, (0, 3))
-    alone, padded = (
-        hidden_states(model, head, {"input_ids": ids}).reshape(ids.shape[1], -1)[:PROBE]
-        for ids in (probe, longer)
-    )
-    return differ(alone, padded)
+def try_on(model: Any, ids: Tensor) -> Tensor:
+    """Returns the logits that a model gives a short text, without gradients.
+
+    Raises:
+        ModelError: it cannot read a text by itself.
+    """
+    try:
+        with torch.no_grad():
+            logits: Tensor = run(model, {"input_ids": ids}).logits
+            return logits
+    except (ForvalueError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a model's code raises nearly anything
+        raise ModelError(
+            f"{type(whole(model)).__name__} cannot read a short text by itself "
+            f"({first_line(error)}); {OTHER}"
+        ) from error
 
 
-def differ(a: Tensor, b: Tensor) -> bool:
-    """Returns whether states differ by more than the rounding of their type."""
-    share = 1e-4 if a.dtype == b.dtype == torch.float32 else 0.02
+def surroundings(model: Any, head: Head) -> dict[str, bool]:
+    """Returns what changes the state of a token beside the tokens before it.
+
+    "padding_matters": padding on the right, as with a prefix model; "batch_matters": the other
+    texts of its batch, as where experts take so many tokens and no more.
+    """
+    vocabulary = model.config.get_text_config().vocab_size
+    probe = probe_ids(vocabulary, input_device(model))
+    other = (probe.flip(1) + 1) % vocabulary
+
+    def first(*rows: Tensor) -> Tensor:
+        """Returns the states of the first text in a batch."""
+        ids = torch.cat(rows)
+        return hidden_states(model, head, {"input_ids": ids}).reshape(*ids.shape, -1)[0, :PROBE]
+
+    alone = first(probe)
+    longer = torch.cat([other, other[:, :3]], 1)
+    if not differ(first(torch.nn.functional.pad(probe, (0, 3)), longer), alone):
+        return {}
+    # Rounding alone may choose another expert; reading each text alone is slow.
+    return {"padding_matters": True, "batch_matters": differ(first(probe, other), alone, 5)}
+
+
+def differ(a: Tensor, b: Tensor, times: float = 1) -> bool:
+    """Returns whether states differ by more than the rounding of their type, or `times` that."""
+    share = times * (1e-4 if a.dtype == b.dtype == torch.float32 else 0.02)
     return bool((a.float() - b.float()).abs().max() > share * b.float().abs().max() + 1e-6)
 
 

@@ -23,11 +23,11 @@ from forvalue_index.config import ModelConfig
 from forvalue_index.errors import ModelError
 from forvalue_index.model.adapters import AdapterSet, load_adapters, no_adapters, switch
 from forvalue_index.model.batching import Batch, collate
-from forvalue_index.model.classifier import class_padding_matters, find_class_head
+from forvalue_index.model.classifier import class_surroundings, find_class_head
 from forvalue_index.model.evaluation import evaluating
 from forvalue_index.model.forward_settings import forward_settings
 from forvalue_index.model.head import Head, hidden_states, whole
-from forvalue_index.model.head_probe import find_head, padding_matters
+from forvalue_index.model.head_probe import find_head, surroundings
 from forvalue_index.model.load import load_pretrained
 from forvalue_index.model.model_lock import model_lock
 from forvalue_index.model.offload import kept, own_names
@@ -61,6 +61,7 @@ class LanguageModel:
     task: str = "causal"  # or "classification", "image-text"
     vision: VisionProcessor | None = None  # how it reads images, if it does
     padding_matters: bool = False  # whether what is to the right of a token changes its state
+    batch_matters: bool = False  # whether other texts in a batch do, so that each is read alone
     collate: Callable[[Sequence[Sample], list[int]], Batch] = collate
     """Makes the batch of the samples at some positions, with all that the model takes."""
     kind: Callable[[Sample], Hashable] = lambda _: None
@@ -94,14 +95,20 @@ class LanguageModel:
             return states.reshape(-1, states.shape[-1])[batch.predictors]
         # Of a sample the two texts may differ in length, where all of a pass may not.
         parts = dict[int, Tensor]()
-        for length in set(batch.lengths):
-            rows = [row for row, own in enumerate(batch.lengths) if own == length]
+        for length, rows in self._together(batch.lengths):
             inputs = {name: value[rows, :length] for name, value in batch.inputs.items()}
             found = hidden_states(self.model, head, inputs, gradients=gradients)
             parts |= dict(zip(rows, found, strict=True))
         width = max(batch.lengths)
         each = [pad(parts[row], (0, 0, 0, width - len(parts[row]))) for row in sorted(parts)]
         return torch.cat(each)[batch.predictors]
+
+    def _together(self, lengths: Sequence[int]) -> list[tuple[int, list[int]]]:
+        """Returns the texts that may be read in one pass, each group after its length."""
+        if self.batch_matters:
+            return [(length, [row]) for row, length in enumerate(lengths)]
+        rows = range(len(lengths))
+        return [(own, [row for row in rows if lengths[row] == own]) for own in set(lengths)]
 
     @property
     def classes(self) -> dict[str, int] | None:
@@ -172,6 +179,14 @@ def wrap_model(
     read. `adapters` are those that PEFT has loaded into it whose influences are added up; without
     them the model is read with what is active in it. With its processor it reads images as well.
     """
+    own = whole(model)
+    if not isinstance(own, nn.Module) or not hasattr(own, "get_output_embeddings"):
+        kind = type(own).__name__
+        raise ModelError(
+            f"{kind} is not a model of transformers: give one that was loaded, such as "
+            "AutoModelForCausalLM.from_pretrained(...), or a path as it is; of one in a wrapper of "
+            "torch, give its .module"
+        )
     with model_lock(), evaluating(model):
         return _wrapped(model, tokenizer, adapters, processor)
 
@@ -186,19 +201,18 @@ def _wrapped(
             switch(model, name)
         if classifies:
             head, inputs = find_class_head(model)
-            settings = {
-                "task": "classification",
-                "padding_matters": class_padding_matters(model, head, inputs),
-                "collate": inputs.collate,
-            }
+            settings = {"task": "classification", "collate": inputs.collate}
+            settings |= class_surroundings(model, head, inputs)
         else:
             head = find_head(model)
-            settings = {"padding_matters": padding_matters(model, head)}
+            settings = surroundings(model, head)
         checkpoints.append(Checkpoint(head, weight, name))
     if processor is not None:
         vision = VisionProcessor(processor, model.config)
         settings |= {"task": "image-text", "vision": vision, "kind": vision.kind}
         settings["collate"] = partial(vision.collate, dtype=model.dtype)
+    if settings.get("batch_matters"):
+        settings["kind"] = id
     return LanguageModel(
         whole(model).name_or_path,
         model,
@@ -260,6 +274,11 @@ def _tokenizer_hash(tokenizer: Any) -> str:
         value = json.loads(backend.to_str())
         value.pop("truncation", None)  # a use of the tokenizer, not a part of it
         value.pop("padding", None)
+    elif not hasattr(tokenizer, "get_vocab"):
+        raise ModelError(
+            f"the tokenizer is {type(tokenizer).__name__}: give wrap_model(model, tokenizer) that "
+            "of the model, from AutoTokenizer.from_pretrained(...)"
+        )
     else:
         value = [type(tokenizer).__name__, tokenizer.get_vocab()]
     named = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from forvalue_index.errors import InputError
 from forvalue_index.metric import Metric
 from forvalue_index.pipeline.query import exact_scores, query
 from forvalue_index.pipeline.session import Session
@@ -25,6 +27,22 @@ if TYPE_CHECKING:
     from forvalue_index.vectors.vectoriser import Vectoriser
 
 T = TypeVar("T")
+
+
+class Closed:
+    """In the place of what a closed index was made of: nothing is opened again by using it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def close(self) -> None:
+        """Does nothing: it is closed."""
+
+    def __len__(self) -> int:
+        raise InputError(f"the index {self._directory} is closed: open it again")
+
+    def __getattr__(self, name: str) -> Any:
+        raise InputError(f"the index {self._directory} is closed: open it again")
 
 
 class IndexAccessors:

@@ -47,6 +47,12 @@ SMALL = 2**32  # parameters: a GPU reads CHUNK samples with a smaller model in n
 LARGEST = 8  # times CHUNK
 
 
+_CHANGED = (
+    "a second time: it has changed, or is made anew each time; keep it as it is and run the "
+    "command again"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class AddReport:
     """What an `add` did."""
@@ -125,6 +131,7 @@ def add_checked(
                 samples, encoded = _usable(made, outcomes, rejects, store.bits)
                 if not samples:
                     continue
+                _require_unchanged(samples, wanted)
                 keys = [sample.key for sample in samples]
                 replaced = wanted.changed(keys) if found.changed else []
                 commits.add(samples, encoded, replaced)
@@ -147,10 +154,7 @@ def add_checked(
         expected = store.fidelity
         gone = total - added - (len(rejects) - before)
         if gone:
-            raise InputError(
-                f"{gone} rows were missing when the input was read a second time: "
-                "it has changed; run the command again"
-            )
+            raise InputError(f"{gone} rows were missing when the input was read {_CHANGED}")
         if rejects.skip:
             with storing(store.directory):
                 rejects.save(store.directory / REJECTS)
@@ -169,6 +173,17 @@ def add_checked(
         expected_fidelity=expected,
         unused=checked.unused,
     )
+
+
+def _require_unchanged(samples: Sequence[Sample], wanted: RowKeys) -> None:
+    """Checks that rows are those that were checked under their keys.
+
+    Raises:
+        InputError: one is not, so that a vector may be of another row than the one it is kept with.
+    """
+    key = wanted.other((sample.key, sample.content_hash) for sample in samples)
+    if key is not None:
+        raise InputError(f"the row with key {key!r} was another when the input was read {_CHANGED}")
 
 
 class _Commits:
@@ -257,7 +272,10 @@ def fit(
             for part in chunks_of(rows, take, count, session.config.format, rejects, CHUNK):
                 samples += session.formatter().samples(part, rejects.add)
         if not samples:
+            if rejects.first is None:
+                raise InputError(f"no row was the same when the input was read {_CHANGED}")
             raise InputError(f"none of the rows can be used; the first: {rejects.first}")
+        _require_unchanged(samples, wanted)
         samples.sort(key=lambda sample: sample.content_hash)
         try:
             fitted = fit_vectoriser(session.lm, samples, session.config.vector, report)

@@ -13,7 +13,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from forvalue_index.catalog.address import name_catalog, parse_url, shown
-from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
+from forvalue_index.config import (
+    FormatConfig,
+    IndexConfig,
+    ModelConfig,
+    VectorConfig,
+)
 from forvalue_index.data.field_guess import format_of_rows
 from forvalue_index.data.formatter import settled
 from forvalue_index.data.images import with_images
@@ -22,6 +27,7 @@ from forvalue_index.data.notes import instruct_note, joined_note
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted
 from forvalue_index.errors import IndexMissingError, InputError, LockedError
+from forvalue_index.field_types import require_class
 from forvalue_index.model.language_model import LanguageModel, load_model
 from forvalue_index.pipeline.add import AddReport, add_checked
 from forvalue_index.pipeline.open import Model, known, open_session
@@ -54,6 +60,8 @@ def create(
     if catalog is not None:
         _require_whole(shards)
         name_catalog(catalog)
+    require_class(format, FormatConfig)
+    require_class(vector, VectorConfig)
     require_empty(path)
     model = known(model)
     if isinstance(model, LanguageModel):

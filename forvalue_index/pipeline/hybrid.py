@@ -24,10 +24,10 @@ from forvalue_index.data.field_guess import format_of_queries
 from forvalue_index.data.row_text import texts_of
 from forvalue_index.data.sources import open_rows
 from forvalue_index.data.token_text import pieces_of
-from forvalue_index.errors import InputError, RowError
+from forvalue_index.errors import RowError
 from forvalue_index.metric import METRICS, Metric
 from forvalue_index.pipeline.session import Session
-from forvalue_index.records import Hit, QueryVectors, Sample, listed
+from forvalue_index.records import Hit, QueryVectors, Sample, listed, require_count
 from forvalue_index.search.words import shared_spans
 from forvalue_index.store.snapshot import Snapshot
 from forvalue_index.store.states import LOST
@@ -71,8 +71,7 @@ def find(
 
 def search(session: Session, texts: Sequence[str], k: int, where: str | Iterable[str]) -> list[Hit]:
     """Returns the k rows that share most with each text, by BM25; see `InfluenceIndex.search`."""
-    if k < 1:
-        raise InputError(f"k is {k}, but it is a number of hits: use 1 or more")
+    require_count(k, "k", "hits")
     return session.store.answer(
         lambda snapshot: list(
             _hits(session, snapshot, texts, None, k, METRICS["lexical"], listed(where))

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.config import FormatConfig
-from forvalue_index.errors import InputError
 from forvalue_index.metric import Metric, metric_of
 from forvalue_index.pipeline import hybrid
 from forvalue_index.pipeline.session import Queries, Session
-from forvalue_index.records import Hit, QueryVectors, Sample, listed
+from forvalue_index.records import Hit, QueryVectors, Sample, listed, require_count
 from forvalue_index.store.snapshot import Snapshot
 
 RERANKED = 32
@@ -38,10 +37,16 @@ def query(
     flat: bool,
     format: FormatConfig | None,
     known: QueryVectors | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Hit]:
-    """Returns the hits of queries; see `InfluenceIndex.query`. `known`: their vectors."""
-    if k < 1:
-        raise InputError(f"k is {k}, but it is a number of hits: use 1 or more")
+    """Returns the hits of queries; see `InfluenceIndex.query`.
+
+    `known`: their vectors. `check` is called between batches of candidates that are run for the
+    exact form; what it raises ends the work.
+    """
+    require_count(k, "k", "hits")
+    if candidates is not None:
+        require_count(candidates, "candidates", "rows")
     metric, conditions = metric_of(metric, exact=exact, linear=opponents), listed(where)
     samples = session.samples(data, format)
     if metric.words:
@@ -62,7 +67,7 @@ def query(
                 pools = _likely(snapshot, vectors, k, metric, search, fidelity.margin)
             else:
                 pools = list(search(max(k, candidates or 10 * k))[1])
-            scores, ids = _rerank(session, samples, pools, k, metric, opponents)
+            scores, ids = _rerank(session, samples, pools, k, metric, opponents, check)
         else:
             stored, ids = search(k)
             scores = stored * session.query_weights(samples, vectors, metric)[:, None]
@@ -148,6 +153,7 @@ def _rerank(
     k: int,
     metric: Metric,
     opponents: bool,
+    check: Callable[[], None],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Returns the k best of each query's candidates by the exact form, scores and ids."""
     k = min(k, len(ids[0]))
@@ -156,7 +162,8 @@ def _rerank(
     for start in range(0, len(samples), RERANKED):
         part = slice(start, start + RERANKED)
         pool = np.unique(np.concatenate(ids[part]))
-        exact = session.exact(samples[part], session.training_samples(pool.tolist()), metric)
+        candidates = session.training_samples(pool.tolist())
+        exact = session.exact(samples[part], candidates, metric, check)
         for query, row in enumerate(exact, start):
             own = row[np.searchsorted(pool, ids[query])]
             order = np.lexsort((ids[query], own if opponents else -own))[:k]

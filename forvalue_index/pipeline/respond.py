@@ -16,6 +16,7 @@ from forvalue_index.data.preferences import chosen_format, contrast
 from forvalue_index.data.token_rows import query_format, without_tokens
 from forvalue_index.data.tokens import special_tokens
 from forvalue_index.errors import InputError
+from forvalue_index.field_types import require_class
 from forvalue_index.model.generation import Sampling, end_tokens, generate, text_of
 from forvalue_index.pipeline.session import Session
 from forvalue_index.records import Row, Sample
@@ -33,6 +34,9 @@ def respond(
     """Returns a row with the model's answer; see `InfluenceIndex.respond`."""
     if session.lm.task == "classification":
         raise InputError(f"{session.lm.name} is a classifier and writes no answers: use query")
+    require_class(format, FormatConfig)
+    if not isinstance(prompt, str | dict):
+        raise InputError(f"a prompt is text or a row, not {type(prompt).__name__}")
     row, format = _prompted(prompt, format or session.config.format)
     stand_in = _stub(session, format)
     [stub] = session.samples([_answered(row, format, stand_in)], format)

@@ -23,7 +23,14 @@ from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted, query_format
-from forvalue_index.errors import CorruptIndexError, FingerprintError, InputError, brief
+from forvalue_index.errors import (
+    CorruptIndexError,
+    FingerprintError,
+    InputError,
+    ModelError,
+    brief,
+)
+from forvalue_index.field_types import require_class
 from forvalue_index.metric import Metric
 from forvalue_index.records import Encoded, QueryVectors, Sample, require_rows
 from forvalue_index.rendering import begin
@@ -103,6 +110,11 @@ class Session:
                 from forvalue_index.model.language_model import load_model
                 from forvalue_index.model.load import on_this_machine
 
+                if not self.config.model.name:
+                    raise ModelError(
+                        f"{self.store.directory} was made with a model in memory, which has no "
+                        "name to load it by: give it again as `model`, or the folder it is saved in"
+                    )
                 config = on_this_machine(self.config.model, self.named)
                 self.use(load_model(config, self._device))
             assert self._lm is not None
@@ -211,6 +223,7 @@ class Session:
                 f"a query is a row or a file of rows, and there is no file {brief(data)}: ask "
                 'about {"prompt": ..., "response": ...}; respond() is for the model\'s own answer'
             )
+        require_class(format, FormatConfig)
         own = self.config.format
         opened, format = open_rows(cast(Data, data)), format or own
         if uses(format) == uses(own):  # none is named for these rows
@@ -295,13 +308,20 @@ class Session:
         return self.encoder.influence(queries, samples, self.vectoriser.parts)
 
     def exact(
-        self, queries: list[Sample], samples: list[Sample], metric: Metric
+        self,
+        queries: list[Sample],
+        samples: list[Sample],
+        metric: Metric,
+        check: Callable[[], None] = lambda: None,
     ) -> NDArray[np.float64]:
-        """Returns the exact scores of samples under a metric, [queries, samples]."""
+        """Returns the exact scores of samples under a metric, [queries, samples].
+
+        `check` is called before each batch; what it raises ends the pass.
+        """
         from forvalue_index.model.exact_pass import ExactPass
 
         exact = ExactPass(self.encoder, queries, [self.vectoriser.parts])
-        found = exact.scores(samples).pairs[0]
+        found = exact.scores(samples, check).pairs[0]
         sizes = [
             metric.sizes(
                 np.sqrt(np.maximum(squares.astype(np.float64), 0)),

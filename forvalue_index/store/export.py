@@ -41,7 +41,7 @@ def _write(
     ):
         header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), flat.dim)}
         np.lib.format.write_array_header_1_0(out, header)
-        for block, values in flat.blocks(ids):
+        for block, values in flat.blocks(ids) if len(ids) else ():
             out.write((values / np.float32(scale)).astype("<f4").tobytes())
             for start in range(0, len(block), PAGE):
                 page = block[start : start + PAGE].tolist()

@@ -29,7 +29,7 @@ def find(store: Store, key: str) -> StoredSample:
     Raises:
         InputError: there is none.
     """
-    catalog = store.catalog
+    catalog, [key] = store.catalog, listed([key])
     while True:
         generation = catalog.generation()
         ids = list(catalog.ids_of([key]).values())
