@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 
 import pytest
+from rich.console import Console
 
 from forvalue_index.cli import progress
 from forvalue_index.cli.progress import EVERY, progress_bar
@@ -60,3 +62,25 @@ def test_a_stage_has_its_own_rate_and_one_of_unknown_length_no_time_left(said: l
         "encoding: 1,002 of 9,000, 0.02 per second, 111 h left",
         "runs: 1 of 3",
     ]
+
+
+@pytest.mark.parametrize(
+    ("reports", "expected"),
+    [
+        ([(5.0, 60, 700)], None),  # all in one step, of which only the end is known
+        ([(5.0, 60, 700), (7.0, 84, 748)], "12 samples/s  24 tokens/s"),
+    ],
+)
+def test_a_bar_has_the_rate_of_what_it_saw(
+    reports: list[tuple[float, int, int]], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, file = 0.0, io.StringIO()
+    terminal = Console(file=file, force_terminal=True, width=120)
+    monkeypatch.setattr(progress, "notes", terminal)
+    with progress_bar() as report:
+        monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+        for now, done, tokens in reports:  # noqa: B007 (read by the clock)
+            report("prompts", done, 84, tokens)
+        monkeypatch.undo()
+    shown = file.getvalue()
+    assert (expected in shown) if expected else ("/s" not in shown and "60/84" in shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -60,3 +61,21 @@ def test_rows_in_a_list_are_whole() -> None:
     sample = StoredSample(1, "k", "0" * 32, row, 12, 3, False, 0.5, 1.0)
     lines = shown(render.samples_table([sample], FormatConfig()), 60)
     assert CHINESE in "".join(lines[1:]).replace(" ", "").replace("1k120.500", "")
+
+
+def test_keys_that_begin_alike_are_told_apart() -> None:
+    paths = [f"datasets/instruction-tuning/shard-0.parquet#row-{i:06d}" for i in range(3)]
+    ends = [f"…arquet#row-00000{i}" for i in range(3)]
+    assert [text.plain for text in render.short(paths)] == ends
+    assert [text.plain for text in render.short(paths, 60)] == paths
+    hashes = ["2220582f10546a6aa00001", "cfab2dc1a1f25cfc800001", "b"]
+    assert [text.plain for text in render.short(hashes)] == hashes  # the table cuts their ends
+    found = [replace(hit, key=path) for hit, path in zip(hits(), paths, strict=False)]
+    lines = "\n".join(shown(render.hits_table(found, FormatConfig(), "dot"), 80))
+    assert ends[0] in lines and ends[1] in lines
+    samples = [
+        StoredSample(i, path, "0" * 32, {"prompt": "a", "response": "b"}, 1, 3, False, 0.5, 1.0)
+        for i, path in enumerate(paths)
+    ]
+    lines = "\n".join(shown(render.samples_table(samples, FormatConfig()), 80))
+    assert all(path[-20:] in lines for path in paths)

@@ -160,15 +160,16 @@ def audit(
 def _show(rows: Sequence[Row], k: int, count: int, format: FormatConfig, said: str) -> None:
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("suspicion", justify="right", no_wrap=True)
-    table.add_column("key", style="cyan", no_wrap=True, max_width=18)
+    table.add_column("key", style="cyan", no_wrap=True, max_width=render.KEY)
     table.add_column("reasons", ratio=2, overflow="fold")
     table.add_column("sample", ratio=3, overflow="fold")
-    for row in rows[:k]:
+    keys = render.short([row["key"] for row in rows[:k]])
+    for row, key in zip(rows, keys, strict=False):
         color = _COLORS.get(row["kind"], "red")
         reasons = Text("\n").join(Text(f"· {render.one_line(reason)}") for reason in row["reasons"])
         table.add_row(
             Text(f"{row['suspicion']:.3f}", style=color),
-            Text(render.one_line(row["key"])),
+            key,
             reasons,
             render.sample_text(row["sample"], format),
             end_section=True,

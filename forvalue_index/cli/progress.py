@@ -41,17 +41,19 @@ def progress_bar() -> Iterator[Callback]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=notes, transient=True) as bar:
-        tasks: dict[str, tuple[TaskID, float]] = {}
+        tasks: dict[str, TaskID] = {}
+        begun: dict[str, tuple[float, int, int]] = {}  # when, and what was done then
 
         def report(stage: str, done: int, total: int, tokens: int) -> None:
             if stage not in tasks:
-                tasks[stage] = (bar.add_task(stage, total=total or None, rate=""), time.monotonic())
-            task, start = tasks[stage]
-            seconds = max(time.monotonic() - start, 1e-9)
-            rate = f"{done / seconds:,.0f} samples/s"
-            if tokens:
-                rate += f"  {tokens / seconds:,.0f} tokens/s"
-            bar.update(task, completed=done, total=total or None, rate=rate)
+                tasks[stage] = bar.add_task(stage, total=total or None, rate="")
+            now, rate = time.monotonic(), ""
+            start, before, read = begun.setdefault(stage, (now, done, tokens))
+            if now > start and done > before:  # of the first step it is not known how long it took
+                rate = f"{(done - before) / (now - start):,.0f} samples/s"
+                if tokens > read:
+                    rate += f"  {(tokens - read) / (now - start):,.0f} tokens/s"
+            bar.update(tasks[stage], completed=done, total=total or None, rate=rate)
 
         yield report
 

@@ -42,6 +42,8 @@ class Notes(Console):
 
 notes = Notes(stderr=True, highlight=False)
 
+KEY = 18  # signs of a key in a table, where a row has one line
+_LISTED = 32  # in a list of rows
 MARKED = "cyan dim"
 """The style of a conversation's roles."""
 
@@ -145,15 +147,16 @@ def hits_table(
     extra = [name for name in ("lexical", "cosine", "state", "influence") if _has(hits, name)]
     for name in extra:
         table.add_column(METRICS[name].heading if name in METRICS else name, justify="right")
-    table.add_column("key", style="cyan", no_wrap=True, max_width=18)
+    table.add_column("key", style="cyan", no_wrap=True, max_width=KEY)
     table.add_column("sample", ratio=1, overflow="fold")
+    keys = short([hit.key for hit in hits])
     for number, hit in enumerate(hits):
         sign = "green" if hit.score >= 0 else "red"
         table.add_row(
             str(hit.rank),
             Text(f"{hit.score:+.4g}", style=sign),
             *(Text(f"{(hit.parts or {})[name]:+.3g}") for name in extra),
-            Text(one_line(hit.key)),
+            keys[number],
             sample_text(hit.sample, format) if texts is None else texts[number],
         )
     return table
@@ -168,14 +171,14 @@ def samples_table(samples: Sequence[StoredSample], format: FormatConfig) -> Tabl
     """Returns samples as a table, one on each line."""
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("id", justify="right", style="dim", no_wrap=True)
-    table.add_column("key", style="cyan", no_wrap=True, max_width=32)
+    table.add_column("key", style="cyan", no_wrap=True, max_width=_LISTED)
     table.add_column("tokens", justify="right", no_wrap=True)
     table.add_column("loss", justify="right", no_wrap=True)
     table.add_column("sample", ratio=1, overflow="fold")
-    for sample in samples:
+    keys = short([sample.key for sample in samples], _LISTED)
+    for sample, key in zip(samples, keys, strict=True):
         figures = str(sample.n_tokens), f"{sample.loss:.3f}"
-        row = sample_text(sample.row, format)
-        table.add_row(str(sample.id), Text(one_line(sample.key)), *figures, row)
+        table.add_row(str(sample.id), key, *figures, sample_text(sample.row, format))
     return table
 
 
@@ -248,6 +251,20 @@ def one_line(text: str) -> str:
     shown = text.replace("\n", "⏎").replace("\t", " ")
     other = "\N{REPLACEMENT CHARACTER}"
     return "".join(c if c.isprintable() or c in _PLAIN else other for c in shown)
+
+
+def short(names: Sequence[str], width: int = KEY) -> list[Text]:
+    """Returns names on one line, in at most `width` signs: their starts, or what tells them apart.
+
+    Paths of one folder all start alike, and are shown by their ends.
+    """
+    lines = [one_line(name) for name in names]
+    starts, ends = (
+        {line[part] for line in lines} for part in (slice(width - 1), slice(1 - width, None))
+    )
+    if len(ends) > len(starts):
+        lines = [line if len(line) <= width else f"…{line[1 - width :]}" for line in lines]
+    return [Text(line) for line in lines]
 
 
 def visible(text: str) -> str:

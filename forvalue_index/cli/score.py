@@ -180,16 +180,17 @@ def _samples(title: str, rows: Sequence[Row], format: FormatConfig) -> Table:
         table.add_column(Text(render.one_line(name)), justify="right", no_wrap=True, max_width=12)
     table.add_column("loss", justify="right", no_wrap=True)
     table.add_column("tokens", justify="right", no_wrap=True)
-    table.add_column("key", style="cyan", no_wrap=True, max_width=18)
+    table.add_column("key", style="cyan", no_wrap=True, max_width=render.KEY)
     table.add_column("sample", ratio=1, overflow="fold")
-    for row in rows:
+    keys = render.short([row["key"] for row in rows])
+    for row, key in zip(rows, keys, strict=True):
         figures = [row["value"], *([row["exact"]] if exact else [])]
         figures += [row["values"][name] for name in shown]
         table.add_row(
             *map(render.signed, figures),
             f"{row['loss']:.2f}",
             f"{row['tokens']:,}",
-            Text(render.one_line(row["key"])),
+            key,
             render.sample_text(row["sample"], format),
         )
     return table
@@ -211,8 +212,9 @@ def _groups(name: str, groups: Sequence[GroupValue], width: int) -> Table:
         table.add_column("", justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
     largest = max(abs(group.mean) for group in groups) or 1.0
-    for group, text, (samples, _, *rest) in zip(shown, names[1:], figures[1:], strict=True):
-        cells: list[str | Text] = [Text(text), samples, render.signed(group.mean), *rest]
+    texts = render.short(names[1:], longest)
+    for group, text, (samples, _, *rest) in zip(shown, texts, figures[1:], strict=True):
+        cells: list[str | Text] = [text, samples, render.signed(group.mean), *rest]
         if bar >= _SHORT:
             length = "█" * round(bar * abs(group.mean) / largest) or "▏"
             cells.append(Text(length if group.mean < 0 else "", style="red"))

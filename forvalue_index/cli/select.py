@@ -29,6 +29,7 @@ from forvalue_index.records import Row
 if TYPE_CHECKING:
     from forvalue_index.data.upload import Destination
 
+_NAME = 40  # of a group
 _BAR = 30  # characters of a full bar
 
 
@@ -167,13 +168,14 @@ def _show(found: Row, balance: str | None) -> None:
     console.print(curve, "", sep="\n")
     if "groups" in found:
         groups = Table(box=None, pad_edge=False)
-        groups.add_column(Text(render.one_line(balance or "")), max_width=40, no_wrap=True)
+        groups.add_column(Text(render.one_line(balance or "")), max_width=_NAME, no_wrap=True)
         for name in ("chosen", "of", "mean value"):
             groups.add_column(name, justify="right", no_wrap=True)
-        for group in found["groups"]:
+        names = render.short([group["name"] for group in found["groups"]], _NAME)
+        for group, text in zip(found["groups"], names, strict=True):
             figures = f"{group['chosen']:,}", f"{group['of']:,}"
             value = render.signed(group["mean_value"])
-            groups.add_row(Text(render.one_line(group["name"])), *figures, value)
+            groups.add_row(text, *figures, value)
         console.print(groups, "", sep="\n")
     console.print(
         f"{found['chosen']:,} of {found['rows']:,} rows for {found['targets']:,} targets; mean "
