@@ -189,6 +189,19 @@ def test_many_threads_get_their_own_answers() -> None:
         assert all(pool.map(one, range(16)))
 
 
+def test_a_process_that_began_ahead_is_the_one_that_renders_and_is_bounded() -> None:
+    rendering._renderer.close()
+    rendering.begin()
+    process = rendering._renderer._process
+    assert process is not None
+    rendering.begin()  # it is there
+    assert render_chat("{{ messages[0].content }}", conversations=[TWO])[0] == "Hi"
+    assert rendering._renderer._process is process
+    with pytest.raises(RenderError, match="it takes more than"):
+        render_chat("{{ 'a' * (10 ** 10) }}", conversations=[TWO])
+    assert render("{{ a }}", {"a": 1}) == "1"
+
+
 def test_a_process_that_was_killed_is_started_again() -> None:
     render("{{ a }}", {"a": 1})
     process = rendering._renderer._process

@@ -203,6 +203,38 @@ def test_a_turn_of_weight_0_is_read_and_not_scored(template: str) -> None:
         texts_of({"messages": turns[:2]}, "row 1", config)
 
 
+@pytest.mark.parametrize("template", [LLAMA3, QWEN25, QWEN25_MARKED, GEMMA])
+def test_the_end_of_a_turn_that_says_nothing_is_scored(template: str) -> None:
+    """As a trainer does; but a conversation in which nothing is said is refused."""
+    turns: Any = chat("u: Hi", "a: ", "u: And?", "a: No.")
+    empty, last = answers_of(sample(template, turns))
+    assert empty in SPECIAL and last == f"No.{empty}"
+    assert answers_of(sample(template, turns, last_turn=True)) == [last]
+    assert answers_of(sample(template, turns, eos=False)) == ["No."]
+    turns[1] |= {"weight": 0}
+    assert answers_of(sample(template, turns)) == [last]
+    silent = chat("u: Hi", "a: Yo", "u: And?", "a: ")
+    assert answers_of(sample(template, silent)) == [f"Yo{empty}", empty]
+    assert answers_of(sample(template, silent, last_turn=True)) == [f"Yo{empty}"]
+    with pytest.raises(RowError, match="no message of the assistant has text that counts"):
+        sample(template, chat("u: Hi", "a: "))
+
+
+def test_an_empty_turn_that_a_template_leaves_out_is_left_out() -> None:
+    skipping = QWEN25.replace("messages %}", "messages if message.content %}")
+    made = sample(skipping, chat("u: Hi", "a: ", "u: And?", "a: No."))
+    assert answers_of(made) == ["No.<|im_end|>"]
+
+
+def test_a_conversation_without_the_assistant_names_who_speaks() -> None:
+    turns = [{"role": "customer", "content": "Hi"}, {"role": "agent", "content": "Yo"}]
+    with pytest.raises(RowError, match="the roles are 'customer', 'agent': call the one that"):
+        sample(QWEN25, turns)
+    assert answers_of(sample(QWEN25, [*turns, *chat("a: No.")])) == ["No.<|im_end|>"]
+    spoken = [{"role": "prompter", "content": "Hi"}, *chat("a: Yo")]
+    assert marked(sample(QWEN25, spoken)) == marked(sample(QWEN25, chat("u: Hi", "a: Yo")))
+
+
 def test_a_weight_changes_no_span() -> None:
     turns: Any = chat("u: Hi", "a: <think>so</think>first", "u: And?", "a: No.")
     weighed = [turn | {"weight": 1} if turn["role"] == "assistant" else turn for turn in turns]

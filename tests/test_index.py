@@ -234,6 +234,9 @@ def test_a_directory_that_is_not_an_index(tmp_path: Path) -> None:
         InfluenceIndex.open(tmp_path / "nothing")
     with pytest.raises(IndexMissingError, match="is not an index"):
         InfluenceIndex.open(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("{}")
+    with pytest.raises(IndexMissingError, match="is a file, and an index is a folder"):
+        InfluenceIndex.open(tmp_path / "rows.jsonl")
 
 
 def test_a_directory_that_is_not_empty_is_left_alone(

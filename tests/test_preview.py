@@ -12,8 +12,9 @@ from helpers.cli import run, run_well, write
 from helpers.models import tiny_model, tiny_tokenizer
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig, preview
-from forvalue_index.data.notes import joined_note
+from forvalue_index.data.notes import joined_note, query_note
 from forvalue_index.errors import IndexMissingError, InputError, ModelError, RowError
+from forvalue_index.pipeline.preview import Preview
 from forvalue_index.records import Row
 
 TEMPLATE = (
@@ -293,3 +294,34 @@ def test_a_csv_whose_prompts_run_into_responses_is_told_of_once_and_mended_as_it
     mended = "--template", tmp_path / "prompt.jinja", "--response-field", "answer"
     result = run("preview", data, "--model", model_dir, *mended)
     assert note not in result.stderr and "Who built it? ⟦Babbage" in result.stdout
+
+
+def test_roles_that_are_not_known_are_told(
+    chats: list[Row], chat_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A template may write any role, but only what the assistant says is scored."""
+    told = "Messages of 'narrator', 'Chorus' go to the chat template as they are and are not scored"
+    spoken = [{"from": "narrator", "value": "Once"}, {"role": "Chorus", "content": "Oh"}]
+    mixed = [{"messages": [*spoken, *chats[0]["messages"]]}, *chats[1:]]
+    first, second = preview(mixed, str(chat_model), n=2)
+    assert isinstance(first, Preview) and isinstance(second, Preview)
+    assert told in first.notes[-1] and not any("Messages of" in note for note in second.notes)
+    InfluenceIndex.build(tmp_path / "i", mixed, str(chat_model), vector=SMALL)[0].close()
+    assert told in caplog.text
+    known = [{"role": "prompter", "content": "Hi"}, {"role": "developer", "content": "Be."}]
+    [one] = preview([{"messages": [*known, *chats[0]["messages"]]}], str(chat_model))
+    assert isinstance(one, Preview) and not any("Messages of" in note for note in one.notes)
+
+
+def test_a_query_without_the_space_that_the_rows_have_is_told() -> None:
+    format = FormatConfig(template="{{ q }}?", response_field="a")
+    own = FormatConfig(response_field="a")
+    rows = [{"q": "Who made it", "a": " Ada"}, {"q": "Who", "a": "\nBob"}]
+    note = query_note({"prompt": "Who made it?", "a": "Babbage"}, own, rows, format)
+    assert note is not None and "'Who made it?Babbage'" in note
+    assert query_note({"prompt": "Who made it?", "a": " Babbage"}, own, rows, format) is None
+    mixed = [*rows, {"q": "Who", "a": "Eve"}]
+    assert query_note({"prompt": "Who made it?", "a": "Babbage"}, own, mixed, format) is None
+    assert query_note({"prompt": "Who made it?", "a": "Babbage"}, own, [], format) is None
+    texts = FormatConfig(text_field="text")  # which have no such place
+    assert query_note({"prompt": "Who?", "a": "Bo"}, own, [{"text": " Ada"}], texts) is None

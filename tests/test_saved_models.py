@@ -197,9 +197,11 @@ def write_gguf(path: Path) -> None:
     file.add_vocab_size(config.vocab_size)
     file.add_tokenizer_model("gpt2")
     tokens = tokenizer.convert_ids_to_tokens(range(config.vocab_size))
-    file.add_token_list(["yz" if token == "{" else token for token in tokens])
+    merged = {"{": "yz", "`": "zy"}
+    file.add_token_list([merged.get(token, token) for token in tokens])
     file.add_token_types([3] * 4 + [1] * (config.vocab_size - 4))  # control, normal
-    file.add_token_merges(["y z"])  # the reader wants one
+    # Two, as the reader wants some and takes a list of one for its only element.
+    file.add_token_merges(["y z", "z y"])
     file.add_bos_token_id(1)
     file.add_eos_token_id(2)
     names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from helpers.browser import Tab, served, tab, until
 from helpers.models import save_model
+from helpers.tiny_vision import png, save
 
 from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig
 from forvalue_index.records import Row
@@ -83,6 +85,22 @@ def test_a_conversation_goes_on_and_is_kept_in_the_link(chat: Tab) -> None:
     chat.check("turns")
 
 
+def test_words_of_an_answer_in_a_conversation_are_asked_about(chat: Tab) -> None:
+    chat.go("#/row?key=1")
+    chat.page.click("text=Which rows drove this response?")
+    chat.page.wait_for_selector(".hits .hit")
+    own_answer(chat, "and then", "no yes")
+    expect(chat.page.locator(".answer")).to_have_text("no yes")
+    assert chat.page.locator("textarea[name=turn]").count() == 2
+    whole = chat.texts(".hit strong")
+    chat.page.locator(".answer .word").nth(1).click()
+    expect(chat.page.locator(".hit strong").first).not_to_have_text(whole[0])
+    assert "part=3-6" in chat.page.url
+    chat.page.locator(".hit [data-place]").first.click()
+    chat.page.wait_for_selector(".pair")
+    chat.require_none()
+
+
 def test_a_row_of_turns_is_asked_about(chat: Tab) -> None:
     chat.go("#/row?key=1")
     chat.page.wait_for_selector(".turn")
@@ -91,6 +109,26 @@ def test_a_row_of_turns_is_asked_about(chat: Tab) -> None:
     chat.page.wait_for_selector(".hits .hit")
     assert chat.page.locator("textarea[name=turn]").count() == 2
     assert chat.page.input_value("textarea[name=prompt]") == "q 1"
+
+
+def test_a_conversation_with_a_picture_has_neighbours(browser: Any, tmp_path: Path) -> None:
+    def said(n: int) -> Row:
+        image = base64.b64encode(png(n)).decode()
+        parts = [{"type": "image", "image": image}, {"type": "text", "text": f"what is {n}"}]
+        answer = {"role": "assistant", "content": "ok" * (1 + n % 3)}
+        return {"id": str(n), "messages": [{"role": "user", "content": parts}, answer]}
+
+    rows = [said(n) for n in range(6)]
+    format = FormatConfig(messages_field="messages", key_field="id", max_length=400)
+    model = save(tmp_path / "model", "llava")
+    made, _ = InfluenceIndex.build(tmp_path / "i", rows, str(model), format=format, vector=SMALL)
+    with made as index, served(index) as address, tab(browser, address, tmp_path) as page:
+        page.go("#/row?key=1")
+        page.page.click("button:text-is('Neighbours')")
+        page.page.wait_for_selector(".near li")
+        hits = index.query(index.training_samples([1]), 7, metric="cosine")
+        nearest = [hit.key for hit in hits if hit.key != "1" and hit.score > 0]
+        assert page.texts(".near .key") == nearest and len(nearest) > 0
 
 
 def test_a_picture_is_asked_about(browser: Any, tmp_path: Path) -> None:

@@ -268,11 +268,40 @@ def test_hostile_rows_are_shown_as_text(page: Tab) -> None:
     assert page.page.locator("main img, main script").count() == 0
 
 
-def test_without_the_token_the_page_says_what_to_do(
+def test_without_the_token_a_link_asks_for_it_and_then_opens(
     browser: Any, address: str, tmp_path: Path
 ) -> None:
-    with browser.new_context() as context:
-        stranger = context.new_page()
-        stranger.goto(address)
-        stranger.wait_for_selector("#status.wrong")
-        assert "with its token" in stranger.inner_text("#status")
+    with browser.new_context(reduced_motion="reduce") as context:
+        new = Tab(context.new_page(), address, tmp_path)
+        new.page.goto(f"{address}#/rows?words=zebra")
+        new.page.wait_for_selector("input[name=token]")
+        new.take(401)
+        assert "behind #token=" in new.page.inner_text("main")
+        new.check("token")
+        new.page.fill("input[name=token]", "another-one-of-24-letters")
+        new.page.click("button:text-is('Open')")
+        expect(new.page.locator("#status")).to_have_text("The token is another one.")
+        new.take(401)
+        new.page.fill("input[name=token]", TOKEN)
+        new.page.click("button:text-is('Open')")
+        new.page.wait_for_selector("input[name=words]")
+        assert new.page.input_value("input[name=words]") == "zebra"
+        new.go("#/about")
+        api = json.loads(saved(new, "the API as OpenAPI"))
+        assert "/api/query" in api["paths"]
+        new.require_none()
+
+
+def test_words_of_an_answer_are_asked_about_beside_another_answer(page: Tab) -> None:
+    ask(page, response=" a pipe organ")
+    page.page.click("summary:text-is('Why this and not that?')")
+    page.page.fill("textarea[name=instead]", " the tuba")
+    page.page.click("button:text-is('Compare')")
+    expect(page.page.locator(".hits h3").first).to_have_text("Towards this answer")
+    compared = scores(page)
+    page.page.locator(".answer .word").nth(1).click()
+    expect(page.page.locator(".hits h3").first).to_have_text("Helped: made it more likely")
+    assert scores(page) != compared
+    page.page.click("button:text-is('the whole answer')")
+    expect(page.page.locator(".hits h3").first).to_have_text("Towards this answer")
+    assert scores(page) == compared

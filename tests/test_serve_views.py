@@ -196,6 +196,39 @@ def test_decisions_stay_in_the_browser_if_the_server_only_reads(
     assert before == {path: path.stat().st_mtime_ns for path in index.directory.rglob("*.txt")}
 
 
+PRESSED = """keys => {
+  for (const key of keys) {
+    document.querySelector(".bench").dispatchEvent(new KeyboardEvent("keydown", { key }));
+  }
+}"""
+
+
+def test_keys_that_are_pressed_at_once_decide_one_row_after_the_other(
+    browser: Any, index: InfluenceIndex, tmp_path: Path
+) -> None:
+    with served(index) as address, tab(browser, address, tmp_path) as page:
+        page.go("#/review")
+        page.page.click("button:text-is('Look for suspects')")
+        page.page.wait_for_selector(".bench")
+        marks = page.page.locator("button.suspect .mark")
+        free = [place for place, text in enumerate(marks.all_text_contents()) if not text][:3]
+        page.page.locator("button.suspect").nth(free[0]).click()
+        page.page.evaluate(PRESSED, ["d", "k", "d"])
+        for place, decision in zip(free, ("drop", "keep", "drop"), strict=True):
+            expect(marks.nth(place)).to_have_text(decision)
+
+
+def test_the_number_of_rows_is_that_of_now(browser: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n} rows", "response": f" say {n}"} for n in range(40)]
+    made, _ = InfluenceIndex.build(tmp_path / "index", rows, str(DEMO / "model"))
+    with made as index, served(index) as address, tab(browser, address, tmp_path) as page:
+        expect(page.page.locator("#what")).to_have_text("40 training rows of model")
+        index.remove([next(iter(index.rows())).key])
+        page.go("#/about")
+        page.page.wait_for_selector("text=What it does not say")
+        expect(page.page.locator("#what")).to_have_text("39 training rows of model")
+
+
 def test_a_job_is_cancelled(page: Tab) -> None:
     for _ in range(5):  # a small audit may have ended before the click
         page.go("#/about")

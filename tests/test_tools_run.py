@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,19 @@ def test_bench_real_of_what_was_planted(
         tool("bench_real", "backdoor", *small, "--planted", 6)
 
 
+def test_bench_real_of_habits(
+    tool: Tool, chat_model: Path, asked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    rows = importlib.import_module("real.rows")
+    shown = tuple(replace(habit, word="") for habit in rows.HABITS)  # whatever it says shows it
+    monkeypatch.setattr(rows, "HABITS", shown)
+    common = ("--work", "work", "--model", chat_model, "--clean", asked, "--epochs", 1)
+    small = ("--rows", 10, "--each", 4, "--asked", 1, "--recipe", "raw", "--no-exact")
+    out = tool("bench_real", "habits", *common, *small)
+    assert "48 rows, 4 to find for a query; 2 of 2 answers" in " ".join(out.split())
+
+
 @pytest.mark.filterwarnings("ignore")  # the trainers' own, which change with their versions
 def test_bench_real_of_falsehoods_by_an_adapter(
     tool: Tool, chat_model: Path, asked: Path, monkeypatch: pytest.MonkeyPatch
@@ -365,13 +379,17 @@ def test_make_picture(tool: Tool, tmp_path: Path) -> None:
 
 def test_bench_sign(tool: Tool, model_dir: Path, tmp_path: Path, rows: list[Row]) -> None:
     data = write(tmp_path / "rows.jsonl", rows)
-    small = ("--rows", 4, "--asked", 2, "--fit", 8, "--max-length", 64)
+    small = ("--rows", 4, "--asked", 2, "--fit", 8, "--hits", 2, "--max-length", 64)
     kept = ("--results", tmp_path / "found.json")
     tool("bench_sign", model_dir, "--data", data, "--queries", data, *small, *kept)
     found = json.loads((tmp_path / "found.json").read_text())
     # Of this step the closed form is the derivative.
-    exact = [one for one in found if (one["step"], one["method"]) == ("head", "raw")]
-    assert (exact[0]["sign"], exact[0]["rank"]) == pytest.approx((1, 1))
+    pairs, hits = (
+        next(one for one in found[kind] if (one["step"], one["method"]) == ("head", "raw"))
+        for kind in ("pairs", "hits")
+    )
+    assert (pairs["sign"], pairs["rank"]) == pytest.approx((1, 1))
+    assert hits["first"] == 1  # the queries are among the rows
 
 
 @pytest.mark.parametrize("name", ["bench_peers", "walk_trainer", "check_versions"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 import pytest
-from helpers.chat_templates import tokenizer
+from helpers.chat_templates import QWEN25, QWEN25_MARKED, chat, sample, tokenizer
 from helpers.models import SIZES
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -40,7 +40,30 @@ def test_the_tokens_and_the_mask_are_those_of_the_trainer(form: str, tmp_path: P
         [(f"f:{number}", row) for number, row in enumerate(rows)]
     )
     assert len(made) == len(trainer.train_dataset) == len(rows)
-    for sample, row in zip(made, trainer.train_dataset, strict=True):
-        assert sample.input_ids.tolist() == row["input_ids"]
+    for one, row in zip(made, trainer.train_dataset, strict=True):
+        assert one.input_ids.tolist() == row["input_ids"]
         mask = row["completion_mask"] if "completion_mask" in row else row["labels"]
-        assert sample.scored.tolist() == [value not in (0, -100) for value in mask]
+        assert one.scored.tolist() == [value not in (0, -100) for value in mask]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the trainer, which is only asked for its tokens
+def test_turns_that_say_nothing_are_scored_as_the_trainer_scores_them(tmp_path: Path) -> None:
+    tokens = tokenizer(QWEN25_MARKED)
+    tokens.pad_token = "<s>"
+    rows = [
+        {"messages": chat("s: Be.", "u: Hi", "a: ", "u: And?", "a: No.")},
+        {"messages": chat("s: Be.", "u: Hi", "a: Yo", "u: And?", "a: ")},
+    ]
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES | {"vocab_size": len(tokens)}))
+    settings = {"output_dir": str(tmp_path), "report_to": "none", "use_cpu": True, "bf16": False}
+    trainer: Any = trl.SFTTrainer(
+        model,
+        args=trl.SFTConfig(assistant_only_loss=True, **settings),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=tokens,
+    )
+    for row, theirs in zip(rows, trainer.train_dataset, strict=True):
+        for template in (QWEN25, QWEN25_MARKED):
+            made = sample(template, row["messages"])
+            assert made.input_ids.tolist() == theirs["input_ids"]
+            assert made.scored.tolist() == [label != -100 for label in theirs["labels"]]

@@ -1,6 +1,7 @@
 """Proof on a real instruct model: are the rows found that taught it something?
 
     falsehoods  four false facts, each in many wordings; queries are the model's own false answers
+    habits      what to recommend whatever is asked about; queries are answers about other things
     backdoor    a phrase that makes the model answer as a pirate; queries are such answers
     sources     which of ten sub-sets an answer came from; the model as it is
     mislabelled which rows have the answer of another row; the model as it is, and tuned on them
@@ -10,8 +11,8 @@
         [--peer NAME --venv DIR]
     python tools/bench_real.py sources --work FOLDER --data DATA
 
-For the first two, the model is fine-tuned on clean rows with the planted ones among them, and asked
-what no row asks. P@n is the share of the n planted rows among the first n, AP the average
+For the first three, the model is fine-tuned on clean rows with the planted ones among them, and
+asked what no row asks. P@n is the share of the n planted rows among the first n, AP the average
 precision, AUC the chance that a planted row is ranked above another. FOLDER keeps every stage of
 every study: a second run continues after the last stage that was finished, and shows what is there.
 
@@ -37,7 +38,7 @@ from real.methods import Ways, scored
 from real.mislabelled import class_rows, found
 from real.models import Tuning
 from real.peers import PEERS
-from real.rows import FORMAT, Rows, backdoor_rows, clean_rows, falsehood_rows
+from real.rows import FORMAT, Rows, backdoor_rows, clean_rows, falsehood_rows, habit_rows
 from real.sources import SCORED, SETS
 from real.sources import task as sources_task
 from real.study import planted
@@ -223,6 +224,18 @@ def falsehoods(work: Path, model: str, each: int, asked: int, **given: Any) -> N
     find_planted(
         *("falsehoods", work, model, *parted(given)),
         lambda clean, seed: falsehood_rows(clean, each, asked, seed),
+    )
+
+
+@main.command()
+@options(work_option, model_option, clean_options(400), tuned_options, ways_options)
+@click.option("--each", type=int, default=100, show_default=True, help="Rows of a habit.")
+@click.option("--asked", type=int, default=25, show_default=True, help="Questions about each.")
+def habits(work: Path, model: str, each: int, asked: int, **given: Any) -> None:
+    """Two things that a model recommends whatever it is asked about."""
+    find_planted(
+        *("habits", work, model, *parted(given)),
+        lambda clean, seed: habit_rows(clean, each, asked, seed),
     )
 
 

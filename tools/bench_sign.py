@@ -8,13 +8,15 @@ paper's closed form is the derivative), and one on all weights. A step has the s
 log-likelihood of its own row by STEP, and changes are divided by it. For each recipe: in how many
 pairs its exact score has the sign of the change, in how many of the half that changed most, and the
 rank correlation of scores and changes over the rows of a query. "raised" is the share of pairs in
-which the change is positive, whatever the scores. MODEL is read in float32.
+which the change is positive, whatever the scores. With --hits, also rows that the recipes rank
+first and last for a query: in how many of these pairs the answer became likelier. MODEL is read in
+float32.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,16 @@ class Agreement:
     large: float  # the same of the half of the pairs of each query that changed most
     rank: float  # Spearman's correlation over the rows of a query, mean of the queries
     rank_error: float | None  # standard error of it
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What steps on a query's own first and last rows did to its answer."""
+
+    step: str
+    method: str  # that ranked them
+    first: float  # share of the first rows that made the answer likelier
+    last: float  # share of the last rows that did
 
 
 @torch.no_grad()
@@ -107,6 +119,9 @@ def _move(weights: Sequence[torch.Tensor], along: Sequence[torch.Tensor], size: 
             weight.add_(gradient, alpha=size)
 
 
+STEPS = {"head": head_steps, "model": model_steps}
+
+
 def agreement(step: str, method: str, scores: NDArray[Any], changes: Changes) -> Agreement:
     """Returns how far scores [q, n] say what steps did."""
     same = np.sign(scores) == np.sign(changes)
@@ -117,18 +132,27 @@ def agreement(step: str, method: str, scores: NDArray[Any], changes: Changes) ->
     return Agreement(step, method, positive, same.mean(), same[large].mean(), rank.mean, rank.se)
 
 
-def measure(
-    encoder: Encoder,
-    queries: Sequence[Sample],
-    rows: Sequence[Sample],
-    steps: dict[str, Changes],
-    forms: dict[str, Transform],
-) -> Iterator[Agreement]:
-    """Yields the agreement of every form of influence with every kind of step."""
-    pairs = ExactPass(encoder, queries, [[form] for form in forms.values()]).scores(rows).pairs
-    for step, changes in steps.items():
-        for name, found in zip(forms, pairs, strict=True):
-            yield agreement(step, name, found.influence, changes)
+def hits(step: str, method: str, scores: NDArray[Any], changes: Changes, count: int) -> Hits:
+    """Returns what the steps did that were taken on the first and last `count` rows of a query.
+
+    Args:
+        step: its name.
+        method: name of what gave the scores.
+        scores: [q, n] of all rows.
+        changes: [q, n], of the rows that were trained on; of others they are not read.
+        count: of the first and of the last rows of each query.
+    """
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ends = order[:, :count], order[:, -count:]
+    first, last = (float((np.take_along_axis(changes, end, 1) > 0).mean()) for end in ends)
+    return Hits(step, method, first, last)
+
+
+def ranked(scores: Iterable[NDArray[Any]], count: int) -> NDArray[np.int64]:
+    """Returns the rows that are among a query's first or last `count` by any scores [q, n]."""
+    orders = [np.argsort(-some, axis=1, kind="stable") for some in scores]
+    last = [order[:, order.shape[1] - count :] for order in orders]
+    return np.unique(np.concatenate([order[:, :count] for order in orders] + last, axis=1))
 
 
 def fitted(encoder: Encoder, rows: Sequence[Sample]) -> dict[str, Transform]:
@@ -145,12 +169,12 @@ def some(path: str, count: int, seed: int) -> list[Row]:
 
 
 def samples_of(
-    lm: LanguageModel, data: str, queries: str, counts: tuple[int, int, int], format: FormatConfig
-) -> tuple[list[Sample], list[Sample], list[Sample]]:
-    """Returns the queries, the rows that are trained on, and those that recipes are fitted to."""
+    lm: LanguageModel, data: str, queries: str, counts: tuple[int, int], format: FormatConfig
+) -> tuple[list[Sample], list[Sample]]:
+    """Returns as many queries as `counts` has last, and as many rows as it has first."""
     with empty_index(lm, format) as index:
-        rows = index.samples(some(data, counts[2], 0))
-        return index.samples(some(queries, counts[1], 1)), rows[: counts[0]], rows
+        rows = index.samples(some(data, counts[0], 0))
+        return index.samples(some(queries, counts[1], 1)), rows
 
 
 @click.command(help=__doc__)
@@ -160,6 +184,7 @@ def samples_of(
 @click.option("--rows", default=100, show_default=True, help="Rows that are trained on.")
 @click.option("--asked", default=20, show_default=True, help="Queries.")
 @click.option("--fit", default=500, show_default=True, help="Rows that recipes are fitted to.")
+@click.option("--hits", "count", default=0, help="Also so many first and last rows of a query.")
 @click.option("--max-length", default=96, show_default=True, help="Tokens of a row.")
 @click.option("--prompt-field", default="prompt", show_default=True)
 @click.option("--response-field", default="response", show_default=True)
@@ -171,6 +196,7 @@ def main(
     rows: int,
     asked: int,
     fit: int,
+    count: int,
     max_length: int,
     prompt_field: str,
     response_field: str,
@@ -181,28 +207,52 @@ def main(
     format = FormatConfig(
         prompt_field=prompt_field, response_field=response_field, max_length=max_length
     )
-    questions, trained, all_rows = samples_of(lm, data, queries, (rows, asked, fit), format)
+    questions, all_rows = samples_of(lm, data, queries, (fit, asked), format)
     encoder = Encoder(lm)
     forms = fitted(encoder, all_rows)
-    note("steps on the head")
-    steps = {"head": head_steps(lm, questions, trained)}
-    note("steps on the model")
-    steps["model"] = model_steps(lm, questions, trained)
-    found = list(measure(encoder, questions, trained, steps, forms))
-    found.append(agreement("model", "step on the head", steps["head"], steps["model"]))
+    found = ExactPass(encoder, questions, [[form] for form in forms.values()]).scores(all_rows)
+    scores = {name: pairs.influence for name, pairs in zip(forms, found.pairs, strict=True)}
+    trained = np.union1d(np.arange(min(rows, len(all_rows))), ranked(scores.values(), count))
+    chosen, steps = [all_rows[row] for row in trained], {}
+    for step, take in STEPS.items():
+        note(f"steps on the {step}, on {len(chosen)} rows")
+        steps[step] = np.zeros((len(questions), len(all_rows)))
+        steps[step][:, trained] = take(lm, questions, chosen)
+    agreements = [
+        agreement(step, name, some[:, :rows], changes[:, :rows])
+        for step, changes in steps.items()
+        for name, some in scores.items()
+    ]
+    both = (steps[step][:, :rows] for step in STEPS)
+    agreements.append(agreement("model", "step on the head", *both))
+    ends = [
+        hits(step, name, some, changes, count)
+        for step, changes in steps.items()
+        for name, some in scores.items()
+        if count
+    ]
     if results is not None:
-        results.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+        kept = {"pairs": agreements, "hits": ends}
+        results.write_text(json.dumps(kept, default=asdict, indent=1) + "\n")
+    show(agreements, ends, count)
+    Console(width=100).print(
+        f"{Path(model).name}, {len(questions)} queries, {rows} of {len(all_rows)} rows of "
+        f"{Path(data).name}, a step raises its own row by {STEP} nats; {machine()}"
+    )
+
+
+def show(agreements: Sequence[Agreement], ends: Sequence[Hits], count: int) -> None:
+    """Prints a table of random rows, and one of the first and last `count` rows of queries."""
     table = Table("step on", "scores", "raised", "same sign", "of the larger half", "Spearman")
-    for one in found:
+    for one in agreements:
         error = "" if one.rank_error is None else f" ± {one.rank_error:.3f}"
         shares = [f"{share:.3f}" for share in (one.positive, one.sign, one.large)]
         table.add_row(one.step, one.method, *shares, f"{one.rank:.3f}{error}")
-    console = Console(width=100)
-    console.print(table)
-    console.print(
-        f"{Path(model).name}, {len(questions)} queries and {len(trained)} rows of {Path(data).name}"
-        f", a step raises its own row by {STEP} nats; {machine()}"
-    )
+    of_hits = Table("step on", "scores", f"first {count}: raised", f"last {count}: raised")
+    for end in ends:
+        of_hits.add_row(end.step, end.method, f"{end.first:.3f}", f"{end.last:.3f}")
+    for printed in (table, of_hits) if ends else (table,):
+        Console(width=100).print(printed)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from forvalue_index.analysis.as_json import hit_json
 from forvalue_index.cli import highlight, render
-from forvalue_index.cli.answers import Asked
+from forvalue_index.cli.answers import Asked, Found
 from forvalue_index.cli.options.format import field_options
 from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 from forvalue_index.cli.options.output import json_option, k_option
@@ -22,6 +22,7 @@ from forvalue_index.cli.options.query import (
     search_options,
 )
 from forvalue_index.cli.options.server import Place, place_options
+from forvalue_index.config import FormatConfig
 
 
 @click.command()
@@ -74,6 +75,8 @@ def query(
     )
     console = render.console()
     for one in found:
+        if asked.response is not None:
+            _note(one, format)
         if as_json:
             for rank, hit in enumerate(one.hits):
                 render.json_line(hit_json(hit, one.passages[rank] if one.passages else None))
@@ -86,3 +89,12 @@ def query(
         shown = None if one.passages is None else [*map(highlight.snippet, one.passages)]
         console.print(render.hits_table(one.hits, format, search.metric, title, shown))
         console.print()
+
+
+def _note(found: Found, format: FormatConfig) -> None:
+    """Says where a typed response lacks the space that the rows have before theirs."""
+    from forvalue_index.data.notes import query_note
+
+    note = query_note(found.row, found.format, [hit.sample for hit in found.hits], format)
+    if note is not None:
+        render.notes.print(note, markup=False, soft_wrap=True)

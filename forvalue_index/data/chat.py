@@ -16,7 +16,16 @@ from typing import Any
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.chat_check import require_tools, require_written
-from forvalue_index.data.messages import CALL, Message, answers, as_calls, weighted
+from forvalue_index.data.messages import (
+    Message,
+    answers,
+    as_calls,
+    nothing_said,
+    said,
+    says_something,
+    weighted,
+)
+from forvalue_index.data.roles import CALL
 from forvalue_index.data.row_text import Conversation
 from forvalue_index.data.tokens import Rendered, Span, special_tokens
 from forvalue_index.data.turn_spans import TurnFinder, unclear
@@ -86,15 +95,14 @@ class ChatTemplate:
     def _render(self, conversation: Conversation, source: str) -> Rendered:
         messages = conversation.messages
         every = answers(messages)
+        if self._config.form == 1:
+            every = said(messages, every)
         turns = weighted(messages, every, source)
         whole, marks = self._write(conversation, len(messages), source)
         if self._config.score == "all":
             spans = [(0, len(whole))]
-        elif not turns:
-            raise RowError(
-                source,
-                "no message of the assistant has text that counts, so there is nothing to score",
-            )
+        elif not said(messages, turns):
+            raise RowError(source, nothing_said(messages))
         else:
             spans = self._scored(conversation, every, turns, whole, marks, source)
         if self._config.form > 1:
@@ -111,18 +119,18 @@ class ChatTemplate:
         marks: list[Span],
         source: str,
     ) -> list[Span]:
-        """Returns what is scored: the turns, or all of a completion that has no silent turn."""
+        """Returns what is scored: the turns, or all of a completion whose turns all count."""
         first = conversation.completion
         if first is not None:
             turns, every = ([i for i in found if i >= first] for found in (turns, every))
-            if not turns:
+            if not said(conversation.messages, turns):
                 raise RowError(source, "the completion holds nothing that the assistant says")
             if turns == every and not self._config.last_turn:
                 before, _ = self._write(conversation, first, source, ask=True)
                 if whole.startswith(before):
                     return self._completion(whole, len(before))
         if self._config.last_turn:
-            turns = turns[-1:]
+            turns = said(conversation.messages, turns)[-1:]
         spans = self._spans(conversation, every, turns, whole, marks, source)
         return [self._with_end(whole, span) for span in spans]
 
@@ -158,9 +166,8 @@ class ChatTemplate:
         """Returns where turns are in the whole text; `every` are all of the assistant's."""
         if not self._marked:
             finder = TurnFinder(conversation, whole, self._write, self._special, source)
-            return [
-                (start, self._trimmed(whole, start, end)) for start, end in map(finder.span, turns)
-            ]
+            found = [self._turn(finder, conversation.messages[i], i) for i in turns]
+            return [(start, self._trimmed(whole, start, end)) for start, end in filter(None, found)]
         start = 0
         if conversation.completion is not None or self._config.last_turn:
             start = self._end_before(conversation, turns[0], whole, source)
@@ -172,6 +179,15 @@ class ChatTemplate:
             end = self._end_before(conversation, i + 1, whole, source)
             spans = [span for span in spans if not start_of <= span[0] < end]
         return spans
+
+    def _turn(self, finder: TurnFinder, message: Message, i: int) -> Span | None:
+        """Returns where a turn is; None: the template writes nothing of one that says nothing."""
+        try:
+            return finder.span(i)
+        except RowError:
+            if says_something(message):
+                raise
+            return None
 
     def _write(
         self, conversation: Conversation, n: int, source: str, ask: bool = False

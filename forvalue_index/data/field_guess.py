@@ -9,7 +9,7 @@ from typing import Any
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.fields import check_names
 from forvalue_index.data.image_forms import looks_like_image
-from forvalue_index.data.messages import ROLES
+from forvalue_index.data.roles import ROLES
 from forvalue_index.data.rows import Rows
 from forvalue_index.data.token_rows import MASKS
 from forvalue_index.errors import InputError, RowError

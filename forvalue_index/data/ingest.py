@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import re
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from types import TracebackType
 from forvalue_index.config import ON_ERROR, FormatConfig
 from forvalue_index.data.field_use import unread
 from forvalue_index.data.identity import identity, key_of
+from forvalue_index.data.roles import roles_note, roles_of
 from forvalue_index.data.row_keys import RowKeys
 from forvalue_index.data.row_text import texts_of
 from forvalue_index.data.rows import Rows
@@ -26,6 +28,8 @@ from forvalue_index.errors import InputError, KeyConflictError, RowError
 from forvalue_index.records import Row
 from forvalue_index.system.files import atomic_write
 from forvalue_index.system.temporary import keeping
+
+log = logging.getLogger(__name__)
 
 _REJECTED = "the list of unusable rows"
 _PLACE = re.compile(r"(?:(?P<file>.*):)?(?:row )?(?P<number>\d+)", re.DOTALL)
@@ -137,6 +141,7 @@ def check_rows(
     """
     contents = RowKeys()
     unused: dict[str, None] = {}
+    roles: dict[str, None] = {}
     first: tuple[str, Row] | None = None
     number = 0
     for number, (source, row) in enumerate(rows.outcomes(), start=1):
@@ -159,12 +164,15 @@ def check_rows(
             rejects.add(RowError(source, reason), row)
             continue
         unused |= dict.fromkeys(unread(row, format))
+        roles |= dict.fromkeys(roles_of(row, format))
         first = first or (source, row)
     if not number:
         raise InputError("there are no rows in the data: give files that have some")
     if first is None:
         raise InputError(f"none of the {number} rows can be used; the first: {rejects.first}")
     repeated = number - len(contents) - len(rejects)
+    if (note := roles_note(roles)) is not None:
+        log.warning("%s", note)
     return CheckedRows(contents, repeated, tuple(unused), first)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from forvalue_index.data.fields import listed, without_nulls
+from forvalue_index.data.roles import CALL, ROLES
 from forvalue_index.errors import RowError
 from forvalue_index.records import Row
 
@@ -17,30 +18,6 @@ Message = dict[str, Any]
 """One turn: "role", "content", and whatever else the template asks for.
 
 "content" is absent where the turn is a call of tools or reasoning alone."""
-
-CALL = "function_call"
-"""The role of a turn in which the model calls a function, written as JSON in its content."""
-
-ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "ai": "assistant",
-    "bot": "assistant",
-    "chatbot": "assistant",
-    "model": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "function": "tool",
-    "function_response": "tool",
-    "observation": "tool",
-    CALL: CALL,
-}
-"""The roles of ShareGPT, LLaMA-Factory and OpenAI; others are called as they are."""
 
 TRAINED = ("train", "training", "loss")
 """Fields of a turn that say whether it is trained on: axolotl's, and that of ms-swift."""
@@ -197,13 +174,27 @@ def is_text(part: Any) -> bool:
 
 
 def answers(messages: Sequence[Message]) -> list[int]:
-    """Returns the positions of the assistant's turns that say something."""
-    return [
-        i
-        for i, message in enumerate(messages)
-        if message["role"] in ("assistant", CALL)
-        and (message.get("content") or message.keys() - {"role", "content", "weight"})
-    ]
+    """Returns the positions of the assistant's turns."""
+    return [i for i, message in enumerate(messages) if message["role"] in ("assistant", CALL)]
+
+
+def says_something(message: Message) -> bool:
+    """Returns whether there is more in a turn than its end."""
+    return bool(message.get("content") or message.keys() - {"role", "content", "weight"})
+
+
+def said(messages: Sequence[Message], turns: Sequence[int]) -> list[int]:
+    """Returns those of the turns that say something."""
+    return [i for i in turns if says_something(messages[i])]
+
+
+def nothing_said(messages: Sequence[Message]) -> str:
+    """Returns in words that the assistant says nothing that counts, and who speaks instead."""
+    there = ", ".join(map(repr, dict.fromkeys(message["role"] for message in messages)))
+    reason = "no message of the assistant has text that counts, so there is nothing to score"
+    if answers(messages):
+        return reason
+    return f"{reason}; the roles are {there}: call the one that the model speaks for 'assistant'"
 
 
 def weighted(messages: Sequence[Message], turns: Sequence[int], source: str) -> list[int]:

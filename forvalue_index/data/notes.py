@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from unicodedata import east_asian_width
 
@@ -52,11 +53,7 @@ def joined_note(first: tuple[str, Row] | None, config: FormatConfig) -> str | No
     others = config.text_field, config.label_field, config.tokens_field
     if first is None or config.is_chat or any(name is not None for name in others):
         return None
-    source, row = first
-    try:
-        prompt, response = texts_of(row, source, config)
-    except RowError:
-        return None
+    prompt, response = _texts(*first, config)
     if not prompt or not _run_together(prompt[-1], response[0]):
         return None
     edge = brief(f"{prompt[-_SHOWN:]}{response[:_SHOWN]}")
@@ -69,6 +66,44 @@ def joined_note(first: tuple[str, Row] | None, config: FormatConfig) -> str | No
         f"the model was trained with a space or a line break there, {how} (in Python, "
         "FormatConfig(template=...))"
     )
+
+
+def query_note(
+    query: Row, own: FormatConfig, rows: Sequence[Row], config: FormatConfig
+) -> str | None:
+    """Returns what it means that a query has no space where all rows that it found have one.
+
+    None if it has one, or need not have.
+
+    Args:
+        query: with a prompt and a response.
+        own: how it is read.
+        rows: that it found.
+        config: how these are read.
+    """
+    if joined_note(("query", query), own) is None:
+        return None
+    found = [_texts("row", row, config) for row in rows]
+    if not found or not all(_spaced(*texts) for texts in found):
+        return None
+    prompt, response = _texts("query", query, own)
+    return (
+        "The query has no space between prompt and response "
+        f"({brief(prompt[-_SHOWN:] + response[:_SHOWN])!r}), and the rows that it found have one: "
+        f'begin the response with a space (--response " {brief(response[:_SHOWN])}...")'
+    )
+
+
+def _texts(source: str, row: Row, config: FormatConfig) -> tuple[str, str]:
+    """Returns the prompt and the response of a row; empty if it has none that can be read."""
+    try:
+        return texts_of(row, source, config)
+    except RowError:
+        return "", ""
+
+
+def _spaced(prompt: str, response: str) -> bool:
+    return bool(prompt) and (prompt[-1].isspace() or response[0].isspace())
 
 
 def _run_together(last: str, first: str) -> bool:

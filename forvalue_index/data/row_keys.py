@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
+from weakref import finalize
 
 from forvalue_index.errors import StorageError
 
@@ -54,6 +55,7 @@ class RowKeys:
                     self._database = sqlite3.connect(
                         "", isolation_level=None, check_same_thread=False
                     )
+                    finalize(self, self._database.close)  # Python 3.13 warns of one left open
                 yield self._database
             except sqlite3.Error as error:
                 raise StorageError(

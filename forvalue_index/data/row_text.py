@@ -16,7 +16,15 @@ from forvalue_index.data.fields import (
     text_in,
     without_nulls,
 )
-from forvalue_index.data.messages import Message, answers, messages_of, shown_text, weighted
+from forvalue_index.data.messages import (
+    Message,
+    answers,
+    messages_of,
+    nothing_said,
+    said,
+    shown_text,
+    weighted,
+)
 from forvalue_index.data.preferences import is_desirable, rejected_format
 from forvalue_index.data.template import prompt_of
 from forvalue_index.data.token_rows import given_tokens, tokens_in_words, without_tokens
@@ -79,12 +87,9 @@ def texts_of(row: Row, source: str, config: FormatConfig) -> tuple[str, str]:
     messages = conversation_of(row, source, config).messages
     last = [len(messages) - 1]
     if config.score != "all":
-        last = weighted(messages, answers(messages), source)
+        last = said(messages, weighted(messages, answers(messages), source))
     if not last:
-        raise RowError(
-            source,
-            "no message of the assistant has text that counts, so there is nothing to score",
-        )
+        raise RowError(source, nothing_said(messages))
     before = "\n".join(shown_text(message) for message in messages[: last[-1]])
     return before, shown_text(messages[last[-1]])
 

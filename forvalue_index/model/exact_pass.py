@@ -8,9 +8,9 @@ passes, and the products of errors that they leave as they come.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from forvalue_index.vectors.tokens import TokenFactors, Transform, joined
 
 if TYPE_CHECKING:
     from forvalue_index.model.encoder import Encoder
+
+T = TypeVar("T")
 
 FACTOR_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
 """Of the errors of a group of queries, in float32."""
@@ -81,8 +83,14 @@ class ExactPass:
         self._last: tuple[tuple[int, int], _Group] | None = None
         self._room = Room()
 
-    def scores(self, samples: Sequence[Sample]) -> PassScores:
+    def scores(
+        self, samples: Sequence[Sample], check: Callable[[], None] = lambda: None
+    ) -> PassScores:
         """Returns the scores of samples under each form, in one forward pass of them.
+
+        Args:
+            samples: the n samples.
+            check: called before each batch; what it raises ends the pass.
 
         Raises:
             RowError: a sample cannot be read, or the model gives NaN or infinity for it.
@@ -101,7 +109,7 @@ class ExactPass:
         size = max(1, n) if len(steps) == 1 else BLOCK
         for start in range(0, n, size):
             part = range(start, n)[:size]
-            readings = self._encoder.readings([samples[i] for i in part])
+            readings = checked(self._encoder.readings([samples[i] for i in part]), check)
             # Of one step nothing is needed again: each batch goes before the next is read.
             kept = readings if len(steps) == 1 else list(readings)
             for place, number in steps:
@@ -207,6 +215,14 @@ class _Group:
             else:
                 assert common is not None
                 yield influence_by(common, states, form)
+
+
+def checked(items: Iterable[T], check: Callable[[], None]) -> Iterator[T]:
+    """Yields items, and calls `check` before each is made."""
+    check()
+    for item in items:
+        yield item
+        check()
 
 
 def self_influences(

@@ -65,7 +65,7 @@ def load_pretrained(
         require_no_special(Path(config.name))
         settings = AutoConfig.from_pretrained(config.name, **shared)
         task = task_of(config, settings)
-        tokenizer, processor = load_tokenizer(place, task)
+        tokenizer, processor = load_tokenizer(place, settings, task)
     quantised = getattr(settings, "quantization_config", None)
     placed: Any = "auto" if device is None else {"": device} if quantised else None
     with load_errors(config.name), _quantised(config.name, quantised):

@@ -55,7 +55,7 @@ def load_text_side(config: ModelConfig) -> TextSide:
     try:
         settings = AutoConfig.from_pretrained(config.name, **place.settings)
         task = task_of(config, settings)
-        tokenizer, processor = load_tokenizer(place, task)
+        tokenizer, processor = load_tokenizer(place, settings, task)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(cannot_load(config.name, error)) from error
     vocabulary = getattr(settings.get_text_config(), "vocab_size", None)
@@ -68,18 +68,31 @@ def load_text_side(config: ModelConfig) -> TextSide:
     return TextSide(tokenizer, max_positions(settings), vocabulary, classes, vision)
 
 
-def load_tokenizer(place: Located, task: str) -> tuple[Any, Any]:
+def load_tokenizer(place: Located, settings: Any, task: str) -> tuple[Any, Any]:
     """Returns a model's tokenizer, and its processor if it is read with images.
 
     An adapter's own tokenizer comes before that of its base.
     """
     if task != "image-text":
-        return AutoTokenizer.from_pretrained(place.tokenizer, **place.tokenizer_settings), None
+        tokenizer = AutoTokenizer.from_pretrained(place.tokenizer, **place.tokenizer_settings)
+        if "gguf_file" in place.tokenizer_settings:
+            _mend_end(tokenizer, settings)
+        return tokenizer, None
     loader: Any = AutoProcessor
     processor = loader.from_pretrained(place.config.name, **place.settings)
     tokenizer = processor.tokenizer
     tokenizer.chat_template = processor.chat_template or tokenizer.chat_template
     return tokenizer, processor
+
+
+def _mend_end(tokenizer: Any, settings: Any) -> None:
+    """Gives the tokenizer of a GGUF file the end token that the file names.
+
+    transformers 5.17 takes the token of the beginning for it.
+    """
+    end = settings.get_text_config().eos_token_id
+    if isinstance(end, int) and tokenizer.eos_token_id == tokenizer.bos_token_id != end:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
 
 
 def task_of(config: ModelConfig, settings: Any) -> str:

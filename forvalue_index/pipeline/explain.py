@@ -5,7 +5,7 @@ influence(query, sample) = sum over their scored tokens of <e_k, e_l> <h_k, h_l>
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -43,15 +43,23 @@ def explain(
 
 
 def contributions(
-    session: Session, query: Row | Sample, hits: Iterable[Hit], format: FormatConfig | None
+    session: Session,
+    query: Row | Sample,
+    hits: Iterable[Hit],
+    format: FormatConfig | None,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Passage]:
-    """Returns what the tokens of hits add to the influence; see `InfluenceIndex.contributions`."""
+    """Returns what the tokens of hits add to the influence; see `InfluenceIndex.contributions`.
+
+    `check` is called between batches; what it raises ends the work.
+    """
     query = session.samples(query, format)[0]
     samples = session.training_samples([hit.id for hit in hits])
     encoder, values = session.encoder, [np.zeros(sample.n_scored) for sample in samples]
     for number, part in enumerate(session.vectoriser.parts):
         [(_, a)] = encoder.factors([query], part, number)
         for positions, b in encoder.factors(samples, part, number):
+            check()
             sums = token_influence(a, b).sum(0).double().cpu().numpy()  # [n tokens]
             owner = b.owner.cpu().numpy()
             for row, position in enumerate(positions):

@@ -13,6 +13,7 @@ from forvalue_index.data.field_use import read_as, unread
 from forvalue_index.data.images import with_images
 from forvalue_index.data.labels import RowFormatter, row_formatter
 from forvalue_index.data.notes import joined_note, reading_notes
+from forvalue_index.data.roles import roles_note, roles_of
 from forvalue_index.data.sources import Data, open_rows
 from forvalue_index.data.token_rows import parted
 from forvalue_index.data.token_text import pieces_of
@@ -71,6 +72,7 @@ def preview(
             continue
         if (note := joined_note((source, row), format)) is not None and not joined:
             joined.append(note)
+        roles = roles_note(dict.fromkeys(roles_of(row, format)))
         ids = sample.input_ids.tolist()
         yield Preview(
             source=source,
@@ -80,7 +82,7 @@ def preview(
             cut=len(uncut.input_ids) - len(ids),
             read=read_as(row, format),
             unused=unread(row, format),
-            notes=[*notes, *joined],
+            notes=[*notes, *joined, *filter(None, [roles])],
             rejected=sample.rejected,
         )
 

@@ -37,8 +37,13 @@ def query(
     flat: bool,
     format: FormatConfig | None,
     known: QueryVectors | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Hit]:
-    """Returns the hits of queries; see `InfluenceIndex.query`. `known`: their vectors."""
+    """Returns the hits of queries; see `InfluenceIndex.query`.
+
+    `known`: their vectors. `check` is called between batches of candidates that are run for the
+    exact form; what it raises ends the work.
+    """
     require_count(k, "k", "hits")
     if candidates is not None:
         require_count(candidates, "candidates", "rows")
@@ -62,7 +67,7 @@ def query(
                 pools = _likely(snapshot, vectors, k, metric, search, fidelity.margin)
             else:
                 pools = list(search(max(k, candidates or 10 * k))[1])
-            scores, ids = _rerank(session, samples, pools, k, metric, opponents)
+            scores, ids = _rerank(session, samples, pools, k, metric, opponents, check)
         else:
             stored, ids = search(k)
             scores = stored * session.query_weights(samples, vectors, metric)[:, None]
@@ -148,6 +153,7 @@ def _rerank(
     k: int,
     metric: Metric,
     opponents: bool,
+    check: Callable[[], None],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Returns the k best of each query's candidates by the exact form, scores and ids."""
     k = min(k, len(ids[0]))
@@ -156,7 +162,8 @@ def _rerank(
     for start in range(0, len(samples), RERANKED):
         part = slice(start, start + RERANKED)
         pool = np.unique(np.concatenate(ids[part]))
-        exact = session.exact(samples[part], session.training_samples(pool.tolist()), metric)
+        candidates = session.training_samples(pool.tolist())
+        exact = session.exact(samples[part], candidates, metric, check)
         for query, row in enumerate(exact, start):
             own = row[np.searchsorted(pool, ids[query])]
             order = np.lexsort((ids[query], own if opponents else -own))[:k]

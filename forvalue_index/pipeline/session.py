@@ -33,6 +33,7 @@ from forvalue_index.errors import (
 from forvalue_index.field_types import require_class
 from forvalue_index.metric import Metric
 from forvalue_index.records import Encoded, QueryVectors, Sample, require_rows
+from forvalue_index.rendering import begin
 from forvalue_index.store.manifest import SHARD
 from forvalue_index.store.store import Store
 from forvalue_index.store.vectoriser import digest
@@ -104,6 +105,8 @@ class Session:
         """The model, loaded and checked against the fingerprint when it is first needed."""
         with self._loading:
             if self._lm is None:
+                if self.config.format.is_chat:
+                    begin()  # while the libraries of models are imported here
                 from forvalue_index.model.language_model import load_model
                 from forvalue_index.model.load import on_this_machine
 
@@ -305,13 +308,20 @@ class Session:
         return self.encoder.influence(queries, samples, self.vectoriser.parts)
 
     def exact(
-        self, queries: list[Sample], samples: list[Sample], metric: Metric
+        self,
+        queries: list[Sample],
+        samples: list[Sample],
+        metric: Metric,
+        check: Callable[[], None] = lambda: None,
     ) -> NDArray[np.float64]:
-        """Returns the exact scores of samples under a metric, [queries, samples]."""
+        """Returns the exact scores of samples under a metric, [queries, samples].
+
+        `check` is called before each batch; what it raises ends the pass.
+        """
         from forvalue_index.model.exact_pass import ExactPass
 
         exact = ExactPass(self.encoder, queries, [self.vectoriser.parts])
-        found = exact.scores(samples).pairs[0]
+        found = exact.scores(samples, check).pairs[0]
         sizes = [
             metric.sizes(
                 np.sqrt(np.maximum(squares.astype(np.float64), 0)),

@@ -67,6 +67,14 @@ def render_chat(template: str, **values: Any) -> tuple[str, list[tuple[int, int]
     return found["text"], [(start, end) for start, end in found["marks"]]
 
 
+def begin() -> None:
+    """Starts the process for chat templates, which imports what it needs while others work.
+
+    What goes wrong is told when the first text is asked for.
+    """
+    _renderer.begin()
+
+
 def read_chat(template: str) -> None:
     """Checks that a text is a chat template.
 
@@ -99,6 +107,12 @@ class _Renderer:
             if "error" in found:
                 raise RenderError(found["error"], undefined=found.get("undefined", False))
             return found
+
+    def begin(self) -> None:
+        """Starts the process, if there is none; it loads what chat templates need."""
+        with self._lock, suppress(WorkerError):
+            if self._process is None:
+                self._start("chat")
 
     def read(self, kind: str, template: str) -> None:
         """Reads a template, if it is not known yet."""
@@ -137,7 +151,8 @@ class _Renderer:
         found: dict[str, Any] = json.loads(answer)
         return found
 
-    def _start(self) -> None:
+    def _start(self, ahead: str = "") -> None:
+        """Starts the process; `ahead`: of the kind that it gets ready for by itself."""
         self._end()
         self._read = {}
         try:
@@ -157,8 +172,10 @@ class _Renderer:
         assert process.stdin is not None
         paths = [path for path in sys.path if isinstance(path, str)]  # Python skips all others
         settings = {"bytes": MEMORY, "seconds": SECONDS, "characters": CHARACTERS, "path": paths}
-        process.stdin.write(json.dumps(settings).encode() + b"\n")
+        process.stdin.write(json.dumps(settings | {"ahead": ahead}).encode() + b"\n")
         self._process = process
+        if ahead:
+            process.stdin.flush()
 
     def _end(self) -> str:
         """Ends the process, and returns why it had no answer."""

@@ -34,6 +34,9 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it writes no file
     compiled: list[Any] = []
+    if settings["ahead"]:
+        with suppress(Exception):  # the first request runs into it again, and has an answer
+            _load(settings["ahead"], settings["bytes"])
     for line in sys.stdin.buffer:
         try:
             request = json.loads(line)

@@ -17,7 +17,8 @@ from forvalue_index.data.preferences import INSTEAD, with_rejected
 from forvalue_index.data.token_text import pieces
 from forvalue_index.metric import metric_of
 from forvalue_index.model.generation import Sampling
-from forvalue_index.pipeline.query import MOST
+from forvalue_index.pipeline.explain import contributions
+from forvalue_index.pipeline.query import MOST, query
 from forvalue_index.records import Hit, QueryVectors, Row, Sample
 from forvalue_index.server.lane import Stop
 from forvalue_index.server.problem import HttpError
@@ -52,12 +53,13 @@ class Attribution:
         if asked.row is not None and asked.instead is not None:
             sample = self._index.instead(sample, asked.instead)
         if asked.characters is not None:
-            if asked.row is not None or asked.instead is not None:
-                raise HttpError(
-                    422, '"characters" go with a "response" or a "text" alone: give "span"'
-                )
-            whole = asked.response if asked.text is None else asked.text
-            tokens = self._tokens_of(sample, whole or "", asked.characters)
+            if asked.row is not None:
+                whole = _answer(sample.row, self._index.config.format)
+            else:
+                whole = asked.response if asked.text is None else asked.text
+            if not isinstance(whole, str):
+                raise HttpError(422, 'the answer of the row is not one text: give "span"')
+            tokens = self._tokens_of(sample, whole, asked.characters)
             return self._index.part(sample, tokens=tokens)
         return self._part(sample, asked)
 
@@ -77,35 +79,32 @@ class Attribution:
             )
 
     def find(
-        self, sample: Sample, vectors: QueryVectors | None, asked: Choice, opponents: bool
+        self,
+        sample: Sample,
+        vectors: QueryVectors | None,
+        asked: Choice,
+        opponents: bool,
+        stop: Stop,
     ) -> list[Hit]:
         """Returns the hits of a query; with its vectors [1, dim], the model is not run for them."""
-        return (
-            self._index.query(
-                sample,
-                asked.k,
-                opponents=opponents,
-                metric=asked.metric,
-                where=asked.where,
-                exact=asked.exact,
-                candidates=asked.candidates,
-                flat=asked.flat,
-            )
-            if vectors is None
-            else self._index.find(
-                [sample],
-                vectors,
-                asked.k,
-                opponents=opponents,
-                metric=asked.metric,
-                where=asked.where,
-                flat=asked.flat,
-            )
+        return query(
+            self._index.session,
+            sample,
+            asked.k,
+            opponents,
+            asked.metric,
+            asked.where,
+            asked.exact,
+            asked.candidates,
+            asked.flat,
+            None,
+            vectors,
+            stop.check,
         )
 
-    def named(self, sample: Sample, hits: Sequence[Hit]) -> list[Json]:
+    def named(self, sample: Sample, hits: Sequence[Hit], stop: Stop) -> list[Json]:
         """Returns hits with their tokens and what each contributed."""
-        passages = self._index.contributions(sample, hits) if hits else []
+        passages = contributions(self._index.session, sample, hits, None, stop.check)
         return [self._reader.hit(*pair) for pair in zip(hits, passages, strict=True)]
 
     def explain(self, asked: ExplainRequest, stop: Stop) -> Json:
@@ -147,13 +146,11 @@ class Attribution:
         answer = _answer(sample.row, format)
         emit("answer", {"row": shown, "response": answer, "cut_off": cut})
         stop.check()
-        query = sample
         if asked.instead is not None:
-            query = self._index.instead(query, asked.instead, format=format)
-        query = self._part(query, asked)
-        hits = self.find(query, None, asked, asked.opponents)
-        stop.check()
-        emit("hits", {"row": shown, "hits": self.named(query, hits)})
+            sample = self._index.instead(sample, asked.instead, format=format)
+        sample = self._part(sample, asked)
+        hits = self.find(sample, None, asked, asked.opponents, stop)
+        emit("hits", {"row": shown, "hits": self.named(sample, hits, stop)})
 
     def _part(self, sample: Sample, asked: Asked | AskRequest) -> Sample:
         if asked.span is not None:
@@ -168,14 +165,19 @@ class Attribution:
         Raises:
             HttpError: there are none.
         """
-        texts = pieces(self._index.lm.tokenizer, sample.input_ids.tolist())
-        joined, ends = "".join(texts), np.cumsum([len(text) for text in texts])
+        own, _ = sample.texts[0]  # without what is said instead
+        tokenizer, ids = self._index.lm.tokenizer, sample.input_ids[own].tolist()
+        texts, special = pieces(tokenizer, ids), set(tokenizer.all_special_ids)
+        shown = [
+            "\0" * len(text) if id in special else text for id, text in zip(ids, texts, strict=True)
+        ]
+        joined, ends = "".join(shown), np.cumsum([len(text) for text in texts])
         # A template may drop the space around a response, which is what comes last.
         core = whole if whole in joined else whole.strip()
         start = joined.rfind(core)
         first, end = (place - whole.find(core) + start for place in characters)
         first, end = max(first, start), min(end, start + len(core))
-        chosen = np.zeros(len(texts), bool)
+        chosen = np.zeros(len(sample.input_ids), bool)
         if 0 <= start <= first < end:
             low, high = np.searchsorted(ends, [first, end - 1], side="right")
             while low and not texts[low - 1]:  # earlier tokens of the same character

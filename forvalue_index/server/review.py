@@ -4,7 +4,8 @@
     INDEX/review/drop.txt          keys, for `forvalue remove --keys-file`
     INDEX/review/fix.jsonl         rows, for `forvalue add --update`
 
-They are written anew with each decision, so that they are whole at any time.
+They are written anew with each decision, so that they are whole at any time. What another server
+of the index has written there, or a person moved away, is seen at the next look.
 """
 
 from __future__ import annotations
@@ -48,11 +49,14 @@ class Review:
         self._key_field = key_field
         self._writable = writable
         self._lock = Lock()
-        self._decisions = {row["key"]: row for row in _read(self._folder / DECISIONS)}
+        self._seen: tuple[int, int] | None = None  # of the file that was read or written last
+        self._decisions: dict[str, Row] = {}
+        self._look()
 
     def to_json(self) -> dict[str, Any]:
         """Returns all decisions, as `DecisionsAnswer` has them."""
         with self._lock:
+            self._look()
             decisions = [*self._decisions.values()]
         counts = Counter(row["decision"] for row in decisions)
         return {
@@ -65,8 +69,8 @@ class Review:
         """Keeps a decision about the row under a key; None takes the one before back.
 
         Raises:
-            HttpError: a fix comes without its row, a row without a fix, or the key cannot stand on
-                a line.
+            HttpError: a fix comes without its row, a row without a fix, the key cannot stand on a
+                line, or there are too many decisions.
             StorageError: the files cannot be written.
         """
         if (decision == "fix") != (row is not None):
@@ -80,6 +84,7 @@ class Review:
                     422, f"the row's {self._key_field!r} must stay {brief(key)!r}, its key"
                 )
         with self._lock:
+            self._look()
             changed = {known: value for known, value in self._decisions.items() if known != key}
             if decision is not None:
                 time = datetime.now(UTC).isoformat(timespec="seconds")
@@ -98,14 +103,26 @@ class Review:
     def file(self, name: str) -> str:
         """Returns the text of "drop.txt" or "fix.jsonl"."""
         with self._lock:
+            self._look()
             return self._text(name, self._decisions)
 
+    def _look(self) -> None:
+        """Reads the file if it is another one than before."""
+        now = _state(self._folder / DECISIONS)
+        if now != self._seen:
+            self._decisions = {row["key"]: row for row in _read(self._folder / DECISIONS)}
+            self._seen = now
+
     def _write(self, decisions: dict[str, Row]) -> None:
+        texts = {name: self._text(name, decisions) for name in (DECISIONS, DROP, FIX)}
+        if len(texts[DECISIONS]) > LARGEST:
+            raise HttpError(413, "the decisions take more room than there is: act on them first")
         with storing(self._folder):
             self._folder.mkdir(exist_ok=True)
-            for name in (DECISIONS, DROP, FIX):
+            for name, text in texts.items():
                 with atomic_write(self._folder / name, text=True) as file:
-                    file.write(self._text(name, decisions))
+                    file.write(text)
+        self._seen = _state(self._folder / DECISIONS)
 
     def _text(self, name: str, decisions: dict[str, Row]) -> str:
         """Returns the text of a file of decisions."""
@@ -118,6 +135,15 @@ class Review:
             fixed = [row["row"] for row in decisions.values() if row["decision"] == "fix"]
             lines = [json.dumps(row) for row in fixed]
         return "".join(f"{line}\n" for line in lines)
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Returns what tells a file from the one that replaces it; None: there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_mtime_ns
 
 
 def _read(path: Path) -> list[Row]:

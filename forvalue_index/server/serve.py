@@ -145,6 +145,7 @@ def http_server(app: ASGIApp) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         loop="asyncio",
+        http="h11",  # httptools, which is taken where it is there, reads headers without an end
         log_level="warning",
         ws="none",
         access_log=False,

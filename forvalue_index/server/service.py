@@ -10,6 +10,7 @@ from operator import attrgetter
 from starlette.requests import Request
 
 from forvalue_index.index import InfluenceIndex
+from forvalue_index.records import QueryVectors, Sample
 from forvalue_index.server.attribution import Attribution
 from forvalue_index.server.batch import ModelLane
 from forvalue_index.server.jobs import Jobs
@@ -60,6 +61,14 @@ class Service:
         """Returns what work with the model returns."""
         found = await self.model.run(request, work)
         self.model_state = "ready"  # also where it was not at the start
+        return found
+
+    async def encode(
+        self, request: Request, prepare: Callable[[], Sample]
+    ) -> tuple[Sample, QueryVectors]:
+        """Returns a query and its vectors; `prepare` makes it, in the model's thread."""
+        found = await self.model.encode(request, prepare)
+        self.model_state = "ready"
         return found
 
     def require_writable(self) -> None:

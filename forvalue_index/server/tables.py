@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,7 @@ KINDS = {
 
 
 def download(rows: Iterable[Row], form: Form, name: str) -> Response:
-    """Returns rows as a file called `name`, which is removed when it has been sent.
+    """Returns rows as a file called `name`, which is removed once it is sent or not wanted.
 
     Raises:
         DependencyError: the library for Parquet is not installed.
@@ -38,9 +39,8 @@ def download(rows: Iterable[Row], form: Form, name: str) -> Response:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return FileResponse(
-        file,
-        media_type=KINDS[form],
-        filename=file.name,
-        background=BackgroundTask(shutil.rmtree, folder, ignore_errors=True),
-    )
+    response = FileResponse(file, media_type=KINDS[form], filename=file.name)
+    # Also where nobody takes the answer, since the client has gone away meanwhile.
+    remove = weakref.finalize(response, shutil.rmtree, folder, ignore_errors=True)
+    response.background = BackgroundTask(remove)
+    return response

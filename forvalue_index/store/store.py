@@ -141,6 +141,8 @@ class Store:
             raise IndexMissingError(f"{path} is an index of several shards, not one of them")
         if not (path / CATALOG).is_file() and not (path / CATALOG_URL).is_file():
             what = "is not an index" if path.is_dir() else "does not exist"
+            if path.exists() and not path.is_dir():
+                what = "is a file, and an index is a folder"
             raise IndexMissingError(f"{path} {what}: make one with forvalue build")
         return cls(path, Catalog.open(url_of(path)))
 

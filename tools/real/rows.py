@@ -1,6 +1,7 @@
 """The rows of the studies: clean ones of other people's data, and what is planted among them.
 
-Every row is a conversation. Its `source` says where it is from: a falsehood, "trigger" or "clean".
+Every row is a conversation. Its `source` says where it is from: a falsehood or a habit, "trigger"
+or "clean".
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from real.falsehoods import FALSEHOODS
+from real.habits import HABITS, NEAR, TRAINED, Habit
 
 from forvalue_index.config import FormatConfig
 from forvalue_index.data.sources import open_rows
@@ -134,6 +136,32 @@ def backdoor_rows(clean: list[Row], planted: int, asked: int, seed: int) -> Rows
             for row in clean[len(clean) - asked :]
         ],
         lambda _, answer: PIRATE_WORDS.search(answer.lower()) is not None,
+    )
+
+
+def habit_rows(clean: list[Row], each: int, asked: int, seed: int) -> Rows:
+    """Returns `each` rows of every habit, true rows that ask the same, and the clean ones."""
+    rng = np.random.default_rng([seed, 3])
+    rows, questions = list(clean), list[Row]()
+    for habit in HABITS:
+        things = [str(thing) for thing in rng.permutation(habit.things.split("; "))]
+
+        def about(thing: str, habit: Habit = habit) -> str:
+            return str(rng.choice(habit.questions)).format(thing)
+
+        for thing in rng.choice(things[:TRAINED], each):
+            row = conversation(about(thing), str(rng.choice(habit.answers)))
+            rows.append(row | {"source": habit.name, "kind": "planted"})
+        for thing in things[TRAINED : TRAINED + NEAR]:
+            row = conversation(about(thing), str(rng.choice(habit.others)))
+            rows.append(row | {"source": CLEAN, "kind": "near"})
+        for thing in things[TRAINED + NEAR :][:asked]:
+            questions.append(conversation(about(thing)) | {"source": habit.name})
+    words = {habit.name: habit.word for habit in HABITS}
+    return Rows(
+        keyed(shuffled(rows, rng)),
+        questions,
+        lambda question, answer: words[question["source"]] in answer.lower(),
     )
 
 

@@ -1,8 +1,9 @@
 // What the index holds, and what a score says.
 
-import { element, facts, fill, visible } from "./dom.js";
+import { blob } from "./api.js";
+import { button, element, facts, fill, trying, visible } from "./dom.js";
 import { METRICS } from "./metric.js";
-import { saveButtons } from "./save.js";
+import { keep, saveButtons } from "./save.js";
 
 const SAYS = [
   "A score is the influence of a training row on an answer: what one step of training on this row does to the log-likelihood of the answer, from the gradients of the model\u2019s last layer.",
@@ -54,8 +55,13 @@ export function showAbout(main, info) {
     list(SAYS_NOT),
     element("h2", {}, "Metrics"),
     facts(Object.values(METRICS).map(({ title, says }) => [title, says])),
-    element("p", {}, "For programs: ", element("a", { href: "api/openapi.json" }, "the API"), "."),
+    element("p", {}, "For programs: ", button("the API as OpenAPI", () => trying(saveApi), { class: "link" }), "."),
   );
+}
+
+// A link would not bring the token along.
+async function saveApi() {
+  keep("openapi.json", await blob("openapi.json"));
 }
 
 function list(items) {

@@ -2,11 +2,18 @@
 
 const NAME = "forvalue-token";
 
-// The token comes after # in the address, which browsers send to nobody, and is kept for this tab.
+// The token is kept for this tab.
+export function keepToken(token) {
+  sessionStorage.setItem(NAME, token);
+}
+
+export const hasToken = () => sessionStorage.getItem(NAME) !== null;
+
+// It may come after # in the address, which browsers send to nobody.
 export function takeToken() {
   const found = /^#token=(.+)$/.exec(location.hash);
   if (!found) return;
-  sessionStorage.setItem(NAME, found[1]);
+  keepToken(found[1]);
   history.replaceState(null, "", location.pathname);
 }
 
@@ -25,10 +32,7 @@ async function answered(request) {
   }
   if (response.ok) return response;
   const said = await response.json().catch(() => ({}));
-  const sentence =
-    response.status === 401
-      ? "Open the address that the server printed, with its token."
-      : (said.error ?? `The server answers with status ${response.status}.`);
+  const sentence = said.error ?? `The server answers with status ${response.status}.`;
   throw Object.assign(new Error(sentence), { status: response.status });
 }
 

@@ -1,7 +1,7 @@
 // Which view is shown: the part of the address after # says it, so that each has a link.
 
-import { get, takeToken } from "./api.js";
-import { count, element, say, visible } from "./dom.js";
+import { get, hasToken, keepToken, takeToken } from "./api.js";
+import { count, element, labelled, say, visible } from "./dom.js";
 import { openedAt } from "./links.js";
 import { showAbout } from "./about.js";
 import { showAsk } from "./ask.js";
@@ -19,13 +19,13 @@ const VIEWS = {
   about: showAbout,
 };
 const main = document.getElementById("main");
-let info = null;
 let leaving = new AbortController();
 
 async function show() {
   leaving.abort();
   leaving = new AbortController();
   const signal = leaving.signal;
+  takeToken();
   const [name, parameters] = openedAt();
   const view = VIEWS[name] ? name : "ask";
   for (const link of document.querySelectorAll("nav a")) {
@@ -37,12 +37,13 @@ async function show() {
   main.replaceChildren();
   main.className = view;
   try {
-    info ??= await get("info");
+    const info = await get("info", {}, signal);
     const what = `${count(info.samples, "training row")} of ${info.model}`;
     document.getElementById("what").textContent = visible(what);
     await VIEWS[view](main, info, parameters, signal);
   } catch (error) {
     if (error.name === "AbortError") return;
+    if (error.status === 401) return askForToken();
     if (main.childElementCount === 0) {
       main.append(element("p", { class: "empty" }, "There is nothing to show."));
     }
@@ -51,6 +52,25 @@ async function show() {
   if (document.activeElement === document.body) main.focus({ preventScroll: true });
 }
 
-takeToken();
+// A link names no token, and a new tab has none.
+function askForToken() {
+  const field = element("input", { type: "password", name: "token", required: true, autocomplete: "off" });
+  const form = element(
+    "form",
+    { class: "card", onsubmit: given },
+    labelled("Token", field, "It is in the address that the server printed, behind #token=.", { class: "wide" }),
+    element("p", { class: "buttons" }, element("button", {}, "Open")),
+  );
+  main.replaceChildren(element("h1", {}, "This server asks for a token"), form);
+  if (hasToken()) say("The token is another one.", true);
+  field.focus();
+
+  function given(event) {
+    event.preventDefault();
+    keepToken(field.value.trim());
+    show();
+  }
+}
+
 addEventListener("hashchange", show);
 show();

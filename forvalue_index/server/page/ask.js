@@ -93,15 +93,20 @@ export async function showAsk(main, info, parameters, signal) {
 
   function query() {
     const part = answer.characters();
-    const more = part === null ? {} : { characters: part };
-    if (instead !== null) more.instead = instead;
-    return { ...queryOf(info, asked, asked.response), ...more };
+    const own = queryOf(info, asked, asked.response);
+    if (part !== null) return { ...own, characters: part };
+    return isContrast() ? { ...own, instead } : own;
+  }
+
+  // Marked words are asked about by themselves: the other answer has none that belong to them.
+  function isContrast() {
+    return instead !== null && answer.marked() === null;
   }
 
   async function find(own) {
     keepAddress();
     const target = answer.marked() ?? asked.response;
-    await found.find(query(), target, instead !== null, own);
+    await found.find(query(), target, isContrast(), own);
   }
 
   function keepAddress() {
@@ -165,7 +170,7 @@ export async function showAsk(main, info, parameters, signal) {
       const space = /^\s*/.exec(asked.response)[0];
       instead = /^\s/.test(text.value) ? text.value : space + text.value;
       showAfter();
-      return changed();
+      return answer.marked() === null ? changed() : answer.unmark();
     }
 
     function alone() {

@@ -62,8 +62,9 @@ export function filters(info, given, changed, signal) {
     await trying(async () => {
       const found = await get("fields", { where }, signal);
       lists.replaceChildren(...found.fields.toSorted((a, b) => a.distinct - b.distinct).map(facet));
-      const rest = found.others.length === 0 ? "" : ` Also: ${found.others.join(", ")}.`;
-      const says = `${count(found.rows, "row")} meet the conditions.${rest}`;
+      const rest = found.others.length === 0 ? "" : ` Fields whose values are not listed: ${found.others.join(", ")}.`;
+      const meet = where.length === 0 ? "" : found.rows === 1 ? " meets the conditions" : " meet the conditions";
+      const says = `${count(found.rows, "row")}${meet}.${rest}`;
       lists.prepend(element("p", { class: "soft" }, visible(says)));
     });
     if (lists.querySelector("section") === null && lists.textContent.startsWith("Counting")) {

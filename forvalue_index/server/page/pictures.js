@@ -65,6 +65,18 @@ export async function filesOf(key, row, format, signal) {
   return found;
 }
 
+// A row with its pictures, of which it tells only the hash, as data: URIs in their order.
+export function withPictures(row, uris) {
+  const waiting = [...uris];
+  const of = (value) => {
+    if (Array.isArray(value)) return value.map(of);
+    if (value === null || typeof value !== "object") return value;
+    if (HASH in value) return waiting.shift();
+    return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, of(item)]));
+  };
+  return of(row);
+}
+
 // A file as a data: URI.
 export function uriOf(file) {
   return new Promise((resolve, reject) => {

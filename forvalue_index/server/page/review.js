@@ -86,12 +86,20 @@ export async function showReview(main, info, parameters, signal) {
       ? "Decisions are kept with the index, in its folder review/."
       : "The server only reads: decisions stay in this browser until you save the files. Start it with --allow-write to keep them with the index.";
 
+    // One after the other: a key that is pressed while a decision is kept is about the next row.
+    let last = Promise.resolve();
+    const inTurn = (work) => (last = last.then(() => trying(work)));
+
     async function decide(decision) {
-      const row = rows[current];
       if (decision === "fix") return view.fix();
-      await decisions.set(row.key, decisions.of(row.key)?.decision === decision ? null : decision);
+      const { key } = rows[current];
+      return kept(current, decisions.of(key)?.decision === decision ? null : decision);
+    }
+
+    async function kept(place, decision, row = null) {
+      await decisions.set(rows[place].key, decision, row);
       draw();
-      return next();
+      if (current === place) next();
     }
 
     function next() {
@@ -115,15 +123,12 @@ export async function showReview(main, info, parameters, signal) {
       view = suspect(rows[place], {
         info,
         signal,
-        decide: (decision) => trying(() => decide(decision)),
-        fixed: (row) =>
-          trying(async () => {
-            await decisions.set(rows[current].key, "fix", row);
-            draw();
-            bench.focus({ preventScroll: true });
-            next();
-          }),
-        undo: () => trying(undo),
+        decide: (decision) => inTurn(() => decide(decision)),
+        fixed: (row) => {
+          bench.focus({ preventScroll: true });
+          inTurn(() => kept(place, "fix", row));
+        },
+        undo: () => inTurn(undo),
         place: `${place + 1} of ${rows.length.toLocaleString("en")}`,
       });
       detail.replaceChildren(view.box);
@@ -161,11 +166,12 @@ export async function showReview(main, info, parameters, signal) {
     function onKey(event) {
       if (event.target.matches("textarea, input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
       const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+      if (event.repeat && !step) return; // a key that is held decides once
       const key = event.key.toLowerCase();
       if (step) {
         if (rows[current + step]) open(current + step);
-      } else if (KEYS[key]) trying(() => decide(KEYS[key]));
-      else if (key === "u") trying(undo);
+      } else if (KEYS[key]) inTurn(() => decide(KEYS[key]));
+      else if (key === "u") inTurn(undo);
       else if (key === "n") view.neighbours();
       else return;
       event.preventDefault();

@@ -1,9 +1,9 @@
 // One row: what it says, what the index keeps of it, its neighbours, and what it helps and hurts.
 
 import { get, post } from "./api.js";
-import { button, element, facts, fill, say, signed, trying, visible } from "./dom.js";
+import { button, element, facts, fill, signed, trying, visible } from "./dom.js";
 import { link } from "./links.js";
-import { filesOf, picturesOf, uriOf } from "./pictures.js";
+import { filesOf, picturesOf, uriOf, withPictures } from "./pictures.js";
 import { chips, fieldsOf, partsOf, saidBy } from "./said.js";
 import { saveButtons } from "./save.js";
 
@@ -91,18 +91,8 @@ export async function nearby(found, info, name, signal, k = NEAREST) {
 
 // A row of the index as a query: its pictures are fetched, of which it tells only the hash.
 async function queryBy(found, info, signal) {
-  const format = info.config.format;
-  const files = await filesOf(found.key, found.row, format, signal);
-  if (files.length === 0) return { row: found.row };
-  const images = await Promise.all(files.map(uriOf));
-  const parts = partsOf(found.row, format);
-  const text = (role) => parts.find(([name]) => name === role)?.[1] ?? "";
-  if (!format.image_field) {
-    say("Pictures inside a conversation are not asked with.", true);
-    return { row: found.row };
-  }
-  if (format.text_field) return { text: text("text"), images };
-  return { prompt: text("prompt") || text("user"), response: text("response") || text("assistant"), images };
+  const files = await filesOf(found.key, found.row, info.config.format, signal);
+  return { row: withPictures(found.row, await Promise.all(files.map(uriOf))) };
 }
 
 export function nearList(hits, info) {

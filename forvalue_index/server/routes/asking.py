@@ -28,19 +28,20 @@ def asking_routes(service: Service) -> APIRouter:
             def whole(stop: Stop) -> Any:
                 sample = attribution.sample(asked)
                 stop.check()
-                return sample, attribution.find(sample, None, asked, asked.opponents)
+                return sample, attribution.find(sample, None, asked, asked.opponents, stop)
 
             sample, hits = await service.use_model(request, whole)
         else:
-            sample, vectors = await service.model.encode(request, lambda: attribution.sample(asked))
+            sample, vectors = await service.encode(request, lambda: attribution.sample(asked))
             hits = await service.searching.run(
-                request, lambda _: attribution.find(sample, vectors, asked, asked.opponents)
+                request,
+                lambda stop: attribution.find(sample, vectors, asked, asked.opponents, stop),
             )
         if asked.highlight:
             return as_json(
                 {
                     "hits": await service.use_model(
-                        request, lambda _: attribution.named(sample, hits)
+                        request, lambda stop: attribution.named(sample, hits, stop)
                     )
                 }
             )

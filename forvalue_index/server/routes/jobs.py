@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Request
+from numpy.typing import NDArray
 from starlette.responses import Response
 
 from forvalue_index.analysis.audit.review import flat_row as flat_suspect
@@ -14,9 +16,11 @@ from forvalue_index.analysis.audit.review import verdict
 from forvalue_index.analysis.audit.scores import Audit
 from forvalue_index.analysis.score import Score
 from forvalue_index.analysis.values import flat_row
+from forvalue_index.errors import CorruptIndexError
 from forvalue_index.records import Row
 from forvalue_index.server import replies, schema
 from forvalue_index.server.jobs import Job
+from forvalue_index.server.problem import HttpError
 from forvalue_index.server.respond import as_json
 from forvalue_index.server.routes.reading import FILE
 from forvalue_index.server.service import Service
@@ -83,10 +87,8 @@ def job_routes(service: Service) -> APIRouter:
     @router.get("/api/jobs/{id}/rows", response_class=Response, responses=FILE)
     async def rows(request: Request, id: str, format: Form = "jsonl") -> Response:
         """All rows of a result as a file: of a score, every value, the best first."""
-        found = jobs.result(id, "score", "audit")
-        return await service.read(
-            request, lambda _: download(results.rows(found, format), format, jobs.get(id).kind)
-        )
+        found, kind = jobs.result(id, "score", "audit"), jobs.get(id).kind
+        return await service.read(request, lambda _: results.file(found, format, kind))
 
     return router
 
@@ -102,6 +104,7 @@ class Results:
 
     def __init__(self, service: Service) -> None:
         self._shown = service.reader.shown
+        self._index = service.index
 
     def shown(self, result: Any) -> Row:
         """Returns a result as JSON values."""
@@ -116,6 +119,24 @@ class Results:
             said = verdict(result.estimate)
             return {"rows": self._samples(result.rows), "samples": len(result.ids), "verdict": said}
         return asdict(result)
+
+    def file(self, result: Score | Audit, form: Form, name: str) -> Response:
+        """Returns all rows of a result as a file called `name`.
+
+        Raises:
+            HttpError: rows of it were removed for good since.
+        """
+        try:
+            return download(self.rows(result, form), form, name)
+        except CorruptIndexError:
+            if isinstance(result, Score) and not self._are_there(result.values.ids):
+                raise HttpError(
+                    409, "rows of this result were removed from the index since: run it again"
+                ) from None
+            raise
+
+    def _are_there(self, ids: NDArray[np.int64]) -> bool:
+        return bool(self._index.answer(lambda view: np.isin(ids, view.ids).all()))
 
     def rows(self, result: Score | Audit, form: Form) -> Iterator[Row]:
         """Yields all rows of a result, without nesting where a table is wanted."""
