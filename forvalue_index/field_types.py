@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -24,22 +25,29 @@ def require_class(value: Any, kind: type) -> None:
 
 
 def require_types(config: Any) -> None:
-    """Checks that the settings have the types of their fields; a list becomes a tuple.
+    """Checks that the settings have the types of their fields; a list becomes a tuple, a path text.
 
     Raises:
         InputError: one has another.
     """
     of: Any = type(config)
     for name, kind in types_of(of).items():
-        value = getattr(config, name)
-        if isinstance(value, list):
-            value = tuple(value)
+        given = getattr(config, name)
+        value = _plain(given)
+        if value is not given:
             object.__setattr__(config, name, value)
         if not is_of(value, kind):
             kinds = get_args(kind) if get_origin(kind) is not tuple else get_args(kind)[:1]
             words = [KINDS[part] for part in kinds or (kind,) if part in KINDS]
             which = " or ".join(words) + (", several" if get_origin(kind) is tuple else "")
             raise InputError(f"{name} is {value!r}, but must be {which}")
+
+
+def _plain(value: Any) -> Any:
+    """Returns a list as a tuple, and a path as its text."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 @cache

@@ -81,6 +81,8 @@ def test_settings_have_types(kind: Any, settings: dict[str, Any], message: str) 
 
 def test_a_list_of_settings_is_as_good_as_a_tuple() -> None:
     assert ModelConfig("x", adapters=["a"]).adapters == ("a",)  # type: ignore[arg-type]
+    of_paths = ModelConfig(Path("x"), adapters=[Path("a")])  # type: ignore[arg-type, list-item]
+    assert (of_paths.name, of_paths.adapters) == ("x", ("a",))
     assert ModelConfig("x", adapters=("a",), adapter_weights=(1,)).adapter_weights == (1,)
 
 
