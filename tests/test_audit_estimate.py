@@ -86,7 +86,8 @@ def test_the_verdict_in_words() -> None:
     found = Estimate(300, 0.17, 0.07, 0.23, 0.96, 0, {10: 1.0, 50: 0.79})
     assert verdict(found) == (
         "About 51 (17%; 21 to 69) have a response that belongs to another prompt: 100% of the "
-        "first 10, 79% of the first 50; 30 or more trusted rows (--trusted) make this narrower"
+        "first 10, 79% of the first 50. Right rows that the model cannot judge count as wrong "
+        "here: 30 or more trusted rows (--trusted) tell them apart"
     )
     none = replace(found, share=0.02, low=0.0, high=0.04, trusted=60)
     assert verdict(none) == (
@@ -112,18 +113,17 @@ def test_exchanged_rows_have_a_prompt_and_the_response_of_another(
     index, _ = InfluenceIndex.build(tmp_path / "i", rows_of(60), str(model_dir), vector=vector)
     with index:
         ids = index.snapshot.ids
-        found, places = exchanged_samples(index, ids, read_prompts(index, ids)[0])
-        assert len(found) == len(places) > 40
+        found, places, others = exchanged_samples(index, ids, read_prompts(index, ids)[0])
+        assert len(found) == len(places) == len(others) > 40
         assert len(set(places.tolist())) == len(places)
-        own = index.training_samples(ids[np.sort(places)].tolist())
-        of = dict(zip(np.sort(places).tolist(), own, strict=True))
-        responses = [sample.input_ids[sample.scored].tolist() for sample in own]
-        for sample, place in zip(found, places.tolist(), strict=True):
-            before, after = of[place], sample.input_ids[sample.scored].tolist()
+        rows = index.training_samples(ids.tolist())
+        for sample, place, other in zip(found, places.tolist(), others.tolist(), strict=True):
+            before, after = rows[place], sample.input_ids[sample.scored].tolist()
             start = int(before.scored.argmax())
             assert sample.input_ids[:start].tolist() == before.input_ids[:start].tolist()
             assert after != before.input_ids[before.scored].tolist()[: len(after)]
-            assert any(response[: len(after)] == after for response in responses)
+            response = rows[other].input_ids[rows[other].scored].tolist()
+            assert place != other and response[: len(after)] == after
         result = audit(index).estimate
         assert result.rows == 60
         assert result.separation is not None

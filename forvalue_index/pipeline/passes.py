@@ -5,7 +5,7 @@ It knows no stored vector: it is given samples, and gives numbers about them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from forvalue_index.model.gradients import gradient_scores
 from forvalue_index.model.language_model import LanguageModel
 from forvalue_index.model.training import fine_tune, weights_of, with_weights
 from forvalue_index.pipeline.session import Session
-from forvalue_index.records import Progress, Sample
+from forvalue_index.records import Encoded, Progress, Sample
 from forvalue_index.vectors.recipe import Raw
 
 
@@ -40,6 +40,12 @@ class ModelPasses:
         """
         encoder = self._session.encoder if model is None else Encoder(model)
         return encoder.losses(samples)
+
+    def encode(
+        self, samples: Sequence[Sample], report: Callable[[int, int], None] | None = None
+    ) -> list[Encoded]:
+        """Returns the vectors and losses of samples; `report` gets the samples and tokens done."""
+        return self._session.encode(list(samples), report)
 
     def states(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
         """Returns the mean of the states that predict each sample's scored tokens, [n, hidden]."""

@@ -1,6 +1,7 @@
 """How many training rows are wrong, by comparison with rows whose responses were exchanged.
 
 It runs up to 512 exchanged rows forward, and all trusted ones; `estimate.py` has the arithmetic.
+The loss of a response alone is that of the row it is from, also where an exchanged row is cut.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from forvalue_index.analysis.audit.unit_vectors import (
     unit,
 )
 from forvalue_index.index import InfluenceIndex
-from forvalue_index.records import Sample
+from forvalue_index.records import Progress, Sample
 
 _MOST = 512  # rows that are exchanged
 
@@ -48,6 +49,7 @@ def estimate_wrong(
     around: Around,
     scores: dict[str, Floats],
     suspicion: Floats,
+    progress: Progress | None = None,
 ) -> Estimate:
     """Returns how many training rows are wrong.
 
@@ -60,20 +62,23 @@ def estimate_wrong(
         scores: that the suspicion is made from, name -> [n].
         suspicion: of the training rows [n].
     """
-    samples, places = exchanged_samples(index, ids, prompts)
+    samples, places, others = exchanged_samples(index, ids, prompts)
     if len(samples) < LEAST:
         return Estimate(len(ids))
-    wrong = _signs(index, samples, around, around.near[places])
+    vectors, losses = _read(index, samples, progress)
+    gain = prompts.bare[others] - losses
+    wrong = _signs(vectors, gain, samples, around, around.near[places])
     right = {name: np.zeros(0) for name in wrong}
     asking = [i for i, sample in enumerate(known) if has_prompt(sample)]
     if asking:
-        near = _neighbours_of_trusted(around)[asking]
-        right = _signs(index, [known[i] for i in asking], around, near)
+        trusted_rows, near = [known[i] for i in asking], _neighbours_of_trusted(around)[asking]
+        read, losses = _read(index, trusted_rows)
+        alone = [bare(sample, index.lm.tokenizer) for sample in trusted_rows]
+        right = _signs(read, index.passes.losses(alone) - losses, trusted_rows, around, near)
     tables = [np.stack([signs[name] for name in wrong], 1) for signs in (scores, wrong, right)]
     if around.guides is not None:
         guides = around.guides[places]
-        centred = _centred_cosines(index, samples, around.vectors, guides)
-        wrong["untrusted"] = untrusted(centred, guides)
+        wrong["untrusted"] = untrusted(around.vectors.cosines_of(vectors, guides), guides)
     rows, exchanged, trusted = tables
     return estimate(rows, exchanged, trusted, suspicion, suspicion_of(wrong, scores))
 
@@ -86,10 +91,11 @@ def untrusted(centred: Vectors, guides: Positions) -> Floats:
 
 def exchanged_samples(
     index: InfluenceIndex, ids: NDArray[np.int64], prompts: Prompts
-) -> tuple[list[Sample], Positions]:
-    """Returns up to 512 training samples, each with the response of another, and their positions.
+) -> tuple[list[Sample], Positions, Positions]:
+    """Returns up to 512 training samples, each with the response of another.
 
-    Rows without a prompt, with the same response or with pictures are left out.
+    Then the positions of the samples and of those others. Rows without a prompt, with the same
+    response or with pictures are left out.
     """
     rng = np.random.default_rng(0)
     asking = np.flatnonzero(prompts.prompt)
@@ -97,7 +103,7 @@ def exchanged_samples(
     samples = index.training_samples(ids[drawn].tolist())
     longest = max((len(sample.input_ids) for sample in samples), default=0)
     order = rng.permutation(len(drawn))
-    found, places = [], []
+    found, places, others = [], [], []
     for one, other in zip(order, np.roll(order, 1), strict=True):
         place = drawn[one]
         if prompts.response[place] == prompts.response[drawn[other]]:
@@ -106,7 +112,8 @@ def exchanged_samples(
         if made is not None:
             found.append(made)
             places.append(place)
-    return found, np.array(places, np.int64)
+            others.append(drawn[other])
+    return found, np.array(places, np.int64), np.array(others, np.int64)
 
 
 def _with_response(sample: Sample, other: Sample, longest: int) -> Sample | None:
@@ -119,30 +126,38 @@ def _with_response(sample: Sample, other: Sample, longest: int) -> Sample | None
     return replace(sample, input_ids=ids, scored=scored) if scored.any() else None
 
 
-def _signs(
-    index: InfluenceIndex, samples: Sequence[Sample], around: Around, own: Positions
-) -> dict[str, Floats]:
-    """Returns what an audit would score samples that are no training rows, name -> [m].
+def _read(
+    index: InfluenceIndex, samples: Sequence[Sample], progress: Progress | None = None
+) -> tuple[Vectors, Floats]:
+    """Returns the unit vectors [m, dim] and the losses [m] of samples that are run forward."""
 
-    The samples have a prompt; `own` has the positions of their neighbours, [m, k].
+    def report(done: int, tokens: int) -> None:
+        if progress is not None:
+            progress("exchanged", done, len(samples), tokens)
+
+    encoded = index.passes.encode(samples, report)
+    return unit(np.stack([item.vector for item in encoded])), np.array([i.loss for i in encoded])
+
+
+def _signs(
+    vectors: Vectors, gain: Floats, samples: Sequence[Sample], around: Around, own: Positions
+) -> dict[str, Floats]:
+    """Returns what an audit would score m samples that are no training rows, name -> [m].
+
+    Args:
+        vectors: of the samples, of length 1.
+        gain: of their prompts, nats.
+        samples: each has a prompt.
+        around: what they are compared with.
+        own: positions of their neighbours, [m, k].
     """
-    samples, vectors = list(samples), around.vectors
-    centred = _centred_cosines(index, samples, vectors, own)
-    count = vectors.count + len(vectors.known)
+    centred = around.vectors.cosines_of(vectors, own)
+    count = around.vectors.count + len(around.vectors.known)
     reliable = reliable_rows(around.agreed, around.near, count)
-    passes, tokenizer = index.passes, index.lm.tokenizer
-    gain = passes.losses([bare(sample, tokenizer) for sample in samples]) - passes.losses(samples)
     return {
         "disagreement": -agreement_with(centred, own, reliable),
         "needless prompt": -gain * np.sqrt([sample.n_scored for sample in samples]),
     }
-
-
-def _centred_cosines(
-    index: InfluenceIndex, samples: Sequence[Sample], vectors: UnitVectors, near: Positions
-) -> Vectors:
-    """Returns the centred cosines of samples with the rows at `near`, [m, k]."""
-    return vectors.cosines_of(unit(index.vectors(list(samples))), near)
 
 
 def _neighbours_of_trusted(around: Around) -> Positions:

@@ -147,9 +147,14 @@ def verdict(found: Estimate) -> str:
         )
         tops = ", ".join(f"{share:.0%} of the first {k}" for k, share in found.precision.items())
         text += f": {tops}" if tops else ""
-    if not found.trusted:
-        text += f"; {LEAST} or more trusted rows (--trusted) make this narrower"
-    return text
+    if found.trusted:
+        return text
+    if found.few:
+        return f"{text}; {LEAST} or more trusted rows (--trusted) make this narrower"
+    return (
+        f"{text}. Right rows that the model cannot judge count as wrong here: {LEAST} or more "
+        "trusted rows (--trusted) tell them apart"
+    )
 
 
 def flat_row(row: Row) -> Row:

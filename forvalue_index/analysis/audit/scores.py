@@ -119,7 +119,7 @@ def score_rows(
         suspicion, found = suspicion_in(scores, figures.loss), Estimate(n)
         if estimated and "needless prompt" in scores:
             around = Around(vectors, states, classes, near, agreed, guides)
-            found = estimate_wrong(index, ids, known, prompts, around, scores, suspicion)
+            found = estimate_wrong(index, ids, known, prompts, around, scores, suspicion, progress)
         scores |= {
             "opposition": -vectors.with_the_rest(),
             "loss": figures.loss,
