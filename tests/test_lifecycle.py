@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +128,10 @@ class Life(RuleBasedStateMachine):
     ) -> None:
         """An update or a compaction dies at some call; run again, it comes to its end."""
         rows = [row_of(number, version) for number in sorted(numbers)]
-        work: Callable[[], Any] = self.index.compact
-        if not compacts:
-            work = lambda: self.index.add(rows, update=True)  # noqa: E731
+
+        def work() -> object:  # on the index that is open then
+            return self.index.compact() if compacts else self.index.add(rows, update=True)
+
         with pytest.MonkeyPatch.context() as patch:
             die_at(patch, call, nth, after)
             try:
