@@ -108,12 +108,8 @@ def metric_of(metric: str | Metric, *, exact: bool = False, linear: bool = False
     Raises:
         InputError: there is none of this name, or it is not what it must be.
     """
-    found = (
-        metric
-        if isinstance(metric, Metric)
-        else METRICS.get(metric if isinstance(metric, str) else "")
-    )
-    if found is None:
+    found = METRICS.get(metric) if isinstance(metric, str) else metric
+    if not isinstance(found, Metric):
         raise InputError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
     if exact and not found.has_exact:
         others = ", ".join(name for name, other in METRICS.items() if other.has_exact)

@@ -16,7 +16,7 @@ float32.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -142,17 +142,15 @@ def hits(step: str, method: str, scores: NDArray[Any], changes: Changes, count: 
         changes: [q, n], of the rows that were trained on; of others they are not read.
         count: of the first and of the last rows of each query.
     """
-    order = np.argsort(-scores, axis=1, kind="stable")
-    ends = order[:, :count], order[:, -count:]
-    first, last = (float((np.take_along_axis(changes, end, 1) > 0).mean()) for end in ends)
+    raised = (np.take_along_axis(changes, end, 1) > 0 for end in ends(scores, count))
+    first, last = (float(some.mean()) for some in raised)
     return Hits(step, method, first, last)
 
 
-def ranked(scores: Iterable[NDArray[Any]], count: int) -> NDArray[np.int64]:
-    """Returns the rows that are among a query's first or last `count` by any scores [q, n]."""
-    orders = [np.argsort(-some, axis=1, kind="stable") for some in scores]
-    last = [order[:, order.shape[1] - count :] for order in orders]
-    return np.unique(np.concatenate([order[:, :count] for order in orders] + last, axis=1))
+def ends(scores: NDArray[Any], count: int) -> list[NDArray[np.int64]]:
+    """Returns the first `count` rows of each query by scores [q, n], and the last."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return [order[:, :count], order[:, order.shape[1] - count :]]
 
 
 def fitted(encoder: Encoder, rows: Sequence[Sample]) -> dict[str, Transform]:
@@ -212,7 +210,8 @@ def main(
     forms = fitted(encoder, all_rows)
     found = ExactPass(encoder, questions, [[form] for form in forms.values()]).scores(all_rows)
     scores = {name: pairs.influence for name, pairs in zip(forms, found.pairs, strict=True)}
-    trained = np.union1d(np.arange(min(rows, len(all_rows))), ranked(scores.values(), count))
+    ranked = [end for some in scores.values() for end in ends(some, count)]
+    trained = np.union1d(np.arange(min(rows, len(all_rows))), np.concatenate(ranked))
     chosen, steps = [all_rows[row] for row in trained], {}
     for step, take in STEPS.items():
         note(f"steps on the {step}, on {len(chosen)} rows")
@@ -225,23 +224,23 @@ def main(
     ]
     both = (steps[step][:, :rows] for step in STEPS)
     agreements.append(agreement("model", "step on the head", *both))
-    ends = [
+    of_hits = [
         hits(step, name, some, changes, count)
         for step, changes in steps.items()
         for name, some in scores.items()
         if count
     ]
     if results is not None:
-        kept = {"pairs": agreements, "hits": ends}
+        kept = {"pairs": agreements, "hits": of_hits}
         results.write_text(json.dumps(kept, default=asdict, indent=1) + "\n")
-    show(agreements, ends, count)
+    show(agreements, of_hits, count)
     Console(width=100).print(
         f"{Path(model).name}, {len(questions)} queries, {rows} of {len(all_rows)} rows of "
         f"{Path(data).name}, a step raises its own row by {STEP} nats; {machine()}"
     )
 
 
-def show(agreements: Sequence[Agreement], ends: Sequence[Hits], count: int) -> None:
+def show(agreements: Sequence[Agreement], found: Sequence[Hits], count: int) -> None:
     """Prints a table of random rows, and one of the first and last `count` rows of queries."""
     table = Table("step on", "scores", "raised", "same sign", "of the larger half", "Spearman")
     for one in agreements:
@@ -249,9 +248,9 @@ def show(agreements: Sequence[Agreement], ends: Sequence[Hits], count: int) -> N
         shares = [f"{share:.3f}" for share in (one.positive, one.sign, one.large)]
         table.add_row(one.step, one.method, *shares, f"{one.rank:.3f}{error}")
     of_hits = Table("step on", "scores", f"first {count}: raised", f"last {count}: raised")
-    for end in ends:
+    for end in found:
         of_hits.add_row(end.step, end.method, f"{end.first:.3f}", f"{end.last:.3f}")
-    for printed in (table, of_hits) if ends else (table,):
+    for printed in (table, of_hits) if found else (table,):
         Console(width=100).print(printed)
 
 

@@ -1,8 +1,9 @@
 """Seconds until a command is done, beside importing the libraries of models, in one run.
 
-Builds the demo's index, then runs each command some times, in turns, so that what else the machine
-does falls on all alike. The figures are of a command's fastest run: seconds, seconds of the
-processor (which depend less on what else runs), and the share of the first line's seconds.
+Builds the demo's index, or takes --index, then runs each command some times, in turns, so that what
+else the machine does falls on all alike. The figures are of a command's fastest run: seconds,
+seconds of the processor (which depend less on what else runs), and the share of the first line's
+seconds.
 
     python tools/bench_start.py
 """
@@ -30,13 +31,15 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
-    runs = parser.parse_args().runs
+    parser.add_argument("--index", type=Path)
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        index = Path(folder) / "demo.index"
-        subprocess.run([*FORVALUE, "demo", "--index", index], check=True, capture_output=True)
+        index = given.index or Path(folder) / "demo.index"
+        if given.index is None:
+            subprocess.run([*FORVALUE, "demo", "--index", index], check=True, capture_output=True)
         commands = _commands(index)
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
-        for _ in range(runs):
+        for _ in range(given.runs):
             for name, command in commands.items():
                 seconds[name].append(_seconds(command))
     best = {name: min(each) for name, each in seconds.items()}

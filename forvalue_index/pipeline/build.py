@@ -13,12 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from forvalue_index.catalog.address import name_catalog, parse_url, shown
-from forvalue_index.config import (
-    FormatConfig,
-    IndexConfig,
-    ModelConfig,
-    VectorConfig,
-)
+from forvalue_index.config import FormatConfig, IndexConfig, ModelConfig, VectorConfig
 from forvalue_index.data.field_guess import format_of_rows
 from forvalue_index.data.formatter import settled
 from forvalue_index.data.images import with_images

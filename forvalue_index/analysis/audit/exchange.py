@@ -1,7 +1,7 @@
 """How many training rows are wrong, by comparison with rows whose responses were exchanged.
 
-It runs up to 512 exchanged rows forward, and all trusted ones; `estimate.py` has the arithmetic.
-The loss of a response alone is that of the row it is from, also where an exchanged row is cut.
+It runs up to 512 exchanged rows forward; `estimate.py` has the arithmetic. The loss of a response
+alone is that of the row it is from, also where an exchanged row is cut.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Around:
     classes: NDArray[np.int64]  # [n + trusted]
     near: Positions  # [n, k] neighbours of the training rows
     agreed: Floats  # [n] agreement with them
+    losses: Floats  # [trusted] nats, of the trusted rows
     guides: Positions | None  # [n, k] nearest trusted rows, if there are any
 
 
@@ -65,16 +66,17 @@ def estimate_wrong(
     samples, places, others = exchanged_samples(index, ids, prompts)
     if len(samples) < LEAST:
         return Estimate(len(ids))
-    vectors, losses = _read(index, samples, progress)
+    vectors, losses = read(index, samples, progress)
+    vectors = unit(vectors)
     gain = prompts.bare[others] - losses
     wrong = _signs(vectors, gain, samples, around, around.near[places])
     right = {name: np.zeros(0) for name in wrong}
     asking = [i for i, sample in enumerate(known) if has_prompt(sample)]
     if asking:
-        trusted_rows, near = [known[i] for i in asking], _neighbours_of_trusted(around)[asking]
-        read, losses = _read(index, trusted_rows)
-        alone = [bare(sample, index.lm.tokenizer) for sample in trusted_rows]
-        right = _signs(read, index.passes.losses(alone) - losses, trusted_rows, around, near)
+        chosen, near = [known[i] for i in asking], _neighbours_of_trusted(around)[asking]
+        alone = index.passes.losses([bare(sample, index.lm.tokenizer) for sample in chosen])
+        gain = alone - around.losses[asking]
+        right = _signs(around.vectors.known[asking], gain, chosen, around, near)
     tables = [np.stack([signs[name] for name in wrong], 1) for signs in (scores, wrong, right)]
     if around.guides is not None:
         guides = around.guides[places]
@@ -126,17 +128,17 @@ def _with_response(sample: Sample, other: Sample, longest: int) -> Sample | None
     return replace(sample, input_ids=ids, scored=scored) if scored.any() else None
 
 
-def _read(
+def read(
     index: InfluenceIndex, samples: Sequence[Sample], progress: Progress | None = None
 ) -> tuple[Vectors, Floats]:
-    """Returns the unit vectors [m, dim] and the losses [m] of samples that are run forward."""
+    """Returns the vectors [m, dim] and the losses [m] of samples that are run forward."""
 
     def report(done: int, tokens: int) -> None:
         if progress is not None:
             progress("exchanged", done, len(samples), tokens)
 
     encoded = index.passes.encode(samples, report)
-    return unit(np.stack([item.vector for item in encoded])), np.array([i.loss for i in encoded])
+    return np.stack([item.vector for item in encoded]), np.array([item.loss for item in encoded])
 
 
 def _signs(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from forvalue_index.analysis.audit.agreement import agreement, nearest
 from forvalue_index.analysis.audit.estimate import Estimate
-from forvalue_index.analysis.audit.exchange import Around, estimate_wrong, untrusted
+from forvalue_index.analysis.audit.exchange import Around, estimate_wrong, read, untrusted
 from forvalue_index.analysis.audit.prompts import read_prompts
 from forvalue_index.analysis.audit.suspicion import suspicion_in
 from forvalue_index.analysis.audit.twins import Twin, find_twins
@@ -103,7 +103,8 @@ def score_rows(
         classes = _classes(index, ids, known, class_field)
         prompts, states = read_prompts(index, ids, known, progress)
         states = np.concatenate([prompts.states, states])
-        vectors = UnitVectors(view, ids, index.vectors(known) if known else None)
+        trusted_vectors, losses = read(index, known) if known else (None, np.zeros(0))
+        vectors = UnitVectors(view, ids, trusted_vectors)
         near = nearest(states, classes, np.arange(len(states)), n, NEIGHBOURS)
         plain, centred = vectors.cosines(near)
         agreed = agreement(centred, near)
@@ -118,7 +119,7 @@ def score_rows(
             scores["needless prompt"] = -np.nan_to_num(scaled, nan=np.nanmedian(scaled))
         suspicion, found = suspicion_in(scores, figures.loss), Estimate(n)
         if estimated and "needless prompt" in scores:
-            around = Around(vectors, states, classes, near, agreed, guides)
+            around = Around(vectors, states, classes, near, agreed, losses, guides)
             found = estimate_wrong(index, ids, known, prompts, around, scores, suspicion, progress)
         scores |= {
             "opposition": -vectors.with_the_rest(),
