@@ -1,7 +1,6 @@
 """How many training rows are wrong, by comparison with rows whose responses were exchanged.
 
-It runs up to 512 exchanged rows forward; `estimate.py` has the arithmetic. The loss of a response
-alone is that of the row it is from, also where an exchanged row is cut.
+It runs up to 512 exchanged rows forward; `estimate.py` has the arithmetic.
 """
 
 from __future__ import annotations
@@ -63,19 +62,19 @@ def estimate_wrong(
         scores: that the suspicion is made from, name -> [n].
         suspicion: of the training rows [n].
     """
-    samples, places, others = exchanged_samples(index, ids, prompts)
+    samples, places, alone = exchanged_samples(index, ids, prompts)
     if len(samples) < LEAST:
         return Estimate(len(ids))
     vectors, losses = read(index, samples, progress)
     vectors = unit(vectors)
-    gain = prompts.bare[others] - losses
-    wrong = _signs(vectors, gain, samples, around, around.near[places])
+    cut = np.flatnonzero(np.isnan(alone))
+    alone[cut] = _alone(index, [samples[i] for i in cut])
+    wrong = _signs(vectors, alone - losses, samples, around, around.near[places])
     right = {name: np.zeros(0) for name in wrong}
     asking = [i for i, sample in enumerate(known) if has_prompt(sample)]
     if asking:
         chosen, near = [known[i] for i in asking], _neighbours_of_trusted(around)[asking]
-        alone = index.passes.losses([bare(sample, index.lm.tokenizer) for sample in chosen])
-        gain = alone - around.losses[asking]
+        gain = _alone(index, chosen) - around.losses[asking]
         right = _signs(around.vectors.known[asking], gain, chosen, around, near)
     tables = [np.stack([signs[name] for name in wrong], 1) for signs in (scores, wrong, right)]
     if around.guides is not None:
@@ -93,11 +92,11 @@ def untrusted(centred: Vectors, guides: Positions) -> Floats:
 
 def exchanged_samples(
     index: InfluenceIndex, ids: NDArray[np.int64], prompts: Prompts
-) -> tuple[list[Sample], Positions, Positions]:
-    """Returns up to 512 training samples, each with the response of another.
+) -> tuple[list[Sample], Positions, Floats]:
+    """Returns up to 512 training samples, each with the response of another, and their positions.
 
-    Then the positions of the samples and of those others. Rows without a prompt, with the same
-    response or with pictures are left out.
+    Then the losses of the responses alone, NaN where one is cut. Rows without a prompt, with the
+    same response or with pictures are left out.
     """
     rng = np.random.default_rng(0)
     asking = np.flatnonzero(prompts.prompt)
@@ -105,7 +104,7 @@ def exchanged_samples(
     samples = index.training_samples(ids[drawn].tolist())
     longest = max((len(sample.input_ids) for sample in samples), default=0)
     order = rng.permutation(len(drawn))
-    found, places, others = [], [], []
+    found, places, alone = [], [], []
     for one, other in zip(order, np.roll(order, 1), strict=True):
         place = drawn[one]
         if prompts.response[place] == prompts.response[drawn[other]]:
@@ -114,8 +113,9 @@ def exchanged_samples(
         if made is not None:
             found.append(made)
             places.append(place)
-            others.append(drawn[other])
-    return found, np.array(places, np.int64), np.array(others, np.int64)
+            whole = made.n_scored == samples[other].n_scored
+            alone.append(prompts.bare[drawn[other]] if whole else np.nan)
+    return found, np.array(places, np.int64), np.array(alone, np.float64)
 
 
 def _with_response(sample: Sample, other: Sample, longest: int) -> Sample | None:
@@ -139,6 +139,11 @@ def read(
 
     encoded = index.passes.encode(samples, report)
     return np.stack([item.vector for item in encoded]), np.array([item.loss for item in encoded])
+
+
+def _alone(index: InfluenceIndex, samples: Sequence[Sample]) -> Floats:
+    """Returns the losses of the samples' responses without their prompts, [m] nats."""
+    return index.passes.losses([bare(sample, index.lm.tokenizer) for sample in samples])
 
 
 def _signs(
