@@ -13,6 +13,7 @@ import torch
 from helpers.indexes import SETTINGS
 
 from forvalue_index import InfluenceIndex
+from forvalue_index.__main__ import BETWEEN
 from forvalue_index.catalog import migrations, schema
 from forvalue_index.cli import main
 from forvalue_index.cli.commands import SUMMARIES
@@ -113,3 +114,15 @@ def test_the_scale_is_read_without_torch_as_with_it(folder: Path) -> None:
 
 def test_the_revision_of_the_tables_is_that_of_the_newest_migration() -> None:
     assert migrations.head() == schema.REVISION
+
+
+def test_a_process_of_a_command_hardly_searches_for_cycles() -> None:
+    code = """
+import atexit, gc
+from forvalue_index import __main__ as own
+atexit.register(lambda: print(gc.get_freeze_count() > 0))
+own.main = lambda prog_name: print(gc.get_threshold()[0])
+own.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(BETWEEN), "True"]
