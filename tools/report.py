@@ -107,7 +107,7 @@ def blocks(printed: str) -> list[list[tuple[str, float]]]:
 
 def _figure(line: str) -> tuple[str, float] | None:
     """Returns the name at the start of a line, and the first number after it."""
-    cells = [cell.strip() for cell in re.split(r"\s{2,}|\|", line.strip(" |")) if cell.strip()]
+    cells = [cell.strip() for cell in re.split(r"\s{2,}|[|│]", line) if cell.strip()]
     if len(cells) < 2 or not re.search(r"[^\W\d]", cells[0]):
         return None
     number = NUMBER.match(cells[1])
@@ -142,7 +142,9 @@ def _machine() -> str:
     memory = re.search(r"MemTotal:\s+(\d+)", _text("/proc/meminfo"))
     gigabytes = f", {int(memory[1]) / 2**20:.0f} GiB" if memory else ""
     cpu = names[0] if names else platform.processor() or platform.machine()
-    return f"{os.cpu_count()} x {cpu}{gigabytes}, {platform.system()}"
+    threads = os.environ.get("OMP_NUM_THREADS")
+    of_each = f", OMP_NUM_THREADS={threads}" if threads else ""
+    return f"{os.cpu_count()} x {cpu}{gigabytes}, {platform.system()}{of_each}"
 
 
 def _text(path: str) -> str:
