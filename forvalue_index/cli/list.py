@@ -16,7 +16,12 @@ from forvalue_index.cli.options.output import json_option
 @index_option
 @where_option
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Samples to list."
+    "-k",
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Samples to list.",
 )
 @click.option("--after", type=int, default=-1, metavar="ID", help="Start after this id.")
 @json_option
