@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import bench_filters  # noqa: E402
 import bench_peers  # noqa: E402
+import check_figures  # noqa: E402
 from bench_search import WAYS, measure, write  # noqa: E402
 from make_docs import docs, installed  # noqa: E402
 from make_facts import STYLES, make_study  # noqa: E402
@@ -148,3 +149,35 @@ def test_a_step_has_its_time_and_a_failed_one_says_what_it_wrote(tmp_path: Path)
     assert step.wall >= 0.5 and step.cpu > 0 and step.peak > 2**20
     with pytest.raises(click.ClickException, match="no such thing"):
         run([sys.executable, "-c", "raise SystemExit('no such thing')"], tmp_path)
+
+
+def test_figures_of_a_page_are_held_to_what_its_benchmarks_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check_figures, "RESULTS", tmp_path)
+    monkeypatch.setattr(check_figures, "MEASUREMENTS", tmp_path / "measurements.md")
+    for name, command, printed in [
+        ("lds", "forvalue evaluate lds --work runs", "| influence | 0.5437 | 98.2 % |"),
+        ("start", "python tools/bench_start.py --runs 3", "query 3.74 s, 1,234.5 MiB"),
+    ]:
+        result = {"command": command, "printed": printed}
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    (tmp_path / "measurements.md").write_text(
+        "# Study\n`forvalue evaluate lds --model\nM`: .544, .98 and 0.54, not .543 or 3.74\n\n"
+        "```\n9.99\n```\n# Speed\n`python tools/bench_start.py`, torch `2.13`: 3.7 s, 1,234.5 MiB\n"
+        "# Old\n`forvalue evaluate lds`, printed before results\nwere kept: .777\n"
+        "# Words\nnothing was measured: .888\n"
+    )
+    found = check_figures.unprinted(tmp_path / "measurements.md")
+    assert [line.split(": ")[:2] for line in found] == [
+        ["measurements.md#study", ".543"],
+        ["measurements.md#study", "3.74"],
+    ]
+    (tmp_path / "README.md").write_text(
+        "# Measured\n| [lds](docs/measurements.md#study) | .544, .111 |\n| a word | .222 |\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["check_figures.py", str(tmp_path / "README.md")])
+    with pytest.raises(SystemExit, match="1"):
+        check_figures.main()
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("README.md#measured: .111: ")

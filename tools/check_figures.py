@@ -52,7 +52,7 @@ def sections(page: Path) -> dict[str, str]:
 
 
 def benchmarks(text: str) -> set[str]:
-    """Returns the benchmarks that a text or a command names, with the study that is the first word."""
+    """Returns the benchmarks that a text or a command names, with the first word of their study."""
     found = BENCHMARK.findall(" ".join(text.replace("`", " ` ").split()))
     return {script or command for script, command in found}
 
@@ -82,7 +82,7 @@ def main() -> None:
     """Prints what is missing; the exit status says whether there is any."""
     missing = [line for name in sys.argv[1:] for line in unprinted(Path(name))]
     print(*missing, sep="\n")
-    sys.exit(bool(missing))
+    sys.exit(1 if missing else 0)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ puts all of the folder's files on one page, with a chart for each block of lines
 
 from __future__ import annotations
 
+import hashlib
 import html
 import io
 import json
@@ -64,8 +65,9 @@ def run(folder: Path, command: tuple[str, ...]) -> None:
         "versions": _versions(),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"\W+", "-", kept["command"])[:80].strip("-")
-    (folder / f"{name}.json").write_text(json.dumps(kept, indent=2) + "\n")
+    name = re.sub(r"\W+", "-", kept["command"].replace("tools/", ""))[:60].strip("-")
+    digest = hashlib.sha256(kept["command"].encode()).hexdigest()[:8]
+    (folder / f"{name}-{digest}.json").write_text(json.dumps(kept, indent=2) + "\n")
 
 
 @main.command()
