@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def test_what_was_created_is_what_is_opened(url: str) -> None:
         assert catalog.count() == 0
         assert catalog.segments() == []
         assert len(catalog.figures().ids) == len(catalog.removed_ids()) == 0
+
+
+def test_one_that_is_forgotten_leaves_no_connection(url: str) -> None:
+    catalog = Catalog.create(url, CONFIG, FINGERPRINT)
+    pool = catalog._engine.pool
+    assert pool.status() != pool.recreate().status()  # a connection waits for the next use
+    engine = catalog._engine
+    del catalog
+    gc.collect()
+    assert engine.pool is not pool and engine.pool.status() == pool.recreate().status()
 
 
 def test_a_second_create_is_refused_and_harms_nothing(catalog: Catalog, url: str) -> None:

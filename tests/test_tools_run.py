@@ -404,7 +404,7 @@ def test_report(tmp_path: Path) -> None:
     printed = process("report", "run", tmp_path, "--", sys.executable, "-c", shown)
     assert printed.splitlines()[1] == "one way   1.5 s"
     [kept] = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
-    assert kept["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(kept["versions"]["torch"])
     assert {"commit", "date", "machine", "seconds"} <= kept.keys()
     process("report", "page", tmp_path, "--output", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()

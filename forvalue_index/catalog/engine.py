@@ -280,6 +280,11 @@ def file_state(engine: Engine) -> FileState | None:
     return found
 
 
+def let_go(engine: Engine, process: int) -> None:
+    """Closes the connections that wait for use; those of a parent process are its own to close."""
+    engine.dispose(close=os.getpid() == process)
+
+
 def place_of(engine: Engine) -> str:
     """Returns where the catalogue is, for messages: a file, or the URL without its password."""
     if engine.name == "sqlite":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress
 from typing import Any, Self
@@ -13,7 +15,7 @@ from sqlalchemy import Connection, Engine, select
 
 from forvalue_index.catalog.check import check
 from forvalue_index.catalog.digests import seal_info
-from forvalue_index.catalog.engine import place_of, reading
+from forvalue_index.catalog.engine import let_go, place_of, reading
 from forvalue_index.catalog.fields import fields_of, values_of
 from forvalue_index.catalog.integrity import Intact
 from forvalue_index.catalog.migrations import check_format
@@ -43,6 +45,8 @@ class CatalogReader:
         self._engine = engine
         self._intact = Intact(engine)
         self.reload()
+        # One that is forgotten instead of closed leaves no connection behind.
+        weakref.finalize(self, let_go, engine, os.getpid()).atexit = False
 
     def reload(self) -> None:
         """Reads config and fingerprint again: another process may have set the fingerprint."""
