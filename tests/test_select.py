@@ -217,3 +217,11 @@ def test_wrong_usage(path: Path, targets: Path, tmp_path: Path) -> None:
     assert run(path, targets, output, "--budget", 1, "--ratio", 0.5).exit_code == 2
     assert run(path, targets, tmp_path / "c.txt", "--budget", 1).exit_code == 1
     assert not list(tmp_path.glob("c.*"))
+
+
+@pytest.mark.parametrize("combine", ["max", "each"])
+def test_the_value_may_be_another_than_the_mean(index: InfluenceIndex, combine: str) -> None:
+    value = sample_values(index, TARGETS, combine=combine)
+    chosen = select(index, TARGETS, budget=5, diversity=0, dedup=None, combine=combine)
+    assert chosen.places.tolist() == value.best(5).tolist()
+    assert chosen.places.tolist() != sample_values(index, TARGETS).best(5).tolist()

@@ -62,7 +62,7 @@ def index(path: Path) -> Iterator[InfluenceIndex]:
         yield index
 
 
-@pytest.mark.parametrize("combine", ["mean", "max"])
+@pytest.mark.parametrize("combine", ["mean", "max", "each"])
 @pytest.mark.parametrize("metric", ["dot", "cosine", "per-token"])
 def test_a_value_is_the_mean_or_highest_score(
     index: InfluenceIndex, metric: str, combine: str, monkeypatch: pytest.MonkeyPatch
@@ -80,7 +80,9 @@ def test_a_value_is_the_mean_or_highest_score(
         own, theirs = ([s.n_scored for s in side] for side in (samples, stored))
         scores = scores / np.array(own)[:, None] / np.array(theirs)
     found = sample_values(index, TARGETS, combine=combine, metric=metric, target_group="skill")
-    method = getattr(np, combine)
+    if combine == "each":
+        scores = scores / np.abs(scores.max(1, keepdims=True))
+    method = np.mean if combine == "mean" else np.max
     np.testing.assert_array_equal(found.ids, ids)
     np.testing.assert_allclose(found.value, method(scores, axis=0), rtol=1e-4, atol=1e-7)
     assert found.group_sizes == {"x": 3, "y": 2}
@@ -101,6 +103,8 @@ def test_exact_values_are_those_of_the_exact_form(
     exact = index.influence(index.samples(TARGETS), index.training_samples(ids))
     found = exact_values(index, TARGETS, ids, combine=combine)
     np.testing.assert_allclose(found, getattr(np, combine)(exact, axis=0), rtol=1e-5)
+    with pytest.raises(InputError, match="use mean or max"):
+        exact_values(index, TARGETS, ids, combine="each")
 
 
 def test_conditions_leave_the_others_out(index: InfluenceIndex) -> None:
@@ -129,7 +133,7 @@ def test_groups_add_up(index: InfluenceIndex) -> None:
 def test_wrong_settings_are_named(index: InfluenceIndex) -> None:
     for settings, message in (
         ({"metric": "best"}, "metric 'best' is not one of dot"),
-        ({"combine": "sum"}, "combine 'sum' is not one of mean, max"),
+        ({"combine": "sum"}, "combine 'sum' is not one of mean, max, each"),
         ({"target_group": "kind"}, "row 1: no field 'kind'; the row's fields are: prompt"),
     ):
         with pytest.raises(InputError, match=message):

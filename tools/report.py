@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -56,7 +57,7 @@ def run(folder: Path, command: tuple[str, ...]) -> None:
     if process.returncode:
         raise click.ClickException(f"the command ended with {process.returncode}: nothing is kept")
     kept: dict[str, Any] = {
-        "command": " ".join(command),
+        "command": shlex.join(command),
         "printed": "".join(lines),
         "seconds": round(time.perf_counter() - start, 1),
         "date": datetime.now(UTC).isoformat(timespec="minutes"),

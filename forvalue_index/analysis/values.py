@@ -27,7 +27,7 @@ from forvalue_index.store.snapshot import Snapshot
 from forvalue_index.store.work import VectorsOf, Work
 from forvalue_index.system.temporary import keeping
 
-COMBINES = ("mean", "max")
+COMBINES = ("mean", "max", "each")
 _IN_MEMORY = 2**26  # values by group that are in memory, at most
 _TARGETS = 512  # run forward, or compared with a block of vectors, at a time
 
@@ -80,6 +80,7 @@ def sample_values(
 ) -> SampleValues:
     """Returns the value of every training sample: its mean (or highest) score over the targets.
 
+    By "each", the highest share that its score for a target has of the best score for that target.
     Memory: a vector for each target and a few numbers for each sample. Arguments are those of
     `InfluenceIndex.score`.
 
@@ -97,10 +98,12 @@ def sample_values(
         ids = view.where(conditions) if conditions else view.ids
         if not len(ids):
             raise InputError("no training sample is left to score: check --where")
-        turned = view.turned(vectors, metric)
+        turned, weights = view.turned(vectors, metric), view.weights(metric)
+        own = None if weights is None else weights[np.searchsorted(view.ids, ids)]
+        if combine == "each":
+            turned = _by_best(view, ids, turned, own)
         by_group = _scores(view, ids, [turned[rows] for rows in members.values()], combine)
-        if (weights := view.weights(metric)) is not None:
-            own = weights[np.searchsorted(view.ids, ids)]
+        if own is not None:
             for row in by_group:
                 row *= own
         sizes = {name: len(rows) for name, rows in members.items()}
@@ -135,6 +138,10 @@ def exact_values(
     are those of `sample_values`.
     """
     metric = _checked(combine, metric, exact=True)
+    if combine == "each":
+        raise InputError(
+            "the exact best score for each target takes all rows forward: use mean or max"
+        )
     queries, samples = index.samples(targets, format), index.training_samples(ids)
     result = np.full(len(samples), 0.0 if combine == "mean" else -np.inf)
     tokens = 0
@@ -259,6 +266,22 @@ def _scores(
     for places, found in view.compute(work, ids):
         out[:, places] = found.T
     return out
+
+
+def _by_best(
+    view: Snapshot, ids: NDArray[np.int64], targets: NDArray[np.float32], own: Floats | None
+) -> NDArray[np.float32]:
+    """Returns the vectors of targets [q, dim], each divided by the size of its best score.
+
+    `own` are the weights that the metric gives samples [n]; None: all the same.
+    """
+    best = np.full(len(targets), -np.inf)
+    for start in range(0, len(targets), _TARGETS):
+        part = slice(start, start + _TARGETS)
+        for places, found in view.compute(_Products(targets[part]), ids):
+            scores = found if own is None else found * own[places][:, None]
+            best[part] = np.maximum(best[part], scores.max(0))
+    return (targets / np.where(best, np.abs(best), 1)[:, None]).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,8 @@ class AnalysisVerbs:
         Args:
             targets: what the model should do well, in the form of the index's rows.
             k: how many of the best and of the worst samples are listed.
-            combine: "mean" or "max" over the targets.
+            combine: "mean" or "max" over the targets, or "each": the highest share of a target's
+                best score.
             metric: of the scores, as in `query`.
             target_group: field of the targets: adds a value for each group of targets.
             group_by: field of the training rows: adds what each group of them is worth.
@@ -143,7 +144,8 @@ class AnalysisVerbs:
             diversity: how much a row loses for repeating chosen ones; 0 chooses by value alone.
             dedup: rows with at least this cosine to a chosen one are left out; None: none is.
             balance: field: as many rows of each of its values, as far as there are enough.
-            combine: "mean" or "max" of the scores over the targets.
+            combine: "mean" or "max" of the scores over the targets, or "each": the highest share
+                of a target's best score, so that targets of several kinds count the same.
             metric: of the scores, as in `query`.
             where: choose only among rows that meet these conditions.
             format: how targets become tokens, if not as the index's rows do.

@@ -126,7 +126,7 @@ class ScoreRequest(_Request):
 
     targets: Annotated[RowsJson, Field(description="rows in the form of the index's")]
     k: int = Field(5, ge=0, le=MOST_HITS, description="best and worst samples to list")
-    combine: Literal["mean", "max"] = "mean"
+    combine: Literal["mean", "max", "each"] = "mean"
     metric: MetricName = "dot"
     target_group: str | None = Field(None, description="field of the targets")
     group_by: str | None = Field(None, description="field of the training rows, such as a source")

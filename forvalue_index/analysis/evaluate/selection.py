@@ -111,11 +111,14 @@ def _choices(
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yields the name of each method and the positions of the rows that it chooses.
 
-    "selected" is the choice of `InfluenceIndex.select`; the others take the highest scores.
+    "selected" is the choice of `InfluenceIndex.select`, and "selected, each" that with "each"; the
+    others take the highest scores.
     """
     yield "all rows", np.arange(len(stored))
     ids = [item.id for item in stored]
-    yield "selected", np.searchsorted(ids, select(index, list(known), budget=budget).ids)
+    for name, combine in (("selected", "mean"), ("selected, each", "each")):
+        chosen = select(index, list(known), budget=budget, combine=combine)
+        yield name, np.searchsorted(ids, chosen.ids)
     true = exact_of(index, known, stored, progress) if exact else None
     for name, scores in itertools.chain(
         influence_scores(index, known, stored, exact=true),

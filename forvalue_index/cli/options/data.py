@@ -44,10 +44,11 @@ metric_option = click.option(
 )
 combine_option = click.option(
     "--combine",
-    type=click.Choice(["mean", "max"]),
+    type=click.Choice(["mean", "max", "each"]),
     default="mean",
     show_default=True,
-    help="How the scores for all targets become one value.",
+    help="How the scores for all targets become one value; each: the highest share of a target's "
+    "best score, so that targets of several kinds count the same.",
 )
 targets_option = click.option(
     "--data",
