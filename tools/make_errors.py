@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from error_cases import damage, data, models, rows, settings
+from error_cases import asked, damage, data, models, rows, settings, trainers, vision
 from error_cases.case import Case
 from huggingface_hub import constants
 
@@ -37,7 +37,8 @@ PACKAGE = Path(forvalue_index.__file__).parent
 PAGE = Path(__file__).parent.parent / "docs" / "errors.md"
 KINDS = {name: kind for name, kind in vars(errors).items()
          if isinstance(kind, type) and issubclass(kind, ForvalueError)}  # fmt: skip
-CASES = [*rows.CASES, *data.CASES, *settings.CASES, *models.CASES, *damage.CASES]
+MODULES = rows, data, settings, asked, models, vision, trainers, damage
+CASES = [case for module in MODULES for case in module.CASES]
 WIDEST = 300  # characters of a message or a file that are shown
 
 TOP = """\
@@ -122,6 +123,7 @@ def run(case: Case, folder: Path) -> tuple[ForvalueError, list[tuple[str, int]]]
             contextlib.chdir(folder),
             contextlib.redirect_stderr(io.StringIO()),
             _without(case.lacking),
+            _temporary(folder),
         ):
             _do(case)
     except ForvalueError as error:
@@ -144,6 +146,16 @@ def _without(package: str) -> Iterator[None]:
     finally:
         del sys.modules[package]
         sys.modules |= known
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[None]:
+    """Has temporary files made in a folder, where those that are left go with it."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _within(name: str, package: str) -> bool:

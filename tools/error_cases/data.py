@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from error_cases.case import Case, chat, python, row
+from error_cases.case import Case, python, row
+from error_cases.models import pair
 from error_cases.rows import BUILD, CHAT, DOT, HI, PAIR, YO
 from pyarrow import parquet
+
+from forvalue_index import FormatConfig
 
 
 def _table(**columns: Callable[[], Any]) -> Callable[[Path], None]:
@@ -42,52 +47,99 @@ def _itself() -> dict[str, Any]:
 def _images() -> dict[str, Any]:
     from PIL import Image
 
-    return {"cmyk": Image.new("CMYK", (1, 1)), "wide": Image.new("1", (20000, 20000))}
+    made = {"cmyk": Image.new("CMYK", (1, 1)), "wide": Image.new("1", (9500, 9500))}
+    return made | {"IMAGE": FormatConfig(image_field="image")}
 
+
+def _slow() -> dict[str, Any]:
+    """Returns a model and a tokenizer of pairs of characters that is written in Python."""
+    from transformers import PreTrainedTokenizer
+
+    class Slow(PreTrainedTokenizer):
+        vocab_size = 1095
+
+        def get_vocab(self) -> dict[str, int]:
+            return {"</s>": 2}
+
+        def _tokenize(self, text: str, **_: Any) -> list[str]:
+            return [text[i : i + 2] for i in range(0, len(text), 2)]
+
+        def _convert_token_to_id(self, token: str) -> int:
+            return sum(map(ord, token)) % 1000 + 3
+
+        def _convert_id_to_token(self, id: int) -> str:
+            return str(id)
+
+    return pair() | {"tokenizer": Slow(eos_token="</s>")}
+
+
+PLAIN = "--prompt-field prompt --response-field response"
+MARKED = (
+    "{{ messages | length }}{% for m in messages %}"
+    "{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+)
+SCORE = "score --index my.index --data rows.jsonl"
 
 FILES = [
     Case("build rows.parquet --index new --model model",
          before=_table(prompt=_no_text, response=lambda: ["b", "c"]),
-         told="the text of the second prompt is the byte ff"),
+         told="the second prompt is not UTF-8", hide=r"(?<=read \().*(?=\))"),
     Case("build rows.parquet --index new --model model",
          before=_table(prompt=lambda: ["a", "b"], response=lambda: ["b", "c"], more=_no_json),
-         told="a column `more` of Arrow's type for JSON has the text {"),
+         told="a column of Arrow's type for JSON holds {", hide=r"(?<=JSON \().*(?=\))"),
     Case("build file:///nowhere/*.jsonl --index new --model model"),
     Case("build https://example.org/rows.jsonl --index new --model model"),
-    Case("build s3://bucket/rows.jsonl --index new --model model --allow-remote",
-         lacking="s3fs"),
+    Case("build s3://bucket/rows.jsonl --index new --model model --allow-remote", lacking="s3fs"),
     Case("build cloud://bucket/rows.jsonl --index new --model model --allow-remote"),
-    Case("build nobody/nothing --index new --model model"),
-    Case(BUILD, {"rows.jsonl": '{"prompt": NaN, "response": "b"}\n'}),
-    Case(BUILD, {"rows.jsonl": '{"prompt": "a", "prompt": "b"}\n'}),
-    Case("build rows.json --index new --model model", {"rows.json": '[{"prompt": "a", "prompt": "b"}]'}),
-    Case("build rows.json --index new --model model", {"rows.json": '[1]'}),
-    Case("build rows.csv --index new --model model", {"rows.csv": 'prompt,response\na,"b"c\n'}),
-    Case("score --index my.index --data rows.jsonl --output file:///nowhere/values.csv", {"rows.jsonl": json.dumps(PAIR)}),
-    python("open_rows([])"),
-]
+    Case("build nobody/nothing --index new --model model", hide=r"(?<=nothing: ).*(?=; correct)"),
+    Case(f"{BUILD} {PLAIN}", {"rows.jsonl": '{"prompt": NaN, "response": "b"}\n'}),
+    Case(f"build rows.json --index new --model model {PLAIN}", {"rows.json": "[1]"}),
+    Case("build rows.json --index new --model model",
+         {"rows.json": '[{"prompt": "a", "prompt": "b"}]'}),
+    Case(f"build rows.csv --index new --model model {PLAIN}",
+         {"rows.csv": 'prompt,response\na,"b"c\n'}, hide=r"(?<=CSV \().*(?=\))"),
+    Case(f"{SCORE} --output hf://datasets/nobody/nothing/values.csv --allow-remote",
+         {"rows.jsonl": json.dumps(PAIR)}, hide=r"(?<=written \().*?(?=\): what)|(?<=is in ).*"),
+]  # fmt: skip
+
+
+def _formats() -> dict[str, Any]:
+    made = FormatConfig(messages_field="messages", chat_template="chat.jinja")
+    return {"chat": made, "old_chat": replace(made, form=1)}
+
 
 ROWS = [
-    python("index.add([circle])", known=_itself, told="`circle` is a row that holds itself"),
+    python("index.add([circle])", known=_itself, told="circle is a row that holds itself"),
     python("index.query({1: 'Who?', 'prompt': 'a', 'response': 'b'})"),
-    python("index.query({'prompt': 10**5000, 'response': ' Ada.'})"),
-    python("InfluenceIndex.build('new', [row | {'messages': [{'role': 'user', 'content': 'Hi', 'at': {1}}]}], 'model', format=FormatConfig(messages_field='messages', chat_template='chat.jinja'))"),
-    row(PAIR, options="--max-length 1"),
-    row(PAIR | {"system": "a", "system_prompt": "b"}, options=CHAT + " --chat"),
-    chat(HI, YO, system="a", system_prompt="b"),
+    python("index.query({'prompt': 10**5000, 'response': ' Ada.'})", hide=r"(?<=text \().*(?=\))"),
+    python("index.query(row, format=FormatConfig(max_length=1))"),
+    python("index.query({'messages': []}, format=chat)", known=_formats),
+    python("index.query({'messages': [{'role': 'user', 'content': 'Hi'}]}, format=chat)", known=_formats),
+    python("index.query({'messages': [{'role': 'user', 'content': 'Hi', 'at': {1}}]}, format=chat)", known=_formats),
+    python("index.query({'messages': [1]}, format=old_chat)", known=_formats),
+    python("index.query({'messages': [{'content': 'Hi'}]}, format=old_chat)", known=_formats),
+    python("index.query({'messages': [{'role': 'user', 'content': 3}]}, format=old_chat)", known=_formats),
+    row(PAIR | {"system": "a", "system_prompt": "b"}, options=f"{CHAT} --chat"),
     row({"input_ids": [1, 10**30]}, options="--tokens-field input_ids"),
-    row({"prompt": [HI], "completion": [YO | {"weight": 0}]}, options=CHAT),
-    chat(HI, YO | {"weight": 0}),
-    chat({"role": "system", "content": "Be"}, HI, YO, HI, YO, options="--chat-template moving.jinja"),
+    row({"prompt": [HI, YO], "completion": [HI]}, options=CHAT),
+    Case(f"{BUILD} --chat-template marked.jinja --last-turn",
+         {"marked.jinja": MARKED, "rows.jsonl": json.dumps({"messages": [HI, YO]})}),
     python("index.instead(index.instead(row, ' Bob.'), ' Eve.')"),
-    python("index.add([row | {'id': '99', 'text': 'a' * 2**26}])"),
-]
+    python("InfluenceIndex.build('new', [row], wrap_model(model, tokenizer))", known=_slow,
+           told="tokenizer is written in Python, and its tokens are pairs of characters"),
+]  # fmt: skip
 
+IMAGE = f"{BUILD} --image-field image"
+KNOWN = {"image_blake2b": "0" * 32, "size": [1, 1], "path": "a.png"}
 IMAGES = [
-    python("InfluenceIndex.build('new', [row | {'image': cmyk}], 'model', format=FormatConfig(image_field='image'))", known=_images),
-    python("InfluenceIndex.build('new', [row | {'image': wide}], 'model', format=FormatConfig(image_field='image'))", known=_images),
-    Case(f"{BUILD} --image-field image", {"a.png": b"", "rows.jsonl": json.dumps(PAIR | {"image": {"image_blake2b": "0" * 32, "size": [1, 1], "path": "a.png"}})}),
-    Case(f"{BUILD} --image-field image", {"rows.jsonl": json.dumps(PAIR | {"image": {"bytes": "A" * 2**27}})}),
-]
+    python("InfluenceIndex.build('new', [row | {'image': cmyk}], 'model', format=IMAGE)",
+           known=_images, told="cmyk is an image of Pillow in CMYK", hide=r"(?<=PNG \().*(?=\))"),
+    python("InfluenceIndex.build('new', [row | {'image': wide}], 'model', format=IMAGE)",
+           known=_images, told="wide is an image of Pillow"),
+    Case(IMAGE, {"a.png": b64decode(DOT), "rows.jsonl": "".join(
+        json.dumps(PAIR | {"image": image}) + "\n" for image in ("a.png", KNOWN))}),
+    row({"input_ids": [1, 2], "image": {"bytes": DOT}},
+        options="--tokens-field input_ids --image-field image"),
+]  # fmt: skip
 
 CASES = [*FILES, *ROWS, *IMAGES]

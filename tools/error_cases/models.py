@@ -1,234 +1,239 @@
-"""Models, adapters and trainers that cannot be read, and what is asked of them."""
+"""Models and adapters that cannot be read."""
 
 from __future__ import annotations
 
 import json
 import pickle
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from error_cases.case import Case, python
-from error_cases.damage import _model
-from error_cases.rows import BUILD, PAIR
+from error_cases.damage import model_with
+from error_cases.rows import BUILD, GOOD
+from safetensors.torch import load_file, save_file
 
-ROWS = {"rows.jsonl": json.dumps(PAIR) + "\n"}
+ROWS: dict[str, str | bytes] = {"rows.jsonl": GOOD}
 SIZES = {"vocab_size": 1095, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
          "num_attention_heads": 1, "max_position_embeddings": 128}  # fmt: skip
+NAN = float("nan")
 
 
-def _loaded(name: str = "model") -> Any:
+def loaded() -> Any:
+    """Returns the model of the folder `model`."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(name)
+    return AutoModelForCausalLM.from_pretrained("model")
 
 
-def _saved(make: Callable[[], Any]) -> Callable[[Path], None]:
-    """Puts another model into a folder `model` with the same tokenizer."""
+def pair() -> dict[str, Any]:
+    """Returns the model of the folder `model` and its tokenizer."""
+    from transformers import AutoTokenizer
+
+    return {"model": loaded(), "tokenizer": AutoTokenizer.from_pretrained("model")}
+
+
+def saved(make: Callable[[], Any]) -> Callable[[Path], None]:
+    """Returns what puts another model into the folder `model`, beside the same tokenizer."""
 
     def save(folder: Path) -> None:
-        _model()(folder)
+        model_with()(folder)
         make().save_pretrained(folder / "model")
 
     return save
 
 
-def _bert(kind: str = "BertForSequenceClassification", **settings: Any) -> Any:
+def edited(name: str, **settings: Any) -> Callable[[Path], None]:
+    """Returns what changes settings in a JSON file of the folder `model`; None: takes them out."""
+
+    def edit(folder: Path) -> None:
+        if (folder / "model").is_symlink():
+            model_with()(folder)
+        path = folder / "model" / name
+        known = json.loads(path.read_text()) | settings
+        path.write_text(json.dumps({k: value for k, value in known.items() if value is not None}))
+
+    return edit
+
+
+def bert(kind: str = "BertForSequenceClassification", **settings: Any) -> Any:
+    """Returns a small random BERT."""
     import transformers
 
     torch.manual_seed(0)
     return getattr(transformers, kind)(transformers.BertConfig(**SIZES, **settings))
 
 
-def _llama(change: Callable[[Any], None]) -> Any:
-    """Returns a small random model that was changed."""
+def llama(weight: str = "", rows: slice = slice(None)) -> Any:
+    """Returns a small random Llama; rows of the weight that is named are NaN."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**SIZES))
-    with torch.no_grad():
-        change(model)
+    if weight:
+        model.get_parameter(weight).data[rows] = NAN
     return model
 
 
-def _odd(logits: Callable[[Any, Any], Any]) -> dict[str, Any]:
-    """Returns a model whose logits are a function of it and its states."""
+def odd(logits: Callable[[Any, Any], Any]) -> dict[str, Any]:
+    """Returns a model whose logits are a function of it and its states, and its tokenizer."""
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
-    model = _loaded()
+    made = pair()
+    model = made["model"]
 
     def forward(input_ids: Any, attention_mask: Any = None, use_cache: Any = None) -> Any:
         states = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
         return CausalLMOutputWithPast(logits=logits(model, states))
 
     model.forward = forward
-    return {"odd": model}
+    return made
 
 
-def _twice(model: Any, states: Any) -> Any:
-    return model.lm_head(states) + model.lm_head(states / 2)
-
-
-def _adapter(make: Callable[[], Any], name: str = "adapter", **more: Any) -> Callable[[Path], None]:
-    def save(folder: Path) -> None:
-        from peft import get_peft_model
-
-        get_peft_model(_loaded(str(folder / "model")), make()).save_pretrained(
-            str(folder / name), **more
-        )
-
-    return save
-
-
-def _lora(**settings: Any) -> Any:
+def lora() -> Any:
+    """Returns the settings of a small adapter."""
     from peft import LoraConfig
 
-    return LoraConfig(**{"r": 1, "target_modules": ["q_proj"]} | settings)
+    return LoraConfig(r=1, target_modules=["q_proj"])
 
 
-def _prompts() -> Any:
+def prompts() -> Any:
+    """Returns the settings of learned prompts."""
     from peft import PromptTuningConfig
 
     return PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=1)
 
 
+def adapter(make: Callable[[], Any], name: str = "lora", **more: Any) -> Callable[[Path], None]:
+    """Returns what saves a new adapter of the model in a folder."""
+
+    def save(folder: Path) -> None:
+        from peft import get_peft_model
+        from transformers import AutoModelForCausalLM
+
+        if (folder / "model").is_symlink():
+            model_with()(folder)
+        base = AutoModelForCausalLM.from_pretrained(folder / "model")
+        get_peft_model(base, make()).save_pretrained(str(folder / name), **more)
+
+    return save
+
+
 def _wrong_adapter(folder: Path) -> None:
-    _adapter(_lora)(folder)
-    path = folder / "adapter" / "adapter_config.json"
+    adapter(lora)(folder)
+    path = folder / "lora" / "adapter_config.json"
     path.write_text(path.read_text().replace("q_proj", "c_attn"))
 
 
 def _two_adapters(folder: Path) -> None:
-    torch.manual_seed(0)
-    make = partial(_lora, modules_to_save=["embed_tokens"])
     for name in ("a", "b"):
-        _adapter(_lora, name, save_embedding_layers=True)(folder)
-        file = folder / name / "adapter_model.safetensors"
-    from safetensors.torch import load_file, save_file
-
-    save_file({k: v + 1 for k, v in load_file(file).items()}, file)
+        adapter(lora, name, save_embedding_layers=True)(folder)
+    file = folder / "b" / "adapter_model.safetensors"
+    save_file({name: value + 1 for name, value in load_file(file).items()}, file)
 
 
 def _pickled(folder: Path) -> None:
-    _model()(folder)
+    model_with()(folder)
     (folder / "model" / "model.safetensors").unlink()
     (folder / "model" / "pytorch_model.bin").write_bytes(pickle.dumps(Path("x")))
 
 
-def _tokenizer(change: Callable[[dict[str, Any]], None], name: str = "tokenizer_config.json") -> Callable[[Path], None]:
-    def edit(folder: Path) -> None:
-        if (folder / "model").is_symlink():
-            _model()(folder)
-        path = folder / "model" / name
-        settings = json.loads(path.read_text())
-        change(settings)
-        path.write_text(json.dumps(settings))
-
-    return edit
-
-
-def _no_space(folder: Path) -> None:
-    _saved(_bert)(folder)
-    _tokenizer(lambda made: made.update(normalizer={"type": "Strip", "strip_left": True, "strip_right": True}, post_processor=None), "tokenizer.json")(folder)
-
-
-LABEL = "--label-field topic"
-CLASS = "the model is a sequence classifier with the classes LABEL_0 and LABEL_1"
-
-
-def _class(fields: str, options: str = LABEL, before: Any = _saved(_bert), told: str = CLASS) -> Case:
-    return Case(f"{BUILD} {options}".strip(), {"rows.jsonl": fields}, before=before, told=told)
-
-
-CLASSES = [
-    _class('{"text": "a", "topic": "LABEL_0"}', ""),
-    _class('{"text": "a", "topic": "LABEL_0"}', "--text-field text"),
-    _class('{"text": "a", "topic": "LABEL_0"}', f"--text-field text {LABEL} --template chat.jinja"),
-    _class('{"text": "a", "topic": "LABEL_0"}', f"{LABEL} --template chat.jinja"),
-    _class('{"prompt": "a", "response": "b", "topic": "LABEL_0"}', f"{LABEL} --chat-template chat.jinja --chat"),
-    _class('{"text": "a", "topic": "sport"}', f"--text-field text {LABEL}"),
-    _class('{"text": " ", "topic": "LABEL_0"}', f"--text-field text {LABEL}", _no_space, CLASS + ", and its tokenizer leaves spaces out"),
-    _class('{"text": "a", "topic": "LABEL_0"}', f"--text-field text {LABEL}", _saved(partial(_bert, num_labels=1)), "the model gives a number"),
-    _class('{"text": "a", "topic": "LABEL_0"}', f"--text-field text {LABEL}", _saved(lambda: _nan_class()), "a weight is NaN"),
-]
+def _spaceless(folder: Path) -> None:
+    saved(bert)(folder)
+    strip = {"type": "Strip", "strip_left": True, "strip_right": True}
+    edited("tokenizer.json", normalizer=strip, post_processor=None)(folder)
 
 
 def _nan_class() -> Any:
-    model = _bert()
-    model.classifier.bias.data[0] = float("nan")
+    model = bert()
+    model.classifier.bias.data[0] = NAN
     return model
 
-LOADING = [
-    Case(f"{BUILD} --adapter adapter", ROWS | {"adapter/adapter_config.json": "{}"}, lacking="peft"),
-    Case(f"{BUILD} --adapter adapter", ROWS, before=_adapter(_prompts), told="the adapter was made by prompt tuning"),
-    Case(f"{BUILD} --adapter adapter", ROWS, before=_wrong_adapter, told="the adapter is for layers c_attn"),
-    Case(f"{BUILD} --adapter a --adapter b", ROWS, before=_two_adapters, told="the adapters were saved with embeddings"),
-    Case(BUILD, ROWS, before=_pickled, told="the weights are a pickle with code"),
-    Case(BUILD, ROWS, before=_model(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}), lacking="bitsandbytes", told="the model is quantised"),
-    Case(BUILD, ROWS, before=_model(quantization_config={"quant_method": "gptq", "bits": 4}), lacking="optimum", told="the model is quantised"),
-    Case("build rows.jsonl --index new --model gguf", ROWS | {"gguf/a.gguf": ""}, lacking="gguf"),
-    Case(f"{BUILD} --device auto", ROWS, lacking="accelerate"),
-    Case(BUILD, ROWS, before=_model(vocab_size=4000), told="vocab"),
-    Case(BUILD, ROWS, before=_saved(partial(_bert, "BertLMHeadModel")), told="the model is an encoder"),
-    Case(f"{BUILD} --task causal", ROWS, before=_saved(partial(_bert, "BertLMHeadModel")), told="the model is an encoder"),
-    Case(BUILD, ROWS, before=_saved(lambda: _llama(lambda m: m.model.norm.weight.fill_(float("nan")))), told="a weight is NaN"),
-    Case(BUILD, ROWS, before=_saved(lambda: _llama(lambda m: m.model.embed_tokens.weight[:500].fill_(float("nan")))), told="the embeddings of some tokens are NaN"),
-    Case("preview rows.jsonl --model model", ROWS, before=_tokenizer(lambda s: s.clear(), "config.json"), told="empty"),
-    Case(f"{BUILD} --add-eos", ROWS, before=_tokenizer(lambda s: s.pop("eos_token")), told="the tokenizer has no eos_token"),
-]
+
+def _odd_class() -> dict[str, Any]:
+    model = bert()
+    plain = model.forward
+    model.forward = lambda **inputs: SimpleNamespace(logits=plain(**inputs).logits ** 3)
+    return {"model": model}
 
 
-def _known(**named: Callable[[], Any]) -> Callable[[], dict[str, Any]]:
-    return lambda: {name: make() for name, make in named.items()}
-
-
-def _base() -> Any:
+def _base() -> dict[str, Any]:
     from transformers import AutoModel
 
-    return AutoModel.from_pretrained("model")
+    return {"model": AutoModel.from_pretrained("model")}
 
 
-WRAPPED = [
-    python("wrap_model(base, None)", known=_known(base=_base), told="`base` is from AutoModel.from_pretrained"),
+def _cut() -> dict[str, Any]:
+    made = pair()
+    made["model"].set_input_embeddings(torch.nn.Embedding(600, 128))
+    return made
+
+
+TEXT = "--text-field text --label-field topic"
+CLASSES = "the model tells LABEL_0 from LABEL_1"
+
+
+def _class(options: str = TEXT, text: str = "a", topic: str = "LABEL_0",
+           before: Any = saved(bert), told: str = CLASSES) -> Case:  # fmt: skip
+    row = {"text": text, "response": "b", "topic": topic}
+    return Case(f"{BUILD} {options}", {"rows.jsonl": json.dumps(row)}, before=before, told=told)
+
+
+def _model(told: str, before: Any, options: str = "", **more: Any) -> Case:
+    return Case(f"{BUILD} {options}".strip(), ROWS, before=before, told=told, **more)
+
+
+def _odd(told: str, logits: Callable[[Any, Any], Any]) -> Case:
+    told = f"model, of type Llama, was changed: {told}"
+    return python("wrap_model(model, tokenizer)", known=lambda: odd(logits), told=told)
+
+
+INDEX = "InfluenceIndex.build('new', [row], wrap_model(model, tokenizer))"
+
+CASES = [
+    _class("--text-field text"),
+    _class("--label-field topic --chat --chat-template chat.jinja --prompt-field text"),
+    _class(topic="sport"),
+    _class(text=" ", before=_spaceless, told=f"{CLASSES}; its tokenizer leaves spaces out"),
+    _class(before=saved(partial(bert, num_labels=1)), told="the model gives a number"),
+    _class(before=saved(_nan_class), told="a weight of the classifier is NaN"),
+    Case(f"{BUILD} --adapter lora", ROWS | {"lora/adapter_config.json": "{}"}, lacking="peft"),
+    _model("the adapter is for layers named c_attn", _wrong_adapter, "--adapter lora",
+           hide=r"(?<=model: ).*"),
+    _model("the adapter is of learned prompts", adapter(prompts), "--adapter lora"),
+    _model("the adapters were saved with embeddings, which differ", _two_adapters,
+           "--adapter a --adapter b"),
+    _model("the weights are a pickle with code", _pickled),
+    _model("the model is quantised", model_with(quantization_config={
+        "quant_method": "bitsandbytes", "load_in_4bit": True}), lacking="bitsandbytes"),
+    Case("build rows.jsonl --index new --model gguf", ROWS | {"gguf/a.gguf": ""}, lacking="gguf"),
+    Case(f"{BUILD} --device auto", ROWS, lacking="accelerate"),
+    _model("the model is a BERT that predicts masked words", saved(partial(bert, "BertLMHeadModel")),
+           "--task causal"),
+    _model("a weight is NaN", saved(partial(llama, "model.norm.weight"))),
+    _model("the embeddings of some tokens are NaN",
+           saved(partial(llama, "model.embed_tokens.weight", slice(500)))),
+    _model("the tokenizer has no eos_token", edited("tokenizer_config.json", eos_token=None),
+           "--add-eos"),
+    Case("preview rows.jsonl --model model", ROWS, before=edited("config.json", model_type=None),
+         told="config.json names no model_type", hide=r"(?<=model: ).*?(?=; give)"),
     python("wrap_model('model', None)"),
-    python("wrap_model(model, 3)", known=_known(model=_loaded)),
-    python("wrap_model(odd, None)", known=lambda: _odd(lambda m, s: m.lm_head(s) ** 3), told="`odd` gives the cubes of its head's outputs"),
-    python("wrap_model(odd, None)", known=lambda: _odd(lambda m, s: s @ m.lm_head.weight.T), told="`odd` never calls its head"),
-    python("wrap_model(odd, None)", known=lambda: _odd(_twice), told="`odd` calls its head twice"),
-    python("wrap_model(odd, None)", known=lambda: _odd(lambda m, s: m.lm_head(s)[:, :1]), told="`odd` gives logits for the first token only"),
-    python("wrap_model(odd, None)", known=lambda: _odd(lambda m, s: 1 / 0), told="`odd` divides by zero"),
-]
-
-ASKED = [
-    python("index.respond('')"),
-    python("index.respond({'text': ''}, format=FormatConfig(text_field='text'))"),
-    python("index.respond({'prompt': ''})"),
-    python("index.close() or index.query(row)"),
-    python("index.close() or len(index)"),
-    python("InfluenceIndex.build('new', [row], wrap_model(model, tokenizer), devices=['cpu', 'cpu'])", known=lambda: _pair()),
-    python("InfluenceIndex.build('new', [row], wrap_model(model, tokenizer))[0].close() or InfluenceIndex.open('new').query(row)", known=lambda: _pair()),
-    python("InfluenceIndex.build_shard('my.index', [row], '0/2')"),
-    Case("build rows.jsonl --index my.index --model model --shard 0/2", ROWS),
-    Case("build rows.jsonl --index my.index --model model --shards 2 --key-field id", ROWS),
-    Case("build rows.jsonl --index my.index --model model --key-field id --catalog postgresql+psycopg://user@host/name", ROWS),
-    Case(f"{BUILD} --shards 2 --catalog postgresql+psycopg://user@host/name", ROWS),
-    Case(f"{BUILD} --truncate end --on-error skip", {"rows.jsonl": json.dumps({"prompt": "many words " * 200, "response": " b"})}),
-    python("index.query(row).to_pandas()", lacking="pandas"),
-    python("index.query(row).to_dataset()", lacking="datasets"),
-    python("index.score([row]).to_pandas()", lacking="pandas"),
-    Case("select --index my.index --data rows.jsonl --budget 3 --dataset out.jsonl", ROWS),
-    Case("score --index my.index --data rows.jsonl --dataset out.jsonl", ROWS),
-    Case("evaluate fidelity --index my.index --data rows.jsonl --sample 1", ROWS),
-    Case("score --index my.index --data rows.jsonl --combine each --exact", ROWS),
-]
-
-
-def _pair() -> dict[str, Any]:
-    from transformers import AutoTokenizer
-    return {"model": _loaded(), "tokenizer": AutoTokenizer.from_pretrained("model")}
-
-
-CASES = [*CLASSES, *LOADING, *WRAPPED, *ASKED]
+    python("wrap_model(model, None)", known=_base, told="model is from AutoModel.from_pretrained"),
+    python("wrap_model(model, None)", known=_odd_class,
+           told="model is a classifier that gives the cubes of its last layer's outputs"),
+    python(INDEX, known=lambda: pair() | {"tokenizer": 3}, told="tokenizer is 3"),
+    python(INDEX.replace("[row]", "[{'ids': [700, 800]}]")[:-1]
+           + ", format=FormatConfig(tokens_field='ids'))", known=_cut,
+           told="model has embeddings of the first 600 tokens only"),
+    _odd("it gives the cubes of its head's outputs", lambda m, s: m.lm_head(s) ** 3),
+    _odd("it never calls its head", lambda m, s: s @ m.lm_head.weight.T),
+    _odd("it calls its head twice", lambda m, s: m.lm_head(s) + m.lm_head(s / 2)),
+    _odd("it gives logits of the first token only", lambda m, s: m.lm_head(s)[:, :1]),
+    _odd("it divides by zero", lambda m, s: 1 // 0),
+    python(INDEX, known=lambda: odd(lambda m, s: m.lm_head(s) if s.shape[1] < 7
+                                    else s @ m.lm_head.weight.T),
+           told="model calls its head for short texts only"),
+]  # fmt: skip
