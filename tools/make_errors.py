@@ -180,9 +180,9 @@ def _do(case: Case) -> None:
             return
         known = {name: getattr(forvalue_index, name) for name in forvalue_index.__all__}
         known |= {"row": ROW, "TrainConfig": TrainConfig}
-        known |= case.known() if case.known is not None else {}
         with InfluenceIndex.open("my.index") as index:
-            eval(case.run, known | {"index": index})
+            more = case.known() if case.known is not None else {}
+            eval(case.run, known | {"index": index} | more)
 
 
 ROW = {"prompt": "Who wrote it?", "response": " Ada.", "id": "1", "n": 1}

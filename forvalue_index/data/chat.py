@@ -124,7 +124,10 @@ class ChatTemplate:
         if first is not None:
             turns, every = ([i for i in found if i >= first] for found in (turns, every))
             if not said(conversation.messages, turns):
-                raise RowError(source, "the completion holds nothing that the assistant says")
+                raise RowError(
+                    source,
+                    "the completion holds nothing that the assistant says: give its answer there",
+                )
             if turns == every and not self._config.last_turn:
                 before, _ = self._write(conversation, first, source, ask=True)
                 if whole.startswith(before):

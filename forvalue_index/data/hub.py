@@ -92,6 +92,6 @@ def _loading(name: str) -> Iterator[None]:
     except Exception as error:  # it raises what a server, a file system or a script raised
         said = one_line(error).removesuffix(".")
         raise InputError(
-            f"cannot load the data set {name}: {said}; correct its id, --split or --subset, or see to "
-            "the network"
+            f"cannot load the data set {name}: {said}; correct its id, --split or "
+            "--subset, or see to the network"
         ) from error

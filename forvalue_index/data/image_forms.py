@@ -109,7 +109,9 @@ def _as_png(image: Any, source: str) -> bytes:
     width, height = image.size
     if width * height > LARGEST_PIXELS:
         raise RowError(
-            source, f"an image of {width} x {height} pixels has more than {LARGEST_PIXELS:,}: make it smaller",
+            source,
+            f"an image of {width} x {height} pixels has more than {LARGEST_PIXELS:,}: "
+            "make it smaller",
         )
     buffer = io.BytesIO()
     try:

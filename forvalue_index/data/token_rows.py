@@ -248,6 +248,4 @@ def _numbers(row: Row, name: str, source: str) -> NDArray[np.int64]:
         return np.array(value, dtype=np.int64)
     except OverflowError:
         largest = max(value, key=abs)
-        raise RowError(
-            source, f"field {name!r} holds {largest}, which is no token id"
-        ) from None
+        raise RowError(source, f"field {name!r} holds {largest}, which is no token id") from None

@@ -60,15 +60,18 @@ def _kept(folder: Path) -> None:
 
 
 def _other_vectoriser(folder: Path) -> None:
-    with InfluenceIndex.open(folder / "my.index") as index, index.store.writer.lock():
-        index.store.set_vectoriser(b"", {})
+    made = InfluenceIndex.create(folder / "new", str(folder / "model"))
+    with made as index, index.store.writer.lock():
+        index.store.set_vectoriser(b"", {"dim": 64})
 
 
 def _study(run: str) -> Case:
     return python(run, known=lambda: STUDIES)
 
 
+MADE = "InfluenceIndex.build('new', [row], wrap_model(model, tokenizer))"
 A, B = {"id": "98", "prompt": "a", "response": " b"}, {"id": "99", "prompt": "a", "response": " b"}
+TO_SET = "--data rows.jsonl --dataset out.jsonl"
 REMOVAL = "evaluate removal --model model --data rows.jsonl --queries rows.jsonl --work runs"
 
 CASES = [
@@ -78,26 +81,31 @@ CASES = [
     Case("build rows.jsonl --index my.index --model model --shard 0/2", ROWS),
     Case(f"{BUILD} --truncate end --on-error skip",
          {"rows.jsonl": json.dumps({"prompt": "many words " * 200, "response": " b"})}),
-    _moving("index.add(moving)", "one row, which is another at the second reading", [A], [A | {"n": 3}]),
+    _moving("index.add(moving)", "a row, which is another at the second reading",
+            [A], [A | {"n": 3}]),
     _moving("index.add(moving)", "two rows, and one at the second reading", [A, B], [B]),
-    _moving("InfluenceIndex.build('new', moving, 'model')", "one row, and none at the third reading", [A], [A]),
+    _moving("InfluenceIndex.build('new', moving, 'model')",
+            "a row, and none at the third reading", [A], [A]),
     python("index.close() or len(index)"),
     python("index.close() or index.query(row)"),
-    python("InfluenceIndex.build('new', [row], wrap_model(model, tokenizer), devices=['cpu', 'cpu'])",
-           known=pair),
-    python("InfluenceIndex.build('new', [row], wrap_model(model, tokenizer))[0].close() "
-           "or InfluenceIndex.open('new').query(row)", known=lambda: pair() | {"model": llama()}, told="model was made, and not read from a folder"),
-    Case("query --index my.index --prompt Who? --response ' Ada.'", before=_other_vectoriser,
-         told="the vectoriser was replaced by an empty one", hide=r"(?<=used \().*?(?=\): restore)"),
+    python(f"{MADE[:-1]}, devices=['cpu', 'cpu'])", known=pair),
+    python(f"{MADE}[0].close() or InfluenceIndex.open('new').query(row)",
+           known=lambda: pair() | {"model": llama()}, told="model was not read from a folder"),
+    Case("add rows.jsonl --index new", ROWS, before=_other_vectoriser,
+         told="new has no rows, and its vectoriser is an empty file",
+         hide=r"(?<=used \().*?(?=\): restore)"),
     _of_class("index.part(row, tokens=slice(0, 1))"),
     _of_class("index.respond('Who?')"),
     _of_class("index.instead(row, 'b')"),
-    python("InfluenceIndex.build('new', [row], 'model')[0].respond('Who?')", before=edited("generation_config.json", eos_token_id=list(range(1095))), told="the model ends its answer with any token"),
+    python("InfluenceIndex.build('new', [row], 'model')[0].respond('Who?')",
+           before=edited("generation_config.json", suppress_tokens=[*range(2), *range(3, 1095)]),
+           told="the model may write nothing but its end token"),
     _study("complete(index.lm, '')"),
     _study("complete(index.lm, 'word ' * 200)"),
-    Case("score --index my.index --data rows.jsonl --dataset out.jsonl --where id=1 --desirable-field good",
-         {"rows.jsonl": json.dumps({"prompt": "Who wrote it?", "response": " Ada.", "good": False})}),
-    Case("select --index new --data rows.jsonl --budget 1 --output chosen.jsonl --dataset out.jsonl", ROWS, before=_kept, told="the rows of new have a field keep"),
+    Case(f"score {TO_SET} --index my.index --where id=1 --desirable-field good",
+         {"rows.jsonl": json.dumps({"prompt": "Who wrote it?", "response": " Ada.", "good": 0})}),
+    Case(f"select {TO_SET} --index new --budget 1 --output chosen.jsonl", ROWS, before=_kept,
+         told="the rows of new have a field keep"),
     Case("score --index my.index --data rows.jsonl --combine each --exact", ROWS),
     python("index.evaluate.fidelity([row], sample=1)"),
     _study("lds(index.lm, [row], [row], 'runs', FormatConfig(), subsets=2)"),

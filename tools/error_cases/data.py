@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,8 @@ def _slow() -> dict[str, Any]:
         def _convert_id_to_token(self, id: int) -> str:
             return str(id)
 
-    return pair() | {"tokenizer": Slow(eos_token="</s>")}
+    make: Any = Slow
+    return pair() | {"tokenizer": make(eos_token="</s>")}
 
 
 PLAIN = "--prompt-field prompt --response-field response"
@@ -103,9 +103,12 @@ FILES = [
 ]  # fmt: skip
 
 
-def _formats() -> dict[str, Any]:
-    made = FormatConfig(messages_field="messages", chat_template="chat.jinja")
-    return {"chat": made, "old_chat": replace(made, form=1)}
+def _chat(message: str, form: int = 2) -> Case:
+    """Returns the case of a query of one message, in an index of a form of reading rows."""
+    made = FormatConfig(messages_field="messages", chat_template="chat.jinja", form=form)
+    told = "format is of messages" + ("" if form > 1 else ", and of form 1")
+    run = f"index.query({{'messages': [{message}]}}, format=format)"
+    return python(run, known=lambda: {"format": made}, told=told)
 
 
 ROWS = [
@@ -113,12 +116,11 @@ ROWS = [
     python("index.query({1: 'Who?', 'prompt': 'a', 'response': 'b'})"),
     python("index.query({'prompt': 10**5000, 'response': ' Ada.'})", hide=r"(?<=text \().*(?=\))"),
     python("index.query(row, format=FormatConfig(max_length=1))"),
-    python("index.query({'messages': []}, format=chat)", known=_formats),
-    python("index.query({'messages': [{'role': 'user', 'content': 'Hi'}]}, format=chat)", known=_formats),
-    python("index.query({'messages': [{'role': 'user', 'content': 'Hi', 'at': {1}}]}, format=chat)", known=_formats),
-    python("index.query({'messages': [1]}, format=old_chat)", known=_formats),
-    python("index.query({'messages': [{'content': 'Hi'}]}, format=old_chat)", known=_formats),
-    python("index.query({'messages': [{'role': 'user', 'content': 3}]}, format=old_chat)", known=_formats),
+    _chat("{'role': 'user', 'content': 'Hi'}"),
+    _chat("{'role': 'user', 'content': 'Hi', 'at': {1}}"),
+    _chat("1", form=1),
+    _chat("{'content': 'Hi'}", form=1),
+    _chat("{'role': 'user', 'content': 3}", form=1),
     row(PAIR | {"system": "a", "system_prompt": "b"}, options=f"{CHAT} --chat"),
     row({"input_ids": [1, 10**30]}, options="--tokens-field input_ids"),
     row({"prompt": [HI, YO], "completion": [HI]}, options=CHAT),

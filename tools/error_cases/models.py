@@ -17,7 +17,8 @@ from error_cases.rows import BUILD, GOOD
 from safetensors.torch import load_file, save_file
 
 ROWS: dict[str, str | bytes] = {"rows.jsonl": GOOD}
-SIZES = {"vocab_size": 1095, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+SIZES: dict[str, Any] = {
+         "vocab_size": 1095, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
          "num_attention_heads": 1, "max_position_embeddings": 128}  # fmt: skip
 NAN = float("nan")
 
@@ -177,9 +178,10 @@ CLASSES = "the model tells LABEL_0 from LABEL_1"
 
 
 def _class(options: str = TEXT, text: str = "a", topic: str = "LABEL_0",
-           before: Any = saved(bert), told: str = CLASSES) -> Case:  # fmt: skip
+           make: Any = bert, told: str = CLASSES, **more: Any) -> Case:  # fmt: skip
     row = {"text": text, "response": "b", "topic": topic}
-    return Case(f"{BUILD} {options}", {"rows.jsonl": json.dumps(row)}, before=before, told=told)
+    more = {"before": saved(make)} | more
+    return Case(f"{BUILD} {options}", {"rows.jsonl": json.dumps(row)}, told=told, **more)
 
 
 def _model(told: str, before: Any, options: str = "", **more: Any) -> Case:
@@ -198,8 +200,8 @@ CASES = [
     _class("--label-field topic --chat --chat-template chat.jinja --prompt-field text"),
     _class(topic="sport"),
     _class(text=" ", before=_spaceless, told=f"{CLASSES}; its tokenizer leaves spaces out"),
-    _class(before=saved(partial(bert, num_labels=1)), told="the model gives a number"),
-    _class(before=saved(_nan_class), told="a weight of the classifier is NaN"),
+    _class(make=partial(bert, num_labels=1), told="the model gives a number"),
+    _class(make=_nan_class, told="a weight of the classifier is NaN"),
     Case(f"{BUILD} --adapter lora", ROWS | {"lora/adapter_config.json": "{}"}, lacking="peft"),
     _model("the adapter is for layers named c_attn", _wrong_adapter, "--adapter lora",
            hide=r"(?<=model: ).*"),
@@ -211,7 +213,7 @@ CASES = [
         "quant_method": "bitsandbytes", "load_in_4bit": True}), lacking="bitsandbytes"),
     Case("build rows.jsonl --index new --model gguf", ROWS | {"gguf/a.gguf": ""}, lacking="gguf"),
     Case(f"{BUILD} --device auto", ROWS, lacking="accelerate"),
-    _model("the model is a BERT that predicts masked words", saved(partial(bert, "BertLMHeadModel")),
+    _model("the model is a BERT that fills in words", saved(partial(bert, "BertLMHeadModel")),
            "--task causal"),
     _model("a weight is NaN", saved(partial(llama, "model.norm.weight"))),
     _model("the embeddings of some tokens are NaN",

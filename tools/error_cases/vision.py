@@ -27,7 +27,9 @@ PART = {"type": "image", "image": {"bytes": DOT}}
 
 def llava(**settings: Any) -> dict[str, Any]:
     """Returns a small random model with its processor and tokenizer."""
-    import transformers as t
+    import transformers
+
+    t: Any = transformers
 
     tokenizer = pair()["tokenizer"]
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
@@ -35,8 +37,8 @@ def llava(**settings: Any) -> dict[str, Any]:
     kind = "CLIPImageProcessor" + ("" if importlib.util.find_spec("torchvision") else "Pil")
     images = getattr(t, kind)(size=size, crop_size=size, do_center_crop=False)
     processor = t.LlavaProcessor(
-        images, tokenizer, patch_size=8, vision_feature_select_strategy="default",
-        num_additional_image_tokens=1, **{"chat_template": PARTS} | settings,
+        images, tokenizer, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, **{"patch_size": 8, "chat_template": PARTS} | settings,
     )  # fmt: skip
     tower = {name: SIZES[name] for name in SIZES if name[:3] in ("hid", "int", "num")}
     config = t.LlavaConfig(
@@ -91,7 +93,7 @@ CASES = [
     _seen(FIELDS, {"messages": [HI | {"content": [PART, {"type": "image"}]}, YO]}),
     _seen("--messages-field chosen --rejected-field rejected",
           {"chosen": [HI | {"content": [PART]}, YO], "rejected": [HI, NO]}),
-    python(WRAP, known=lambda: llava(chat_template="{% if %}"), told="its chat template is {% if %}",
+    python(WRAP, known=lambda: llava(chat_template="{% if %}"), told="its template is {% if %}",
            hide=r"(?<=used: ).*(?=; corr)"),
     python(WRAP, known=llava, lacking="PIL"),
     python("wrap_model(model, tokenizer, processor=tokenizer)", known=pair),
