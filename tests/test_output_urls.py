@@ -97,7 +97,7 @@ def test_a_system_without_transactions_is_written_to(memory: Any) -> None:
     fsspec.register_implementation("plain", Plain, clobber=True)
     with written("plain://out/a.txt", allow_remote=True) as file:
         file.write_text("all of it")
-    assert memory.cat("/out/a.txt") == b"all of it"
+    assert fsspec.filesystem("plain").cat("plain://out/a.txt") == b"all of it"
 
 
 def test_keys_are_read_from_a_url(memory: Any, index: InfluenceIndex) -> None:

@@ -235,7 +235,7 @@ CASES = [
     _odd("it never calls its head", lambda m, s: s @ m.lm_head.weight.T),
     _odd("it calls its head twice", lambda m, s: m.lm_head(s) + m.lm_head(s / 2)),
     _odd("it gives logits of the first token only", lambda m, s: m.lm_head(s)[:, :1]),
-    _odd("it asks for pixel_values", lambda m, s: {}["pixel_values"]),
+    _odd("it asks for pixel_values", lambda m, s: m.config.to_dict()["pixel_values"]),
     python(INDEX, known=lambda: odd(lambda m, s: m.lm_head(s) if s.shape[1] < 7
                                     else s @ m.lm_head.weight.T),
            told="model calls its head for short texts only"),
