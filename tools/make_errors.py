@@ -24,21 +24,21 @@ from pathlib import Path
 from typing import Any
 
 import click
-from error_cases import damage, rows, settings
+from error_cases import asked, damage, data, models, rows, settings, trainers, vision
 from error_cases.case import Case
 from huggingface_hub import constants
 
 import forvalue_index
-from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig, errors
+from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig, errors
 from forvalue_index.config import TrainConfig
 from forvalue_index.errors import ForvalueError
-from forvalue_index.model.generation import Sampling
 
 PACKAGE = Path(forvalue_index.__file__).parent
 PAGE = Path(__file__).parent.parent / "docs" / "errors.md"
 KINDS = {name: kind for name, kind in vars(errors).items()
          if isinstance(kind, type) and issubclass(kind, ForvalueError)}  # fmt: skip
-CASES = [*rows.CASES, *settings.CASES, *damage.CASES]
+MODULES = rows, data, settings, asked, models, vision, trainers, damage
+CASES = [case for module in MODULES for case in module.CASES]
 WIDEST = 300  # characters of a message or a file that are shown
 
 TOP = """\
@@ -103,11 +103,11 @@ def _template(node: ast.expr) -> str:
 
 def run(case: Case, folder: Path) -> tuple[ForvalueError, list[tuple[str, int]]]:
     """Returns the error of a case, and the calls in which it was made, the innermost first."""
-    calls: list[tuple[str, int]] = []
+    made_in: dict[int, list[tuple[str, int]]] = {}
     plain = ForvalueError.__init__
 
     def noting(self: ForvalueError, *values: Any) -> None:
-        calls.clear()
+        calls = made_in[id(self)] = []
         frame = sys._getframe(1)
         while frame.f_back is not None:
             path = Path(frame.f_code.co_filename)
@@ -123,10 +123,11 @@ def run(case: Case, folder: Path) -> tuple[ForvalueError, list[tuple[str, int]]]
             contextlib.chdir(folder),
             contextlib.redirect_stderr(io.StringIO()),
             _without(case.lacking),
+            _temporary(folder),
         ):
             _do(case)
     except ForvalueError as error:
-        return error, calls
+        return error, made_in[id(error)]
     finally:
         ForvalueError.__init__ = plain  # type: ignore[method-assign]
     raise AssertionError(f"{case.run} makes no error")
@@ -145,6 +146,16 @@ def _without(package: str) -> Iterator[None]:
     finally:
         del sys.modules[package]
         sys.modules |= known
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[None]:
+    """Has temporary files made in a folder, where those that are left go with it."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _within(name: str, package: str) -> bool:
@@ -167,10 +178,11 @@ def _do(case: Case) -> None:
         if not case.python:
             main(["--debug", *shlex.split(case.run)], standalone_mode=False)
             return
-        known = {"row": ROW, "InfluenceIndex": InfluenceIndex, "Sampling": Sampling}
-        known |= {kind.__name__: kind for kind in (ModelConfig, FormatConfig, VectorConfig)}
+        known = {name: getattr(forvalue_index, name) for name in forvalue_index.__all__}
+        known |= {"row": ROW, "TrainConfig": TrainConfig}
         with InfluenceIndex.open("my.index") as index:
-            eval(case.run, known | {"index": index, "TrainConfig": TrainConfig})
+            more = case.known() if case.known is not None else {}
+            eval(case.run, known | {"index": index} | more)
 
 
 ROW = {"prompt": "Who wrote it?", "response": " Ada.", "id": "1", "n": 1}

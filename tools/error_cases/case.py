@@ -20,6 +20,7 @@ class Case:
     told: str = ""  # of `before`, in words
     hide: str = ""  # a pattern of what another version or machine says otherwise
     lacking: str = ""  # a package that is not installed
+    known: Callable[[], dict[str, Any]] | None = None  # more names that Python knows
 
 
 def row(*rows: Any, options: str = "", **more: Any) -> Case:
