@@ -13,6 +13,7 @@ import contextlib
 import io
 import os
 import re
+import resource
 import shlex
 import shutil
 import sys
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from error_cases import damage, rows, settings
+from error_cases import damage, places, rows, settings, stores
 from error_cases.case import Case
 from huggingface_hub import constants
 
@@ -38,7 +39,8 @@ PACKAGE = Path(forvalue_index.__file__).parent
 PAGE = Path(__file__).parent.parent / "docs" / "errors.md"
 KINDS = {name: kind for name, kind in vars(errors).items()
          if isinstance(kind, type) and issubclass(kind, ForvalueError)}  # fmt: skip
-CASES = [*rows.CASES, *settings.CASES, *damage.CASES]
+CASES = [*rows.CASES, *settings.CASES, *damage.CASES, *stores.CASES, *places.CASES]
+ROOM = 4096  # bytes that a file may have where the disk is full
 WIDEST = 300  # characters of a message or a file that are shown
 
 TOP = """\
@@ -51,8 +53,8 @@ before anything is written; `--on-error skip` passes over such rows and keeps th
 reasons, in `rejects.jsonl`.
 
 Each error comes with a command, or a line of Python, that makes it. `my.index` is an index of
-twelve rows, `row` one of its rows. `…` stands for what differs from machine to machine. Where no
-input is shown, it takes damage, a full disk, another process, another machine or a model of a kind
+twelve rows, `my.shards` one of the same rows in two shards, and `row` one of the rows. `…` stands
+for what differs from machine to machine. Where no input is shown, it takes damage, a full disk, another process, another machine or a model of a kind
 that is not shipped. This page is made by `python tools/make_errors.py`.
 """
 
@@ -103,18 +105,19 @@ def _template(node: ast.expr) -> str:
 
 def run(case: Case, folder: Path) -> tuple[ForvalueError, list[tuple[str, int]]]:
     """Returns the error of a case, and the calls in which it was made, the innermost first."""
-    calls: list[tuple[str, int]] = []
+    calls: dict[str, list[tuple[str, int]]] = {}  # of the first error that says this
     plain = ForvalueError.__init__
 
     def noting(self: ForvalueError, *values: Any) -> None:
-        calls.clear()
+        plain(self, *values)
+        own: list[tuple[str, int]] = []
         frame = sys._getframe(1)
         while frame.f_back is not None:
             path = Path(frame.f_code.co_filename)
             if path.is_relative_to(PACKAGE) and path.name != "errors.py":
-                calls.append((str(path.relative_to(PACKAGE)), frame.f_lineno))
+                own.append((str(path.relative_to(PACKAGE)), frame.f_lineno))
             frame = frame.f_back
-        plain(self, *values)
+        calls.setdefault(str(self), own)
 
     _prepare(case, folder)
     ForvalueError.__init__ = noting  # type: ignore[method-assign, assignment]
@@ -123,10 +126,11 @@ def run(case: Case, folder: Path) -> tuple[ForvalueError, list[tuple[str, int]]]
             contextlib.chdir(folder),
             contextlib.redirect_stderr(io.StringIO()),
             _without(case.lacking),
+            _told(case),
         ):
-            _do(case)
+            _do(case, folder)
     except ForvalueError as error:
-        return error, calls
+        return error, calls[str(error)]
     finally:
         ForvalueError.__init__ = plain  # type: ignore[method-assign]
     raise AssertionError(f"{case.run} makes no error")
@@ -147,6 +151,24 @@ def _without(package: str) -> Iterator[None]:
         sys.modules |= known
 
 
+@contextlib.contextmanager
+def _told(case: Case) -> Iterator[None]:
+    """Gives the process the environment, the input and the disk of a case."""
+    environment, typed = {**os.environ}, sys.stdin
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    os.environ |= case.environment
+    sys.stdin = io.StringIO(case.typed)
+    if case.full:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.stdin = typed
+        os.environ.clear()
+        os.environ |= environment
+
+
 def _within(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
@@ -160,7 +182,7 @@ def _prepare(case: Case, folder: Path) -> None:
         case.before(folder)
 
 
-def _do(case: Case) -> None:
+def _do(case: Case, folder: Path) -> None:
     from forvalue_index.cli import main
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -170,6 +192,8 @@ def _do(case: Case) -> None:
         known = {"row": ROW, "InfluenceIndex": InfluenceIndex, "Sampling": Sampling}
         known |= {kind.__name__: kind for kind in (ModelConfig, FormatConfig, VectorConfig)}
         with InfluenceIndex.open("my.index") as index:
+            if case.meanwhile is not None:
+                case.meanwhile(folder)
             eval(case.run, known | {"index": index, "TrainConfig": TrainConfig})
 
 
@@ -201,6 +225,9 @@ def made(root: Path) -> list[tuple[Made, list[tuple[str, int]]]]:
     format, vector = FormatConfig(key_field="id"), VectorConfig(dim=64, sketch_dim=256)
     with contextlib.chdir(pristine):
         built = InfluenceIndex.build("my.index", [ROW, *own], "model", format=format, vector=vector)
+        built[0].close()
+        built = InfluenceIndex.build("my.shards", [ROW, *own], "model", format=format,
+                                     vector=vector, shards=2)  # fmt: skip
         built[0].close()
     found = []
     for number, case in enumerate(CASES):
@@ -263,6 +290,8 @@ def _with_input(own: Made) -> str:
         lines.append(f"# {name}: " + (" / ".join(shown) or "empty"))
     if case.lacking:
         lines.append(f"# without the package {case.lacking}")
+    lines += [f"# with {name}={value}" for name, value in case.environment.items()]
+    lines += [f"# typed: {line}" for line in case.typed.splitlines()]
     if case.told:
         lines.append(f"# {case.told}")
     lines.append(own.message)
