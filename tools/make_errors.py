@@ -54,8 +54,9 @@ reasons, in `rejects.jsonl`.
 
 Each error comes with a command, or a line of Python, that makes it. `my.index` is an index of
 twelve rows, `my.shards` one of the same rows in two shards, and `row` one of the rows. `…` stands
-for what differs from machine to machine. Where no input is shown, it takes damage, a full disk, another process, another machine or a model of a kind
-that is not shipped. This page is made by `python tools/make_errors.py`.
+for what differs from machine to machine. Where no input is shown, it takes damage, a full disk,
+another process, another machine or a model of a kind that is not shipped. This page is made by
+`python tools/make_errors.py`.
 """
 
 
@@ -105,7 +106,8 @@ def _template(node: ast.expr) -> str:
 
 def run(case: Case, folder: Path) -> tuple[ForvalueError, list[tuple[str, int]]]:
     """Returns the error of a case, and the calls in which it was made, the innermost first."""
-    calls: dict[str, list[tuple[str, int]]] = {}  # of the first error that says this
+    calls: dict[str, tuple[ForvalueError, list[tuple[str, int]]]] = {}  # the first that says so
+    shown = io.StringIO()
     plain = ForvalueError.__init__
 
     def noting(self: ForvalueError, *values: Any) -> None:
@@ -117,22 +119,29 @@ def run(case: Case, folder: Path) -> tuple[ForvalueError, list[tuple[str, int]]]
             if path.is_relative_to(PACKAGE) and path.name != "errors.py":
                 own.append((str(path.relative_to(PACKAGE)), frame.f_lineno))
             frame = frame.f_back
-        calls.setdefault(str(self), own)
+        calls.setdefault(str(self), (self, own))
 
     _prepare(case, folder)
     ForvalueError.__init__ = noting  # type: ignore[method-assign, assignment]
     try:
         with (
             contextlib.chdir(folder),
-            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stderr(shown),
+            contextlib.redirect_stdout(shown),
             _without(case.lacking),
             _told(case),
         ):
             _do(case, folder)
+    except SystemExit:  # of a command that has said what is wrong
+        pass
     except ForvalueError as error:
-        return error, calls[str(error)]
+        return error, calls[str(error)][1]
     finally:
         ForvalueError.__init__ = plain  # type: ignore[method-assign]
+    text = " ".join(shown.getvalue().split())
+    for message, (error, own) in calls.items():
+        if message in text:
+            return error, own
     raise AssertionError(f"{case.run} makes no error")
 
 
@@ -185,16 +194,15 @@ def _prepare(case: Case, folder: Path) -> None:
 def _do(case: Case, folder: Path) -> None:
     from forvalue_index.cli import main
 
-    with contextlib.redirect_stdout(io.StringIO()):
-        if not case.python:
-            main(["--debug", *shlex.split(case.run)], standalone_mode=False)
-            return
-        known = {"row": ROW, "InfluenceIndex": InfluenceIndex, "Sampling": Sampling}
-        known |= {kind.__name__: kind for kind in (ModelConfig, FormatConfig, VectorConfig)}
-        with InfluenceIndex.open("my.index") as index:
-            if case.meanwhile is not None:
-                case.meanwhile(folder)
-            eval(case.run, known | {"index": index, "TrainConfig": TrainConfig})
+    if not case.python:
+        main(["--debug", *shlex.split(case.run)], standalone_mode=False)
+        return
+    known = {"row": ROW, "InfluenceIndex": InfluenceIndex, "Sampling": Sampling}
+    known |= {kind.__name__: kind for kind in (ModelConfig, FormatConfig, VectorConfig)}
+    with InfluenceIndex.open("my.index") as index:
+        if case.meanwhile is not None:
+            case.meanwhile(folder)
+        eval(case.run, known | {"index": index, "TrainConfig": TrainConfig})
 
 
 ROW = {"prompt": "Who wrote it?", "response": " Ada.", "id": "1", "n": 1}

@@ -22,6 +22,8 @@ BUILD = "build rows.jsonl --index new --model model"
 
 
 def sql(*statements: str) -> Callable[[Path], None]:
+    """Changes the database of the index."""
+
     def change(folder: Path) -> None:
         with closing(sqlite3.connect(folder / "my.index" / "catalog.db")) as raw:
             for statement in statements:
@@ -32,6 +34,8 @@ def sql(*statements: str) -> Callable[[Path], None]:
 
 
 def edit(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """Changes a file."""
+
     def edit(folder: Path) -> None:
         path = next(folder.glob(name))
         path.write_bytes(change(path.read_bytes()))
@@ -92,7 +96,7 @@ def _derived(name: str, change: Callable[[bytes], bytes] | None) -> Callable[[Pa
     return damage
 
 
-def locked(folder: Path) -> None:
+def _locked(folder: Path) -> None:
     _HELD.append(WriterLock(folder / "my.index"))
     _HELD[-1].acquire()
 
@@ -165,7 +169,7 @@ CASES = [
          told="bare.index was pushed with --no-rows"),
     Case(f"query --index bare.index {ASK} --exact", before=_bare,
          told="bare.index was pushed with --no-rows"),
-    Case("verify --index my.index --repair", before=locked, told="another process is writing",
+    Case("verify --index my.index --repair", before=_locked, told="another process is writing",
          hide=r"(?<=by ).*?(?=: wait)"),
     Case(QUERY, before=_no_folder, told="a file is where the folder of segments was"),
     Case(QUERY, before=_derived("dot.json", lambda _: b"no JSON"),

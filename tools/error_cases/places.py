@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from error_cases.case import Case, python
 from error_cases.settings import ASK, ROW
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.store.manifest import read_manifest, write_manifest
+from forvalue_index.system.runtime import socket_name
 
 LIST = "list --index my.shards"
 OPENED = "InfluenceIndex.open('my.shards')"
@@ -64,14 +67,35 @@ def _copied_and_dealt(folder: Path) -> None:
     InfluenceIndex.reshard(folder / "copy", 3)
 
 
+def _taken(folder: Path) -> None:
+    (folder / "forvalue").mkdir(0o700)
+    (folder / "forvalue" / socket_name(folder / "my.index")).mkdir()
+
+
+def _settings(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    """Changes the settings of the sharded index."""
+
+    def write(folder: Path) -> None:
+        own = read_manifest(folder / "my.shards")
+        change(own.config)
+        write_manifest(folder / "my.shards", own)
+
+    return write
+
+
+LATER = "it was made by a newer version, with other settings"
+RUNTIME = "__import__('forvalue_index.system.runtime', fromlist=['runtime'])"
+LONG = json.dumps({"text": "many words " * 1000}) + "\n"
 SHARDS = [
     Case("list --index my.shards", {"my.shards/shards.json": "{}"}, told="shards.json was changed"),
     Case("build rows.jsonl --index my.shards --model model --shard 5", {"rows.jsonl": ROW}),
     Case(LIST, before=_unattached, told="shard 1 was never built"),
     Case(LIST, before=_swapped, told="the folders of the shards were exchanged"),
     Case(LIST, before=_linked, told="the folder of a shard is a link"),
-    Case(f"{LIST} --partial", before=_without(0, 1), told="all shards were deleted"),
-    Case(f"add rows.jsonl --index {_shard(0)}", {"rows.jsonl": ROW}),
+    Case(f"query --index my.shards {ASK} --partial", before=_without(0, 1),
+         told="all shards were deleted"),
+    Case(f"add rows.jsonl --index {_shard(1)}",
+         {"rows.jsonl": '{"id": "1", "prompt": "Who?", "response": " Eve."}'}),
     Case("attach --index my.index"),
     Case("attach --index my.shards", before=_piped, told="write.lock is a pipe"),
     Case("attach --index my.shards copy", before=_copied, told="copy is a copy of my.shards"),
@@ -96,7 +120,17 @@ CLUSTERS = [
     python("InfluenceIndex.build_on_ray('new', [row], ModelConfig('model'), 0)"),
 ]  # fmt: skip
 
+SETTINGS = [
+    Case(LIST, before=_settings(lambda own: own.update(colours={})), told=LATER),
+    Case(LIST, before=_settings(lambda own: own.update(format="chat")), told=LATER),
+    Case(LIST, before=_settings(lambda own: own["format"].update(colour="red")), told=LATER),
+    Case(LIST, before=_settings(lambda own: own["format"].update(max_length="all")), told=LATER),
+    Case(LIST, before=_settings(lambda own: own["format"].update(score="prompt")), told=LATER),
+]  # fmt: skip
+
 COMMANDS = [
+    Case(f"query --server here {ASK}"),
+    Case(f"query --server http://127.0.0.1:9 {ASK}", hide=r"(?<=answer \().*?(?=\):)"),
     Case("shell --index my.index", typed=":fast\n"),
     Case("shell --index my.index", typed=":part Ada\n"),
     Case("shell --index my.index", typed=":k many\n"),
@@ -104,8 +138,16 @@ COMMANDS = [
          hide=r"(?<=decisions \().*?(?=\):)"),
     Case('pull "my index" new'),
     Case("build rows.jsonl --index rows.jsonl/new --model model", {"rows.jsonl": ROW}),
-    Case("build rows.jsonl --index new --model model", {"rows.jsonl": ROW}, full=True,
-         told="the disk is full"),
+    Case("add rows.jsonl --index my.index --on-error skip", {"rows.jsonl": LONG}, full=True,
+         told="the disk is full", hide=r"(?<=stored in ).*?(?=: set)"),
+    python(f"{RUNTIME}.listen('my.index')", files={"forvalue": ""},
+           environment={"XDG_RUNTIME_DIR": "."}),
+    python(f"{RUNTIME}.listen('my.index')", files={"forvalue/a": ""},
+           environment={"XDG_RUNTIME_DIR": "."}, told="others may enter the folder forvalue"),
+    python(f"{RUNTIME}.listen('my.index')", files={f"{'long' * 22}/a": ""},
+           environment={"XDG_RUNTIME_DIR": "long" * 22}),
+    python(f"{RUNTIME}.listen('my.index')", environment={"XDG_RUNTIME_DIR": "."}, before=_taken,
+           told="a folder has the name of the socket", hide=r"(?<=at \().*?(?=\):)"),
 ]  # fmt: skip
 
-CASES = [*SHARDS, *CLUSTERS, *COMMANDS]
+CASES = [*SHARDS, *CLUSTERS, *SETTINGS, *COMMANDS]
