@@ -77,4 +77,5 @@ def _require_listener(address: str) -> None:
     """
     host, _, port = address.rpartition(":")
     if port.isdecimal():
-        socket.create_connection((host.rpartition("/")[2], int(port)), SECONDS).close()
+        name = host.rpartition("/")[2].strip("[]")  # of ray://[::1]:10001
+        socket.create_connection((name, int(port)), SECONDS).close()
