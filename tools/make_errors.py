@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from error_cases import damage, places, rows, settings, stores
+from error_cases import damage, faulty, places, rows, settings, stores
 from error_cases.case import Case
 from huggingface_hub import constants
 
@@ -39,7 +39,7 @@ PACKAGE = Path(forvalue_index.__file__).parent
 PAGE = Path(__file__).parent.parent / "docs" / "errors.md"
 KINDS = {name: kind for name, kind in vars(errors).items()
          if isinstance(kind, type) and issubclass(kind, ForvalueError)}  # fmt: skip
-CASES = [*rows.CASES, *settings.CASES, *damage.CASES, *stores.CASES, *places.CASES]
+CASES = [case for kind in (rows, settings, damage, stores, faulty, places) for case in kind.CASES]
 ROOM = 4096  # bytes that a file may have where the disk is full
 WIDEST = 300  # characters of a message or a file that are shown
 
@@ -139,9 +139,9 @@ def run(case: Case, folder: Path) -> tuple[ForvalueError, list[tuple[str, int]]]
     finally:
         ForvalueError.__init__ = plain  # type: ignore[method-assign]
     text = " ".join(shown.getvalue().split())
-    for message, (error, own) in calls.items():
+    for message, (said, own) in calls.items():
         if message in text:
-            return error, own
+            return said, own
     raise AssertionError(f"{case.run} makes no error")
 
 
