@@ -45,8 +45,10 @@ def brief(value: object, most: int = 200) -> str:
     """Returns a name or an error for a message, on one line of at most `most` characters.
 
     Line breaks of a name are escaped: they are a part of it. An error without a message is told by
-    its kind.
+    its kind, one of a key that is not there by the key.
     """
+    if isinstance(value, KeyError):
+        value = LookupError(f"{value} is missing")
     if isinstance(value, BaseException):
         text = one_line(str(value)) or type(value).__name__
     else:

@@ -141,7 +141,7 @@ def test_shards_come_from_copies(
         shutil.copytree(learned, copy)
         fill(copy, rows, lm, number)
     assert InfluenceIndex.attach(learned, copies[:1]) == [1, 2]
-    with pytest.raises(InputError, match=r"has no shard that .* lacks, which needs \[1, 2\]"):
+    with pytest.raises(InputError, match=r"has no shard that .* it lacks shards \[1, 2\]"):
         InfluenceIndex.attach(learned, copies[:1])
     with open_or_create_shard(copies[1], 1).writer.lock(), pytest.raises(LockedError):
         InfluenceIndex.attach(learned, copies[1:])

@@ -417,6 +417,10 @@ def test_report(tmp_path: Path) -> None:
     assert page.count("<svg") == 1 and "another" in page[page.index("<svg") :]
 
 
+def test_check_figures() -> None:
+    assert process("check_figures", TOOLS.parent / "README.md").strip() == ""
+
+
 def test_all_tools_are_run() -> None:
     text = Path(__file__).read_text()
     # Used by bench_recall; run by test_fuzz.py, test_cli_docs.py and test_errors_page.py.

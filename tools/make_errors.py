@@ -13,6 +13,7 @@ import contextlib
 import io
 import os
 import re
+import resource
 import shlex
 import shutil
 import sys
@@ -24,7 +25,19 @@ from pathlib import Path
 from typing import Any
 
 import click
-from error_cases import asked, damage, data, models, rows, settings, trainers, vision
+from error_cases import (
+    asked,
+    damage,
+    data,
+    faulty,
+    models,
+    places,
+    rows,
+    settings,
+    stores,
+    trainers,
+    vision,
+)
 from error_cases.case import Case
 from huggingface_hub import constants
 
@@ -37,8 +50,9 @@ PACKAGE = Path(forvalue_index.__file__).parent
 PAGE = Path(__file__).parent.parent / "docs" / "errors.md"
 KINDS = {name: kind for name, kind in vars(errors).items()
          if isinstance(kind, type) and issubclass(kind, ForvalueError)}  # fmt: skip
-MODULES = rows, data, settings, asked, models, vision, trainers, damage
+MODULES = (rows, data, settings, asked, models, vision, trainers, damage, stores, faulty, places)
 CASES = [case for module in MODULES for case in module.CASES]
+ROOM = 4096  # bytes that a file may have where the disk is full
 WIDEST = 300  # characters of a message or a file that are shown
 
 TOP = """\
@@ -51,10 +65,10 @@ before anything is written; `--on-error skip` passes over such rows and keeps th
 reasons, in `rejects.jsonl`.
 
 Each error comes with a command, or a line of Python, that makes it. `my.index` is an index of
-twelve rows, `row` one of its rows, `model` and `tokenizer` are those of the folder `model` unless
-it says otherwise. `…` stands for what differs from machine to machine. Where no input is shown, it
-takes damage, a full disk, another process, another machine or more memory than a page is worth.
-This page is made by `python tools/make_errors.py`.
+twelve rows, `my.shards` one of the same rows in two shards, and `row` one of the rows; `model` and
+`tokenizer` are those of the folder `model` unless it says otherwise. `…` stands for what differs
+from machine to machine. Where no input is shown, it takes another process, another machine or more
+memory than a page is worth. This page is made by `python tools/make_errors.py`.
 """
 
 
@@ -104,33 +118,43 @@ def _template(node: ast.expr) -> str:
 
 def run(case: Case, folder: Path) -> tuple[ForvalueError, list[tuple[str, int]]]:
     """Returns the error of a case, and the calls in which it was made, the innermost first."""
-    made_in: dict[int, list[tuple[str, int]]] = {}
+    calls: dict[str, tuple[ForvalueError, list[tuple[str, int]]]] = {}  # the first that says so
+    shown = io.StringIO()
     plain = ForvalueError.__init__
 
     def noting(self: ForvalueError, *values: Any) -> None:
-        calls = made_in[id(self)] = []
+        plain(self, *values)
+        own: list[tuple[str, int]] = []
         frame = sys._getframe(1)
         while frame.f_back is not None:
             path = Path(frame.f_code.co_filename)
             if path.is_relative_to(PACKAGE) and path.name != "errors.py":
-                calls.append((str(path.relative_to(PACKAGE)), frame.f_lineno))
+                own.append((str(path.relative_to(PACKAGE)), frame.f_lineno))
             frame = frame.f_back
-        plain(self, *values)
+        calls.setdefault(str(self), (self, own))
 
     _prepare(case, folder)
     ForvalueError.__init__ = noting  # type: ignore[method-assign, assignment]
     try:
         with (
             contextlib.chdir(folder),
-            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stderr(shown),
+            contextlib.redirect_stdout(shown),
             _without(case.lacking),
             _temporary(folder),
+            _told(case),
         ):
-            _do(case)
+            _do(case, folder)
+    except SystemExit:  # of a command that has said what is wrong
+        pass
     except ForvalueError as error:
-        return error, made_in[id(error)]
+        return error, calls[str(error)][1]
     finally:
         ForvalueError.__init__ = plain  # type: ignore[method-assign]
+    text = " ".join(shown.getvalue().split())
+    for message, (said, own) in calls.items():
+        if message in text:
+            return said, own
     raise AssertionError(f"{case.run} makes no error")
 
 
@@ -159,6 +183,24 @@ def _temporary(folder: Path) -> Iterator[None]:
         tempfile.tempdir = before
 
 
+@contextlib.contextmanager
+def _told(case: Case) -> Iterator[None]:
+    """Gives the process the environment, the input and the disk of a case."""
+    environment, typed = {**os.environ}, sys.stdin
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    os.environ |= case.environment
+    sys.stdin = io.StringIO(case.typed)
+    if case.full:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.stdin = typed
+        os.environ.clear()
+        os.environ |= environment
+
+
 def _within(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
@@ -172,18 +214,19 @@ def _prepare(case: Case, folder: Path) -> None:
         case.before(folder)
 
 
-def _do(case: Case) -> None:
+def _do(case: Case, folder: Path) -> None:
     from forvalue_index.cli import main
 
-    with contextlib.redirect_stdout(io.StringIO()):
-        if not case.python:
-            main(["--debug", *shlex.split(case.run)], standalone_mode=False)
-            return
-        known = {name: getattr(forvalue_index, name) for name in forvalue_index.__all__}
-        known |= {"row": ROW, "TrainConfig": TrainConfig}
-        with InfluenceIndex.open("my.index") as index:
-            more = case.known() if case.known is not None else {}
-            eval(case.run, known | {"index": index} | more)
+    if not case.python:
+        main(["--debug", *shlex.split(case.run)], standalone_mode=False)
+        return
+    known = {name: getattr(forvalue_index, name) for name in forvalue_index.__all__}
+    known |= {"row": ROW, "TrainConfig": TrainConfig}
+    with InfluenceIndex.open("my.index") as index:
+        more = case.known() if case.known is not None else {}
+        if case.meanwhile is not None:
+            case.meanwhile(folder)
+        eval(case.run, known | {"index": index} | more)
 
 
 ROW = {"prompt": "Who wrote it?", "response": " Ada.", "id": "1", "n": 1}
@@ -215,10 +258,14 @@ def made(root: Path) -> list[tuple[Made, list[tuple[str, int]]]]:
     with contextlib.chdir(pristine):
         built = InfluenceIndex.build("my.index", [ROW, *own], "model", format=format, vector=vector)
         built[0].close()
+        built = InfluenceIndex.build("my.shards", [ROW, *own], "model", format=format,
+                                     vector=vector, shards=2)  # fmt: skip
+        built[0].close()
     found = []
     for number, case in enumerate(CASES):
         folder = root / f"case{number}"
-        shutil.copytree(pristine, folder, symlinks=True)
+        unused = shutil.ignore_patterns(*() if "my.shards" in case.run else ("my.shards",))
+        shutil.copytree(pristine, folder, symlinks=True, ignore=unused)
         error, calls = run(case, folder)
         message = _masked(str(error), folder, case.hide)
         found.append((Made(case, type(error).__name__, message), calls))
@@ -276,6 +323,8 @@ def _with_input(own: Made) -> str:
         lines.append(f"# {name}: " + (" / ".join(shown) or "empty"))
     if case.lacking:
         lines.append(f"# without the package {case.lacking}")
+    lines += [f"# with {name}={value}" for name, value in case.environment.items()]
+    lines += [f"# typed: {line}" for line in case.typed.splitlines()]
     if case.told:
         lines.append(f"# {case.told}")
     lines.append(own.message)

@@ -39,6 +39,7 @@ from forvalue_index.errors import (
     IndexMissingError,
     KeyConflictError,
     LockedError,
+    brief,
 )
 from forvalue_index.records import Segment, StoredSample
 
@@ -116,10 +117,16 @@ class Catalog(CatalogReader):
         with self._intact.changing() as change, writing(self._engine) as connection:
             info = self._info(connection)
             segment = connection.execute(select(SegmentTable.id).limit(1)).first()
-            if segment is not None and _made_with(fingerprint) != _made_with(self.fingerprint):
+            differing = _differing(fingerprint, self.fingerprint)
+            if segment is not None and differing:
+                shown = "; ".join(
+                    f"{name} {brief(self.fingerprint.get(name), 60)}, "
+                    f"not {brief(fingerprint.get(name), 60)}"
+                    for name in differing
+                )
                 raise FingerprintError(
-                    f"{place_of(self._engine)} has vectors made with fingerprint "
-                    f"{self.fingerprint}, which cannot become {fingerprint}: build a new index"
+                    f"{place_of(self._engine)} has vectors that were made with {shown}: build a "
+                    "new index"
                 )
             stored = connection.execute(select(IndexInfoTable.config)).scalar_one()
             seal = seal_info(stored, text, self.created_at)
@@ -151,7 +158,7 @@ class Catalog(CatalogReader):
         if not samples or not len(samples) == len(ids) == segment.ntotal:
             raise CorruptIndexError(
                 f"segment {segment.name} holds {segment.ntotal} vectors, but {len(samples)} rows "
-                f"with {len(ids)} ids were given for it: nothing was committed"
+                f"with {len(ids)} ids were given for it: nothing was committed; give one for each"
             )
         keys = [sample.key for sample in samples]
         twice = [key for key, times in Counter(keys).items() if times > 1]
@@ -308,5 +315,7 @@ class Catalog(CatalogReader):
         change.generation = info.generation
 
 
-def _made_with(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fingerprint.items() if name != MEASURED}
+def _differing(fingerprint: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Returns the entries in which two fingerprints say that vectors were made differently."""
+    names = {*fingerprint, *other} - {MEASURED}
+    return sorted(name for name in names if fingerprint.get(name) != other.get(name))

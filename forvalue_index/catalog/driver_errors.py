@@ -91,9 +91,10 @@ def translated(place: str, waited: float) -> Iterator[None]:
                 f"{place} cannot be written ({reason}): nothing of this step was committed; make "
                 "room and run the command again"
             ) from error
-        raise InputError(
-            f"cannot open the catalogue {place}: {reason}; check its URL, and that the server runs"
-        ) from error
+        way = "check its URL, and that the server runs"
+        if isinstance(error.orig, sqlite3.Error):
+            way = "check that it and what lies beside it are files that you may read"
+        raise InputError(f"cannot open the catalogue {place}: {reason}; {way}") from error
 
 
 _UNREADABLE = "{} cannot be read ({}): restore it from a copy, or build again"

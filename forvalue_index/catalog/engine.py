@@ -62,14 +62,14 @@ def make_engine(url: str | URL, *, create: bool = False, foreign_keys: bool = Tr
     try:
         own = {"creator": lambda: _connect(file), "poolclass": NullPool} if shared else {}
         engine = create_engine(parsed, hide_parameters=True, **own)
-    except (ArgumentError, ValueError, TypeError) as error:
-        raise InputError(
-            f"the options of {shown(parsed)} cannot be used ({error}): correct them"
-        ) from error
-    except (ModuleNotFoundError, NoSuchModuleError) as error:
+    except (ModuleNotFoundError, NoSuchModuleError) as error:  # the latter is an ArgumentError
         raise DependencyError(
             f"the driver of {parsed.drivername!r} is missing ({error}): "
             "pip install forvalue-index[postgres], and write postgresql+psycopg://..."
+        ) from error
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise InputError(
+            f"the options of {shown(parsed)} cannot be used ({error}): correct them"
         ) from error
     if backend == "sqlite":
         _set_up_sqlite(engine, foreign_keys, shared)

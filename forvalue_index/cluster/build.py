@@ -299,7 +299,7 @@ def len_of(directory: Path, reports: dict[int, AddReport]) -> int:
 def total(reports: Sequence[AddReport], samples: int) -> AddReport:
     """Returns what several shards were given, as one report."""
     if not reports:
-        raise InputError("there are no rows in the data")
+        raise InputError("there are no rows in the data: give files that have some")
     first = reports[0]
     sums = {
         field.name: sum(getattr(report, field.name) for report in reports)

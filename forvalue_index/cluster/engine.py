@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -12,6 +13,8 @@ from forvalue_index.errors import DependencyError, InputError
 
 MEMORY = 200 * 2**20
 """Bytes of Ray's object store where it is started here: rows and vectors do not go through it."""
+SECONDS = 10.0
+"""For which a cluster may be silent before it counts as none."""
 
 
 def ray_module() -> Any:
@@ -53,8 +56,9 @@ def cluster(address: str) -> Iterator[Any]:
             "_node_ip_address": "127.0.0.1",
         }
     try:
+        _require_listener(address)
         ray.init(address=address, logging_level="ERROR", **settings)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
             f"there is no Ray cluster at {address} ({str(error).splitlines()[0][:200]}): start one "
             "with ray start --head, or give --ray local"
@@ -63,3 +67,15 @@ def cluster(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Checks that something listens at "host:port": where nothing does, Ray tries for minutes.
+
+    Raises:
+        OSError: nothing does.
+    """
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        name = host.rpartition("/")[2].strip("[]")  # of ray://[::1]:10001
+        socket.create_connection((name, int(port)), SECONDS).close()

@@ -75,7 +75,9 @@ class Holder:
         try:
             return self._all[number].answer(lambda view: view.vectors(ids))
         except InputError as error:  # whoever asks sees the other generation, and asks again
-            raise CorruptIndexError(f"rows of shard {number} were removed meanwhile") from error
+            raise CorruptIndexError(
+                f"rows of shard {number} were removed meanwhile: ask again"
+            ) from error
 
     def process(self) -> int:
         """Returns the id of this process."""

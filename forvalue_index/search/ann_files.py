@@ -191,7 +191,7 @@ def read_info(folder: str | Path, name: str) -> DerivedInfo:
     except OSError as error:
         raise CorruptIndexError(f"{path} cannot be read ({error.strerror}): {NEXT}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {brief(error)}"
+        reason = brief(error)
         raise CorruptIndexError(f"{path} is damaged ({reason}): {NEXT}") from error
     if info.name != name or info.metric not in DERIVED:
         raise CorruptIndexError(

@@ -264,7 +264,8 @@ class FlatSearch(StoredVectors):
         values = np.asarray(weights, np.float32)
         if values.shape != self._live.shape:
             raise InputError(
-                f"{values.shape} weights for {self.ntotal} samples: one each is needed"
+                f"weights have shape {values.shape}, but there are {self.ntotal} samples: give one "
+                "for each"
             )
         bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
         if len(bad):
@@ -294,7 +295,8 @@ class FlatSearch(StoredVectors):
         queries = np.ascontiguousarray(queries, np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise InputError(
-                f"queries have shape {queries.shape}, the index has vectors of {self.dim} numbers"
+                f"queries have shape {queries.shape}, but the index has vectors of {self.dim} "
+                f"numbers: give an array of shape [q, {self.dim}]"
             )
         if not np.isfinite(queries).all():
             bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))

@@ -157,6 +157,6 @@ def _read(path: Path) -> list[Row]:
         return []
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CorruptIndexError(
-            f"{path} cannot be read as decisions ({error}): restore it, or move it away"
+            f"{path} cannot be read as decisions ({brief(error)}): restore it, or move it away"
         ) from None
     return rows

@@ -43,9 +43,10 @@ def attach(directory: Path, sources: Iterable[Path] = ()) -> Manifest:
     with storing(directory), WriterLock(directory):
         for source in sources:
             if not _copy(source, directory, own):
-                raise InputError(
-                    f"{source} has no shard that {directory} lacks, which needs {own.missing}"
-                )
+                way = f"and it lacks none: leave out {source}"
+                if own.missing:
+                    way = f"but it lacks shards {own.missing}: build them there, or leave it out"
+                raise InputError(f"{source} has no shard that {directory} lacks, {way}")
         there = [n for n in own.missing if is_index(shard_directory(directory, own, n))]
         for number in there:
             open_shard(directory, own, number).close()
@@ -62,7 +63,9 @@ def manifest_of(directory: Path) -> Manifest:
         CorruptIndexError: it cannot be read.
     """
     if not is_sharded(directory):
-        raise IndexMissingError(f"{directory} is not an index of shards: see forvalue learn")
+        raise IndexMissingError(
+            f"{directory} is not an index of shards: make one with forvalue learn"
+        )
     return read_manifest(directory)
 
 
@@ -71,7 +74,8 @@ def _copy(source: Path, directory: Path, own: Manifest) -> int:
     found, copied = manifest_of(source), 0
     if replace(found, attached=()) != replace(own, attached=()):
         raise InputError(
-            f"{source} was not made from {directory}: copy that before its shards are built"
+            f"{source} was not made from {directory}: copy {directory} after forvalue learn, and "
+            "build shards in the copy"
         )
     for number in own.missing:
         old = shard_directory(source, found, number)

@@ -243,7 +243,10 @@ class JoinedCatalog(Catalog):
         """
         catalogs = self._catalogs
         if number not in catalogs:
-            raise InputError(f"shard {number} of {self._n} is missing, which would have this row")
+            raise InputError(
+                f"shard {number} of {self._n} is missing, which would have this row: put it back, "
+                "or build it again"
+            )
         return catalogs[number]
 
     def _moved(self, sample: StoredSample, number: int) -> StoredSample:

@@ -212,7 +212,9 @@ def open_shards(directory: Path, *, partial: bool = False) -> ShardedStore:
                     raise
                 missing[number] = str(error)
         if not parts:
-            raise IndexMissingError(f"{directory} has no shard that can be opened")
+            raise IndexMissingError(
+                f"{directory} has no shard that can be opened; the first: {missing[0]}"
+            )
     except BaseException:
         for part in parts.values():
             part.close()
@@ -240,6 +242,6 @@ def open_shard(directory: Path, manifest: Manifest, number: int) -> Store:
         part.close()
         raise CorruptIndexError(
             f"{path} is not shard {number} of {manifest.shards} of this index "
-            f"({', '.join(differing) or 'other settings'}): put the right one there"
+            f"(what differs: {', '.join(differing) or 'settings'}): put the right one there"
         )
     return part

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.errors import CorruptIndexError
 from forvalue_index.records import Segment
-from forvalue_index.search.segment import SUFFIX, OpenSegment, verify_segment, write_codes
+from forvalue_index.search.segment import NEXT, SUFFIX, OpenSegment, verify_segment, write_codes
 from forvalue_index.store.layout import storing
 from forvalue_index.system.files import path_in, sync_folder
 from forvalue_index.vectors.codes import Bytes, Codes
@@ -59,7 +59,7 @@ def require_sound(
     for segment in segments:
         ids = catalog.segment_ids(segment.name)
         for problem in verify_segment(folder, segment, dim, ids, bits):
-            raise CorruptIndexError(f"{problem}: none of it was rewritten")
+            raise CorruptIndexError(f"{problem}: none of it was rewritten; {NEXT}")
         found.append(ids)
     return found
 

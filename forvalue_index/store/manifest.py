@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from forvalue_index.errors import CorruptIndexError, InputError
+from forvalue_index.errors import CorruptIndexError, InputError, brief
 from forvalue_index.system.files import atomic_write, foreign, open_own
 
 MANIFEST = "shards.json"
@@ -82,7 +82,7 @@ def read_manifest(directory: Path) -> Manifest:
             raise ValueError(f"it names shards {manifest.attached} of {manifest.shards}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CorruptIndexError(
-            f"{path} cannot be used ({error}): restore it from a copy, or build again"
+            f"{path} cannot be used ({brief(error)}): restore it from a copy, or build again"
         ) from error
     return manifest
 

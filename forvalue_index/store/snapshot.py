@@ -201,7 +201,9 @@ class Snapshot:
             if self._states == "not read":
                 self._states = self._read_states()
                 if self._states is None and self._catalog.generation() != self.generation:
-                    raise CorruptIndexError("a writer replaced the states of this generation")
+                    raise CorruptIndexError(
+                        "a writer replaced the states of this generation: ask again"
+                    )
             return self._states
 
     def _read_states(self) -> StateSearch | None:

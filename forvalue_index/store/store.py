@@ -138,7 +138,9 @@ class Store:
         """
         path = Path(directory)
         if is_sharded(path):
-            raise IndexMissingError(f"{path} is an index of several shards, not one of them")
+            raise IndexMissingError(
+                f"{path} is an index of several shards, not one of them: name the folder of one"
+            )
         if not (path / CATALOG).is_file() and not (path / CATALOG_URL).is_file():
             what = "is not an index" if path.is_dir() else "does not exist"
             if path.exists() and not path.is_dir():

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
-from forvalue_index.catalog.lock import was_interrupted
-from forvalue_index.errors import CorruptIndexError, ForvalueError, LockedError
+from forvalue_index.catalog.lock import may_be_interrupted
+from forvalue_index.errors import CorruptIndexError, ForvalueError
 from forvalue_index.search.ann_files import derived_names, read_info, remove_derived
 from forvalue_index.search.moment import MOMENT
 from forvalue_index.search.segment import verify_segment
@@ -116,10 +116,7 @@ def _stray(store: Store) -> list[str]:
             return []
     except CorruptIndexError:  # nobody knows which files count
         return []
-    try:
-        if was_interrupted(store.directory):
-            return []
-    except LockedError:
+    if may_be_interrupted(store.directory):
         return []
     return [
         f"{path} was never committed: forvalue verify --repair removes it"

@@ -99,7 +99,9 @@ def listen(directory: str | Path) -> tuple[socket.socket, Path]:
     except OSError as error:
         listener.close()
         why = "another server of this index has it" if path.is_socket() else error
-        raise StorageError(f"{path} cannot be listened at ({why})") from error
+        raise StorageError(
+            f"{path} cannot be listened at ({why}): stop that server, or remove the file"
+        ) from error
     return listener, path
 
 

@@ -18,6 +18,10 @@ class Case:
     python: bool = False
     before: Callable[[Path], None] | None = None  # what has happened to the folder
     told: str = ""  # of `before`, in words
+    environment: dict[str, str] = field(default_factory=dict)
+    typed: str = ""  # what standard input gives
+    full: bool = False  # whether the disk has no room for a file of more than a few bytes
+    meanwhile: Callable[[Path], None] | None = None  # what happens once `index` is open
     hide: str = ""  # a pattern of what another version or machine says otherwise
     lacking: str = ""  # a package that is not installed
     known: Callable[[], dict[str, Any]] | None = None  # more names that Python knows

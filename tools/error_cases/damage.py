@@ -21,7 +21,9 @@ QUERY = f"query --index my.index {ASK}"
 BUILD = "build rows.jsonl --index new --model model"
 
 
-def _sql(*statements: str) -> Callable[[Path], None]:
+def sql(*statements: str) -> Callable[[Path], None]:
+    """Changes the database of the index."""
+
     def change(folder: Path) -> None:
         with closing(sqlite3.connect(folder / "my.index" / "catalog.db")) as raw:
             for statement in statements:
@@ -31,7 +33,9 @@ def _sql(*statements: str) -> Callable[[Path], None]:
     return change
 
 
-def _edit(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+def edit(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """Changes a file."""
+
     def edit(folder: Path) -> None:
         path = next(folder.glob(name))
         path.write_bytes(change(path.read_bytes()))
@@ -114,40 +118,40 @@ def _without(name: str) -> Callable[[Path], None]:
 
 
 CASES = [
-    Case(QUERY, before=_edit("my.index/segments/*", lambda data: data[:-1] + b"?"),
+    Case(QUERY, before=edit("my.index/segments/*", lambda data: data[:-1] + b"?"),
          told="a byte of a segment was changed"),
-    Case(QUERY, before=_edit("my.index/segments/*", lambda data: data[:-9]),
+    Case(QUERY, before=edit("my.index/segments/*", lambda data: data[:-9]),
          told="a segment was cut"),
     Case(QUERY, before=_gone("my.index/segments/*"), told="a segment was deleted"),
-    Case(QUERY, before=_edit("my.index/vectoriser*", lambda data: data[:-1] + b"?"),
+    Case(QUERY, before=edit("my.index/vectoriser*", lambda data: data[:-1] + b"?"),
          told="a byte of the vectoriser was changed"),
     Case(QUERY, before=_gone("my.index/vectoriser*"), told="the vectoriser was deleted"),
-    Case("list --index my.index", before=_edit("my.index/catalog.db", lambda _: b"no database"),
+    Case("list --index my.index", before=edit("my.index/catalog.db", lambda _: b"no database"),
          told="catalog.db was replaced by a text"),
-    Case("show --index my.index 1", before=_sql("UPDATE samples SET n_tokens = 3 WHERE key = '1'"),
+    Case("show --index my.index 1", before=sql("UPDATE samples SET n_tokens = 3 WHERE key = '1'"),
          told="a number of a row was changed"),
-    Case(QUERY, before=_sql("UPDATE samples SET norm = 3"), told="numbers of rows were changed"),
-    Case(QUERY, before=_sql("UPDATE samples SET loss = 'x'"), told="numbers became texts"),
-    Case(QUERY, before=_sql("UPDATE samples SET removed_at = 'now' WHERE key = '1'"),
+    Case(QUERY, before=sql("UPDATE samples SET norm = 3"), told="numbers of rows were changed"),
+    Case(QUERY, before=sql("UPDATE samples SET loss = 'x'"), told="numbers became texts"),
+    Case(QUERY, before=sql("UPDATE samples SET removed_at = 'now' WHERE key = '1'"),
          told="a row was marked as removed"),
-    Case(QUERY, before=_sql("DELETE FROM samples WHERE key = '1'"), told="a row was deleted"),
-    Case("info --index my.index", before=_sql("UPDATE index_info SET config = '{}'"),
+    Case(QUERY, before=sql("DELETE FROM samples WHERE key = '1'"), told="a row was deleted"),
+    Case("info --index my.index", before=sql("UPDATE index_info SET config = '{}'"),
          told="the settings were changed", hide=r"(?<=is )\w{32}|(?<=but )\w{32}"),
-    Case("list --index my.index", before=_sql("UPDATE index_info SET live = 3"),
+    Case("list --index my.index", before=sql("UPDATE index_info SET live = 3"),
          told="a count was changed", hide=r"(?<=is )\w{32}|(?<=but )\w{32}"),
-    Case("list --index my.index", before=_sql("DELETE FROM index_info"),
+    Case("list --index my.index", before=sql("DELETE FROM index_info"),
          told="the settings were deleted"),
-    Case("list --index my.index", before=_sql("UPDATE segments SET bytes = 3"),
+    Case("list --index my.index", before=sql("UPDATE segments SET bytes = 3"),
          told="a size was changed"),
-    Case("list --index my.index", before=_sql("DELETE FROM segments"),
+    Case("list --index my.index", before=sql("DELETE FROM segments"),
          told="segments were deleted from the catalogue"),
-    Case("list --index my.index", before=_sql("UPDATE alembic_version SET version_num = '0001'"),
+    Case("list --index my.index", before=sql("UPDATE alembic_version SET version_num = '0001'"),
          told="it was made by an older version"),
-    Case("list --index my.index", before=_sql("UPDATE alembic_version SET version_num = '9999'"),
+    Case("list --index my.index", before=sql("UPDATE alembic_version SET version_num = '9999'"),
          told="it was made by a newer version"),
-    Case("list --index my.index", before=_sql("UPDATE index_info SET format = 9"),
+    Case("list --index my.index", before=sql("UPDATE index_info SET format = 9"),
          told="it was made by a newer version, with another form of vectors"),
-    Case("list --index my.index", before=_sql("DROP TABLE alembic_version"),
+    Case("list --index my.index", before=sql("DROP TABLE alembic_version"),
          told="the table of versions was deleted"),
     Case("list --index my.index", before=_linked, told="write.lock is a link"),
     Case("list --index my.index", {"my.index/catalog.db-journal": "x"},
