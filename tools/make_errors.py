@@ -65,10 +65,10 @@ before anything is written; `--on-error skip` passes over such rows and keeps th
 reasons, in `rejects.jsonl`.
 
 Each error comes with a command, or a line of Python, that makes it. `my.index` is an index of
-twelve rows, `my.shards` one of the same rows in two shards, and `row` one of the rows. `…` stands
-for what differs from machine to machine. Where no input is shown, it takes damage, a full disk,
-another process, another machine or a model of a kind that is not shipped. This page is made by
-`python tools/make_errors.py`.
+twelve rows, `my.shards` one of the same rows in two shards, and `row` one of the rows; `model` and
+`tokenizer` are those of the folder `model` unless it says otherwise. `…` stands for what differs
+from machine to machine. Where no input is shown, it takes another process, another machine or more
+memory than a page is worth. This page is made by `python tools/make_errors.py`.
 """
 
 

@@ -89,8 +89,15 @@ def lines_in(part: Part) -> int:
                 count += piece.count(b"\n")
                 left -= len(piece)
     except OSError as error:
-        raise InputError(f"{part.file} cannot be read ({error.strerror})") from None
+        raise _unread(part.file, error) from None
     return count
+
+
+def _unread(file: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{file} cannot be read ({error.strerror}): every machine that works on a part must have "
+        "it under this path"
+    )
 
 
 def numbered(parts: Sequence[Part], lines: Sequence[int]) -> list[Part]:
@@ -132,4 +139,4 @@ class PartRows(Rows):
         try:
             yield from json_lines(part.file, name, (part.start, part.end), part.before)
         except OSError as error:
-            raise InputError(f"{name} cannot be read ({error.strerror})") from None
+            raise _unread(part.file, error) from None

@@ -191,8 +191,6 @@ class Sources(Rows):
             if name in self._readers:
                 raise InputError(f"{name} is given twice: name it once")
             self._readers[name] = self._reader(name)
-        if not self._readers:
-            raise InputError("no data file was given: name one or more")
 
     @property
     def files(self) -> list[Path] | None:

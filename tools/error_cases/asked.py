@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ POSTGRES = "--catalog postgresql+psycopg://user@host/name"
 FOUR: dict[str, str | bytes] = {
     "rows.jsonl": "".join(json.dumps(PAIR | {"prompt": f"Who {i}?"}) + "\n" for i in range(4))
 }
-STUDIES = {"lds": lds, "mislabel": mislabel, "removal": removal, "SubsetConfig": SubsetConfig,
-           "complete": complete, "Codes": Codes}  # fmt: skip
+STUDIES: dict[str, Any] = {
+    made.__name__: made for made in (lds, mislabel, removal, SubsetConfig, complete, Codes)
+}
 
 
 class _Moving(Rows):
@@ -65,8 +67,19 @@ def _other_vectoriser(folder: Path) -> None:
         index.store.set_vectoriser(b"", {"dim": 64})
 
 
+def _unlearned(folder: Path) -> None:
+    InfluenceIndex.create(folder / "new", str(folder / "model"), shards=2).close()
+
+
+def _no_temporary() -> dict[str, Any]:
+    tempfile.tempdir = "gone"  # as it was before, after the case
+    return {}
+
+
 def _study(run: str) -> Case:
-    return python(run, known=lambda: STUDIES)
+    name = run.partition("(")[0]
+    told = f"from {STUDIES[name].__module__} import {name}"
+    return python(run, known=lambda: STUDIES, told=told)
 
 
 MADE = "InfluenceIndex.build('new', [row], wrap_model(model, tokenizer))"
@@ -86,6 +99,10 @@ CASES = [
     _moving("index.add(moving)", "two rows, and one at the second reading", [A, B], [B]),
     _moving("InfluenceIndex.build('new', moving, 'model')",
             "a row, and none at the third reading", [A], [A]),
+    Case("add rows.jsonl --index new/shards/0000", ROWS, before=_unlearned,
+         told="new was made with two shards, and has learned nothing yet"),
+    python("InfluenceIndex.build('new', [row], 'model')", known=_no_temporary,
+           told="the folder for temporary files is not there"),
     python("index.close() or len(index)"),
     python("index.close() or index.query(row)"),
     python(f"{MADE[:-1]}, devices=['cpu', 'cpu'])", known=pair),

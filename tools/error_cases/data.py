@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from error_cases.rows import BUILD, CHAT, DOT, HI, PAIR, YO
 from pyarrow import parquet
 
 from forvalue_index import FormatConfig
+from forvalue_index.data.parts import Part, open_part
 
 
 def _table(**columns: Callable[[], Any]) -> Callable[[Path], None]:
@@ -46,8 +48,12 @@ def _itself() -> dict[str, Any]:
 def _images() -> dict[str, Any]:
     from PIL import Image
 
-    made = {"cmyk": Image.new("CMYK", (1, 1)), "wide": Image.new("1", (9500, 9500))}
-    return made | {"IMAGE": FormatConfig(image_field="image")}
+    return {"cmyk": Image.new("CMYK", (1, 1)), "wide": Image.new("1", (9500, 9500))}
+
+
+def _large(folder: Path) -> None:
+    (folder / "a.png").write_bytes(b"")
+    os.truncate(folder / "a.png", 2**26 + 1)
 
 
 def _slow() -> dict[str, Any]:
@@ -91,6 +97,9 @@ FILES = [
     Case("build https://example.org/rows.jsonl --index new --model model"),
     Case("build s3://bucket/rows.jsonl --index new --model model --allow-remote", lacking="s3fs"),
     Case("build cloud://bucket/rows.jsonl --index new --model model --allow-remote"),
+    python("list(open_part(part))",
+           told="from forvalue_index.data.parts; part is of a file that is not there",
+           known=lambda: {"open_part": open_part, "part": Part(Path("gone.jsonl"), 0, 9)}),
     Case("build nobody/nothing --index new --model model", hide=r"(?<=nothing: ).*(?=; correct)"),
     Case(f"{BUILD} {PLAIN}", {"rows.jsonl": '{"prompt": NaN, "response": "b"}\n'}),
     Case(f"build rows.json --index new --model model {PLAIN}", {"rows.json": "[1]"}),
@@ -131,15 +140,18 @@ ROWS = [
            told="tokenizer is written in Python, and its tokens are pairs of characters"),
 ]  # fmt: skip
 
+FORMAT = "FormatConfig(image_field='image')"
 IMAGE = f"{BUILD} --image-field image"
 KNOWN = {"image_blake2b": "0" * 32, "size": [1, 1], "path": "a.png"}
 IMAGES = [
-    python("InfluenceIndex.build('new', [row | {'image': cmyk}], 'model', format=IMAGE)",
+    python(f"InfluenceIndex.build('new', [row | {{'image': cmyk}}], 'model', format={FORMAT})",
            known=_images, told="cmyk is an image of Pillow in CMYK", hide=r"(?<=PNG \().*(?=\))"),
-    python("InfluenceIndex.build('new', [row | {'image': wide}], 'model', format=IMAGE)",
-           known=_images, told="wide is an image of Pillow"),
+    python(f"InfluenceIndex.build('new', [row | {{'image': wide}}], 'model', format={FORMAT})",
+           known=_images, told="wide is an image of Pillow with so many pixels"),
     Case(IMAGE, {"a.png": b64decode(DOT), "rows.jsonl": "".join(
         json.dumps(PAIR | {"image": image}) + "\n" for image in ("a.png", KNOWN))}),
+    row(PAIR | {"image": "a.png"}, options="--image-field image", before=_large,
+        told="a.png has 64 MiB and a byte"),
     row({"input_ids": [1, 2], "image": {"bytes": DOT}},
         options="--tokens-field input_ids --image-field image"),
 ]  # fmt: skip

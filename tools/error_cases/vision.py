@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from error_cases.case import Case, python, row
 from error_cases.damage import model_with
+from error_cases.data import FORMAT
 from error_cases.models import SIZES, pair
 from error_cases.rows import DOT, HI, PAIR, YO
-
-from forvalue_index import FormatConfig
 
 NO = {"role": "assistant", "content": "No"}
 PARTS = (
@@ -81,7 +80,7 @@ def _picky() -> dict[str, Any]:
         return plain(given, *args, **settings)
 
     images.preprocess = preprocess
-    return made | {"small": Image.new("RGB", (1, 1)), "IMAGE": FormatConfig(image_field="image")}
+    return made | {"small": Image.new("RGB", (1, 1))}
 
 
 WRAP = "wrap_model(model, tokenizer, processor=processor)"
@@ -99,6 +98,6 @@ CASES = [
     python("wrap_model(model, tokenizer, processor=tokenizer)", known=pair),
     python(WRAP, known=lambda: llava(patch_size=None), told="processor has no patch_size",
            hide=r"(?<=text \().*?(?=\), which)"),
-    python(f"InfluenceIndex.build('new', [row | {{'image': small}}], {WRAP}, format=IMAGE)",
+    python(f"InfluenceIndex.build('new', [row | {{'image': small}}], {WRAP}, format={FORMAT})",
            known=_picky, told="processor raises an error for `small`, which is of 1 x 1 pixels"),
 ]  # fmt: skip
