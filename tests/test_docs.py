@@ -102,6 +102,16 @@ def test_scripts_and_pages_that_a_page_names_are_there(page: Path) -> None:
         assert (page.parent / name).exists(), name
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_figure_of_a_page_was_printed(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if page.name in ("cli.md", "errors.md"):
+        pytest.skip("it is made from the code")
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from check_figures import unprinted
+
+    assert unprinted(page) == []
+
+
 def test_every_command_is_in_the_pages() -> None:
     text = "".join(page.read_text() for page in PAGES)
     assert [name for name in main.commands if f"forvalue {name}" not in text] == []

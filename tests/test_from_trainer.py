@@ -242,6 +242,9 @@ def test_what_a_trainer_must_have(tmp_path: Path) -> None:
     trainer.train_dataset = None
     with pytest.raises(InputError, match="no train_dataset"):
         InfluenceIndex.from_trainer(trainer, tmp_path / "i")
+    trainer.train_dataset = []
+    with pytest.raises(InputError, match="holds no row: give it some"):
+        InfluenceIndex.from_trainer(trainer, tmp_path / "i")
     callback = IndexCallback(trainer, tmp_path / "i", checkpoints=True)
     with pytest.raises(InputError, match="no checkpoint was saved"):
         callback.on_train_end(trainer.args, trainer.state, trainer.control)

@@ -15,6 +15,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from helpers.cli import assert_one_line, run, run_well, write
 from helpers.indexes import exported
+from huggingface_hub import HfFileSystem
 
 from forvalue_index import InfluenceIndex
 from forvalue_index.data.upload import destination_of, written
@@ -79,6 +80,24 @@ def test_a_chart_is_at_the_url(
     message = "is not on this machine: give --allow-remote to write there"
     assert_one_line(run(*asked, "s3://bucket/chart.png"), message)
     assert_one_line(run(*asked, "memory://out/chart.jpg"), "must end in .png")
+
+
+def test_a_system_without_transactions_is_written_to(memory: Any) -> None:
+    """As that of the hub, whose files are one commit each."""
+    with pytest.raises(NotImplementedError):
+        _ = HfFileSystem().transaction
+
+    class Plain(MemoryFileSystem):
+        protocol = ("plain",)
+
+        @property
+        def transaction(self) -> Any:
+            raise NotImplementedError
+
+    fsspec.register_implementation("plain", Plain, clobber=True)
+    with written("plain://out/a.txt", allow_remote=True) as file:
+        file.write_text("all of it")
+    assert fsspec.filesystem("plain").cat("plain://out/a.txt") == b"all of it"
 
 
 def test_keys_are_read_from_a_url(memory: Any, index: InfluenceIndex) -> None:

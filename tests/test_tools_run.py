@@ -406,10 +406,19 @@ def test_report(tmp_path: Path) -> None:
     [kept] = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
     assert torch.__version__.startswith(kept["versions"]["torch"])
     assert {"commit", "date", "machine", "seconds"} <= kept.keys()
+    [place] = tmp_path.glob("*.json")
+    place.write_text(json.dumps(kept | {"printed": "older"}))
+    assert "== " not in process("report", "again", tmp_path, "another command")
+    assert "a study" in process("report", "again", tmp_path, "a study")
+    assert json.loads(place.read_text())["printed"] == kept["printed"]
     process("report", "page", tmp_path, "--output", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert kept["machine"] in page and "one way   1.5 s" in page
     assert page.count("<svg") == 1 and "another" in page[page.index("<svg") :]
+
+
+def test_check_figures() -> None:
+    assert process("check_figures", TOOLS.parent / "README.md").strip() == ""
 
 
 def test_all_tools_are_run() -> None:

@@ -13,34 +13,44 @@ import contextlib
 import io
 import os
 import re
-import resource
 import shlex
 import shutil
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from error_cases import damage, faulty, places, rows, settings, stores
+from error_cases import (
+    asked,
+    circumstances,
+    damage,
+    data,
+    faulty,
+    models,
+    places,
+    rows,
+    settings,
+    stores,
+    trainers,
+    vision,
+)
 from error_cases.case import Case
 from huggingface_hub import constants
 
 import forvalue_index
-from forvalue_index import FormatConfig, InfluenceIndex, ModelConfig, VectorConfig, errors
+from forvalue_index import FormatConfig, InfluenceIndex, VectorConfig, errors
 from forvalue_index.config import TrainConfig
 from forvalue_index.errors import ForvalueError
-from forvalue_index.model.generation import Sampling
 
 PACKAGE = Path(forvalue_index.__file__).parent
 PAGE = Path(__file__).parent.parent / "docs" / "errors.md"
 KINDS = {name: kind for name, kind in vars(errors).items()
          if isinstance(kind, type) and issubclass(kind, ForvalueError)}  # fmt: skip
-CASES = [case for kind in (rows, settings, damage, stores, faulty, places) for case in kind.CASES]
-ROOM = 4096  # bytes that a file may have where the disk is full
+MODULES = rows, data, settings, asked, models, vision, trainers, damage, stores, faulty, places
+CASES = [case for module in MODULES for case in module.CASES]
 WIDEST = 300  # characters of a message or a file that are shown
 
 TOP = """\
@@ -128,8 +138,7 @@ def run(case: Case, folder: Path) -> tuple[ForvalueError, list[tuple[str, int]]]
             contextlib.chdir(folder),
             contextlib.redirect_stderr(shown),
             contextlib.redirect_stdout(shown),
-            _without(case.lacking),
-            _told(case),
+            circumstances.of(case, folder),
         ):
             _do(case, folder)
     except SystemExit:  # of a command that has said what is wrong
@@ -143,43 +152,6 @@ def run(case: Case, folder: Path) -> tuple[ForvalueError, list[tuple[str, int]]]
         if message in text:
             return said, own
     raise AssertionError(f"{case.run} makes no error")
-
-
-@contextlib.contextmanager
-def _without(package: str) -> Iterator[None]:
-    """Makes a package one that cannot be imported."""
-    if not package:
-        yield
-        return
-    known = {name: sys.modules.pop(name) for name in [*sys.modules] if _within(name, package)}
-    sys.modules[package] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[package]
-        sys.modules |= known
-
-
-@contextlib.contextmanager
-def _told(case: Case) -> Iterator[None]:
-    """Gives the process the environment, the input and the disk of a case."""
-    environment, typed = {**os.environ}, sys.stdin
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    os.environ |= case.environment
-    sys.stdin = io.StringIO(case.typed)
-    if case.full:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        sys.stdin = typed
-        os.environ.clear()
-        os.environ |= environment
-
-
-def _within(name: str, package: str) -> bool:
-    return name == package or name.startswith(f"{package}.")
 
 
 def _prepare(case: Case, folder: Path) -> None:
@@ -197,12 +169,13 @@ def _do(case: Case, folder: Path) -> None:
     if not case.python:
         main(["--debug", *shlex.split(case.run)], standalone_mode=False)
         return
-    known = {"row": ROW, "InfluenceIndex": InfluenceIndex, "Sampling": Sampling}
-    known |= {kind.__name__: kind for kind in (ModelConfig, FormatConfig, VectorConfig)}
+    known = {name: getattr(forvalue_index, name) for name in forvalue_index.__all__}
+    known |= {"row": ROW, "TrainConfig": TrainConfig}
     with InfluenceIndex.open("my.index") as index:
+        more = case.known() if case.known is not None else {}
         if case.meanwhile is not None:
             case.meanwhile(folder)
-        eval(case.run, known | {"index": index, "TrainConfig": TrainConfig})
+        eval(case.run, known | {"index": index} | more)
 
 
 ROW = {"prompt": "Who wrote it?", "response": " Ada.", "id": "1", "n": 1}

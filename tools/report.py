@@ -1,10 +1,14 @@
 """One page of what benchmarks printed, with the machine, the versions, the date and the commit.
 
-    python tools/report.py run results -- python tools/bench_start.py --runs 3
-    python tools/report.py page results --output report.html
+    python tools/report.py run docs/results -- python tools/bench_start.py --runs 3
+    python tools/report.py again docs/results bench_start
+    python tools/report.py page docs/results --output report.html
 
-`run` runs a command as it is, shows what it prints, and keeps that in a file of the folder; `page`
-puts all of the folder's files on one page, with a chart for each block of lines with numbers.
+`run` runs a command as it is, shows what it prints, and keeps that in a file of the folder; `again`
+does so with all commands that the folder has; `page` puts all of its files on one page, with a
+chart for each block of lines with numbers. Models, data and rows that the commands name are where
+they are run: `models` and `data` hold what docs/measurements.md names, `sets` the rows that are
+drawn from it as a section says, GRAMMARS_N of N rows.
 """
 
 from __future__ import annotations
@@ -48,6 +52,23 @@ def main() -> None:
 @click.argument("command", nargs=-1, required=True)
 def run(folder: Path, command: tuple[str, ...]) -> None:
     """Run a command, show what it prints, and keep it."""
+    keep(folder, command)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("text", default="")
+def again(folder: Path, text: str) -> None:
+    """Run all kept commands again, or those that hold a text, and keep what they print now."""
+    kept = [json.loads(path.read_text())["command"] for path in sorted(folder.glob("*.json"))]
+    for command in kept:
+        if text in command:
+            click.echo(f"== {command}")
+            keep(folder, shlex.split(command))
+
+
+def keep(folder: Path, command: Sequence[str]) -> None:
+    """Runs a command, shows what it prints, and keeps that in a folder, by the command's name."""
     start, lines = time.perf_counter(), []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

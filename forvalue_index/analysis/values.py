@@ -269,7 +269,10 @@ def _scores(
 
 
 def _by_best(
-    view: Snapshot, ids: NDArray[np.int64], targets: NDArray[np.float32], own: Floats | None
+    view: Snapshot,
+    ids: NDArray[np.int64],
+    targets: NDArray[np.float32],
+    own: NDArray[np.float32] | None,
 ) -> NDArray[np.float32]:
     """Returns the vectors of targets [q, dim], each divided by the size of its best score.
 

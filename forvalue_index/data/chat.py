@@ -28,7 +28,7 @@ from forvalue_index.data.messages import (
 from forvalue_index.data.roles import CALL
 from forvalue_index.data.row_text import Conversation
 from forvalue_index.data.tokens import Rendered, Span, special_tokens
-from forvalue_index.data.turn_spans import TurnFinder, unclear
+from forvalue_index.data.turn_spans import TurnFinder
 from forvalue_index.errors import InputError, RowError
 from forvalue_index.rendering import RenderError, TemplateReadError, read_chat, render_chat
 
@@ -124,7 +124,10 @@ class ChatTemplate:
         if first is not None:
             turns, every = ([i for i in found if i >= first] for found in (turns, every))
             if not said(conversation.messages, turns):
-                raise RowError(source, "the completion holds nothing that the assistant says")
+                raise RowError(
+                    source,
+                    "the completion holds nothing that the assistant says: give its answer there",
+                )
             if turns == every and not self._config.last_turn:
                 before, _ = self._write(conversation, first, source, ask=True)
                 if whole.startswith(before):
@@ -212,7 +215,12 @@ class ChatTemplate:
         """Returns where the text of the messages before i ends in the whole text."""
         before, _ = self._write(conversation, i, source)
         if not whole.startswith(before):
-            raise RowError(source, unclear(i))
+            raise RowError(
+                source,
+                f"the chat template writes what stands before message {i} differently once others "
+                "follow it, so what is scored cannot be determined with certainty: use a template "
+                "that does not (--chat-template FILE)",
+            )
         return len(before)
 
     def _trimmed(self, whole: str, start: int, end: int) -> int:

@@ -43,7 +43,7 @@ def expand(url: str, allow_remote: bool) -> list[str]:
     except Exception as error:  # each system has errors of its own
         raise _unreachable(url, error) from None
     if not found:
-        raise InputError(f"no file matches {url}")
+        raise InputError(f"no file matches {brief(url)}: correct the pattern")
     return [str(system.unstrip_protocol(name)) for name in found]
 
 
@@ -134,7 +134,10 @@ def system_of(url: str) -> tuple[Any, str]:
 
 def _unreachable(url: str, error: Exception) -> InputError:
     reason = brief(error) or type(error).__name__
-    return InputError(f"{brief(url)} cannot be read ({type(error).__name__}: {reason})")
+    return InputError(
+        f"{brief(url)} cannot be read ({type(error).__name__}: {reason}): correct the address, or "
+        "make sure that you may read it"
+    )
 
 
 def _close(file: IO[bytes]) -> None:

@@ -90,4 +90,8 @@ def _loading(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # it raises what a server, a file system or a script raised
-        raise InputError(f"cannot load the data set {name}: {one_line(error)}") from error
+        said = one_line(error).removesuffix(".")
+        raise InputError(
+            f"cannot load the data set {name}: {said}; correct its id, --split or "
+            "--subset, or see to the network"
+        ) from error

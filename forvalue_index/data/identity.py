@@ -47,7 +47,9 @@ def content_hash(row: Row, source: str = "row", config: FormatConfig | None = No
         raise RowError(source, f"cannot be stored as JSON ({error})") from None
     if len(text) > LARGEST_ROW:
         raise RowError(
-            source, f"has {len(text):,} characters as JSON, but at most {LARGEST_ROW:,} are stored"
+            source,
+            f"has {len(text):,} characters as JSON, but at most {LARGEST_ROW:,} are "
+            "stored: shorten it",
         )
     if text.count("[") + text.count("{") > DEEPEST and _depth(row) > DEEPEST:
         raise RowError(

@@ -109,13 +109,17 @@ def _as_png(image: Any, source: str) -> bytes:
     width, height = image.size
     if width * height > LARGEST_PIXELS:
         raise RowError(
-            source, f"an image of {width} x {height} pixels has more than {LARGEST_PIXELS:,}"
+            source,
+            f"an image of {width} x {height} pixels has more than {LARGEST_PIXELS:,}: "
+            "make it smaller",
         )
     buffer = io.BytesIO()
     try:
         image.save(buffer, "PNG")
     except Exception as error:  # Pillow's encoders raise nearly anything
-        raise RowError(source, f"an image cannot be stored as PNG ({brief(error)})") from None
+        raise RowError(
+            source, f"an image cannot be stored as PNG ({brief(error)}): convert it to RGB"
+        ) from None
     return buffer.getvalue()
 
 

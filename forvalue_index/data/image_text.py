@@ -98,14 +98,16 @@ def expand(
         raise RowError(
             source,
             f"the text holds {vision.placeholder!r} {found} times, but the row has "
-            f"{len(pictures)} images",
+            f"{len(pictures)} images: write it once for each",
         )
     try:
         texts = [vision.expansion(picture.size) for picture in pictures]
     except Exception as error:  # the code of a model's processor raises nearly anything
         sizes = ", ".join(f"{width} x {height}" for width, height in (p.size for p in pictures))
         raise RowError(
-            source, f"the model's processor takes no image of {sizes} ({brief(error)})"
+            source,
+            f"the model's processor takes no image of {sizes} ({brief(error)}): "
+            "give it in another size",
         ) from None
     return _replaced(rendered, vision.placeholder, texts)
 

@@ -83,7 +83,10 @@ def settle(
         found = picture(value, source, images, allow_remote)
         n_bytes += len(found.data or b"")
         if n_bytes > LARGEST_ROW:
-            raise RowError(source, f"its images are larger than {LARGEST_ROW >> 20} MiB together")
+            raise RowError(
+                source,
+                f"its images are larger than {LARGEST_ROW >> 20} MiB together: make them smaller",
+            )
         return found.to_json()
 
     return _changed(row, config, settled, lambda part: _settled_part(part, settled))

@@ -86,7 +86,7 @@ class ClassFormatter:
             )
         ids = np.array(encoded["input_ids"], dtype=np.int32)
         if not len(ids):
-            raise RowError(source, "the text has no tokens")
+            raise RowError(source, "the text has no tokens: leave the row out")
         types = encoded.get("token_type_ids")
         key, content = identity(row, source, self._config)
         return Sample(

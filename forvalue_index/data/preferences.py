@@ -78,7 +78,10 @@ def contrast(chosen: Sample, rejected: Sample) -> Sample:
                 "text"
             )
     if chosen.images != rejected.images:
-        raise RowError(chosen.source, "the chosen and the rejected text have not the same images")
+        raise RowError(
+            chosen.source,
+            "the chosen and the rejected text have not the same images: give both the same",
+        )
     n = min(len(chosen.input_ids), len(rejected.input_ids))
     differ = np.flatnonzero(chosen.input_ids[:n] != rejected.input_ids[:n])
     same = int(differ[0]) if len(differ) else n

@@ -213,12 +213,17 @@ def _system(row: Row, source: str, config: FormatConfig, messages: list[Message]
         return []
     text = texts[0]
     if texts[-1] != text:
-        raise RowError(source, f"fields {' and '.join(map(repr, SYSTEM))} are two system prompts")
+        raise RowError(
+            source,
+            f"fields {' and '.join(map(repr, SYSTEM))} are two system prompts: leave one out",
+        )
     if messages[0]["role"] != "system":
         return [{"role": "system", "content": text}]
     if messages[0].get("content") != text:
         name = next(name for name in SYSTEM if _value(row, name, config) is not None)
-        raise RowError(source, f"field {name!r} and the first message are two system prompts")
+        raise RowError(
+            source, f"field {name!r} and the first message are two system prompts: leave one out"
+        )
     return []
 
 

@@ -247,4 +247,5 @@ def _numbers(row: Row, name: str, source: str) -> NDArray[np.int64]:
     try:
         return np.array(value, dtype=np.int64)
     except OverflowError:
-        raise RowError(source, f"field {name!r} holds a number that is no token id") from None
+        largest = max(value, key=abs)
+        raise RowError(source, f"field {name!r} holds {largest}, which is no token id") from None

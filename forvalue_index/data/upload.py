@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from forvalue_index.data.fetch import HERE, is_url, system_of
 from forvalue_index.errors import InputError, StorageError, brief
@@ -75,7 +75,7 @@ def written(place: Destination, allow_remote: bool = False) -> Iterator[Path]:
         raise
     system, path = system_of(place)
     try:
-        with system.transaction:
+        with _transaction(system):
             system.put_file(str(file), path)
     except Exception as error:  # each system has errors of its own
         reason = brief(error) or type(error).__name__
@@ -85,3 +85,12 @@ def written(place: Destination, allow_remote: bool = False) -> Iterator[Path]:
         ) from None
     file.unlink()
     folder.rmdir()
+
+
+def _transaction(system: Any) -> AbstractContextManager[Any]:
+    """Returns what makes a file appear whole; where there is no such thing, one is sent whole."""
+    try:
+        made: AbstractContextManager[Any] = system.transaction
+    except NotImplementedError:  # of the hub, where a file is one commit
+        return nullcontext()
+    return made

@@ -157,6 +157,8 @@ def cannot_load(name: str, error: Exception) -> str:
     said = first_line(error).removesuffix(".")
     if "trust_remote_code" in str(error):
         return f"cannot load model {name}: {said}; if you trust it, give --trust-remote-code"
+    if "ignore_mismatched_sizes" in said:  # which nobody here can set
+        said = "its weights have other shapes than its config.json says"
     if not Path(name).exists():
         if not may_be_id(name):
             said = "there is no such folder"

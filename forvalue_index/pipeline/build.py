@@ -181,7 +181,8 @@ def require_shards(directory: Path, shards: int | None) -> None:
     if shards is not None and shards != found:
         held = f"{found} shards" if found else "an index that is not sharded"
         raise IndexMissingError(
-            f"{directory} holds {held}, not {shards}: choose a new directory, or leave out shards"
+            f"{directory} holds {held}, not {shards} shards: choose a new directory, or "
+            "leave out shards"
         )
 
 

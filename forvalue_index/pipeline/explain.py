@@ -79,7 +79,9 @@ def part_of(
         raise InputError("a part is a span of text or a slice of tokens: give one of them")
     sample = session.samples(query, format)[0]
     if sample.label is not None:
-        raise InputError("the answer of a classifier is a single class and has no parts")
+        raise InputError(
+            "the answer of a classifier is a single class and has no parts: query for it as a whole"
+        )
     places = np.flatnonzero(sample.scored)
     if tokens is not None:
         chosen = places[tokens]

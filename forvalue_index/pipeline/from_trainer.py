@@ -118,7 +118,7 @@ def _format(trainer: Any, tokenizer: Any, rows: Rows) -> FormatConfig:
     """Returns how rows are shown, and how queries become tokens: as the trainer made its own."""
     some = [row for _, row in islice(rows, LOOKED_AT)]
     if not some:
-        raise InputError("the trainer's data set holds no row: give it some")
+        raise _no_row()
     settings: dict[str, Any] = dict(guess(some[0])[0])
     prompt = some[0].get(settings.get("prompt_field", ""))
     chat = "messages_field" in settings or isinstance(prompt, list)
@@ -140,6 +140,8 @@ class TrainerRows(Rows):
     def __init__(self, trainer: Any, tokenizer: Any) -> None:
         if getattr(trainer, "train_dataset", None) is None:
             raise InputError("the trainer has no train_dataset: make it with one")
+        if hasattr(trainer.train_dataset, "__len__") and not len(trainer.train_dataset):
+            raise _no_row()  # of which it makes no loader
         self._tokenizer = tokenizer
         self._rows = parted(_CollatedRows(trainer), FormatConfig(tokens_field=TOKENS))
 
@@ -172,6 +174,10 @@ class _CollatedRows(Rows):
             row = _kept(full, place)
             row.update(_made(self._collate([example])))
             yield place, row
+
+
+def _no_row() -> InputError:
+    return InputError("the trainer's data set holds no row: give it some")
 
 
 def _each(examples: Any) -> Iterator[Any]:

@@ -24,6 +24,7 @@ class Case:
     meanwhile: Callable[[Path], None] | None = None  # what happens once `index` is open
     hide: str = ""  # a pattern of what another version or machine says otherwise
     lacking: str = ""  # a package that is not installed
+    known: Callable[[], dict[str, Any]] | None = None  # more names that Python knows
 
 
 def row(*rows: Any, options: str = "", **more: Any) -> Case:

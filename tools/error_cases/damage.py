@@ -53,7 +53,7 @@ def _linked(folder: Path) -> None:
     path.symlink_to("elsewhere")
 
 
-def _model(**settings: object) -> Callable[[Path], None]:
+def model_with(**settings: object) -> Callable[[Path], None]:
     """Makes the folder `model` one of its own, with other settings."""
 
     def change(folder: Path) -> None:
@@ -68,7 +68,7 @@ def _model(**settings: object) -> Callable[[Path], None]:
 
 
 def _other_weights(folder: Path) -> None:
-    _model()(folder)
+    model_with()(folder)
     path = folder / "model" / "model.safetensors"
     path.write_bytes(save({name: -value for name, value in load(path.read_bytes()).items()}))
 
@@ -111,7 +111,7 @@ _HELD: list[WriterLock] = []
 
 def _without(name: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
-        _model()(folder)
+        model_with()(folder)
         (folder / "model" / name).unlink()
 
     return change
@@ -176,13 +176,13 @@ CASES = [
          told="the note of a derived index was replaced", hide=r"(?<=damaged \().*?(?=\):)"),
     Case(QUERY, before=_derived("*.faiss", lambda data: data[:-9]), told="a derived index was cut"),
     Case(QUERY, before=_derived("*.faiss", None), told="a derived index was deleted"),
-    Case(BUILD, {"rows.jsonl": ROW}, before=_model(model_type="t5"),
+    Case(BUILD, {"rows.jsonl": ROW}, before=model_with(model_type="t5"),
          told="the model is an encoder-decoder"),
     Case(BUILD, {"rows.jsonl": ROW}, before=_without("model.safetensors"),
          told="the model has no weights", hide=r"(?<=model: ).*?(?=;)"),
     Case(BUILD, {"rows.jsonl": ROW}, before=_without("tokenizer.json"),
          told="the model has no tokenizer", hide=r"(?<=model: ).*?(?=;)"),
-    Case(BUILD, {"rows.jsonl": ROW}, before=_model(num_hidden_layers=9),
+    Case(BUILD, {"rows.jsonl": ROW}, before=model_with(num_hidden_layers=9),
          told="the model has fewer layers than it says"),
     Case("build rows.jsonl --index new --model adapter",
          {"rows.jsonl": ROW, "adapter/adapter_config.json": "{}"}),

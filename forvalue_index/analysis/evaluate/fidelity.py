@@ -53,7 +53,7 @@ def fidelity(
         chosen = np.random.default_rng(seed).choice(len(ids), max(sample, 0), replace=False)
         ids, stored = ids[chosen], stored[:, chosen]
     if len(ids) < 2:
-        raise InputError(f"{len(ids)} training samples: a comparison needs 2 or more; add rows")
+        raise InputError(f"{len(ids)} training samples: a comparison needs 2 or more; give more")
     exact = exact_scores(index, queries, ids, progress)
     errors = [
         _rms(stored[i], exact.scores[i], length * exact.sample_lengths)
