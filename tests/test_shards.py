@@ -389,7 +389,7 @@ def nest(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (swap, CorruptIndexError, "0000 is not shard 0 of 3 of this index .shard."),
+        (swap, CorruptIndexError, "0000 is not shard 0 of 3 of this index .what differs: shard."),
         (lose, IndexMissingError, "0001 does not exist"),
         (lead_out, CorruptIndexError, "0001 is a symbolic link"),
         (lead_all_out, CorruptIndexError, "shards is a symbolic link"),

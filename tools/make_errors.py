@@ -13,13 +13,11 @@ import contextlib
 import io
 import os
 import re
-import resource
 import shlex
 import shutil
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from typing import Any
 import click
 from error_cases import (
     asked,
+    circumstances,
     damage,
     data,
     faulty,
@@ -50,9 +49,8 @@ PACKAGE = Path(forvalue_index.__file__).parent
 PAGE = Path(__file__).parent.parent / "docs" / "errors.md"
 KINDS = {name: kind for name, kind in vars(errors).items()
          if isinstance(kind, type) and issubclass(kind, ForvalueError)}  # fmt: skip
-MODULES = (rows, data, settings, asked, models, vision, trainers, damage, stores, faulty, places)
+MODULES = rows, data, settings, asked, models, vision, trainers, damage, stores, faulty, places
 CASES = [case for module in MODULES for case in module.CASES]
-ROOM = 4096  # bytes that a file may have where the disk is full
 WIDEST = 300  # characters of a message or a file that are shown
 
 TOP = """\
@@ -140,9 +138,7 @@ def run(case: Case, folder: Path) -> tuple[ForvalueError, list[tuple[str, int]]]
             contextlib.chdir(folder),
             contextlib.redirect_stderr(shown),
             contextlib.redirect_stdout(shown),
-            _without(case.lacking),
-            _temporary(folder),
-            _told(case),
+            circumstances.of(case, folder),
         ):
             _do(case, folder)
     except SystemExit:  # of a command that has said what is wrong
@@ -156,53 +152,6 @@ def run(case: Case, folder: Path) -> tuple[ForvalueError, list[tuple[str, int]]]
         if message in text:
             return said, own
     raise AssertionError(f"{case.run} makes no error")
-
-
-@contextlib.contextmanager
-def _without(package: str) -> Iterator[None]:
-    """Makes a package one that cannot be imported."""
-    if not package:
-        yield
-        return
-    known = {name: sys.modules.pop(name) for name in [*sys.modules] if _within(name, package)}
-    sys.modules[package] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[package]
-        sys.modules |= known
-
-
-@contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[None]:
-    """Has temporary files made in a folder, where those that are left go with it."""
-    before, tempfile.tempdir = tempfile.tempdir, str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
-
-
-@contextlib.contextmanager
-def _told(case: Case) -> Iterator[None]:
-    """Gives the process the environment, the input and the disk of a case."""
-    environment, typed = {**os.environ}, sys.stdin
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    os.environ |= case.environment
-    sys.stdin = io.StringIO(case.typed)
-    if case.full:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        sys.stdin = typed
-        os.environ.clear()
-        os.environ |= environment
-
-
-def _within(name: str, package: str) -> bool:
-    return name == package or name.startswith(f"{package}.")
 
 
 def _prepare(case: Case, folder: Path) -> None:

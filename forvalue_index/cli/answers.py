@@ -162,7 +162,7 @@ class ServerAnswers:
             hits = [replace(hit, query=number) for hit in hits]
             found.append(Found(row, format, hits, passages))
         if not found:
-            raise InputError("there are no queries in the data")
+            raise InputError("there are no queries in the data: give rows to ask about")
         return found
 
     def explain(
