@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers import tiny_vision
@@ -67,6 +68,15 @@ def test_kinds_that_are_read(kind: str) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (6, 4), (255, 0, 0)).save(buffer, kind)
     assert settle({"image": buffer.getvalue()}, "row 1", FORMAT)["image"]["size"] == [6, 4]
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV"])
+def test_colours_that_no_png_has_are_converted(mode: str) -> None:
+    image = Image.new("RGB", (6, 4), (255, 0, 0)).convert(mode)
+    row = settle({"image": image}, "row 1", FORMAT)
+    stored = Image.open(io.BytesIO(base64.b64decode(row["image"]["bytes"])))
+    assert (stored.mode, stored.size) == ("RGB", (6, 4))
+    assert np.abs(np.array(stored).astype(int) - (255, 0, 0)).max() < 9
 
 
 def test_no_other_program_is_started_for_an_image(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,8 @@ def _as_png(image: Any, source: str) -> bytes:
         )
     buffer = io.BytesIO()
     try:
-        image.save(buffer, "PNG")
+        storable = image.convert("RGB") if image.mode in ("CMYK", "YCbCr", "HSV") else image
+        storable.save(buffer, "PNG")
     except Exception as error:  # Pillow's encoders raise nearly anything
         raise RowError(
             source, f"an image cannot be stored as PNG ({brief(error)}): convert it to RGB"

@@ -48,7 +48,7 @@ def _itself() -> dict[str, Any]:
 def _images() -> dict[str, Any]:
     from PIL import Image
 
-    return {"cmyk": Image.new("CMYK", (1, 1)), "wide": Image.new("1", (9500, 9500))}
+    return {"real": Image.new("F", (1, 1)), "wide": Image.new("1", (9500, 9500))}
 
 
 def _large(folder: Path) -> None:
@@ -144,8 +144,8 @@ FORMAT = "FormatConfig(image_field='image')"
 IMAGE = f"{BUILD} --image-field image"
 KNOWN = {"image_blake2b": "0" * 32, "size": [1, 1], "path": "a.png"}
 IMAGES = [
-    python(f"InfluenceIndex.build('new', [row | {{'image': cmyk}}], 'model', format={FORMAT})",
-           known=_images, told="cmyk is an image of Pillow in CMYK", hide=r"(?<=PNG \().*(?=\))"),
+    python(f"InfluenceIndex.build('new', [row | {{'image': real}}], 'model', format={FORMAT})",
+           known=_images, told="real is an image of Pillow of real numbers", hide=r"(?<=PNG \().*(?=\))"),
     python(f"InfluenceIndex.build('new', [row | {{'image': wide}}], 'model', format={FORMAT})",
            known=_images, told="wide is an image of Pillow with so many pixels"),
     Case(IMAGE, {"a.png": b64decode(DOT), "rows.jsonl": "".join(
