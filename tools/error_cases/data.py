@@ -145,7 +145,8 @@ IMAGE = f"{BUILD} --image-field image"
 KNOWN = {"image_blake2b": "0" * 32, "size": [1, 1], "path": "a.png"}
 IMAGES = [
     python(f"InfluenceIndex.build('new', [row | {{'image': real}}], 'model', format={FORMAT})",
-           known=_images, told="real is an image of Pillow of real numbers", hide=r"(?<=PNG \().*(?=\))"),
+           known=_images, told="real is an image of Pillow of real numbers",
+           hide=r"(?<=PNG \().*(?=\))"),
     python(f"InfluenceIndex.build('new', [row | {{'image': wide}}], 'model', format={FORMAT})",
            known=_images, told="wide is an image of Pillow with so many pixels"),
     Case(IMAGE, {"a.png": b64decode(DOT), "rows.jsonl": "".join(
