@@ -263,10 +263,7 @@ class FlatSearch(StoredVectors):
         """
         values = np.asarray(weights, np.float32)
         if values.shape != self._live.shape:
-            raise InputError(
-                f"weights have shape {values.shape}, but there are {self.ntotal} samples: give one "
-                "for each"
-            )
+            raise InputError(f"{values.shape} weights for {self.ntotal} samples: give one for each")
         bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
         if len(bad):
             raise InputError(
