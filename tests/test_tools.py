@@ -164,7 +164,8 @@ def test_figures_of_a_page_are_held_to_what_its_benchmarks_printed(
         (tmp_path / f"{name}.json").write_text(json.dumps(result))
     (tmp_path / "measurements.md").write_text(
         "# Study\n`forvalue evaluate lds --model\nM`: .544, .98 and 0.54, not .543 or 3.74\n\n"
-        "```\n9.99\n```\n# Speed\n`python tools/bench_start.py`, torch `2.13`: 3.7 s, 1,234.5 MiB\n"
+        "```\n# 9.99\n```\nthen .545\n\n"
+        "# Speed\n`python tools/bench_start.py`, torch `2.13`: 3.7 s, 1,234.5 MiB\n"
         "# Old\n`forvalue evaluate lds`, printed before results\nwere kept: .777\n"
         "# Words\nnothing was measured: .888\n"
     )
@@ -172,6 +173,7 @@ def test_figures_of_a_page_are_held_to_what_its_benchmarks_printed(
     assert [line.split(": ")[:2] for line in found] == [
         ["measurements.md#study", ".543"],
         ["measurements.md#study", "3.74"],
+        ["measurements.md#study", ".545"],
     ]
     (tmp_path / "README.md").write_text(
         "# Measured\n| [lds](docs/measurements.md#study) | .544, .111 |\n| a word | .222 |\n"

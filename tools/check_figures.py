@@ -24,6 +24,7 @@ MEASUREMENTS = ROOT / "docs" / "measurements.md"
 UNKEPT = "rinted before results were kept"
 FIGURE = re.compile(r"(?<![\w.,])(?:\d[\d,]*)?\.\d+(?![\w.]*\d)")
 NUMBER = re.compile(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?|(?<![\w.,])\.\d+")
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 BENCHMARK = re.compile(r"tools/(\w+\.py(?: [a-z]+)?)|(forvalue evaluate [a-z]+)")
 
 
@@ -46,9 +47,13 @@ def unprinted(page: Path) -> list[str]:
 
 def sections(page: Path) -> dict[str, str]:
     """Returns the text below each heading of a page, by the name that links have for it."""
-    parts = re.split(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
-    names = [re.sub(r"[^\w-]+", "", title.lower().replace(" ", "-")) for title in parts[1::2]]
-    return dict(zip(names, parts[2::2], strict=True))
+    text = FENCED.sub(lambda block: block[0].replace("\n#", "\n #"), page.read_text())
+    parts = re.split(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    found: dict[str, str] = {}
+    for title, body in zip(parts[1::2], parts[2::2], strict=True):
+        name = re.sub(r"[^\w-]+", "", title.lower().replace(" ", "-"))
+        found[name] = found.get(name, "") + body
+    return found
 
 
 def benchmarks(text: str) -> set[str]:
@@ -72,8 +77,7 @@ def _printed(named: set[str]) -> list[float]:
 
 def _prose(text: str) -> Iterator[str]:
     """Yields the rows of tables, and the paragraphs, of a section without its blocks of code."""
-    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    for paragraph in re.split(r"\n\s*\n", text):
+    for paragraph in re.split(r"\n\s*\n", FENCED.sub("", text)):
         rows = [line for line in paragraph.splitlines() if line.startswith("|")]
         yield from rows or [" ".join(paragraph.split())]
 
