@@ -249,13 +249,35 @@ def test_about_and_every_width(browser: Any, address: str, tmp_path: Path) -> No
         with tab(browser, address, tmp_path, width=width) as page:
             for view in ("Ask", "Rows", "Value", "Review", "About"):
                 page.page.click(f"nav a:text-is('{view}')")
-                page.page.wait_for_selector("main > *")
+                page.page.wait_for_selector(f"main.{view.lower()} > :nth-child(2)")
                 page.page.wait_for_load_state("networkidle")
                 page.check(f"{view}-{width}")
             assert "What it does not say" in page.page.inner_text("main")
             named = {row["name"] for row in csv.DictReader(io.StringIO(saved(page, "CSV")))}
             assert {"training rows", "model", "fingerprint"} <= named
             assert json.loads(saved(page, "JSON"))["config"]["vector"]["recipe"] == "balanced"
+
+
+def test_a_view_has_a_heading_while_it_loads_and_when_there_is_nothing(page: Tab) -> None:
+    asked: list[Any] = []
+    page.page.route("**/info*", lambda route: asked.append(route))
+    page.go("#/review")
+    expect(page.page.locator("nav a[aria-current]")).to_have_text("Review")
+    page.check("loading")
+    page.page.wait_for_timeout(100)
+    assert page.texts("main > *") == ["Review"]
+    asked.pop().continue_()
+    page.page.wait_for_selector("text=Look for suspects")
+    page.page.unroute("**/info*")
+
+    page.go("#/row?key=none-such")
+    page.page.wait_for_selector("#status.wrong")
+    page.take(404)
+    page.check("nothing")
+    assert page.texts("main > *") == ["Row", "There is nothing to show."]
+
+    page.go("#/constructor")
+    page.page.wait_for_selector("textarea[name=prompt]")
 
 
 SCROLL = """async () => {

@@ -11,12 +11,12 @@ import { showRows } from "./rows.js";
 import { showValue } from "./value.js";
 
 const VIEWS = {
-  ask: showAsk,
-  rows: showRows,
-  row: showRow,
-  value: showValue,
-  review: showReview,
-  about: showAbout,
+  ask: [showAsk, "Ask the model"],
+  rows: [showRows, "Training rows"],
+  row: [showRow, "Row"],
+  value: [showValue, "Value"],
+  review: [showReview, "Review"],
+  about: [showAbout, "About this index"],
 };
 const main = document.getElementById("main");
 let leaving = new AbortController();
@@ -27,24 +27,25 @@ async function show() {
   const signal = leaving.signal;
   takeToken();
   const [name, parameters] = openedAt();
-  const view = VIEWS[name] ? name : "ask";
+  const view = Object.hasOwn(VIEWS, name) ? name : "ask";
   for (const link of document.querySelectorAll("nav a")) {
     const own = link.getAttribute("href") === `#/${view === "row" ? "rows" : view}`;
     if (own) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   say("");
-  main.replaceChildren();
+  const [open, title] = VIEWS[view];
+  main.replaceChildren(element("h1", { class: "hidden" }, title)); // until the view has its own
   main.className = view;
   try {
     const info = await get("info", {}, signal);
     const what = `${count(info.samples, "training row")} of ${info.model}`;
     document.getElementById("what").textContent = visible(what);
-    await VIEWS[view](main, info, parameters, signal);
+    await open(main, info, parameters, signal);
   } catch (error) {
     if (error.name === "AbortError") return;
     if (error.status === 401) return askForToken();
-    if (main.childElementCount === 0) {
+    if (main.childElementCount === 1) {
       main.append(element("p", { class: "empty" }, "There is nothing to show."));
     }
     say(error.message, true);
