@@ -62,7 +62,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "batch_size"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}, but must be positive")
 
 

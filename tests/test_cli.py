@@ -114,7 +114,7 @@ def test_info_and_verify(index: Path, model_dir: Path) -> None:
 
 
 def test_optimize_says_what_it_made(index: Path, rows: list[Row]) -> None:
-    assert "No derived index" in run("optimize", "--index", index, "--auto").stderr
+    assert "No derived index" in run("optimize", "--index", index).stderr
     out = run_well("optimize", "--index", index, "--factory", "IVF2,SQ8")
     assert "recall@10" in out and "opponents" in out
     info = json.loads(run_well("info", "--index", index, "--json"))

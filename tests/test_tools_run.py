@@ -196,7 +196,7 @@ def test_bench_images(tool: Tool, tmp_path: Path) -> None:
         Image.new("RGB", (8, 8), "red" if i % 2 else "blue").save(tmp_path / f"{i}.png")
         lines.append({"file_name": f"{i}.png", "caption": " ab" if i % 2 else " cd"})
     write(tmp_path / "metadata.jsonl", lines)
-    small = ("--seeds", 1, "--json")
+    small = ("--seeds", 1, "--train", 1, "--json")
     assert tool("bench_images", "--model", tmp_path / "model", "--data", tmp_path, *small)
 
 

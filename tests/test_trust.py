@@ -372,7 +372,7 @@ def test_no_directory_causes_a_connection(
         (received / "segments").mkdir()
     commands: list[tuple[str, ...]] = [
         ("info",), ("list",), ("verify",), ("verify", "--repair"), ("remove", "--key", "x"),
-        ("compact",), ("migrate",), ("optimize", "--auto"), ("query", "--text", "x"),
+        ("compact",), ("migrate",), ("optimize",), ("query", "--text", "x"),
         ("export", "--vectors", str(received / "v"), "--rows", str(received / "r")),
     ]  # fmt: skip
     for command in commands:

@@ -19,7 +19,7 @@ from PIL import Image
 from forvalue_index.analysis.evaluate.metrics import auc
 from forvalue_index.analysis.evaluate.mislabel import _split, corrupt
 from forvalue_index.cli import main
-from forvalue_index.config import FormatConfig, VectorConfig
+from forvalue_index.config import FormatConfig, TrainConfig, VectorConfig
 from forvalue_index.data.formatter import Formatter
 from forvalue_index.data.images import settle
 from forvalue_index.data.sources import open_rows
@@ -29,6 +29,7 @@ from forvalue_index.model.encoder import Encoder
 from forvalue_index.model.fit import fit_vectoriser
 from forvalue_index.model.language_model import LanguageModel, wrap_model
 from forvalue_index.model.runner import Runner
+from forvalue_index.model.training import fine_tune, token_losses
 from forvalue_index.picture import Picture
 from forvalue_index.records import Row, Sample
 from forvalue_index.vectors.recipe import Raw
@@ -138,6 +139,16 @@ def test_a_vector_depends_on_its_sample_alone(lm: LanguageModel) -> None:
     # Rows 0 and 5 have the same text: what tells them apart is the picture.
     assert abs(alone[0] @ alone[5]) < 0.999
     assert samples[0].content_hash != samples[5].content_hash
+
+
+def test_a_model_that_sees_is_fine_tuned(lm: LanguageModel) -> None:
+    samples = samples_of(lm, rows())
+    before = [token_losses(lm, lm.collate(samples, [i])).mean() for i in range(len(samples))]
+    tuned = fine_tune(lm, samples, TrainConfig(epochs=8, learning_rate=1e-3, batch_size=4))
+    after = [token_losses(tuned, tuned.collate(samples, [i])).mean() for i in range(len(samples))]
+    assert torch.stack(after).mean() < torch.stack(before).mean()
+    again = [token_losses(lm, lm.collate(samples, [i])).mean() for i in range(len(samples))]
+    assert torch.equal(torch.stack(again), torch.stack(before))  # the model itself is as it was
 
 
 def test_samples_with_and_without_images_share_no_batch_but_alike_ones_do() -> None:

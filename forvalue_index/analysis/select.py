@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +105,7 @@ def select(
     """
     if (budget is None) == (ratio is None):
         raise InputError("a selection needs either a budget or a ratio: give one of them")
-    if diversity < 0:
+    if not 0 <= diversity < inf:
         raise InputError(f"diversity is {diversity}: use 0 (by value alone) or more")
     found = sample_values(
         index,

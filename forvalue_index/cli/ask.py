@@ -12,6 +12,7 @@ from forvalue_index.analysis.as_json import hit_json
 from forvalue_index.cli import highlight, render
 from forvalue_index.cli.answers import Answers, Asked, Found
 from forvalue_index.cli.options.data import DataOptions, data_options, seed_option
+from forvalue_index.cli.options.group import FiniteRange
 from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 from forvalue_index.cli.options.output import json_option, k_option
 from forvalue_index.cli.options.query import (
@@ -54,14 +55,14 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--temperature",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=0.0,
     show_default=True,
     help="How random the answer is; 0: always the most likely token.",
 )
 @click.option(
     "--top-p",
-    type=click.FloatRange(min=0, max=1, min_open=True),
+    type=FiniteRange(min=0, max=1, min_open=True),
     default=1.0,
     show_default=True,
     help="Draw only from the most likely tokens, up to this total probability.",

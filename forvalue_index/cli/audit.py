@@ -19,6 +19,7 @@ from forvalue_index.cli.options.data import (
     where_option,
 )
 from forvalue_index.cli.options.format import field_options, format_of
+from forvalue_index.cli.options.group import FiniteRange
 from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 from forvalue_index.cli.options.output import (
     dataset_option,
@@ -62,7 +63,7 @@ _COLORS = {"suspect": "yellow", "near-contradiction": "dim", "near-duplicate": "
 )
 @click.option(
     "--nearly",
-    type=click.FloatRange(min=0, max=1, min_open=True),
+    type=FiniteRange(min=0, max=1, min_open=True),
     default=0.98,
     show_default=True,
     metavar="COSINE",

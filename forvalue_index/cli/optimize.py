@@ -8,6 +8,7 @@ import click
 
 from forvalue_index.cli import render
 from forvalue_index.cli.options.data import index_option
+from forvalue_index.cli.options.group import FiniteRange
 from forvalue_index.cli.options.output import json_option
 from forvalue_index.cli.progress import progress_bar
 from forvalue_index.metric import DERIVED
@@ -15,9 +16,11 @@ from forvalue_index.metric import DERIVED
 
 @click.command()
 @index_option
-@click.option("--factory", metavar="STRING", help="A FAISS factory string, such as IVF1024,SQ8.")
 @click.option(
-    "--auto", is_flag=True, help="Choose one by the number and size of the vectors and the memory."
+    "--factory",
+    metavar="STRING",
+    help="A FAISS factory string, such as IVF1024,SQ8.  [default: by the number and size of the "
+    "vectors, and the memory]",
 )
 @click.option(
     "--metric",
@@ -28,7 +31,7 @@ from forvalue_index.metric import DERIVED
 )
 @click.option(
     "--memory",
-    type=float,
+    type=FiniteRange(min=0, min_open=True),
     metavar="GB",
     help="Memory it may take.  [default: half of all that this process may take]",
 )
@@ -36,7 +39,6 @@ from forvalue_index.metric import DERIVED
 def optimize(
     directory: Path,
     factory: str | None,
-    auto: bool,
     metric: str,
     memory: float | None,
     as_json: bool,
@@ -49,13 +51,11 @@ def optimize(
 
     \b
     Example:
-      forvalue optimize --index my.index --auto
+      forvalue optimize --index my.index
       forvalue optimize --index my.index --factory IVF1024,SQ8 --metric cosine
     """
     from forvalue_index.index import InfluenceIndex
 
-    if auto == (factory is not None):
-        raise click.UsageError("give --factory STRING or --auto")
     with InfluenceIndex.open(directory) as index, progress_bar() as progress:
         made, reason = index.optimize(
             factory,

@@ -21,6 +21,7 @@ from forvalue_index.cli.options.data import (
     where_option,
 )
 from forvalue_index.cli.options.format import field_options, format_of
+from forvalue_index.cli.options.group import FiniteRange
 from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
 from forvalue_index.cli.options.output import dataset_option, json_option, output_of, output_option
 from forvalue_index.cli.progress import progress_bar
@@ -41,7 +42,7 @@ _BAR = 30  # characters of a full bar
 @click.option("--budget", type=click.IntRange(min=1), metavar="N", help="Rows to keep.")
 @click.option(
     "--ratio",
-    type=click.FloatRange(min=0, max=1, min_open=True),
+    type=FiniteRange(min=0, max=1, min_open=True),
     metavar="R",
     help="Or the share of the rows to keep, such as 0.1.",
 )
@@ -57,14 +58,14 @@ _BAR = 30  # characters of a full bar
 )
 @click.option(
     "--diversity",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=1.0,
     show_default=True,
     help="How much a row loses for repeating chosen ones; 0: choose by value alone.",
 )
 @click.option(
     "--dedup",
-    type=click.FloatRange(min=0, max=1, min_open=True),
+    type=FiniteRange(min=0, max=1, min_open=True),
     default=0.98,
     show_default=True,
     metavar="COSINE",

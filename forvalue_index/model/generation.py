@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {self.max_new_tokens}: use 1 or more")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < inf:
             raise InputError(f"temperature is {self.temperature}: use 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p}: use more than 0 and at most 1")

@@ -125,6 +125,10 @@ class VisionProcessor:
         self.placeholder = self._placeholder()
         self.insertion = self._insertion()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> VisionProcessor:
+        """Returns itself: a copy of a model, with other weights, reads pictures alike."""
+        return self
+
     def expansion(self, size: tuple[int, int]) -> str:
         """Returns the text of the tokens that a picture of a width and height takes."""
         return self._shape((size,)).text

@@ -69,7 +69,7 @@ def new_index(dim: int, factory: str, seed: int) -> Any:
     except RuntimeError as error:
         raise InputError(
             f"FAISS cannot make {factory!r} of {dim} numbers ({_reason(error)}): "
-            'use another factory string, such as "IVF1024,SQ8", or --auto'
+            'use another factory string, such as "IVF1024,SQ8", or none'
         ) from error
     lists = lib.try_extract_index_ivf(index)
     if lists is not None:

@@ -18,7 +18,6 @@ from forvalue_index.search.ann_factory import auto_factory
 from forvalue_index.search.ann_files import DerivedInfo, read_info, readable_infos, remove_derived
 from forvalue_index.store.layout import DERIVED, storing
 from forvalue_index.store.store import Store
-from forvalue_index.system import machine
 
 Made: TypeAlias = tuple[DerivedInfo | None, str]
 """A derived index, or that there is none, and why."""
@@ -31,7 +30,7 @@ def optimize(
     store: Store,
     factory: str | None,
     metric: str | Metric,
-    memory: int | None,
+    memory: int,
     progress: StageProgress | None,
 ) -> tuple[DerivedInfo | None, str]:
     """Makes a derived FAISS index over all samples; see `InfluenceIndex.optimize`."""
@@ -43,7 +42,6 @@ def optimize(
         )
     reason = "as requested"
     if factory is None:
-        memory = memory or machine.memory() // 2
         factory, reason = auto_factory(len(store), store.dim, memory)
         if factory == "Flat":
             return None, reason

@@ -56,9 +56,13 @@ def by_id(store: Store, ids: Iterable[int] | NDArray[np.int64]) -> Iterator[Stor
     """Yields the samples with these ids, each once, in their order.
 
     Raises:
+        InputError: an id is not a whole number of 64 bits.
         CorruptIndexError: an id has no row, or a row is not what was committed.
     """
-    wanted = np.fromiter(ids, np.int64).tolist()
+    try:
+        wanted = np.fromiter(ids, np.int64).tolist()
+    except (OverflowError, TypeError, ValueError) as error:
+        raise InputError(f"ids are whole numbers, such as those of hits: {error}") from None
     for start in range(0, len(wanted), PAGE):
         yield from store.catalog.samples(wanted[start : start + PAGE]).values()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forvalue_index.data import upload
+from forvalue_index.errors import InputError
 from forvalue_index.records import listed
 from forvalue_index.store import compact, derived, export, rows, store, verify
 from forvalue_index.system import machine
@@ -104,12 +105,16 @@ class StoreVerbs:
 
         Raises:
             InputError: FAISS does not know the factory, there are too few samples for it, or the
-                metric has no derived index of its own.
+                metric has no derived index of its own, or the memory is not positive.
             LockedError: another process is writing to the index.
             StorageError: the disk is full.
         """
         shards = self.store.shards
-        memory = (memory or machine.memory() // 2) // len(shards)
+        if memory is None:
+            memory = machine.memory() // 2
+        if memory <= 0:
+            raise InputError(f"memory is {memory} bytes: give a positive number, or None")
+        memory //= len(shards)
         made = [derived.optimize(shard, factory, metric, memory, progress) for shard in shards]
         self.store.snapshots.drop()
         return derived.worst(made)

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 import click
 
-from forvalue_index.cli.options.group import F, Option, grouped
+from forvalue_index.cli.options.group import F, FiniteRange, Option, grouped
 from forvalue_index.config import DTYPES, TASKS, ModelConfig
 
 
@@ -41,7 +41,7 @@ ray_option = click.option(
 gpus_option = click.option(
     "--gpus-per-worker",
     "gpus",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=0.0,
     show_default=True,
     metavar="N",
@@ -79,7 +79,7 @@ _LOADING: list[Option] = [
         "--adapter-weight",
         "adapter_weights",
         multiple=True,
-        type=float,
+        type=FiniteRange(),
         metavar="W",
         help="Weight of each adapter in the sum, in the same order.  [default: 1 each]",
     ),

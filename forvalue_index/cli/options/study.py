@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from forvalue_index.cli.options.group import F, grouped
+from forvalue_index.cli.options.group import F, FiniteRange, grouped
 from forvalue_index.config import RECIPES, TrainConfig, VectorConfig
 
 queries_option = click.option(
@@ -55,7 +55,7 @@ recipe_option = click.option(
     show_default=True,
     help="Recipe of the index.",
 )
-share_range = click.FloatRange(0, 1, min_open=True, max_open=True)
+share_range = FiniteRange(0, 1, min_open=True, max_open=True)
 
 
 def train_options(epochs: int, help: str) -> Callable[[F], F]:
@@ -75,7 +75,7 @@ def train_options(epochs: int, help: str) -> Callable[[F], F]:
         ),
         click.option(
             "--learning-rate",
-            type=click.FloatRange(0, min_open=True),
+            type=FiniteRange(0, min_open=True),
             default=1e-4,
             show_default=True,
             help="Peak learning rate of the fine-tuning; small models need more.",
