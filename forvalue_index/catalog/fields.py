@@ -1,8 +1,7 @@
-"""Conditions on the fields of rows, as columns that a database can compute."""
+"""The fields of rows, as columns that a database can compute."""
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 from collections.abc import Sequence
@@ -23,27 +22,25 @@ from sqlalchemy import (
 
 from forvalue_index.catalog.schema import SampleTable
 from forvalue_index.catalog.where import Condition
-from forvalue_index.records import MISSING, value_of
 
 _ESCAPED = re.compile('[\x00-\x1f"\\\\\ud800-\udfff]')  # what JSON has no plain form for
 
 
-def fields_of(engine: Engine, conditions: Sequence[Condition]) -> list[Any]:
-    """Returns columns: the whole row if only Python can read it, else NULL; for each condition
-    the JSON text of its field, as it stands in the row, NULL where there is none.
+def field_of(engine: Engine, condition: Condition) -> tuple[Any, Any]:
+    """Returns two columns: the whole row if only Python can read it, else NULL; and the JSON text
+    of the condition's field, as it stands in the row, NULL where there is none.
 
     Python writes NaN and infinity, which are not JSON, and writes letters beyond ASCII in two
     ways, of which an old SQLite finds one in a name. In its paths no name can have what JSON
     escapes.
     """
     row = SampleTable.row
-    names = "".join(condition.field for condition in conditions)
     old = engine.name == "sqlite" and sqlite3.sqlite_version_info < (3, 38)  # has no ->
-    if old or _ESCAPED.search(names):
-        return [row, *(null() for _ in conditions)]
+    if old or _ESCAPED.search(condition.field):
+        return row, null()
     if engine.name == "sqlite":
         valid: Any = func.json_valid(row) == 1
-        if not names.isascii():
+        if not condition.field.isascii():
             valid = and_(valid, func.instr(row, "\\u") == 0)
         document: Any = row
 
@@ -64,17 +61,7 @@ def fields_of(engine: Engine, conditions: Sequence[Condition]) -> list[Any]:
             value = value.op("->", return_type=JSON())(literal(step(name), Text))
         return cast(value, Text)
 
-    texts = []
-    for condition in conditions:
-        either = [follow([condition.field])]
-        if len(condition.path) > 1:
-            either.append(follow(condition.path))
-        found = func.coalesce(*either) if len(either) > 1 else either[0]
-        texts.append(case((valid, found)))
-    return [case((not_(valid), row)), *texts]
-
-
-def values_of(row: dict[str, Any], conditions: Sequence[Condition]) -> list[str | None]:
-    """Returns the columns of the conditions, computed from the whole row."""
-    values = [value_of(row, condition.field) for condition in conditions]
-    return [None if value is MISSING else json.dumps(value) for value in values]
+    found = follow([condition.field])
+    if len(condition.path) > 1:
+        found = func.coalesce(found, follow(condition.path))
+    return case((not_(valid), row)), case((valid, found))

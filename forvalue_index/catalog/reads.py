@@ -6,7 +6,6 @@ import json
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import compress
 from typing import Any, Self
 
 import numpy as np
@@ -16,16 +15,16 @@ from sqlalchemy import Connection, Engine, select
 from forvalue_index.catalog.check import check
 from forvalue_index.catalog.digests import seal_info
 from forvalue_index.catalog.engine import let_go, place_of, reading
-from forvalue_index.catalog.fields import fields_of, values_of
+from forvalue_index.catalog.fields import field_of
 from forvalue_index.catalog.integrity import Intact
 from forvalue_index.catalog.migrations import check_format
 from forvalue_index.catalog.rows import COLUMNS, as_ints, checked_keys, from_row
 from forvalue_index.catalog.schema import IndexInfoTable, SampleTable, SegmentTable
 from forvalue_index.catalog.sealed import Info, SealedSegment, sealed, sealed_info
 from forvalue_index.catalog.sealed_rows import removed_ids, require_figures
-from forvalue_index.catalog.where import Condition, Decisions, parse_condition
-from forvalue_index.errors import CorruptIndexError, IndexMissingError, InputError
-from forvalue_index.records import Figures, Generation, Segment, StoredSample
+from forvalue_index.catalog.where import Condition
+from forvalue_index.errors import CorruptIndexError, IndexMissingError
+from forvalue_index.records import MISSING, Figures, Generation, Segment, StoredSample, value_of
 
 CHUNK = 4000  # values in one IN (...): below every database's limit
 PAGE = 500  # rows that a scan of all of them holds at a time: few, as they may be long
@@ -223,55 +222,13 @@ class CatalogReader:
                 return
             after = rows[-1].id
 
-    def where(self, conditions: Iterable[Condition | str]) -> NDArray[np.int64]:
-        """Returns the ids of the live samples whose rows meet all `conditions`, ascending [n].
-
-        The database takes the fields out of the rows, Python decides once for each distinct value
-        (`where.py` has the rules). `tools/bench_filters.py` measures what it costs.
-
-        Args:
-            conditions: such as "source=math"; with none of them, all live samples.
-
-        Raises:
-            InputError: a condition cannot be read, or no row has its field; the message names
-                the fields that there are.
-        """
-        wanted = [parse_condition(c) if isinstance(c, str) else c for c in conditions]
-        self.require_intact()
-        decisions = [Decisions(condition) for condition in wanted]
-        found: list[int] = []
-        total = 0
-        live = SampleTable.removed_at.is_(None)
-        statement = select(SampleTable.id, *fields_of(self._engine, wanted)).where(live)
-        with reading(self._engine) as connection:
-            if not wanted:
-                return ids_where(connection, live)
-            rows = connection.execution_options(yield_per=PAGE).execute(statement)
-            for page in rows.partitions():
-                total += len(page)
-                ids, wholes, *columns = map(list, zip(*page, strict=True))
-                for place, row in enumerate(wholes):
-                    if row is not None:
-                        values = values_of(json.loads(row), wanted)
-                        for column, value in zip(columns, values, strict=True):
-                            column[place] = value
-                met = [d.of(texts) for d, texts in zip(decisions, columns, strict=True)]
-                found += compress(ids, map(all, zip(*met, strict=True)))
-        for condition, decided in zip(wanted, decisions, strict=True):
-            if total and not decided.seen:
-                raise InputError(
-                    f"no sample has a field {condition.field!r}: the fields are "
-                    f"{', '.join(self.fields()) or 'none: rows are not in this index'}"
-                )
-        return np.sort(np.array(found, np.int64))
-
     def column(self, name: str, condition: Condition) -> tuple[list[int], list[str | None]]:
         """Returns the ids of a segment's rows, ascending, and a condition's field in each as JSON.
 
         None where a row lacks the field. Tombstones are among the rows.
         """
         own = SampleTable.segment_id == segment_id_of(name)
-        columns = fields_of(self._engine, [condition])
+        columns = field_of(self._engine, condition)
         statement = select(SampleTable.id, *columns).where(own).order_by(SampleTable.id)
         ids: list[int] = []
         texts: list[str | None] = []
@@ -280,7 +237,8 @@ class CatalogReader:
             for id, whole, text in rows:
                 ids.append(id)
                 if whole is not None:
-                    text = values_of(json.loads(whole), [condition])[0]
+                    value = value_of(json.loads(whole), condition.field)
+                    text = None if value is MISSING else json.dumps(value)
                 texts.append(text)
         return ids, texts
 
