@@ -25,7 +25,7 @@ UNKEPT = "rinted before results were kept"
 FIGURE = re.compile(r"(?<![\w.,])(?:\d[\d,]*)?\.\d+(?![\w.]*\d)")
 NUMBER = re.compile(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?|(?<![\w.,])\.\d+")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-BENCHMARK = re.compile(r"tools/(\w+\.py(?: [a-z]+)?)|(forvalue evaluate [a-z]+)")
+BENCHMARK = re.compile(r"tools/(\w+\.py(?: [a-z]+(?![\w./]))?)|(forvalue evaluate [a-z]+)")
 
 
 def unprinted(page: Path) -> list[str]:
