@@ -91,7 +91,7 @@ def select(
     diversity: float = 1.0,
     dedup: float | None = DEDUP,
     balance: str | None = None,
-    combine: str = "mean",
+    combine: str = "each",
     metric: str | Metric = "dot",
     where: str | Iterable[str] = (),
     format: FormatConfig | None = None,

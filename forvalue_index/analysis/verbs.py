@@ -129,7 +129,7 @@ class AnalysisVerbs:
         diversity: float = 1.0,
         dedup: float | None = 0.98,
         balance: str | None = None,
-        combine: str = "mean",
+        combine: str = "each",
         metric: str | Metric = "dot",
         where: str | Iterable[str] = (),
         format: FormatConfig | None = None,
@@ -144,8 +144,8 @@ class AnalysisVerbs:
             diversity: how much a row loses for repeating chosen ones; 0 chooses by value alone.
             dedup: rows with at least this cosine to a chosen one are left out; None: none is.
             balance: field: as many rows of each of its values, as far as there are enough.
-            combine: "mean" or "max" of the scores over the targets, or "each": the highest share
-                of a target's best score, so that targets of several kinds count the same.
+            combine: "each": the highest share of a target's best score, so that every target
+                counts the same; or "mean" or "max" of the scores over the targets.
             metric: of the scores, as in `query`.
             where: choose only among rows that meet these conditions.
             format: how targets become tokens, if not as the index's rows do.

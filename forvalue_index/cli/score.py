@@ -53,7 +53,7 @@ _GROUPS = 40  # of a table for people; --json has all
 @field_options
 @output_option("Write all values, best first: a .jsonl, .csv or .parquet file.")
 @dataset_option
-@combine_option
+@combine_option("mean")
 @metric_option
 @click.option(
     "--target-group",

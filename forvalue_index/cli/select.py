@@ -71,7 +71,7 @@ _BAR = 30  # characters of a full bar
     metavar="COSINE",
     help="Leave out rows this similar to a chosen one; 1: only identical ones.",
 )
-@combine_option
+@combine_option("each")
 @metric_option
 @where_option
 @click.option("--report", callback=output_of, metavar="FILE", help="Write the report as JSON.")

@@ -111,12 +111,12 @@ def _choices(
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yields the name of each method and the positions of the rows that it chooses.
 
-    "selected" is the choice of `InfluenceIndex.select`, and "selected, each" that with "each"; the
+    "selected" is the choice of `InfluenceIndex.select`, and "selected, mean" that with "mean"; the
     others take the highest scores.
     """
     yield "all rows", np.arange(len(stored))
     ids = [item.id for item in stored]
-    for name, combine in (("selected", "mean"), ("selected, each", "each")):
+    for name, combine in (("selected", "each"), ("selected, mean", "mean")):
         chosen = select(index, list(known), budget=budget, combine=combine)
         yield name, np.searchsorted(ids, chosen.ids)
     true = exact_of(index, known, stored, progress) if exact else None

@@ -42,14 +42,20 @@ metric_option = click.option(
     "counts less, best for predicting what training on a choice of rows does; lexical: shared "
     "words; hybrid: words, cosine and state, best for finding where something came from.",
 )
-combine_option = click.option(
-    "--combine",
-    type=click.Choice(["mean", "max", "each"]),
-    default="mean",
-    show_default=True,
-    help="How the scores for all targets become one value; each: the highest share of a target's "
-    "best score, so that targets of several kinds count the same.",
-)
+
+
+def combine_option(default: str) -> Option:
+    """Returns the option of how scores for all targets become one value."""
+    return click.option(
+        "--combine",
+        type=click.Choice(["mean", "max", "each"]),
+        default=default,
+        show_default=True,
+        help="How the scores for all targets become one value; each: the highest share of a "
+        "target's best score, so that every target counts the same.",
+    )
+
+
 targets_option = click.option(
     "--data",
     required=True,
