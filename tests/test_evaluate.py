@@ -185,7 +185,14 @@ def test_wrong_rows_of_the_wrong_kind_are_one_line(
 ) -> None:
     arguments = ("mislabel", "--model", model_dir, "--data", labelled)
     result = run(*arguments, "--text-field", "response")
-    assert_one_line(result, "rows with a prompt and a response are needed")
+    assert_one_line(result, "rows with a prompt and a response, or conversations, are needed")
+    tokens = write(tmp_path / "tokens.jsonl", [{"input_ids": [1, 2, 3], "kind": "a"}] * 9)
+    result = run("mislabel", "--model", model_dir, "--data", tokens, "--tokens-field", "input_ids")
+    assert_one_line(result, "rows with a prompt and a response, or conversations, are needed")
+    rows: list[Row] = [{"prompt": "a", "response": " b"}] * 9
+    lacking = write(tmp_path / "lacking.jsonl", [*rows, {"n": 1}])
+    result = run("mislabel", "--model", model_dir, "--data", lacking)
+    assert_one_line(result, "lacking.jsonl:10: no field 'response'; the row's fields are: n")
     result = run(*arguments, "--class-field", "colour")
     assert_one_line(
         result, "no field 'colour'; the row's fields are: id, prompt, response, n, kind"
@@ -214,6 +221,36 @@ def test_corrupting_without_classes_and_with_equal_responses() -> None:
     assert [a != b for a, b in zip(rows, changed, strict=True)] == wrong.tolist()
     alike = [{"response": "yes"}] * 20
     assert not corrupt(alike, "response", 0.5, None, np.random.default_rng(0))[1].any()
+
+
+def test_the_last_answers_of_conversations_are_exchanged(tmp_path: Path, model_dir: Path) -> None:
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"hello {i}"},
+                {"role": "assistant", "content": f"yes {i}"},
+                {"role": "user", "content": f"and {i}"},
+                {"role": "assistant", "content": f"no {i}"},
+            ]
+        }
+        for i in range(20)
+    ]
+    draws = np.random.default_rng(0)
+    changed, wrong = corrupt(rows, "messages", 0.5, None, draws, chat=True)
+    assert wrong.sum() == 10
+    for old, new, is_wrong in zip(rows, changed, wrong, strict=True):
+        assert new["messages"][:-1] == old["messages"][:-1]
+        assert (new["messages"][-1] != old["messages"][-1]) == is_wrong
+    template = tmp_path / "template.jinja"
+    template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    shared = [{"from": "human", "value": "hm"}, {"from": "gpt", "value": "yes"}]
+    data = write(tmp_path / "chat.jsonl", [*rows, {"messages": shared}])
+    arguments = ("mislabel", "--model", model_dir, "--data", data, "--chat-template", template)
+    result = json.loads(run_well(*arguments, "--seeds", 1, "--json"))
+    assert result["wrong"]["mean"] == 4 and "audit: suspicion" in result["methods"]
+    mute = write(tmp_path / "mute.jsonl", [{"messages": rows[0]["messages"][:1]}] * 9)
+    arguments = ("mislabel", "--model", model_dir, "--data", mute, "--chat-template", template)
+    assert "no message of the assistant has text" in run(*arguments).stderr
 
 
 def test_select(index: Path, queries: Path, tmp_path: Path) -> None:

@@ -36,15 +36,24 @@ def label_of(row: Row, source: str, field: str) -> str | int:
     return text_in(row, field, source, may_be_empty=False)
 
 
+def require_field(row: Row, field: str, source: str) -> None:
+    """Checks that a row has a field.
+
+    Raises:
+        RowError: it has not.
+    """
+    if field not in row:
+        there = ", ".join(row) or "none"
+        raise RowError(source, f"no field {field!r}; the row's fields are: {there}")
+
+
 def text_in(row: Row, field: str, source: str, *, may_be_empty: bool) -> str:
     """Returns the text in a field of a row; a number is its text.
 
     Raises:
         RowError: there is no such field, it holds no text, or the text is empty and may not be.
     """
-    if field not in row:
-        there = ", ".join(row) or "none"
-        raise RowError(source, f"no field {field!r}; the row's fields are: {there}")
+    require_field(row, field, source)
     value = row[field]
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
@@ -83,9 +92,7 @@ def listed(row: Row, field: str, source: str, what: str) -> list[Any]:
     Raises:
         RowError: there is no such field, or it holds no list of `what`, or an empty one.
     """
-    if field not in row:
-        there = ", ".join(row) or "none"
-        raise RowError(source, f"no field {field!r}; the row's fields are: {there}")
+    require_field(row, field, source)
     value = row[field]
     if isinstance(value, str):
         try:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forvalue_index.config import FormatConfig
+from forvalue_index.data.fields import require_field
 from forvalue_index.data.rows import Outcome, Rows
 from forvalue_index.data.tokens import Tokens
 from forvalue_index.errors import RowError
@@ -232,9 +233,7 @@ def _beside(row: Row, name: str, ids: NDArray[np.int64], source: str) -> NDArray
 
 def _numbers(row: Row, name: str, source: str) -> NDArray[np.int64]:
     """Returns a field's whole numbers; as JSON text, where the file knows no lists."""
-    if name not in row:
-        there = ", ".join(map(str, row)) or "none"
-        raise RowError(source, f"no field {name!r}; the row's fields are: {there}")
+    require_field(row, name, source)
     value: Any = row[name]
     if isinstance(value, str):
         try:

@@ -27,9 +27,11 @@ from forvalue_index.analysis.evaluate.methods import (
 from forvalue_index.analysis.evaluate.metrics import Figure, auc, recall
 from forvalue_index.analysis.field_values import label
 from forvalue_index.config import FormatConfig, TrainConfig, VectorConfig
+from forvalue_index.data.fields import require_field
 from forvalue_index.data.images import with_images
+from forvalue_index.data.messages import answers, messages_of, nothing_said
 from forvalue_index.data.sources import Data, open_rows
-from forvalue_index.errors import InputError
+from forvalue_index.errors import InputError, RowError
 from forvalue_index.records import Progress, Row, StoredSample
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ def mislabel(
     Args:
         lm: the model.
         data: rows that are right.
-        format: how they become tokens; with a prompt and a response, or a class.
+        format: how they become tokens; with a prompt and a response, a conversation, or a class.
         class_field: field of their classes; a wrong response then comes from another class, and a
             row is compared with the trusted rows of its own class.
         share: of the rows, and of each class, made wrong.
@@ -98,13 +100,14 @@ def mislabel(
             raise InputError(f"{name} is {value}, but must be above 0 and below 1")
     require_bm25()  # before the first forward pass
     field, vector = response_field(format), vector or VectorConfig()
-    rows = [row for _, row in with_images(open_rows(data), format)]
+    rows = [_readable(*each, field, format) for each in with_images(open_rows(data), format)]
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     wrong: list[int] = []
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
         known, rest = _split(rows, trusted, class_field, rng)
-        changed, is_wrong = corrupt(rest, field, share, class_field, rng)
+        chat = field == format.messages_field
+        changed, is_wrong = corrupt(rest, field, share, class_field, rng, chat=chat)
         if not known or not is_wrong.any():
             raise InputError(
                 f"{len(rows)} rows are too few: none would be trusted, or none made wrong; give "
@@ -182,12 +185,23 @@ def response_field(format: FormatConfig) -> str:
     """
     if format.label_field is not None:
         return format.label_field
-    if format.text_field is not None or format.messages_field is not None:
+    if format.text_field is not None or format.tokens_field is not None:
         raise InputError(
-            "responses are exchanged between rows: rows with a prompt and a response are needed; "
-            "give such rows"
+            "responses are exchanged between rows: rows with a prompt and a response, or "
+            "conversations, are needed; give such rows"
         )
-    return format.response_field
+    return format.messages_field or format.response_field
+
+
+def _readable(source: str, row: Row, field: str, format: FormatConfig) -> Row:
+    """Returns a row whose response can be exchanged: one that has it, with messages as read."""
+    if field != format.messages_field:
+        require_field(row, field, source)
+        return row
+    messages = messages_of(row, source, field, format.form)
+    if not answers(messages):
+        raise RowError(source, nothing_said(messages))
+    return row | {field: messages}
 
 
 def corrupt(
@@ -196,8 +210,12 @@ def corrupt(
     share: float,
     class_field: str | None,
     rng: np.random.Generator,
+    *,
+    chat: bool = False,
 ) -> tuple[list[Row], NDArray[np.bool_]]:
     """Returns the rows with a share of their responses exchanged, and which of them are wrong.
+
+    With `chat`, a field holds messages, and the response is the assistant's last one.
 
     The same share of each class is taken. The rows that are taken are ordered by class, and each
     gets the response of the row s places further, where s is the size of the largest class, so that
@@ -208,10 +226,18 @@ def corrupt(
     shift = 1 if class_field is None else max(map(len, taken), default=0)
     result, wrong = list(rows), np.zeros(len(rows), np.bool_)
     for place, i in enumerate(order):
-        response = rows[order[(place + shift) % len(order)]][field]
-        # Two rows may have the same response: then the row stays right.
-        result[i], wrong[i] = rows[i] | {field: response}, response != rows[i][field]
+        other = rows[order[(place + shift) % len(order)]]
+        result[i] = _with_response_of(rows[i], other, field, chat)
+        wrong[i] = result[i] != rows[i]  # two rows may have the same response
     return result, wrong
+
+
+def _with_response_of(row: Row, other: Row, field: str, chat: bool) -> Row:
+    if not chat:
+        return row | {field: other[field]}
+    messages = list(row[field])
+    messages[answers(messages)[-1]] = other[field][answers(other[field])[-1]]
+    return row | {field: messages}
 
 
 def _split(
