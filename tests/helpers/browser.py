@@ -60,10 +60,16 @@ class Tab:
         self.address = address
         self.pictures = pictures
         self.faults: list[str] = []
+        self.refused: list[int] = []  # statuses of answers that are errors
         page.set_default_timeout(WAIT)
         page.on("console", lambda said: self.faults.append(f"{said.type}: {said.text}"))
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("request", lambda asked: self._note(asked.url))
+        page.on("response", lambda answer: self._refused(answer.status))
+
+    def _refused(self, status: int) -> None:
+        if status >= 400:
+            self.refused.append(status)
 
     def _note(self, url: str) -> None:
         if not url.startswith((self.address, f"blob:{self.address}")):
@@ -98,8 +104,19 @@ class Tab:
         assert self.faults == []
 
     def take(self, status: int) -> None:
-        """Takes the one fault that the browser reports of an answer that is an error."""
-        assert len(self.faults) == 1 and str(status) in self.faults.pop()
+        """Takes what the browser reports of answers that are errors, all with this status.
+
+        It reports them a moment after the page has got them.
+        """
+        end = time.monotonic() + WAIT / 1000
+        while not self.refused or len(self.faults) < len(self.refused):
+            assert time.monotonic() < end, (self.refused, self.faults)
+            self.page.wait_for_timeout(20)
+        assert set(self.refused) == {status}
+        assert len(self.faults) == len(self.refused)
+        assert all(str(status) in fault for fault in self.faults)
+        self.refused.clear()
+        self.faults.clear()
 
 
 @contextmanager
