@@ -52,7 +52,7 @@ def index(path: Path) -> Iterator[InfluenceIndex]:
 def greedy(index: InfluenceIndex, budget: int, diversity: float, dedup: float) -> list[int]:
     """The choice by looking at every row again for every place."""
     ids, scores = index.scores(index.samples(TARGETS))
-    value = scores.mean(0, dtype=np.float64)
+    value = (scores / scores.max(1, keepdims=True)).max(0).round(5).astype(np.float64)
     vectors = index.flat.vectors(ids).astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     nearest, chosen = np.zeros(len(ids)), []
@@ -89,7 +89,7 @@ def test_the_choice_by_windows_is_the_greedy_one(
 
 
 def test_without_diversity_it_is_the_order_of_values(index: InfluenceIndex) -> None:
-    found = sample_values(index, TARGETS, where=["source=a"])
+    found = sample_values(index, TARGETS, where=["source=a"], combine="each")
     chosen = select(index, TARGETS, ratio=0.5, diversity=0, dedup=None, where=["source=a"])
     assert chosen.ids.tolist() == found.ids[found.best(20)].tolist()
     assert len(chosen.ids) == 20  # of 30 and ten copies
@@ -126,7 +126,7 @@ def test_shares_fill_up_to_what_there_is() -> None:
 def test_the_report_tells_what_was_chosen(index: InfluenceIndex) -> None:
     chosen = select(index, TARGETS, budget=20, balance="source")
     report = chosen.report()
-    found = sample_values(index, TARGETS)
+    found = sample_values(index, TARGETS, combine="each")
     own = found.value[np.searchsorted(found.ids, chosen.ids)]
     positive = found.value[found.value > 0].sum()
     assert (report["targets"], report["rows"], report["chosen"]) == (3, 50, 20)
@@ -219,9 +219,16 @@ def test_wrong_usage(path: Path, targets: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("c.*"))
 
 
-@pytest.mark.parametrize("combine", ["max", "each"])
-def test_the_value_may_be_another_than_the_mean(index: InfluenceIndex, combine: str) -> None:
+@pytest.mark.parametrize("combine", ["mean", "max"])
+def test_the_value_may_be_another_than_the_share(index: InfluenceIndex, combine: str) -> None:
     value = sample_values(index, TARGETS, combine=combine)
     chosen = select(index, TARGETS, budget=5, diversity=0, dedup=None, combine=combine)
     assert chosen.places.tolist() == value.best(5).tolist()
-    assert chosen.places.tolist() != sample_values(index, TARGETS).best(5).tolist()
+    each = sample_values(index, TARGETS, combine="each")
+    assert chosen.places.tolist() != each.best(5).tolist()
+
+
+def test_the_best_rows_of_all_targets_have_the_same_value(index: InfluenceIndex) -> None:
+    _, scores = index.scores(index.samples(ROWS[::3]))
+    found = sample_values(index, [*ROWS[::3]], combine="each").value
+    assert set(found[scores.argmax(1)].tolist()) == {1.0}

@@ -29,6 +29,7 @@ from forvalue_index.system.temporary import keeping
 
 COMBINES = ("mean", "max", "each")
 _IN_MEMORY = 2**26  # values by group that are in memory, at most
+_DIGITS = 5  # of shares: the best rows of two targets have the same, not one by chance more
 _TARGETS = 512  # run forward, or compared with a block of vectors, at a time
 
 Floats = NDArray[np.float64]
@@ -106,6 +107,8 @@ def sample_values(
         if own is not None:
             for row in by_group:
                 row *= own
+        if combine == "each":
+            np.round(by_group, _DIGITS, out=by_group)
         sizes = {name: len(rows) for name, rows in members.items()}
         shares = np.array(list(sizes.values())) / len(samples)
         figures = view.figures(ids)
