@@ -166,7 +166,6 @@ def test_figures_of_a_page_are_held_to_what_its_benchmarks_printed(
         "# Study\n`forvalue evaluate lds --model\nM`: .544, .98 and 0.54, not .543 or 3.74\n\n"
         "```\n# 9.99\n```\nthen .545\n\n"
         "# Speed\n`python tools/bench_start.py`, torch `2.13`: 3.7 s, 1,234.5 MiB\n"
-        "# Old\n`forvalue evaluate lds`, printed before results\nwere kept: .777\n"
         "# Words\nnothing was measured: .888\n"
     )
     found = check_figures.unprinted(tmp_path / "measurements.md")
