@@ -230,7 +230,6 @@ def test_nothing_that_was_changed_is_believed(catalog: Catalog, url: str, edit: 
     change(url, edit)
     with Catalog.open(url) as again:
         for ask in (
-            lambda: again.where(["n>=0"]),
             lambda: again.known(["k1"]),
             lambda: again.ids_of(["k1"]),
             lambda: again.fields(),

@@ -28,7 +28,7 @@ FORMAT |= {"--add-eos", "--truncate", "--max-length"}
 OWN = {
     *("--data", "--model", "--index", "-k", "--seed", "--prompt", "--image"),
     *("--output", "--html", "--epochs", "--share", "--recipe", "--class-field", "--budget"),
-    *("--trusted", "--exact", "--metric", "--key"),
+    *("--trusted", "--exact", "--metric", "--key", "--combine"),
 }
 """Options that mean something else from one command to the other."""
 

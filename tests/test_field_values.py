@@ -81,7 +81,6 @@ def test_rows_are_read_once(index: InfluenceIndex, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Catalog, "column", read)
     monkeypatch.setattr(Catalog, "samples", read)
     monkeypatch.setattr(Catalog, "iterate", read)
-    monkeypatch.setattr(Catalog, "where", read)
     again = field_values(index, ids, "kind")
     assert again.names == before.names and (again.codes == before.codes).all()
     assert index.remove(where="kind=a") == before.counts[before.names.index("a")] == 4

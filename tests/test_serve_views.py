@@ -259,16 +259,17 @@ def test_about_and_every_width(browser: Any, address: str, tmp_path: Path) -> No
 
 
 def test_a_view_has_a_heading_while_it_loads_and_when_there_is_nothing(page: Tab) -> None:
-    asked: list[Any] = []
-    page.page.route("**/info*", lambda route: asked.append(route))
+    held: list[Any] = []
+    page.page.route("**/api/info*", lambda route: held.append(route))
     page.go("#/review")
     expect(page.page.locator("nav a[aria-current]")).to_have_text("Review")
     page.check("loading")
     page.page.wait_for_timeout(100)
     assert page.texts("main > *") == ["Review"]
-    asked.pop().continue_()
+    for route in held:
+        route.continue_()
+    page.page.unroute("**/api/info*")
     page.page.wait_for_selector("text=Look for suspects")
-    page.page.unroute("**/info*")
 
     page.go("#/row?key=none-such")
     page.page.wait_for_selector("#status.wrong")
