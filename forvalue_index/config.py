@@ -63,7 +63,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "batch_size"):
             if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be positive")
+                raise InputError(f"{name} is {getattr(self, name)}: give a positive number")
 
 
 @dataclass(frozen=True, slots=True)

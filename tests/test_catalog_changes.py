@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import pytest
 from helpers.catalogs import add, sample, segment
@@ -14,6 +15,8 @@ from sqlalchemy.exc import IntegrityError
 from forvalue_index.catalog.catalog import Catalog
 from forvalue_index.catalog.engine import make_engine, reading, writing
 from forvalue_index.errors import CorruptIndexError, KeyConflictError, LockedError
+from forvalue_index.search.checked import CheckedFiles
+from forvalue_index.store.fields import KeptFields
 
 # -- removing and replacing --------------------------------------------------------------------
 
@@ -218,7 +221,9 @@ def test_a_row_changed_by_hand_is_refused(catalog: Catalog, url: str, edit: str)
         "DROP INDEX uq_samples_live_key",
     ],
 )
-def test_nothing_that_was_changed_is_believed(catalog: Catalog, url: str, edit: str) -> None:
+def test_nothing_that_was_changed_is_believed(
+    catalog: Catalog, url: str, edit: str, tmp_path: Path
+) -> None:
     add(catalog, "a", range(4))
     add(catalog, "b", range(4, 6))
     catalog.commit_segment(segment("c", 1), [sample(6)], replaces=[5])
@@ -230,6 +235,9 @@ def test_nothing_that_was_changed_is_believed(catalog: Catalog, url: str, edit: 
     change(url, edit)
     with Catalog.open(url) as again:
         for ask in (
+            lambda: KeptFields(CheckedFiles(tmp_path, tmp_path), again).where(
+                again.segments(), ["n>=0"], nullcontext
+            ),
             lambda: again.known(["k1"]),
             lambda: again.ids_of(["k1"]),
             lambda: again.fields(),

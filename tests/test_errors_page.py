@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "errors.md"
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries that read damaged files
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -21,7 +23,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> str:
         return make_errors.page(tmp_path_factory.mktemp("errors").resolve())
 
 
-@pytest.mark.filterwarnings("ignore")  # of the libraries that read damaged files
 def test_the_page_of_errors_is_current(made: str) -> None:
     assert made == PAGE.read_text(), "python tools/make_errors.py"
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from forvalue_index.catalog.catalog import Catalog
-from forvalue_index.catalog.where import Condition, parse_condition
+from forvalue_index.catalog.where import Condition, Decisions, parse_condition
 from forvalue_index.errors import InputError
 from forvalue_index.records import Row, Segment, StoredSample, value_of
 from forvalue_index.search.checked import CheckedFiles
@@ -216,14 +216,19 @@ def test_a_field_that_no_row_has_is_named_with_those_there_are(catalog: Catalog)
             where(catalog, "a=1", text)
     assert where(catalog, "b.c=null") == [1]
     assert where(catalog, "b.c!=null") == [0]
+    catalog.remove(f"k{id}" for id in range(catalog.next_id()))
+    with pytest.raises(InputError, match=r"has a field 'source': the fields are none$"):
+        where(catalog, "source=x")
 
 
-def test_more_values_than_are_remembered(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forvalue_index.catalog.reads.PAGE", 3)
+def test_more_values_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forvalue_index.catalog.where.REMEMBERED", 4)
-    fill(catalog, [{"a": i % 10} for i in range(40)])
-    found = [i for i in range(40) if i % 10 > 6]
-    assert where(catalog, "a>6") == found
+    decisions = Decisions(parse_condition("a>6"))
+    for start in (0, 3, 6, 9, 2):
+        values = range(start, start + 3)
+        assert decisions.of([*map(str, values), None]) == [*(i > 6 for i in values), False]
+        assert len(decisions._known) <= 4 + 3 + 1
+    assert decisions.seen
 
 
 def test_the_cost_does_not_grow_with_the_number_of_values(catalog: Catalog) -> None:

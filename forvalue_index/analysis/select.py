@@ -106,7 +106,7 @@ def select(
     if (budget is None) == (ratio is None):
         raise InputError("a selection needs either a budget or a ratio: give one of them")
     if not 0 <= diversity < inf:
-        raise InputError(f"diversity is {diversity}: use 0 (by value alone) or more")
+        raise InputError(f"diversity is {diversity}: use a number, 0 (by value alone) or more")
     found = sample_values(
         index,
         targets,

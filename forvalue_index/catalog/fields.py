@@ -21,14 +21,13 @@ from sqlalchemy import (
 )
 
 from forvalue_index.catalog.schema import SampleTable
-from forvalue_index.catalog.where import Condition
 
 _ESCAPED = re.compile('[\x00-\x1f"\\\\\ud800-\udfff]')  # what JSON has no plain form for
 
 
-def field_of(engine: Engine, condition: Condition) -> tuple[Any, Any]:
+def field_of(engine: Engine, field: str) -> tuple[Any, Any]:
     """Returns two columns: the whole row if only Python can read it, else NULL; and the JSON text
-    of the condition's field, as it stands in the row, NULL where there is none.
+    of a field, as it stands in the row, NULL where there is none.
 
     Python writes NaN and infinity, which are not JSON, and writes letters beyond ASCII in two
     ways, of which an old SQLite finds one in a name. In its paths no name can have what JSON
@@ -36,11 +35,11 @@ def field_of(engine: Engine, condition: Condition) -> tuple[Any, Any]:
     """
     row = SampleTable.row
     old = engine.name == "sqlite" and sqlite3.sqlite_version_info < (3, 38)  # has no ->
-    if old or _ESCAPED.search(condition.field):
+    if old or _ESCAPED.search(field):
         return row, null()
     if engine.name == "sqlite":
         valid: Any = func.json_valid(row) == 1
-        if not condition.field.isascii():
+        if not field.isascii():
             valid = and_(valid, func.instr(row, "\\u") == 0)
         document: Any = row
 
@@ -61,7 +60,7 @@ def field_of(engine: Engine, condition: Condition) -> tuple[Any, Any]:
             value = value.op("->", return_type=JSON())(literal(step(name), Text))
         return cast(value, Text)
 
-    found = follow([condition.field])
-    if len(condition.path) > 1:
-        found = func.coalesce(found, follow(condition.path))
+    found = follow([field])
+    if "." in field:
+        found = func.coalesce(found, follow(field.split(".")))
     return case((not_(valid), row)), case((valid, found))

@@ -22,7 +22,6 @@ from forvalue_index.catalog.rows import COLUMNS, as_ints, checked_keys, from_row
 from forvalue_index.catalog.schema import IndexInfoTable, SampleTable, SegmentTable
 from forvalue_index.catalog.sealed import Info, SealedSegment, sealed, sealed_info
 from forvalue_index.catalog.sealed_rows import removed_ids, require_figures
-from forvalue_index.catalog.where import Condition
 from forvalue_index.errors import CorruptIndexError, IndexMissingError
 from forvalue_index.records import MISSING, Figures, Generation, Segment, StoredSample, value_of
 
@@ -222,13 +221,13 @@ class CatalogReader:
                 return
             after = rows[-1].id
 
-    def column(self, name: str, condition: Condition) -> tuple[list[int], list[str | None]]:
-        """Returns the ids of a segment's rows, ascending, and a condition's field in each as JSON.
+    def column(self, name: str, field: str) -> tuple[list[int], list[str | None]]:
+        """Returns the ids of a segment's rows, ascending, and a field of each as JSON.
 
         None where a row lacks the field. Tombstones are among the rows.
         """
         own = SampleTable.segment_id == segment_id_of(name)
-        columns = field_of(self._engine, condition)
+        columns = field_of(self._engine, field)
         statement = select(SampleTable.id, *columns).where(own).order_by(SampleTable.id)
         ids: list[int] = []
         texts: list[str | None] = []
@@ -237,7 +236,7 @@ class CatalogReader:
             for id, whole, text in rows:
                 ids.append(id)
                 if whole is not None:
-                    value = value_of(json.loads(whole), condition.field)
+                    value = value_of(json.loads(whole), field)
                     text = None if value is MISSING else json.dumps(value)
                 texts.append(text)
         return ids, texts

@@ -54,18 +54,13 @@ class Condition:
         space = " " if self.operator == "in" else ""
         return f"{self.field}{space}{self.operator}{space}{','.join(self.values)}"
 
-    @property
-    def path(self) -> tuple[str, ...]:
-        """The names of the fields that lead to it, if no field has the whole name."""
-        return tuple(self.field.split("."))
-
     def met_without(self) -> bool:
         """Returns whether a row that lacks the field meets the condition."""
         return self.operator == "!="
 
 
 REMEMBERED = 10_000
-"""Distinct values of a field whose answers are kept, but for those of the last page."""
+"""Distinct values of a field whose answers are kept, but for those of the last segment."""
 
 
 def parse_condition(text: str) -> Condition:
@@ -93,7 +88,7 @@ class Decisions:
         self._known: dict[str | None, bool] = {}
 
     def of(self, texts: Sequence[str | None]) -> list[bool]:
-        """Returns whether each of a page of rows meets the condition, by the JSON of its field.
+        """Returns whether rows with these values of the field, as JSON, meet the condition.
 
         None stands for a row that lacks the field.
         """

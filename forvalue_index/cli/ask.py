@@ -12,8 +12,8 @@ from forvalue_index.analysis.as_json import hit_json
 from forvalue_index.cli import highlight, render
 from forvalue_index.cli.answers import Answers, Asked, Found
 from forvalue_index.cli.options.data import DataOptions, data_options, seed_option
-from forvalue_index.cli.options.group import FiniteRange
 from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
+from forvalue_index.cli.options.number import FiniteRange
 from forvalue_index.cli.options.output import json_option, k_option
 from forvalue_index.cli.options.query import (
     PartOptions,

@@ -19,8 +19,8 @@ from forvalue_index.cli.options.data import (
     where_option,
 )
 from forvalue_index.cli.options.format import field_options, format_of
-from forvalue_index.cli.options.group import FiniteRange
 from forvalue_index.cli.options.model import OpenOptions, opening_options, ray_option
+from forvalue_index.cli.options.number import FiniteRange
 from forvalue_index.cli.options.output import (
     dataset_option,
     html_option,

@@ -8,7 +8,7 @@ import click
 
 from forvalue_index.cli import render
 from forvalue_index.cli.options.data import index_option
-from forvalue_index.cli.options.group import FiniteRange
+from forvalue_index.cli.options.number import FiniteRange
 from forvalue_index.cli.options.output import json_option
 from forvalue_index.cli.progress import progress_bar
 from forvalue_index.metric import DERIVED

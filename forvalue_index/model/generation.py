@@ -31,7 +31,7 @@ class Sampling:
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {self.max_new_tokens}: use 1 or more")
         if not 0 <= self.temperature < inf:
-            raise InputError(f"temperature is {self.temperature}: use 0 (greedy) or more")
+            raise InputError(f"temperature is {self.temperature}: use a number, 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p}: use more than 0 and at most 1")
 

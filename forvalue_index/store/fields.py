@@ -55,7 +55,7 @@ class KeptFields:
                 require_rows(islice(self._catalog.iterate(), 1))
                 raise InputError(
                     f"no sample has a field {condition.field!r}: the fields are "
-                    f"{', '.join(self._catalog.fields())}"
+                    f"{', '.join(self._catalog.fields()) or 'none'}"
                 )
         return found
 
@@ -84,7 +84,7 @@ class KeptFields:
 
         Makes the columns that are not kept, and keeps them.
         """
-        condition, states = Condition(field, "=", ("",)), dict[str, State]()
+        states = dict[str, State]()
         files = {s.name: parts_file(self._folder, s, suffix_of(field)) for s in segments}
         for segment in segments:
             with suppress(OSError):
@@ -101,7 +101,7 @@ class KeptFields:
                     if column is not None and name in unknown:
                         hashed[name] = states[name]
                 if column is None:
-                    column = Column.of(field, *self._catalog.column(segment.name, condition))
+                    column = Column.of(field, *self._catalog.column(segment.name, field))
                     require_current(self._catalog, segment)
                     if len(column.text) <= _LARGEST * len(column.ids):
                         new[segment] = column

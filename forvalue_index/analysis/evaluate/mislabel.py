@@ -100,13 +100,13 @@ def mislabel(
             raise InputError(f"{name} is {value}, but must be above 0 and below 1")
     require_bm25()  # before the first forward pass
     field, vector = response_field(format), vector or VectorConfig()
+    chat = field == format.messages_field
     rows = [_readable(*each, field, format) for each in with_images(open_rows(data), format)]
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     wrong: list[int] = []
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
         known, rest = _split(rows, trusted, class_field, rng)
-        chat = field == format.messages_field
         changed, is_wrong = corrupt(rest, field, share, class_field, rng, chat=chat)
         if not known or not is_wrong.any():
             raise InputError(

@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from math import isfinite
 from typing import Any, TypeVar, cast
-
-import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 Option = Callable[[Any], Any]
 """What click.option returns, or a decorator that adds several options."""
-
-
-class FiniteRange(click.FloatRange):
-    """A range of numbers without NaN and infinity, which click lets through."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Returns the number; anything else is a usage error."""
-        number = super().convert(value, param, ctx)
-        if not isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
 
 
 def with_options(command: F, options: Sequence[Option]) -> F:

@@ -6,7 +6,8 @@ from typing import TypedDict
 
 import click
 
-from forvalue_index.cli.options.group import F, FiniteRange, Option, grouped
+from forvalue_index.cli.options.group import F, Option, grouped
+from forvalue_index.cli.options.number import FiniteRange
 from forvalue_index.config import DTYPES, TASKS, ModelConfig
 
 

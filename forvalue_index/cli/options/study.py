@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from forvalue_index.cli.options.group import F, FiniteRange, grouped
+from forvalue_index.cli.options.group import F, grouped
+from forvalue_index.cli.options.number import FiniteRange
 from forvalue_index.config import RECIPES, TrainConfig, VectorConfig
 
 queries_option = click.option(
